@@ -1,0 +1,35 @@
+# syntax=docker/dockerfile:1
+# The receiver's image. A service adds its plugins on top (examples/plugin/Dockerfile), or sets TASKS_MODULES.
+
+FROM python:3.13-slim-bookworm AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+
+# Dependencies first: this layer is rebuilt only when the locks change. Nothing enters without its hash.
+COPY requirements/build.txt requirements/runtime.txt requirements/
+RUN python -m venv /opt/build \
+ && /opt/build/bin/pip install --require-hashes --only-binary :all: -r requirements/build.txt
+RUN python -m venv /opt/receiver \
+ && /opt/receiver/bin/pip install --require-hashes --only-binary :all: -r requirements/runtime.txt
+
+# Then the project itself: a wheel, as everybody else installs it.
+COPY pyproject.toml README.md LICENSE ./
+COPY alembic alembic
+COPY receiver receiver
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+ && /opt/receiver/bin/pip install --no-deps --no-index /tmp/wheel/*.whl \
+ && /opt/receiver/bin/python -m compileall -q -j 0 /opt/receiver/lib
+
+FROM python:3.13-slim-bookworm
+# The environment is written by root and only read by the service: it runs on a read-only file system too.
+COPY --from=build /opt/receiver /opt/receiver
+ENV PATH=/opt/receiver/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin receiver
+WORKDIR /srv
+USER 10001:10001
+EXPOSE 8080
+# Exec form: the server is process 1, so that Cloud Run's SIGTERM reaches it. It listens on $PORT (8080).
+ENTRYPOINT ["receiver"]
+CMD ["serve"]

@@ -1,0 +1,75 @@
+# Everything a checkout needs, on a machine with Python 3.11 or newer and make. All of it stays in .venv.
+# `make PYTHON=/path/to/python3.12 test` chooses the interpreter; PYTEST_ARGS="-k claim -x" chooses tests.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check format lock image-check clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+CACHE := $(VENV)/.cache
+STAMP := $(VENV)/.installed
+CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3
+SOURCES := $(wildcard receiver tests alembic examples benchmarks scripts)
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+
+demo: $(STAMP) ## Push real tasks through a real receiver and PostgreSQL, and show what happened
+	@$(BIN)/receiver demo
+
+test: $(STAMP) ## Run the whole suite, with branch coverage (PYTEST_ARGS=... to choose tests)
+	@mkdir -p $(CACHE)/coverage
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report $(if $(PYTEST_ARGS),--fail-under=0)
+
+check: $(STAMP) ## Lint, format, types, and the direction of imports
+	$(BIN)/ruff check --cache-dir $(CACHE)/ruff $(SOURCES)
+	$(BIN)/ruff format --check --cache-dir $(CACHE)/ruff $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --cache-dir $(CACHE)/imports
+
+format: $(STAMP) ## Rewrite the sources as `make check` wants them
+	$(BIN)/ruff check --cache-dir $(CACHE)/ruff --fix $(SOURCES)
+	$(BIN)/ruff format --cache-dir $(CACHE)/ruff $(SOURCES)
+
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+lock: $(STAMP) ## Write the requirement locks anew (UPGRADE=1 for newer releases)
+	$(LOCK) pyproject.toml --extra local --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	$(LOCK) --group pyproject.toml:build -c requirements/dev.txt -o requirements/build.txt
+
+image-check: $(STAMP) ## Run the Dockerfile's install steps in a temporary folder
+	$(BIN)/python scripts/image_check.py
+
+clean: ## Remove everything the other targets made
+	rm -rf $(VENV) .receiver dist build .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The interpreter is found by running it: `python3` may be too old, or a shim that runs nothing.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@enough='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! $(BIN)/python -c "$$enough" 2>/dev/null; then \
+		python=; \
+		for candidate in $(CANDIDATES); do \
+			if $$candidate -c "$$enough" >/dev/null 2>&1; then python=$$candidate; break; fi; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "error: no Python 3.11 or newer found (tried: $(strip $(CANDIDATES))); install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; \
+		fi; \
+		rm -rf $(VENV); \
+		echo "Making $(VENV) with $$($$python --version) ..."; \
+		if ! output=$$($$python -m venv $(VENV) 2>&1); then \
+			rm -rf $(VENV); \
+			echo "error: $$python cannot make a virtual environment (on Debian: apt-get install python3-venv): $$(echo "$$output" | tail -n 1)" >&2; exit 1; \
+		fi; \
+	fi
+	@echo "Installing from requirements/dev.txt ..."
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mkdir -p $(CACHE)
+	@touch $@

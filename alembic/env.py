@@ -1,0 +1,19 @@
+"""How alembic runs our steps: on the connection that `receiver.executions.migrations` hands it, in one transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from receiver.executions.migrations import VERSION_TABLE
+from receiver.executions.schema import metadata
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+    transactional_ddl=True,
+    transaction_per_migration=False,
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,191 @@
+"""May this delivery start now: in-flight count and bytes, the kill switch, a thread for `def` tasks.
+
+Everything is decided before anything is claimed, so that a refusal changes nothing. What is admitted holds its place
+until its request is answered; a thread is held until the function in it returns, which may be much later.
+
+A 429 makes Pub/Sub back off the whole subscription: it sheds load that would not fit in memory, it does not throttle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, TypeVar
+
+from receiver.errors import Saturated, TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from receiver.calls import Call
+
+R = TypeVar("R")
+
+
+class Place:
+    """A delivery's place among those in flight; it counts the bytes of its body as they arrive."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._bytes = 0
+
+    async def read(self, chunks: AsyncIterator[bytes], announced: int | None) -> bytes:
+        """The whole body, at most `TASKS_MAX_BODY_BYTES` of it and never more held than that.
+
+        Args:
+            chunks: the body as it streams in.
+            announced: its Content-Length, if it has one: room is taken for it at once.
+
+        Raises:
+            TooLarge: it is, or says it is, over the cap; the rest is not read.
+            Saturated: no room for its bytes beside the others'.
+        """
+        if announced is not None:
+            self._take(announced)
+        body = bytearray()
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > self._bytes:
+                self._take(len(body))
+        return bytes(body)
+
+    def leave(self) -> None:
+        """Frees what the place took."""
+        self._admission.bytes_in_flight -= self._bytes
+        self._bytes = 0
+
+    def _take(self, size: int) -> None:
+        admission = self._admission
+        if size > admission.max_body_bytes:
+            raise TooLarge
+        more = size - self._bytes
+        if admission.bytes_in_flight + more > admission.max_inflight_bytes:
+            raise Saturated("bytes")
+        admission.bytes_in_flight += more
+        self._bytes = size
+
+
+class Thread:
+    """A thread reserved for one `def` task. Unused, it is free again when its block ends."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._running = False
+
+    def run(self, function: Callable[[], R]) -> asyncio.Future[R]:
+        """Runs the function in the thread, in a copy of this context. The thread is free when it returns."""
+        self._running = True
+        future = asyncio.get_running_loop().run_in_executor(self._threads.executor, copy_context().run, function)
+        future.add_done_callback(lambda _: self._threads.release())
+        return future
+
+    def leave(self) -> None:
+        """Frees the thread if nothing was run in it."""
+        if not self._running:
+            self._threads.release()
+
+
+class Threads:
+    """The one place where a task's code leaves the event loop.
+
+    Args:
+        size: `TASKS_THREADS`.
+        wait: seconds that a delivery may wait for one.
+    """
+
+    def __init__(self, size: int, *, wait: float) -> None:
+        self.executor = ThreadPoolExecutor(size, thread_name_prefix="task")
+        self._free = asyncio.Semaphore(size)
+        self._wait = wait
+
+    async def reserve(self) -> Thread:
+        """A thread that is free.
+
+        Raises:
+            Saturated: none in time.
+        """
+        try:
+            async with asyncio.timeout(self._wait):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Saturated("threads") from None
+        return Thread(self)
+
+    def release(self) -> None:
+        """One more is free."""
+        self._free.release()
+
+
+class Admitted:
+    """A call that may be claimed. `switch`: the kill switch that is off; `thread`: where a `def` task will run."""
+
+    __slots__ = ("switch", "thread")
+
+    def __init__(self, switch: str | None = None, thread: Thread | None = None) -> None:
+        self.switch = switch
+        self.thread = thread
+
+
+class Admission:
+    """What one instance has room for."""
+
+    def __init__(
+        self,
+        threads: Threads,
+        *,
+        max_concurrency: int,
+        max_inflight_bytes: int,
+        max_body_bytes: int,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._threads = threads
+        self._environ = environ
+        self.max_concurrency = max_concurrency
+        self.max_inflight_bytes = max_inflight_bytes
+        self.max_body_bytes = max_body_bytes
+        self.in_flight = 0
+        self.bytes_in_flight = 0
+        self.closed = False
+
+    def close(self) -> None:
+        """Admits nothing from now on: the instance drains."""
+        self.closed = True
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """A place among the deliveries in flight, for the time of the block.
+
+        Raises:
+            Saturated: `TASKS_MAX_CONCURRENCY` are in flight, or the instance drains.
+        """
+        if self.closed or self.in_flight >= self.max_concurrency:
+            raise Saturated("concurrency")
+        self.in_flight += 1
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            self.in_flight -= 1
+            place.leave()
+
+    @asynccontextmanager
+    async def admit(self, call: Call) -> AsyncIterator[Admitted]:
+        """What the call needs to run, for the time of the block.
+
+        Raises:
+            Saturated: no thread in time.
+        """
+        if not call.route.is_enabled(self._environ):
+            yield Admitted(switch=call.route.kill_switch)
+        elif call.route.is_async:
+            yield Admitted()
+        else:
+            thread = await self._threads.reserve()
+            try:
+                yield Admitted(thread=thread)
+            finally:
+                thread.leave()

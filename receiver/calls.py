@@ -1,0 +1,60 @@
+"""The values that a delivery becomes on its way: Delivery → Call → Claimed.
+
+Each holds the one before it, whole; nothing is changed on the way. `registry` makes a Call, `ledger.claim` a Claimed,
+`runner` turns that into an Outcome.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from receiver.outcomes import AttemptEnding, Failed
+
+if TYPE_CHECKING:
+    from receiver.failures import Failure
+    from receiver.messages import Delivery
+    from receiver.routes import TaskRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A delivery whose task is known and whose arguments fit it.
+
+    Attributes:
+        arrived: when its request arrived, by `time.monotonic()`; the task's timeout counts from here.
+    """
+
+    delivery: Delivery
+    route: TaskRoute
+    arrived: float
+    args: list[Any] = field(repr=False)
+    kwargs: dict[str, Any] = field(repr=False)
+
+    @property
+    def deadline(self) -> float:
+        """When the task is out of time, by `time.monotonic()`."""
+        return self.arrived + self.route.effective_timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An execution that is this instance's: whoever holds this fence may run and settle it."""
+
+    call: Call
+    fence: int
+    attempt: int
+
+    @property
+    def task_id(self) -> str:
+        return self.call.delivery.task_id
+
+    @property
+    def lease(self) -> tuple[str, int]:
+        """What names this claim in heartbeat and settlement."""
+        return (self.call.delivery.task_id, self.fence)
+
+    def failed(self, failure: Failure, ending: AttemptEnding = AttemptEnding.FAILED, *, final: bool = False) -> Failed:
+        """The outcome of a failure, final too when this was the last attempt that `max_attempts` allows."""
+        most = self.call.route.max_attempts
+        return Failed(failure, ending, final=final or (most is not None and self.attempt >= most))

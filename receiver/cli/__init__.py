@@ -1,0 +1,63 @@
+"""The command `receiver`: one module a command, loaded only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from receiver.errors import ReceiverError
+
+COMMANDS = {
+    "serve": "Receive pushes and run tasks, until SIGTERM.",
+    "migrate": "Bring the database's tables up to date.",
+    "check": "Load every plugin and list its tasks.",
+    "executions": "List executions, or show one with its attempts and history.",
+    "push": "Send one signed push to a receiver on this machine.",
+    "demo": "Show every ending of a delivery, with nothing set up.",
+}
+"""Each command with its line in the help; its module is `receiver.cli.<name>`, its function `command`."""
+
+
+class Lazy(click.Group):
+    """A group whose commands are imported one by one: `serve` loads nothing that it does not need."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All commands, in the order in which people meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The command of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"receiver.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """The commands, without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="pubsub-task-receiver")
+def group() -> None:
+    """Runs the tasks that Google Pub/Sub pushes, once, and records each in PostgreSQL."""
+
+
+def main() -> None:
+    """The entry point: every error made on purpose is one line, and exit code 2."""
+    here = str(Path.cwd())
+    if here not in sys.path:  # plugins are found in the working folder, as uvicorn and celery do it
+        sys.path.insert(0, here)
+    try:
+        group(prog_name="receiver")
+    except ReceiverError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

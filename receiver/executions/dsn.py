@@ -1,0 +1,51 @@
+"""`DATABASE_URL` as asyncpg takes it.
+
+Whatever spelling a team already has (`postgres://`, `+asyncpg`, `+psycopg`, `sslmode`, `?host=/cloudsql/...`) names the
+same database. asyncpg itself understands libpq's parameters; only the driver's suffix has to go.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds until a connection must stand: half of the deadline that bounds every call of the ledger."""
+
+_SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://")
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the record is, as a DSN for asyncpg. `prepared_statements`: off for poolers that cannot keep them."""
+
+    dsn: str = field(repr=False)
+    prepared_statements: bool = True
+
+    @classmethod
+    def of(cls, url: str, *, prepared_statements: bool = True) -> Database:
+        """The database that `DATABASE_URL` names, whatever driver it is written for."""
+        return cls(_SCHEME.sub("postgresql://", url, count=1), prepared_statements)
+
+    async def connect(
+        self, application: str, server_settings: Mapping[str, str] | None = None, **options: Any
+    ) -> asyncpg.Connection[asyncpg.Record]:
+        """A new connection. `application` shows in pg_stat_activity.
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError: as the driver raises them.
+        """
+        if not self.prepared_statements:
+            options["statement_cache_size"] = 0
+        return await asyncpg.connect(
+            self.dsn,
+            timeout=CONNECT_TIMEOUT,
+            server_settings={"application_name": application, **(server_settings or {})},
+            **options,
+        )

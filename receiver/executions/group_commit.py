@@ -1,0 +1,169 @@
+"""Concurrent requests, written by one statement.
+
+Each request hands in its item and waits for its own result. While one batch is on its way to the database, what
+arrives gathers for the next: batches grow by themselves under load, and a lone request is written at once. Two
+commits a delivery are what limits a receiver on a small database; shared by eighty requests they cost little.
+
+What it keeps: every item gets exactly one result or error, its own; an item whose values PostgreSQL refuses fails
+alone; a request that stops waiting before its item was taken leaves nothing behind, and one that stops later has its
+result handed to `orphaned`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from receiver.errors import ItemRefused, OutOfConnections
+from receiver.executions.lanes import TransientConflict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+MAX_ITEMS = 256
+"""Items of one batch at most: three times the default concurrency, and short of what delays a heartbeat."""
+
+MAX_BYTES = 1024 * 1024
+"""Bytes of one batch at most; a larger item goes alone."""
+
+REPEATS = 3
+"""How often a batch is repeated that PostgreSQL rolled back because of another (SQLSTATE 40)."""
+
+
+class Item(Protocol):
+    """What the group needs to know of an item."""
+
+    @property
+    def task_id(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+I = TypeVar("I", bound=Item)  # noqa: E741 - I for item, R for result
+R = TypeVar("R")
+
+
+class _Waiting(Generic[I, R]):
+    __slots__ = ("future", "item", "timer")
+
+    def __init__(self, item: I, future: asyncio.Future[R]) -> None:
+        self.item = item
+        self.future = future
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class GroupCommit(Generic[I, R]):
+    """Batches items into calls of `write`, one call at a time.
+
+    Args:
+        write: writes a batch, in the given order, and returns one result an item. It raises for the whole batch.
+        orphaned: is given an item and its result when nobody waits for it any more.
+        wait: seconds that an item may wait for its batch before it is refused.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[I]], Awaitable[Sequence[R]]],
+        *,
+        orphaned: Callable[[I, R], Awaitable[None]] | None,
+        wait: float,
+    ) -> None:
+        self._write = write
+        self._orphaned = orphaned
+        self._wait = wait
+        self._queue: deque[_Waiting[I, R]] = deque()
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def submit(self, item: I) -> R:
+        """The item's result, once its batch is committed.
+
+        Raises:
+            OutOfConnections: no batch took the item in time.
+            Exception: what `write` raised for this item.
+        """
+        loop = asyncio.get_running_loop()
+        waiting: _Waiting[I, R] = _Waiting(item, loop.create_future())
+        waiting.timer = loop.call_later(self._wait, self._expire, waiting)
+        self._queue.append(waiting)
+        if self._flusher is None:
+            self._flusher = loop.create_task(self._flush(), name="group commit")
+        try:
+            return await waiting.future
+        finally:
+            waiting.timer.cancel()
+
+    async def close(self) -> None:
+        """Waits until everything handed in is written."""
+        while self._flusher is not None:
+            await asyncio.wait({self._flusher})
+
+    def _expire(self, waiting: _Waiting[I, R]) -> None:
+        if waiting in self._queue:
+            self._queue.remove(waiting)
+            waiting.future.set_exception(OutOfConnections("the database did not take the item in time"))
+
+    async def _flush(self) -> None:
+        try:
+            while self._queue:
+                batch = self._take()
+                if batch:
+                    await self._commit(batch)
+        finally:
+            self._flusher = None
+            if self._queue:  # `orphaned` raised: what it spoils is not the others'
+                self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="group commit")
+
+    def _take(self) -> list[_Waiting[I, R]]:
+        """The next batch, in the order in which rows are locked."""
+        batch: list[_Waiting[I, R]] = []
+        size = 0
+        while self._queue and len(batch) < MAX_ITEMS:
+            waiting = self._queue[0]
+            if batch and size + waiting.item.size > MAX_BYTES:
+                break
+            self._queue.popleft()
+            if not waiting.future.done():  # else its request has gone
+                batch.append(waiting)
+                size += waiting.item.size
+        return sorted(batch, key=_lock_order)
+
+    async def _commit(self, batch: list[_Waiting[I, R]]) -> None:
+        for waiting in batch:
+            if waiting.timer is not None:
+                waiting.timer.cancel()
+        try:
+            results = await self._written([waiting.item for waiting in batch])
+        except ItemRefused as refused:
+            if len(batch) == 1:
+                _fail(batch, refused)
+                return
+            for waiting in batch:
+                await self._commit([waiting])
+        except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
+            _fail(batch, error)
+        else:
+            for waiting, result in zip(batch, results, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(result)
+                elif self._orphaned is not None:
+                    await self._orphaned(waiting.item, result)
+
+    async def _written(self, items: Sequence[I]) -> Sequence[R]:
+        for _ in range(REPEATS - 1):
+            try:
+                return await self._write(items)
+            except TransientConflict:
+                continue
+        return await self._write(items)
+
+
+def _lock_order(waiting: _Waiting[I, R]) -> bytes:
+    return waiting.item.task_id.encode()  # as COLLATE "C" compares
+
+
+def _fail(batch: list[_Waiting[I, R]], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)

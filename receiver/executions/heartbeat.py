@@ -1,0 +1,148 @@
+"""Renews the leases of what this instance runs, from a thread with its own event loop and its own connection.
+
+A task that blocks the main loop, or a pool that is used up, must not cost a lease. Every third of the lease one
+statement renews exactly the (task_id, fence) pairs that are held. A pair that does not come back is lost only when a
+plain SELECT shows another fence or status: its row may just be locked by its own settlement.
+
+A lease that could not be renewed until it ran out (this instance is cut off from the database) is lost too: another
+instance may run the execution from then on, so here it is called off in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from receiver.errors import DatabaseUnavailable
+from receiver.executions import statements
+from receiver.executions.lanes import Lane
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from receiver.executions.dsn import Database
+
+BEATS_PER_LEASE = 3
+"""A renewal may fail twice before the lease is in danger."""
+
+EXPIRY_MARGIN = 0.1
+"""Part of the lease before its end at which an unrenewed execution is called off."""
+
+
+@dataclass(slots=True)
+class _Held:
+    confirmed: float
+    """When the lease was last known to start, by `time.monotonic()`, taken before the statement was sent."""
+    lost: Callable[[], None] | None = None
+    gone: bool = False
+
+
+class Heartbeat:
+    """The leases of one instance. `hold` and `release` may be called from any thread.
+
+    Args:
+        lease: how long a renewal stands; a beat is a third of it.
+    """
+
+    def __init__(self, database: Database, *, lease: timedelta, emit: Emit) -> None:
+        self._database = database
+        self._lease = lease
+        self._emit = emit
+        self._held: dict[tuple[str, int], _Held] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; its connection is opened when there is something to renew."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops the thread and waits for it, at most the time of one call."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def hold(self, pair: tuple[str, int], *, since: float) -> None:
+        """Renews the pair from now on.
+
+        Args:
+            since: `time.monotonic()` before the claim was sent.
+        """
+        with self._lock:
+            self._held[pair] = _Held(since)
+
+    def watch(self, pair: tuple[str, int], lost: Callable[[], None]) -> None:
+        """Has `lost` called, in any thread, once the pair is another's; at once if it already is, or is not held."""
+        with self._lock:
+            held = self._held.get(pair)
+            if held is not None:
+                held.lost = lost
+        if held is None or held.gone:
+            lost()
+
+    def release(self, pair: tuple[str, int]) -> None:
+        """No longer renews the pair."""
+        with self._lock:
+            self._held.pop(pair, None)
+
+    @property
+    def held(self) -> list[tuple[str, int]]:
+        """The pairs that are renewed now."""
+        with self._lock:
+            return list(self._held)
+
+    def _run(self) -> None:
+        asyncio.run(self._beat())
+
+    async def _beat(self) -> None:
+        beat = self._lease.total_seconds() / BEATS_PER_LEASE
+        lane = Lane(self._database, "receiver heartbeat", deadline=min(10.0, beat))
+        pause = beat
+        while not await asyncio.to_thread(self._stopping.wait, pause):
+            pause = beat if await self._renew(lane) else beat / 4
+            self._call_off_expired()
+        await lane.close()
+
+    async def _renew(self, lane: Lane) -> bool:
+        pairs = sorted(self.held)
+        if not pairs:
+            return True
+        sent = time.monotonic()
+        try:
+            renewed = await statements.renew(lane, pairs, lease=self._lease)
+            missing = [pair for pair in pairs if pair not in renewed]
+            status = await statements.find_status(lane, missing) if missing else {}
+        except DatabaseUnavailable as error:
+            self._emit(ReceiverTrouble("leases not renewed", str(error)))
+            return False
+        with self._lock:
+            for pair in renewed:
+                if held := self._held.get(pair):
+                    held.confirmed = sent
+        for pair in missing:
+            if status.get(pair) != "RUNNING":
+                self._lose(pair)
+        return True
+
+    def _call_off_expired(self) -> None:
+        limit = time.monotonic() - self._lease.total_seconds() * (1 - EXPIRY_MARGIN)
+        with self._lock:
+            expired = [pair for pair, held in self._held.items() if held.confirmed < limit]
+        for pair in expired:
+            self._lose(pair)
+
+    def _lose(self, pair: tuple[str, int]) -> None:
+        with self._lock:
+            held = self._held.get(pair)
+            if held is None or held.gone:
+                return
+            held.gone = True
+            lost = held.lost
+        if lost is not None:
+            lost()

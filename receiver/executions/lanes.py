@@ -1,0 +1,209 @@
+"""The ledger's own connections: few, never lent to a task, replaced when found dead.
+
+A lane is one connection in autocommit: every statement is its own transaction, so no row lock outlives a statement.
+Around each call stand the server's own limits (`lock_timeout`, `statement_timeout`) and a deadline of ours, because a
+connection whose peer has vanished answers nothing at all.
+
+Cloud Run stops the CPU between requests, so a connection may thaw hours after the server closed it. A lane that was
+idle is therefore asked `SELECT 1` first; found dead, it is replaced before any statement was sent, and nobody notices.
+
+Errors leave here sorted by what they say about whom (`raise_sorted`): one item's values, this moment, or the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import asyncpg
+
+from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from receiver.executions.dsn import Database
+
+CALL_DEADLINE = 10.0
+"""Seconds for any one call, by this side's clock: twice the server's statement_timeout."""
+
+IDLE_CHECK = 5.0
+"""Seconds of idleness after which a lane is asked whether it still lives. A busy lane is never asked."""
+
+PING_DEADLINE = 2.0
+"""Seconds that an idle lane has to answer before it is replaced."""
+
+SERVER_SETTINGS = {
+    "lock_timeout": "1s",
+    "statement_timeout": "5s",
+    "default_transaction_isolation": "read committed",
+    # Every statement of the ledger finds its rows by primary key. With statistics of a small table the planner would
+    # rather scan or hash it, and a prepared statement keeps that plan while the table grows.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+
+TRANSIENT = ("40",)
+"""Serialization failure, deadlock: nothing was done, the same statement may be repeated."""
+
+
+class TransientConflict(DatabaseUnavailable):
+    """The statement was rolled back because of another one (SQLSTATE 40): repeat it."""
+
+
+class ConnectionFailed(DatabaseUnavailable):
+    """The connection broke while a statement was under way: what it did is not known."""
+
+
+class NotConnected(DatabaseUnavailable):
+    """No connection could be made; nothing was sent."""
+
+
+class Lane:
+    """One connection, opened at first use."""
+
+    def __init__(self, database: Database, application: str, *, deadline: float = CALL_DEADLINE) -> None:
+        self._database = database
+        self._application = application
+        self._deadline = deadline
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._used = 0.0
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Runs one statement and returns its rows.
+
+        Raises:
+            ItemRefused: class 22, 23 or 54; nothing was done.
+            TransientConflict: class 40; nothing was done.
+            OutOfConnections: 53 at connecting or at the statement; nothing was done.
+            NotConnected: nothing was sent.
+            ConnectionFailed: sent, and the answer is not known.
+        """
+        connection = await self._ready()
+        try:
+            async with asyncio.timeout(self._deadline):
+                if self._database.prepared_statements:
+                    rows = await connection.fetch(statement, *arguments)
+                else:  # a pooler may change servers between the messages of a statement, but not within a transaction
+                    async with connection.transaction():
+                        rows = await connection.fetch(statement, *arguments)
+        except asyncpg.PostgresError as error:
+            self._drop_if_unusable(error)
+            raise_sorted(error)
+        except BaseException as error:
+            # Cancelled, out of time, cut: the connection is in the middle of something and must not be used again.
+            self.drop()
+            if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError)):
+                raise ConnectionFailed(f"the connection broke during a statement ({type(error).__name__})") from error
+            raise
+        self._used = time.monotonic()
+        return rows
+
+    def drop(self) -> None:
+        """Closes the connection at once, without waiting for the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def close(self) -> None:
+        """Closes the connection politely, within a second, or at once."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.is_closed():
+            return
+        try:
+            async with asyncio.timeout(1):  # asyncpg's own timeout could hang (its issue 1356)
+                await connection.close()
+        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection.terminate()
+
+    async def _ready(self) -> asyncpg.Connection[asyncpg.Record]:
+        connection = self._connection
+        if connection is not None and not connection.is_closed():
+            if time.monotonic() - self._used < IDLE_CHECK or await _answers(connection):
+                return connection
+            self.drop()
+        try:
+            async with asyncio.timeout(self._deadline):
+                connection = await self._database.connect(self._application, SERVER_SETTINGS)
+        except asyncpg.PostgresError as error:
+            if _sqlstate(error).startswith("53"):
+                raise OutOfConnections("PostgreSQL has no connection slot free") from error
+            raise NotConnected(f"PostgreSQL refuses the connection ({type(error).__name__})") from error
+        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+            raise NotConnected(f"PostgreSQL cannot be reached ({type(error).__name__})") from error
+        self._connection = connection
+        self._used = time.monotonic()
+        return connection
+
+    def _drop_if_unusable(self, error: asyncpg.PostgresError) -> None:
+        if _sqlstate(error)[:2] in ("08", "57", "25", "53"):
+            self.drop()
+
+
+class Lanes:
+    """A fixed number of lanes, handed out one caller each, first come first served."""
+
+    def __init__(self, database: Database, *, size: int, application: str, wait: float) -> None:
+        self._free: asyncio.Queue[Lane] = asyncio.Queue()
+        self._lanes = [Lane(database, application) for _ in range(size)]
+        self._wait = wait
+        for lane in self._lanes:
+            self._free.put_nowait(lane)
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[Lane]:
+        """A lane for the time of the block.
+
+        Raises:
+            OutOfConnections: none became free in time.
+        """
+        try:
+            async with asyncio.timeout(self._wait):
+                lane = await self._free.get()
+        except TimeoutError as error:
+            raise OutOfConnections("no connection of the ledger became free in time") from error
+        try:
+            yield lane
+        finally:
+            self._free.put_nowait(lane)
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Runs one statement on the next free lane; errors as `Lane.fetch` and `lane`."""
+        async with self.lane() as lane:
+            return await lane.fetch(statement, *arguments)
+
+    async def close(self) -> None:
+        """Closes every lane."""
+        for lane in self._lanes:
+            await lane.close()
+
+
+def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
+    """Raises what an SQLSTATE means to the ledger; anything that is our own mistake is raised as it is."""
+    state = _sqlstate(error)
+    if state[:2] in ("22", "23", "54"):
+        raise ItemRefused(state, str(error)) from error
+    if state.startswith(TRANSIENT) or state == "55P03":  # lock_timeout: nothing was done
+        raise TransientConflict(f"SQLSTATE {state}") from error
+    if state.startswith("53"):
+        raise OutOfConnections(f"PostgreSQL is out of resources (SQLSTATE {state})") from error
+    if state[:2] in ("08", "57", "25"):
+        raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})") from error
+    raise error
+
+
+async def _answers(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+    try:
+        async with asyncio.timeout(PING_DEADLINE):
+            await connection.fetchval("SELECT 1")
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return False
+    return True
+
+
+def _sqlstate(error: asyncpg.PostgresError) -> str:
+    return getattr(error, "sqlstate", None) or ""

@@ -1,0 +1,133 @@
+"""The tables' version: brought up to date by `receiver migrate`, checked before serving.
+
+The steps are in `alembic/` of a checkout, and in `receiver/alembic` of an installed wheel. They are additive, so that
+the previous revision keeps working while a new one is deployed: serving refuses a schema older than this code and
+accepts a newer one.
+
+The version has a table of its own beside the application's, and one advisory lock keeps two deployments apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
+from receiver.executions.dsn import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+
+    from receiver.executions.statements import Executor
+
+VERSION_TABLE = "receiver_alembic_version"
+
+HEAD = "0001"
+"""The newest step; a test compares it with the folder of steps, so that serving need not import alembic."""
+
+KNOWN = ("0001",)
+"""Every step up to HEAD. A version that is not among them is of a newer release."""
+
+ADVISORY_LOCK = 0x7265636569766572
+"""The key of the lock that migrations take: "receiver" in ASCII."""
+
+LOCK_TIMEOUT = "5s"
+"""How long a step waits for a table; longer would queue every claim behind it."""
+
+FIND_VERSION = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - a constant of ours
+
+
+async def check(executor: Executor) -> None:
+    """Passes when the tables are those of this code, or newer.
+
+    Raises:
+        SchemaError: they are missing or older.
+        DatabaseUnavailable: not known.
+    """
+    import asyncpg  # noqa: PLC0415
+
+    try:
+        rows = await executor.fetch(FIND_VERSION)
+    except asyncpg.UndefinedTableError:
+        raise SchemaError("the database has no tables of receiver; run `receiver migrate`") from None
+    found = str(rows[0]["version_num"]) if rows else "nothing"
+    if found != HEAD and (found in KNOWN or not rows):
+        raise SchemaError(f"the database is at version {found}, this code needs {HEAD}; run `receiver migrate`")
+
+
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Brings the tables up to date, or to `revision`. For synchronous callers; `migrate` and tests.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached.
+        ReceiverError: it refuses, with its own words.
+    """
+    asyncio.run(_run(database_url, "upgrade", revision))
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Takes the tables back to `revision`; `base` removes them with all they hold. Errors as `upgrade`."""
+    asyncio.run(_run(database_url, "downgrade", revision))
+
+
+def current(database_url: str) -> str | None:
+    """The version of the tables, None when there are none. Errors as `upgrade`."""
+    seen: list[str | None] = []
+    asyncio.run(_run(database_url, "current", "", seen))
+    return seen[0] if seen else None
+
+
+def configuration() -> Config:
+    """alembic's configuration, with the folder of the steps."""
+    from alembic.config import Config  # noqa: PLC0415 - only migrations pay for it
+
+    config = Config()
+    config.set_main_option("script_location", str(steps_folder()).replace("%", "%%"))
+    return config
+
+
+def steps_folder() -> Path:
+    """`receiver/alembic` of a wheel, or `alembic` of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "alembic"
+    return inside if inside.is_dir() else package.parent / "alembic"
+
+
+async def _run(database_url: str, action: str, revision: str, seen: list[str | None] | None = None) -> None:
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+    from sqlalchemy.pool import NullPool  # noqa: PLC0415
+
+    database = Database.of(database_url)
+
+    async def connect() -> Any:
+        return await database.connect("receiver migrate", {"lock_timeout": LOCK_TIMEOUT})
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(_step, action, revision, seen)
+            await connection.commit()
+    except DBAPIError as error:
+        raise ReceiverError(f"the database refuses the migration: {error.orig}") from error
+    except (OSError, TimeoutError) as error:
+        raise DatabaseUnavailable(f"the database cannot be reached: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _step(connection: Connection, action: str, revision: str, seen: list[str | None] | None) -> None:
+    from alembic import command  # noqa: PLC0415
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    if action == "current":
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        if seen is not None:
+            seen.append(context.get_current_revision())
+        return
+    config = configuration()
+    config.attributes["connection"] = connection
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
+    (command.upgrade if action == "upgrade" else command.downgrade)(config, revision)

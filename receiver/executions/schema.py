@@ -1,0 +1,124 @@
+"""The tables, as SQLAlchemy metadata; `alembic/versions` creates them, a test holds the two together.
+
+The CHECKs say what the code believes about states, so that a wrong combination of columns cannot be written by
+anyone: a final row is finished, only a RUNNING row has a lease, only SUCCESSFUL has a result, only FAILED an error.
+
+`task_id` is compared bytewise (`COLLATE "C"`): it is any text of 1 to 255 bytes, and its order is the lock order.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+metadata = MetaData()
+
+_moment = DateTime(timezone=True)
+
+task_executions = Table(
+    "task_executions",
+    metadata,
+    Column("task_id", Text(collation="C"), primary_key=True),
+    Column("task_name", Text, nullable=False),
+    Column("task_path", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("args", JSONB, nullable=False),
+    Column("kwargs", JSONB, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("final", Boolean, nullable=False, server_default=text("false")),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("claim_token", UUID),
+    Column("lease_owner", Text),
+    Column("lease_expires_at", _moment),
+    Column("return_value", JSONB(none_as_null=True)),
+    Column("error_type", Text),
+    Column("error_message", Text),
+    Column("error_traceback", Text),
+    Column("skipped_by", Text),
+    Column("enqueued_at", _moment, nullable=False),
+    Column("run_after", _moment),
+    Column("published_at", _moment),
+    Column("publishing_until", _moment),
+    Column("started_at", _moment),
+    Column("finished_at", _moment),
+    Column("group_key", Text),
+    Column("label", Text),
+    Column("trace", Text),
+    CheckConstraint("octet_length(task_id) BETWEEN 1 AND 255", name="task_executions_task_id_length"),
+    CheckConstraint("status IN ('READY', 'RUNNING', 'SUCCESSFUL', 'FAILED')", name="task_executions_status"),
+    CheckConstraint(
+        "CASE status WHEN 'SUCCESSFUL' THEN final WHEN 'FAILED' THEN true ELSE NOT final END",
+        name="task_executions_final",
+    ),
+    CheckConstraint(
+        "num_nonnulls(lease_owner, lease_expires_at, claim_token) = CASE status WHEN 'RUNNING' THEN 3 ELSE 0 END",
+        name="task_executions_lease",
+    ),
+    CheckConstraint(
+        "CASE status WHEN 'READY' THEN started_at IS NULL WHEN 'FAILED' THEN true ELSE started_at IS NOT NULL END",
+        name="task_executions_started",
+    ),
+    CheckConstraint(
+        "(finished_at IS NOT NULL) = (status IN ('SUCCESSFUL', 'FAILED'))", name="task_executions_finished"
+    ),
+    CheckConstraint("return_value IS NULL OR status = 'SUCCESSFUL'", name="task_executions_result"),
+    CheckConstraint("(error_type IS NOT NULL) = (status = 'FAILED')", name="task_executions_error"),
+    CheckConstraint("skipped_by IS NULL OR status = 'SUCCESSFUL'", name="task_executions_skipped"),
+    CheckConstraint("attempt >= 0 AND fence >= attempt", name="task_executions_fence"),
+    Index("task_executions_enqueued_at", "enqueued_at"),
+)
+
+task_attempts = Table(
+    "task_attempts",
+    metadata,
+    Column(
+        "task_id",
+        Text(collation="C"),
+        ForeignKey("task_executions.task_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("fence", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("started_at", _moment),
+    Column("ended_at", _moment, nullable=False),
+    Column("ending", Text, nullable=False),
+    Column("error_type", Text),
+    Column("error_message", Text),
+    Column("error_traceback", Text),
+    Column("message_id", Text),
+    Column("delivery_attempt", Integer),
+    Column("instance", Text),
+    CheckConstraint(
+        "ending IN ('FAILED', 'TIMED_OUT', 'LEASE_EXPIRED', 'HANDED_BACK', 'REJECTED')", name="task_attempts_ending"
+    ),
+)
+
+rejected_messages = Table(
+    "rejected_messages",
+    metadata,
+    Column("key", Text(collation="C"), primary_key=True),
+    Column("body", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("namespace", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("first_seen", _moment, nullable=False),
+    Column("last_seen", _moment, nullable=False),
+    Column("replayed_at", _moment),
+    CheckConstraint("count >= 1", name="rejected_messages_count"),
+)

@@ -1,0 +1,281 @@
+"""The task's transaction: what a task writes through `ctx` commits together with SUCCESSFUL, or not at all.
+
+One transaction on a connection from the tasks' own pool, begun when the task first asks for it. A marker set for this
+transaction only (`receiver.fence`) must still be there at settlement: a task that sent COMMIT or ROLLBACK past us is
+found out, because a setting made with SET LOCAL ends with its transaction.
+
+The fenced settlement is its last statement before COMMIT. A server that says no (a deferred constraint, a
+serialization failure) has rolled back; only a server that says nothing leaves the outcome open (`CommitUnknown`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+
+from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
+from receiver.executions import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from receiver.executions.dsn import Database
+
+IDLE_MARGIN = 5.0
+"""Seconds past the deadline after which PostgreSQL itself ends an idle transaction, and frees its row locks."""
+
+COMMIT_DEADLINE = 10.0
+"""Seconds for settlement and COMMIT, by this side's clock; also for rolling back and resetting."""
+
+RESET = "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; SELECT pg_advisory_unlock_all()"
+"""What a connection forgets on its way back to the pool; prepared statements stay."""
+
+
+class CommitUnknown(DatabaseUnavailable):
+    """COMMIT was sent and no answer came: the transaction may have committed."""
+
+
+class SettlementRefused(ReceiverError):
+    """The server, or we, refused to commit the task's transaction; it is rolled back.
+
+    `unstorable`: it was the result that PostgreSQL would not take.
+    """
+
+    def __init__(self, reason: Exception, *, unstorable: bool = False) -> None:
+        self.reason = reason
+        self.unstorable = unstorable
+        super().__init__(str(reason))
+
+
+class TaskConnection(AsyncConnection):
+    """The AsyncConnection that a task is given: its transaction is not the task's to end."""
+
+    def _not_yours(self) -> NoReturn:
+        raise TransactionError(
+            "the receiver ends this transaction: it commits when the task returns and rolls back when it raises; "
+            "use begin_nested() for a part of it"
+        )
+
+    async def commit(self) -> NoReturn:
+        """Raises TransactionError: the transaction commits with the record of success."""
+        self._not_yours()
+
+    async def rollback(self) -> NoReturn:
+        """Raises TransactionError: raise an exception to roll back."""
+        self._not_yours()
+
+    async def close(self) -> NoReturn:
+        """Raises TransactionError: the receiver returns the connection to the pool."""
+        self._not_yours()
+
+
+class TaskPool:
+    """The connections that tasks may borrow: `TASKS_DB_POOL_SIZE` of them, opened when first wanted."""
+
+    def __init__(self, database: Database, *, size: int, wait: float) -> None:
+        async def connect() -> Any:
+            return await database.connect("receiver task")
+
+        self.engine: AsyncEngine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=connect,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=wait,
+            pool_pre_ping=True,  # a connection may have died while the CPU was frozen
+            pool_reset_on_return=None,  # TaskTransaction resets, and invalidates what it could not reset
+            **({} if database.prepared_statements else {"connect_args": {"prepared_statement_cache_size": 0}}),
+        )
+
+    async def close(self) -> None:
+        """Closes the pool's connections."""
+        await self.engine.dispose()
+
+
+class TaskTransaction:
+    """One execution's transaction. Nothing happens until `connection()` or `session()` is first awaited.
+
+    Args:
+        deadline: the task's, by `time.monotonic()`.
+    """
+
+    def __init__(self, pool: TaskPool, *, task_id: str, fence: int, deadline: float) -> None:
+        self._pool = pool
+        self._task_id = task_id
+        self._fence = fence
+        self._deadline = deadline
+        self._opening = asyncio.Lock()
+        self._connection: TaskConnection | None = None
+        self._session: AsyncSession | None = None
+        self._ended = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether the task asked for it."""
+        return self._connection is not None
+
+    async def connection(self) -> AsyncConnection:
+        """The connection, with its transaction begun.
+
+        Raises:
+            OutOfConnections: the pool gave none in time, or PostgreSQL has none.
+            TransactionError: the task is over.
+        """
+        async with self._opening:
+            if self._ended:
+                raise TransactionError("the task is over, and its transaction with it")
+            if self._connection is None:
+                self._connection = await self._begin()
+        return self._connection
+
+    async def session(self) -> AsyncSession:
+        """An AsyncSession that joins the transaction by savepoint."""
+        connection = await self.connection()
+        if self._session is None:
+            self._session = AsyncSession(
+                bind=connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+            )
+        return self._session
+
+    async def commit(self, return_value: str) -> bool:
+        """Settles the execution as SUCCESSFUL and commits; False when the fence is no longer ours (rolled back).
+
+        Raises:
+            SettlementRefused: rolled back; also when the task ended the transaction itself, and what it committed
+                before is not ours to undo.
+            CommitUnknown: no answer to COMMIT.
+        """
+        self._ended = True
+        connection = self._begun()
+        try:
+            async with asyncio.timeout(COMMIT_DEADLINE):
+                if self._session is not None:
+                    await self._session.commit()
+                moved = await self._settle(_Executor(connection), return_value)
+        except SettlementRefused:
+            await self._release()
+            raise
+        except (SQLAlchemyError, OSError, TimeoutError, TransactionError) as error:
+            await self._release()
+            raise SettlementRefused(error) from error
+        except BaseException:
+            await self._discard()
+            raise
+        if not moved:
+            await self._release()
+            return False
+        await self._commit(connection)
+        return True
+
+    async def _settle(self, executor: _Executor, return_value: str) -> bool:
+        try:
+            if await statements.settle_with_effects(executor, self._task_id, self._fence, return_value):
+                return True
+        except DBAPIError as error:
+            if (getattr(error.orig, "sqlstate", None) or "").startswith("22"):
+                raise SettlementRefused(error, unstorable=True) from error
+            raise
+        marker = await executor.fetch("SELECT current_setting('receiver.fence', true) AS fence")
+        if (marker[0]["fence"] or "") != str(self._fence):
+            raise TransactionError("the task ended its transaction with a COMMIT or ROLLBACK of its own")
+        return False
+
+    async def rollback(self) -> None:
+        """Undoes everything and gives the connection back; never raises, takes at most `COMMIT_DEADLINE`."""
+        self._ended = True
+        if self._connection is not None:
+            await self._release()
+
+    async def _commit(self, connection: TaskConnection) -> None:
+        try:
+            async with asyncio.timeout(COMMIT_DEADLINE):
+                await AsyncConnection.commit(connection)
+        except DBAPIError as error:
+            await self._release()
+            if _answered(error):
+                raise SettlementRefused(error) from error
+            raise CommitUnknown("the connection broke during COMMIT") from error
+        except (OSError, TimeoutError) as error:
+            await self._discard()
+            raise CommitUnknown("no answer to COMMIT") from error
+        except BaseException:
+            await self._discard()
+            raise
+        await self._release()
+
+    async def _begin(self) -> TaskConnection:
+        connection = TaskConnection(self._pool.engine)
+        try:
+            await connection.start()
+        except PoolTimeout as error:
+            raise OutOfConnections("no connection for tasks became free in time (TASKS_DB_POOL_SIZE)") from error
+        left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
+        try:
+            await _Executor(connection).fetch(
+                "SELECT set_config('receiver.fence', $1, true),"
+                " set_config('idle_in_transaction_session_timeout', $2, true)",
+                str(self._fence),
+                f"{int(left * 1000)}ms",
+            )
+        except BaseException:
+            await AsyncConnection.invalidate(connection)
+            await AsyncConnection.close(connection)
+            raise
+        return connection
+
+    async def _release(self) -> None:
+        """Rolls back what is still open, makes the connection forget the task, gives it back; or throws it away."""
+        connection = self._begun()
+        session, self._session = self._session, None
+        try:
+            async with asyncio.timeout(COMMIT_DEADLINE):
+                if session is not None:
+                    await session.close()
+                await AsyncConnection.rollback(connection)
+                raw = await connection.get_raw_connection()
+                driver = raw.driver_connection
+                if driver is None or driver.is_in_transaction():
+                    raise TransactionError("a transaction is still open")
+                await driver.execute(RESET)
+        except Exception:  # noqa: BLE001 - whatever it was, this connection is not to be used again
+            await self._discard()
+        else:
+            await AsyncConnection.close(connection)
+
+    async def _discard(self) -> None:
+        connection = self._begun()
+        try:
+            raw = await connection.get_raw_connection()
+            if raw.driver_connection is not None:
+                raw.driver_connection.terminate()
+            await AsyncConnection.invalidate(connection)
+            await AsyncConnection.close(connection)
+        except SQLAlchemyError:
+            pass  # it was invalid already, and is out of the pool
+
+    def _begun(self) -> TaskConnection:
+        if self._connection is None:
+            raise TransactionError("the task has no transaction")
+        return self._connection
+
+
+class _Executor:
+    """The task's connection, as `statements` takes one."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        result = await self._connection.exec_driver_sql(statement, arguments)
+        return result.mappings().all()
+
+
+def _answered(error: DBAPIError) -> bool:
+    """Whether the server itself said no to COMMIT; a connection that ended (08, 57, 58, XX) says nothing."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return bool(state) and state[:2] not in ("08", "57", "58", "XX")

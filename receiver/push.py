@@ -1,0 +1,136 @@
+"""The path of a delivery, from a request to an ending.
+
+    request → oidc → messages → registry → admission → ledger.claim → runner → ledger.settle → ending
+
+Each step makes the value richer or refuses it. `receive` is the path; `answer` gives every way of leaving it early
+its ending. What the endings mean to Pub/Sub stands in `receiver.outcomes`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from receiver import messages
+from receiver.calls import Call, Claimed
+from receiver.errors import (
+    DatabaseUnavailable,
+    Forbidden,
+    OutOfConnections,
+    Rejected,
+    RejectionReason,
+    Saturated,
+    TooLarge,
+)
+from receiver.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from receiver.admission import Admission, Place
+    from receiver.executions.ledger import Ledger
+    from receiver.executions.rejections import Rejections
+    from receiver.messages import Delivery
+    from receiver.registry import Registry
+    from receiver.runner import Runner
+
+
+class ClientGone(Exception):  # noqa: N818 - a fact about the client, raised through the body's iterator
+    """The client disconnected before its body had arrived."""
+
+
+class Verifies(Protocol):
+    """Who sent this push: `oidc.Verifier`, or `oidc.NoVerifier` outside Cloud Run."""
+
+    async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None: ...
+
+
+@dataclass(slots=True)
+class Push:
+    """A request as it arrived, and what has been learnt of it so far, for the log.
+
+    Attributes:
+        headers: raw, names in lower case.
+        body: streams in; nothing of it is read before the token is checked.
+        length: Content-Length, if there is one.
+        arrived: by `time.monotonic()`.
+    """
+
+    headers: list[tuple[bytes, bytes]]
+    body: AsyncIterator[bytes]
+    length: int | None
+    arrived: float = field(default_factory=time.monotonic)
+    delivery: Delivery | None = None
+    claimed: Claimed | None = None
+
+
+class PushEndpoint:
+    """`POST /tasks/pubsub/`, without HTTP."""
+
+    def __init__(  # noqa: PLR0913 - one collaborator a stage
+        self,
+        verifier: Verifies,
+        registry: Registry,
+        admission: Admission,
+        ledger: Ledger,
+        runner: Runner,
+        rejections: Rejections,
+        emit: Emit,
+    ) -> None:
+        self._verifier = verifier
+        self._registry = registry
+        self._admission = admission
+        self._ledger = ledger
+        self._runner = runner
+        self._rejections = rejections
+        self._emit = emit
+
+    async def answer(self, push: Push) -> Ending:
+        """The ending of a push. Never raises."""
+        try:
+            await self._verifier.verify(push.headers)
+            with self._admission.place() as place:
+                return await self._admitted(push, place)
+        except Forbidden as forbidden:
+            return Denied(forbidden.reason)
+        except TooLarge:
+            return Oversized()
+        except Saturated as saturated:
+            return Full(saturated.resource)
+        except ClientGone:
+            return Disconnected()
+        except OutOfConnections:
+            return Full("connections")
+        except DatabaseUnavailable as error:
+            self._emit(ReceiverTrouble("database unavailable", str(error)))
+            return Unrecorded()
+        except Exception as error:  # noqa: BLE001 - a defect of ours is a 500 with its traceback in the log, never a dropped request
+            self._emit(ReceiverTrouble("internal error", type(error).__name__, error=error))
+            return Broken()
+
+    async def _admitted(self, push: Push, place: Place) -> Ending:
+        body = await place.read(push.body, push.length)
+        try:
+            return await self.receive(push, body)
+        except Rejected as rejected:
+            return await self._rejections.reject(body, rejected, push.delivery)
+
+    async def receive(self, push: Push, body: bytes) -> Ending:
+        """The path of a message that may be believed."""
+        push.delivery = delivery = messages.decode(body)
+        route = self._registry.find(delivery.task_name)
+        if route is None:
+            raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
+        args, kwargs = delivery.arguments()
+        self._registry.bind(route, args, kwargs)
+        call = Call(delivery, route, push.arrived, args, kwargs)
+
+        async with self._admission.admit(call) as admitted:
+            claim = await self._ledger.claim(call)
+            if not isinstance(claim, Claimed):
+                return claim
+            push.claimed = claim
+            outcome = await self._runner.run(claim, admitted)
+            return await self._ledger.settle(claim, outcome)

@@ -1,0 +1,274 @@
+"""A claimed execution → an Outcome, always.
+
+An `async def` task runs in the loop, a `def` task in its thread. Whatever it raises, `SystemExit` and endless
+recursion included, becomes a value here. No task is awaited without bound: at its deadline it is called off, has
+`CALL_OFF_GRACE` to stop, and is then abandoned. Abandoned code still runs, so its execution stays RUNNING and renewed and
+no retry runs beside it; when the code returns it is recorded as timed out. One lease later the instance gives up on
+itself (`stuck`), because only the end of the process ends a thread.
+
+A client that disconnects cancels nothing: Pub/Sub will ask again, and the record will answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from receiver.errors import PermanentError
+from receiver.failures import Failure
+from receiver.outcomes import Abandoned, AttemptEnding, HandedBack, Lost, Outcome, Skipped, Succeeded
+from receiver.tasks import TaskContext
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from receiver.admission import Admitted
+    from receiver.calls import Claimed
+    from receiver.executions.heartbeat import Heartbeat
+    from receiver.executions.ledger import Ledger
+    from receiver.executions.transaction import TaskPool, TaskTransaction
+
+CALL_OFF_GRACE = 5.0
+"""Seconds that a task has to stop after its deadline; what it does meanwhile no longer counts."""
+
+SHUTDOWN_CALL_OFF_GRACE = 1.0
+"""Seconds that a task has to stop when the instance exits: Cloud Run kills 10 s after SIGTERM, 8 of which are grace."""
+
+
+class Reason(Enum):
+    """Why a task was called off."""
+
+    DEADLINE = auto()
+    LEASE_LOST = auto()
+    SHUTDOWN = auto()
+
+
+class _Execution:
+    """One run, from its start until its code has returned."""
+
+    def __init__(self, claimed: Claimed, transaction: TaskTransaction | None) -> None:
+        self.claimed = claimed
+        self.transaction = transaction
+        self.reason: Reason | None = None
+        self.called_off = asyncio.Event()
+        self.code: asyncio.Future[_Ended] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def requested(self) -> bool:
+        return self.reason is not None
+
+    def call_off(self, reason: Reason) -> None:
+        """Asks the task to stop; the first reason counts."""
+        if self.reason is None:
+            self.reason = reason
+            self.called_off.set()
+            if isinstance(self.code, asyncio.Task):
+                self.code.cancel()
+
+    def call_off_from_any_thread(self, reason: Reason) -> None:
+        """As `call_off`. The loop may be blocked, so a `def` task hears of it at once."""
+        self._loop.call_soon_threadsafe(self.call_off, reason)
+
+
+class _Ended:
+    """How the code ended: with a value, or with an exception of any kind."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+        self.value = value
+        self.error = error
+
+
+class Runner:
+    """Runs what was claimed.
+
+    Args:
+        pool: makes the tasks' pool, at the first task that may use it.
+        stuck: called once abandoned code has not returned for a lease: the instance has to go.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        heartbeat: Heartbeat,
+        pool: Callable[[], TaskPool],
+        *,
+        lease: timedelta,
+        max_result_bytes: int,
+        stuck: Callable[[], None],
+        emit: Emit,
+    ) -> None:
+        self._ledger = ledger
+        self._heartbeat = heartbeat
+        self._pool = pool
+        self._lease = lease
+        self._max_result_bytes = max_result_bytes
+        self._stuck = stuck
+        self._emit = emit
+        self._executions: set[_Execution] = set()
+        self._late: set[asyncio.Task[None]] = set()
+        self._encoder = msgspec.json.Encoder()
+
+    async def run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
+        """Runs the task to its end, or to the end of its time."""
+        if admitted.switch is not None:
+            return Skipped(admitted.switch)
+        execution = self._start(claimed, admitted)
+        code = execution.code
+        assert code is not None  # noqa: S101 - set by _start
+        self._heartbeat.watch(claimed.lease, lambda: execution.call_off_from_any_thread(Reason.LEASE_LOST))
+        if not await self._in_time(execution, code):
+            self._abandon(execution, code)
+            return Abandoned()
+        self._executions.discard(execution)
+        return await self._outcome(execution, code.result())
+
+    async def stop(self, grace: timedelta) -> None:
+        """Waits `grace` for what runs, then calls it off; returns when every request can be answered."""
+        end = time.monotonic() + grace.total_seconds()
+        await self._drained(end)
+        for execution in list(self._executions):
+            execution.call_off(Reason.SHUTDOWN)
+        await self._drained(time.monotonic() + SHUTDOWN_CALL_OFF_GRACE)
+        if self._late:
+            await asyncio.wait(self._late, timeout=SHUTDOWN_CALL_OFF_GRACE)
+
+    @property
+    def running(self) -> int:
+        """How many executions have code that has not returned, abandoned ones included."""
+        return len(self._executions)
+
+    def _start(self, claimed: Claimed, admitted: Admitted) -> _Execution:
+        route, call = claimed.call.route, claimed.call
+        transaction = self._transaction(claimed) if route.is_async and route.takes_context else None
+        execution = _Execution(claimed, transaction)
+        args = call.args
+        if route.takes_context:
+            context = TaskContext(
+                task_id=claimed.task_id,
+                attempt=claimed.attempt,
+                message_id=call.delivery.message_id,
+                deadline=datetime.now(UTC) + timedelta(seconds=call.deadline - time.monotonic()),
+                cancellation=execution,
+                transaction=transaction,
+            )
+            args = [context, *args]
+        if admitted.thread is not None:
+            execution.code = admitted.thread.run(lambda: _called(route.function, args, call.kwargs))
+        else:
+            execution.code = asyncio.create_task(_awaited(route.function, args, call.kwargs), name=route.name)
+        self._executions.add(execution)
+        return execution
+
+    def _transaction(self, claimed: Claimed) -> TaskTransaction:
+        from receiver.executions.transaction import TaskTransaction  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays
+
+        return TaskTransaction(
+            self._pool(), task_id=claimed.task_id, fence=claimed.fence, deadline=claimed.call.deadline
+        )
+
+    async def _in_time(self, execution: _Execution, code: asyncio.Future[_Ended]) -> bool:
+        """Whether the code has ended, by itself or after it was called off."""
+        left = execution.claimed.call.deadline - time.monotonic()
+        called_off = asyncio.ensure_future(execution.called_off.wait())
+        try:
+            await asyncio.wait({code, called_off}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            called_off.cancel()
+        if not code.done():
+            execution.call_off(Reason.DEADLINE)
+            grace = SHUTDOWN_CALL_OFF_GRACE if execution.reason is Reason.SHUTDOWN else CALL_OFF_GRACE
+            await asyncio.wait({code}, timeout=grace)
+        return code.done()
+
+    def _abandon(self, execution: _Execution, code: asyncio.Future[_Ended]) -> None:
+        """Leaves the code to itself; when it returns, that is recorded."""
+        claimed = execution.claimed
+        self._emit(ReceiverTrouble("task does not stop", f"{claimed.call.route.name} is out of time", claimed.task_id))
+        timer = asyncio.get_running_loop().call_later(self._lease.total_seconds(), self._stuck)
+
+        async def settle_late() -> None:
+            ended = await code
+            timer.cancel()
+            self._executions.discard(execution)
+            await self._ledger.settle(claimed, await self._outcome(execution, ended))
+
+        late = asyncio.create_task(settle_late(), name="late settlement")
+        self._late.add(late)
+        late.add_done_callback(self._late.discard)
+
+    async def _outcome(self, execution: _Execution, ended: _Ended) -> Outcome:
+        """What the ended code comes to. Whatever does not succeed has rolled back before it is said."""
+        outcome = self._judged(execution, ended)
+        transaction = execution.transaction
+        if transaction is not None and transaction.begun:
+            if isinstance(outcome, Succeeded):
+                return Succeeded(outcome.return_value, transaction)
+            await transaction.rollback()
+        return outcome
+
+    def _judged(self, execution: _Execution, ended: _Ended) -> Outcome:
+        claimed = execution.claimed
+        stopped = isinstance(ended.error, asyncio.CancelledError)
+        match execution.reason:
+            case Reason.DEADLINE:
+                return claimed.failed(_timed_out(claimed, ended), AttemptEnding.TIMED_OUT)
+            case Reason.LEASE_LOST if stopped:
+                return Lost()
+            case Reason.SHUTDOWN if stopped:
+                return HandedBack()
+        if ended.error is not None:
+            return claimed.failed(Failure.of(ended.error), final=isinstance(ended.error, PermanentError))
+        return self._stored(claimed, ended.value)
+
+    def _stored(self, claimed: Claimed, value: Any) -> Outcome:
+        """The result as JSON text; one that cannot be stored is a final failure, a retry would only repeat the effects."""
+        try:
+            encoded = self._encoder.encode(value)
+            if len(encoded) > self._max_result_bytes:
+                reason = f"it has {len(encoded)} bytes, TASKS_MAX_RESULT_BYTES is {self._max_result_bytes}"
+            else:
+                return Succeeded(encoded.decode())
+        except Exception as error:  # noqa: BLE001 - encoding calls the value's own code
+            reason = Failure.of(error).message
+        failure = Failure("ResultNotStorable", f"the task returned, but its result cannot be stored: {reason}")
+        return claimed.failed(failure, final=True)
+
+    async def _drained(self, until: float) -> None:
+        while codes := {execution.code for execution in self._executions if execution.code is not None}:
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            await asyncio.wait(codes, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.sleep(0)  # let the requests take what has ended
+
+
+async def _awaited(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> _Ended:
+    try:
+        return _Ended(value=await function(*args, **kwargs))
+    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, nor its record be lost
+        return _Ended(error=error)
+
+
+def _called(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> _Ended:
+    try:
+        return _Ended(value=function(*args, **kwargs))
+    except BaseException as error:  # noqa: BLE001 - as above
+        return _Ended(error=error)
+
+
+def _timed_out(claimed: Claimed, ended: _Ended) -> Failure:
+    seconds = claimed.call.route.effective_timeout
+    message = f"the task did not end within {seconds:g} s"
+    if ended.error is None or isinstance(ended.error, asyncio.CancelledError):
+        return Failure("TimedOut", message)
+    cause = Failure.of(ended.error)
+    return Failure("TimedOut", f"{message}; called off, it raised {cause.error_type}", cause.traceback)

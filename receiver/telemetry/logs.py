@@ -1,0 +1,174 @@
+"""Events and ordinary log records → lines: JSON in Cloud Logging's form on Cloud Run, readable on a terminal.
+
+One line an event, whatever it holds: in JSON everything is escaped by the encoder, on a terminal control characters are
+written out. Deliveries that were acked are INFO, nacks that are ordinary business (429) INFO, what somebody should
+look at WARNING or ERROR. A failed task's traceback goes into `stack_trace`, where Error Reporting finds it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+
+from receiver.failures import Failure
+from receiver.outcomes import Abandoned, Broken, Denied, Ending, Failed, Full, Lost, Refused, Skipped, Unrecorded
+from receiver.telemetry.events import Delivered, Emit, Event, ReceiverTrouble, ServiceState
+
+if TYPE_CHECKING:
+    from receiver.settings import Settings
+
+ERROR_EVENT = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent"
+"""What makes Error Reporting pick a line up."""
+
+_SEVERITY = {"WARNING": "WARNING", "ERROR": "ERROR", "CRITICAL": "CRITICAL", "DEBUG": "DEBUG"}
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+logger = logging.getLogger("receiver")
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
+    """Sets the process's logging up and returns where events go. `stream` defaults to standard error."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter(settings) if settings.on_cloud_run else TerminalFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every fetch of certificates tells nobody anything
+    return record
+
+
+def record(event: Event) -> None:
+    """The subscriber: renders an event into one log record."""
+    level, message, fields = _rendered(event)
+    if logger.isEnabledFor(level):
+        logger.log(level, message, extra={"fields": fields})
+
+
+def _rendered(event: Event) -> tuple[int, str, dict[str, Any]]:
+    match event:
+        case Delivered():
+            return _delivered(event)
+        case ReceiverTrouble(what=what, why=why, task_id=task_id, error=error):
+            failure = Failure.of(error) if error is not None else None
+            fields = {"task_id": task_id, "stack_trace": failure.traceback if failure else None}
+            return logging.ERROR, f"{what}: {why}", fields
+        case ServiceState(what=what):
+            return logging.INFO, what, {}
+
+
+def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
+    ending = event.ending
+    failure = ending.failure if isinstance(ending, Failed) else None
+    fields = {
+        "status": event.status,
+        "ending": type(ending).__name__,
+        "task_name": event.task_name,
+        "task_id": event.task_id,
+        "attempt": event.attempt,
+        "message_id": event.message_id,
+        "seconds": round(event.seconds, 6),
+        "trace": event.trace,
+        "stack_trace": failure.traceback if failure else None,
+        "error_type": failure.error_type if failure else None,
+    }
+    why = _why(ending)
+    name = event.task_name or "push"
+    return _level(ending), f"{event.status} {name}: {type(ending).__name__}{f' ({why})' if why else ''}", fields
+
+
+def _level(ending: Ending) -> int:
+    match ending:
+        case Failed() | Abandoned() | Lost() | Unrecorded() | Broken():
+            return logging.ERROR
+        case Denied() | Refused():
+            return logging.WARNING
+        case _:
+            return logging.INFO
+
+
+def _why(ending: Ending) -> str | None:
+    match ending:
+        case Failed(failure=failure):
+            return f"{failure.error_type}: {failure.message}"
+        case Denied(reason=reason):
+            return reason
+        case Refused(reason=reason, detail=detail):
+            return f"{reason}: {detail}"
+        case Full(resource=resource):
+            return f"no {resource}"
+        case Skipped(switch=switch):
+            return f"{switch} is off"
+        case _:
+            return None
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, in Cloud Logging's special fields."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._project = settings.project_id
+        self._labels = {"instance": settings.instance, "namespace": settings.namespace}
+        self._context = {"service": settings.service_name or "receiver", "version": settings.revision or ""}
+
+    def format(self, entry: logging.LogRecord) -> str:
+        """The record as one line."""
+        fields: dict[str, Any] = getattr(entry, "fields", {})
+        line: dict[str, Any] = {
+            "severity": _SEVERITY.get(entry.levelname, "INFO"),
+            "message": _storable(entry.getMessage()),
+            "time": datetime.fromtimestamp(entry.created, UTC).isoformat(),
+            "logging.googleapis.com/labels": self._labels,
+        }
+        line |= {key: _storable(value) for key, value in fields.items() if value is not None and key != "trace"}
+        line |= self._trace(fields.get("trace"))
+        if entry.exc_info:
+            line["stack_trace"] = _storable(self.formatException(entry.exc_info))
+        if entry.name != "receiver":
+            line["logger"] = entry.name
+        if "stack_trace" in line:
+            line["@type"] = ERROR_EVENT
+            line["serviceContext"] = self._context
+        return msgspec.json.encode(line).decode()
+
+    def _trace(self, traceparent: str | None) -> dict[str, Any]:
+        match = _TRACEPARENT.match(traceparent or "")
+        if match is None or not self._project:
+            return {}
+        trace, span, flags = match.groups()
+        return {
+            "logging.googleapis.com/trace": f"projects/{self._project}/traces/{trace}",
+            "logging.googleapis.com/spanId": span,
+            "logging.googleapis.com/trace_sampled": bool(int(flags, 16) & 1),
+        }
+
+
+class TerminalFormatter(logging.Formatter):
+    """Time, level, message; a traceback below it."""
+
+    def format(self, entry: logging.LogRecord) -> str:
+        """The record as one line, and the lines of its traceback."""
+        fields: dict[str, Any] = getattr(entry, "fields", {})
+        at = time.strftime("%H:%M:%S", time.localtime(entry.created))
+        line = f"{at} {entry.levelname:<7} {_CONTROL.sub(_visible, entry.getMessage())}"
+        trail = fields.get("stack_trace") or (self.formatException(entry.exc_info) if entry.exc_info else None)
+        if isinstance(trail, str):
+            shown = [_CONTROL.sub(_visible, part) for part in trail.rstrip().splitlines()]
+            line = "\n    ".join([line, *shown])
+        return line
+
+
+def _visible(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode()
+
+
+def _storable(value: Any) -> Any:
+    """Text without lone surrogates, which no encoder takes; everything else as it is."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

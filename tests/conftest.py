@@ -1,0 +1,74 @@
+"""What every test may ask for: a real PostgreSQL, started once, and a fresh migrated database for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from receiver.local.postgres import Postgres
+from tests.noskips import NoSkips
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TEMPLATE = "receiver_template"
+_numbers = count(1)
+
+# A failing example prints what repeats it; pytest-randomly prints the seed of everything else. No deadline: the
+# machines that run this are shared. In CI more examples are tried.
+settings.register_profile("dev", deadline=None, print_blob=True, database=None)
+settings.register_profile(
+    "ci", parent=settings.get_profile("dev"), max_examples=200, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get("RECEIVER_NO_SKIPS") == "1":
+        config.pluginmanager.register(NoSkips(), "receiver-no-skips")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """One PostgreSQL for the whole session. Whoever restarts or halts a server makes one of their own."""
+    with Postgres(settings={"max_connections": "200", "autovacuum": "off"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_server: Postgres) -> str:
+    """The name of a migrated database that others are copied from. Nobody connects to it."""
+    from receiver.executions.migrations import upgrade  # noqa: PLC0415 - alembic is loaded only when a test needs tables
+
+    postgres_server.create_database(TEMPLATE)
+    upgrade(postgres_server.url(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture
+def database_url(postgres_server: Postgres, migrated_template: str) -> Iterator[str]:
+    """The address of a fresh, migrated database of this test's own; dropped afterwards."""
+    name = f"test_{next(_numbers)}"
+    postgres_server.create_database(name, template=migrated_template)
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: Postgres) -> Iterator[str]:
+    """The address of a fresh database without any table; dropped afterwards."""
+    name = f"empty_{next(_numbers)}"
+    postgres_server.create_database(name)
+    yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def project_root(pytestconfig: pytest.Config) -> Path:
+    """The checkout."""
+    return pytestconfig.rootpath

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver import variables
+from receiver.errors import SettingError
+from receiver.settings import (
+    VARIABLES,
+    PushAuth,
+    Settings,
+    environment_and_namespace,
+    require_database,
+    require_serving,
+)
+
+SERVING = {
+    "GCP_PROJECT_ID": "gyrinx-prod",
+    "CLOUD_RUN_SERVICE_URL": "https://gyrinx-xyz123-ew.a.run.app/",
+    "TASKS_SERVICE_ACCOUNT": "pubsub-invoker@project.iam.gserviceaccount.com",
+    "DATABASE_URL": "postgresql://app@db/gyrinx",
+}
+
+
+def plain(settings: Settings) -> dict[str, object]:
+    return {
+        item.name: getattr(settings, item.name)
+        for item in dataclasses.fields(settings)
+        if item.name != "instance"
+    }
+
+
+def refused(**environ: str) -> SettingError:
+    with pytest.raises(SettingError) as caught:
+        Settings.from_environ(environ)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert plain(Settings.from_environ({})) == plain(Settings())
+
+
+def test_every_documented_default_is_the_real_one() -> None:
+    """Setting each variable to the default that the table shows changes nothing."""
+    documented = {variable.name: variable.default for variable in VARIABLES}
+    assert plain(Settings.from_environ(documented)) == plain(Settings())
+
+
+def test_the_table_names_each_variable_once_and_says_what_it_means() -> None:
+    assert len({variable.name for variable in VARIABLES}) == len(VARIABLES)
+    assert all(variable.meaning for variable in VARIABLES)
+
+
+@pytest.mark.parametrize("variable", [variable.name for variable in VARIABLES])
+def test_a_blank_value_counts_as_unset(variable: str) -> None:
+    assert plain(Settings.from_environ({variable: " "})) == plain(Settings())
+
+
+GOOD = [
+    ("GCP_PROJECT_ID", "gyrinx-prod", "project_id", "gyrinx-prod"),
+    ("GCP_PROJECT_ID", "example.com:old-project", "project_id", "example.com:old-project"),
+    ("CLOUD_RUN_SERVICE_URL", "https://a.run.app/", "service_url", "https://a.run.app"),
+    ("CLOUD_RUN_SERVICE_URL", "http://localhost:8080", "service_url", "http://localhost:8080"),
+    ("CLOUD_RUN_SERVICE_URL", "http://127.9.8.7:1", "service_url", "http://127.9.8.7:1"),
+    ("CLOUD_RUN_SERVICE_URL", "http://[::1]:80", "service_url", "http://[::1]:80"),
+    ("TASKS_SERVICE_ACCOUNT", "a@localhost", "service_account", "a@localhost"),
+    ("TASKS_ENVIRONMENT", "prod", "environment", "prod"),
+    ("TASKS_ENVIRONMENT", "a" * 40, "environment", "a" * 40),
+    ("TASKS_NAMESPACE", "goog-is-fine-here", "namespace", "goog-is-fine-here"),
+    ("SCHEDULER_LOCATION", "us-central1", "scheduler_location", "us-central1"),
+    ("DATABASE_URL", "postgres://u:p@h/db\n", "database_url", "postgres://u:p@h/db"),
+    ("DATABASE_URL", "postgresql+asyncpg://u@h:5432/db?sslmode=require", "database_url", None),
+    ("DATABASE_URL", "postgresql+psycopg://u:p@/db?host=/cloudsql/P:R:I", "database_url", None),
+    ("DATABASE_PASSWORD", " s3cret \r\n", "database_password", " s3cret "),
+    ("TASKS_MODULES", "a.tasks, b ,,a.tasks", "modules", ("a.tasks", "b", "a.tasks")),
+    ("TASKS_SETUP", "django:setup", "setup", "django:setup"),
+    ("TASKS_PUSH_AUTH", "OFF", "push_auth", PushAuth.OFF),
+    ("TASKS_OIDC_CERTS_URL", "http://127.0.0.1:99/certs?x=1", "certs_url", "http://127.0.0.1:99/certs?x=1"),
+    ("TASKS_DB_POOL_SIZE", "1", "db_pool_size", 1),
+    ("TASKS_DB_POOL_SIZE", "500", "db_pool_size", 500),
+    ("TASKS_DB_POOL_TIMEOUT", "0.25", "db_pool_timeout", timedelta(milliseconds=250)),
+    ("TASKS_DB_PREPARED_STATEMENTS", "No", "db_prepared_statements", False),
+    ("TASKS_MAX_CONCURRENCY", "1000", "max_concurrency", 1000),
+    ("TASKS_MAX_INFLIGHT_BYTES", "1GiB", "max_inflight_bytes", 1024**3),
+    ("TASKS_THREADS", "1", "threads", 1),
+    ("TASKS_LEASE_SECONDS", "1", "lease", timedelta(seconds=1)),
+    ("TASKS_LEASE_SECONDS", "1h", "lease", timedelta(hours=1)),
+    ("TASKS_SHUTDOWN_GRACE", "0", "shutdown_grace", timedelta(0)),
+    ("TASKS_MAX_REJECTIONS", "100", "max_rejections", 100),
+    ("TASKS_REJECTION_GRACE", "15m", "rejection_grace", timedelta(minutes=15)),
+    ("TASKS_MAX_BODY_BYTES", "32MiB", "max_body_bytes", 32 * 1024**2),
+    ("TASKS_MAX_RESULT_BYTES", "64KiB", "max_result_bytes", 64 * 1024),
+    ("TASKS_RETENTION", "90d", "retention", timedelta(days=90)),
+    ("TASKS_STATUS", "1", "status", True),
+    ("PORT", "65535", "port", 65535),
+    ("K_SERVICE", "receiver", "service_name", "receiver"),
+    ("K_SERVICE", "receiver", "on_cloud_run", True),
+    ("K_REVISION", "receiver-00001", "revision", "receiver-00001"),
+]
+
+
+@pytest.mark.parametrize(("variable", "value", "name", "expected"), GOOD)
+def test_a_good_value_is_read(variable: str, value: str, name: str, expected: object) -> None:
+    read = getattr(Settings.from_environ({variable: value}), name)
+    assert read == (value if expected is None else expected)
+
+
+BAD = {
+    "GCP_PROJECT_ID": ["Gyrinx", "a b", "-a", "a" * 64, "projéct"],
+    "CLOUD_RUN_SERVICE_URL": [
+        "gyrinx.run.app", "http://gyrinx.run.app", "https://a.run.app/path", "https://a.run.app?x=1", "https://",
+        "https://a.run.app/#x", "https://u:hunter2@a.run.app", "https://a b", "https://a:0", "https://a:x",
+        "https://a..-", "https://[::1", "ftp://localhost", "https://a\nb",
+    ],
+    "TASKS_SERVICE_ACCOUNT": ["nobody", "a@", "@b", "a b@c", "a@b@c", "é@b"],
+    "TASKS_ENVIRONMENT": ["goog", "Google", "1a", "a--b", "a" * 41, "é", "a b", "-"],
+    "TASKS_NAMESPACE": ["1a", "a--b", "a" * 41, "a/b", "a\nb"],
+    "SCHEDULER_LOCATION": ["Europe", "europe_west2", "2"],
+    "DATABASE_URL": [
+        "hunter2", "mysql://u:hunter2@h/db", "postgresql:hunter2", "postgresql://u:hunter2/@h/db",
+        "postgresql://u:hunter2#@h/db", "postgresql://u:hunter2@h:x/db", "postgresql://u:hunter2@h:0/db",
+        "postgresql://u:hunter2@h/db?sslmode=yes", "postgresql://u:hunter2 @h/db", "postgresql://u:hunter2é@h/db",
+        "postgresql://[hunter2@h/db", "postgresql://u:hunter2@h1:1,h2:2/db",
+    ],
+    "DATABASE_PASSWORD": ["hunter2\x00", "hunter2\udcff"],
+    "TASKS_MODULES": ["my-plugin", "a:b", "a..b", ".a", "a b"],
+    "TASKS_SETUP": ["django", "django:", ":setup", "dj-ango:setup", "a:b:c"],
+    "TASKS_PUSH_AUTH": ["on", "none"],
+    "TASKS_OIDC_CERTS_URL": ["http://example.com/certs", "certs", "https://u@h/certs"],
+    "TASKS_DB_POOL_SIZE": ["0", "501", "-1", "+1", "1.5", "five", "1_0", "١"],
+    "TASKS_DB_POOL_TIMEOUT": ["0", "301", "1w", "-1", "nan", "inf", "1e3", "s"],
+    "TASKS_DB_PREPARED_STATEMENTS": ["maybe", "2"],
+    "TASKS_MAX_CONCURRENCY": ["0", "1001"],
+    "TASKS_MAX_INFLIGHT_BYTES": ["0", "1MB", "-1", "33GiB", "1.5MiB"],
+    "TASKS_THREADS": ["0", "1001"],
+    "TASKS_LEASE_SECONDS": ["0.9", "3601", "9" * 40],
+    "TASKS_SHUTDOWN_GRACE": ["-1", "61m"],
+    "TASKS_MAX_REJECTIONS": ["0", "1000001"],
+    "TASKS_REJECTION_GRACE": ["32d"],
+    "TASKS_MAX_BODY_BYTES": ["0", "33MiB"],
+    "TASKS_MAX_RESULT_BYTES": ["0", "65MiB"],
+    "TASKS_RETENTION": ["0", "3651d", "forever"],
+    "TASKS_STATUS": ["enabled"],
+    "PORT": ["65536", "http", "-1"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [(variable, value) for variable, values in BAD.items() for value in values]
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_variable_and_what_is_allowed(
+    variable: str, value: str
+) -> None:
+    error = refused(**{variable: value})
+    assert error.variable == variable
+    assert str(error).startswith(f"{variable} is ")
+    assert error.allowed.startswith(("use ", "its sslmode can be ", "percent-encode "))
+    assert "hunter2" not in str(error)
+    assert "hunter2" not in repr(error.__cause__)
+
+
+@given(st.text(min_size=1))
+def test_any_text_is_either_a_value_or_a_setting_error_of_one_line(value: str) -> None:
+    for variable in BAD:
+        try:
+            Settings.from_environ({variable: value})
+        except SettingError as error:
+            assert error.variable == variable
+            assert len(str(error).splitlines()) == 1
+
+
+odd = st.text(":/@?#[]% \né0", max_size=5)
+
+
+@given(odd, odd)
+def test_no_part_of_a_database_address_reaches_a_message(before: str, after: str) -> None:
+    try:
+        settings = Settings.from_environ({"DATABASE_URL": f"postgresql://u:{before}hunter2{after}@h/db"})
+    except SettingError as error:
+        assert "hunter2" not in str(error)
+    else:
+        assert "hunter2" not in repr(settings)
+
+
+def test_secrets_appear_in_no_repr() -> None:
+    environ = {**SERVING, "DATABASE_URL": "postgresql://u:hunter2@h/db", "DATABASE_PASSWORD": "hunter3"}
+    settings = Settings.from_environ(environ)
+    assert "hunter" not in repr(settings)
+    assert "hunter" not in repr(require_serving(settings))
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    assert len(refused(GCP_PROJECT_ID="A" * 5000).value or "") == 80
+
+
+@pytest.mark.parametrize(
+    ("misspelt", "meant"),
+    [
+        ("TASKS_SERVICE_ACOUNT", "TASKS_SERVICE_ACCOUNT"),
+        ("TASKS_MODULE", "TASKS_MODULES"),
+        ("TASKS_LEASE_SECOND", "TASKS_LEASE_SECONDS"),
+        ("TASKS_FAULT_DROPRATE", "TASKS_FAULT_DROP_RATE"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_what_was_meant(misspelt: str, meant: str) -> None:
+    error = refused(**{misspelt: "hunter2"})
+    assert f"did you mean {meant}?" in str(error)
+    assert "hunter2" not in str(error)
+
+
+def test_a_variable_of_the_application_may_begin_with_tasks() -> None:
+    assert Settings.from_environ({"TASKS_WE_DO_FOR_FUN": "x", "OTHER": "y"}) is not None
+
+
+def test_an_unknown_fault_is_refused_with_the_known_ones() -> None:
+    assert "DUPLICATE_RATE" in str(refused(TASKS_FAULT_EARTHQUAKE="1"))
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["TASKS_FAULT_DROP_RATE", "PUBSUB_EMULATOR_HOST", "TASKS_SCHEDULER_ENDPOINT"],
+)
+def test_what_is_for_tests_is_refused_on_cloud_run_only(variable: str) -> None:
+    assert Settings.from_environ({variable: "0"}) is not None
+    assert Settings.from_environ({variable: " ", "K_SERVICE": "receiver"}) is not None
+    assert "unset it on Cloud Run" in str(refused(**{variable: "0", "K_SERVICE": "receiver"}))
+
+
+def test_push_authentication_cannot_be_off_on_cloud_run() -> None:
+    assert refused(TASKS_PUSH_AUTH="off", K_SERVICE="receiver").variable == "TASKS_PUSH_AUTH"
+
+
+def test_each_reading_is_an_instance_of_its_own() -> None:
+    assert Settings.from_environ({}).instance != Settings.from_environ({}).instance
+
+
+def test_serving_accepts_the_service_url_and_the_endpoint_as_audience() -> None:
+    serving = require_serving(Settings.from_environ(SERVING))
+    url = "https://gyrinx-xyz123-ew.a.run.app"
+    assert serving.service_url == url
+    assert serving.audiences == {url, f"{url}/tasks/pubsub/"}
+    assert serving.project_id == "gyrinx-prod"
+    assert serving.service_account == SERVING["TASKS_SERVICE_ACCOUNT"]
+    assert serving.database_url == SERVING["DATABASE_URL"]
+
+
+@pytest.mark.parametrize("missing", list(SERVING))
+def test_serving_names_the_variable_that_is_missing(missing: str) -> None:
+    settings = Settings.from_environ({name: value for name, value in SERVING.items() if name != missing})
+    with pytest.raises(SettingError, match=f"^{missing} is not set; set it to "):
+        require_serving(settings)
+
+
+def test_without_push_authentication_only_the_database_is_needed() -> None:
+    serving = require_serving(
+        Settings(push_auth=PushAuth.OFF, database_url="postgresql://h/db"),
+    )
+    assert (serving.project_id, serving.service_url, serving.service_account) == ("", "", "")
+    assert serving.audiences == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("address", "complete"),
+    [
+        ("postgresql://u@h:5432/db", "postgresql://u:p%40%2F@h:5432/db"),
+        ("postgresql://u:old@h/db?sslmode=require", "postgresql://u:p%40%2F@h/db?sslmode=require"),
+        ("postgresql://u@/db?host=/cloudsql/P:R:I", "postgresql://u:p%40%2F@/db?host=/cloudsql/P:R:I"),
+        ("postgresql://h", "postgresql://:p%40%2F@h"),
+    ],
+)
+def test_a_password_that_comes_apart_is_put_into_the_address(address: str, complete: str) -> None:
+    settings = Settings.from_environ({"DATABASE_URL": address, "DATABASE_PASSWORD": "p@/"})
+    assert require_database(settings) == complete
+
+
+def test_the_names_prefix_is_read_as_the_settings_read_it() -> None:
+    assert environment_and_namespace({}) == ("dev", "gyrinx")
+    assert environment_and_namespace({"TASKS_ENVIRONMENT": "prod", "TASKS_NAMESPACE": "shop"}) == (
+        "prod",
+        "shop",
+    )
+    with pytest.raises(SettingError, match="TASKS_ENVIRONMENT"):
+        environment_and_namespace({"TASKS_ENVIRONMENT": "goog"})
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("LOCALHOST", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.1", False), ("localhost.evil", False)],
+)
+def test_loopback_is_the_machine_itself(host: str, loopback: bool) -> None:  # noqa: FBT001 - an expectation
+    assert variables.is_loopback(host) is loopback
