@@ -79,7 +79,9 @@ class Thread:
     def run(self, function: Callable[[], R]) -> asyncio.Future[R]:
         """Runs the function in the thread, in a copy of this context. The thread is free when it returns."""
         self._running = True
-        future = asyncio.get_running_loop().run_in_executor(self._threads.executor, copy_context().run, function)
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads.executor, copy_context().run, function
+        )
         future.add_done_callback(lambda _: self._threads.release())
         return future
 

@@ -65,7 +65,9 @@ class Service:
         self.registry = registry or registries.load(settings)
         self.emit = emit
         self.on_stuck: Callable[[], None] = lambda: None
-        self._database = Database.of(self.serving.database_url, prepared_statements=settings.db_prepared_statements)
+        self._database = Database.of(
+            self.serving.database_url, prepared_statements=settings.db_prepared_statements
+        )
         self._pool: TaskPool | None = None
         self._started = False
         wait = settings.db_pool_timeout
@@ -171,7 +173,9 @@ class Service:
         return Certificates(self.settings.certs_url, httpx.AsyncClient(), on_failure=failed)
 
     def _stuck(self) -> None:
-        self.emit(ReceiverTrouble("instance gives up", "a task has not stopped for a lease past its deadline"))
+        self.emit(
+            ReceiverTrouble("instance gives up", "a task has not stopped for a lease past its deadline")
+        )
         self.admission.close()
         self.on_stuck()
 

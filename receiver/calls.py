@@ -47,6 +47,7 @@ class Claimed:
 
     @property
     def task_id(self) -> str:
+        """The execution's id."""
         return self.call.delivery.task_id
 
     @property
@@ -54,7 +55,9 @@ class Claimed:
         """What names this claim in heartbeat and settlement."""
         return (self.call.delivery.task_id, self.fence)
 
-    def failed(self, failure: Failure, ending: AttemptEnding = AttemptEnding.FAILED, *, final: bool = False) -> Failed:
+    def failed(
+        self, failure: Failure, ending: AttemptEnding = AttemptEnding.FAILED, *, final: bool = False
+    ) -> Failed:
         """The outcome of a failure, final too when this was the last attempt that `max_attempts` allows."""
         most = self.call.route.max_attempts
         return Failed(failure, ending, final=final or (most is not None and self.attempt >= most))

@@ -30,7 +30,11 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """The failure that an exception stands for; never raises."""
-        return cls(error_type(error), clean(_message(error), MESSAGE_LIMIT), clean(_traceback(error), TRACEBACK_LIMIT))
+        return cls(
+            error_type(error),
+            clean(_message(error), MESSAGE_LIMIT),
+            clean(_traceback(error), TRACEBACK_LIMIT),
+        )
 
 
 def error_type(error: BaseException) -> str:

@@ -56,19 +56,20 @@ class _Execution:
         self.claimed = claimed
         self.transaction = transaction
         self.reason: Reason | None = None
-        self.called_off = asyncio.Event()
-        self.code: asyncio.Future[_Ended] | None = None
+        self.code: asyncio.Future[Any] | None = None
         self._loop = asyncio.get_running_loop()
+        self.called_off: asyncio.Future[Any] = self._loop.create_future()
 
     @property
     def requested(self) -> bool:
+        """Whether the task is called off, for `ctx.cancelled`."""
         return self.reason is not None
 
     def call_off(self, reason: Reason) -> None:
         """Asks the task to stop; the first reason counts."""
         if self.reason is None:
             self.reason = reason
-            self.called_off.set()
+            self.called_off.set_result(None)
             if isinstance(self.code, asyncio.Task):
                 self.code.cancel()
 
@@ -83,6 +84,8 @@ class _Ended:
     __slots__ = ("error", "value")
 
     def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+        if error is not None and error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next  # the first frame is ours and tells nothing
         self.value = value
         self.error = error
 
@@ -175,24 +178,26 @@ class Runner:
             self._pool(), task_id=claimed.task_id, fence=claimed.fence, deadline=claimed.call.deadline
         )
 
-    async def _in_time(self, execution: _Execution, code: asyncio.Future[_Ended]) -> bool:
+    async def _in_time(self, execution: _Execution, code: asyncio.Future[Any]) -> bool:
         """Whether the code has ended, by itself or after it was called off."""
         left = execution.claimed.call.deadline - time.monotonic()
-        called_off = asyncio.ensure_future(execution.called_off.wait())
-        try:
-            await asyncio.wait({code, called_off}, timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            called_off.cancel()
+        await asyncio.wait(
+            (code, execution.called_off), timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED
+        )
         if not code.done():
             execution.call_off(Reason.DEADLINE)
             grace = SHUTDOWN_CALL_OFF_GRACE if execution.reason is Reason.SHUTDOWN else CALL_OFF_GRACE
             await asyncio.wait({code}, timeout=grace)
         return code.done()
 
-    def _abandon(self, execution: _Execution, code: asyncio.Future[_Ended]) -> None:
+    def _abandon(self, execution: _Execution, code: asyncio.Future[Any]) -> None:
         """Leaves the code to itself; when it returns, that is recorded."""
         claimed = execution.claimed
-        self._emit(ReceiverTrouble("task does not stop", f"{claimed.call.route.name} is out of time", claimed.task_id))
+        self._emit(
+            ReceiverTrouble(
+                "task does not stop", f"{claimed.call.route.name} is out of time", claimed.task_id
+            )
+        )
         timer = asyncio.get_running_loop().call_later(self._lease.total_seconds(), self._stuck)
 
         async def settle_late() -> None:
@@ -239,7 +244,9 @@ class Runner:
                 return Succeeded(encoded.decode())
         except Exception as error:  # noqa: BLE001 - encoding calls the value's own code
             reason = Failure.of(error).message
-        failure = Failure("ResultNotStorable", f"the task returned, but its result cannot be stored: {reason}")
+        failure = Failure(
+            "ResultNotStorable", f"the task returned, but its result cannot be stored: {reason}"
+        )
         return claimed.failed(failure, final=True)
 
     async def _drained(self, until: float) -> None:

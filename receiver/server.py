@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
             connection.shutdown()
         await self._service.drain()
         end = time.monotonic() + FLUSH
-        while self.server_state.tasks and time.monotonic() < end:
+        while self.server_state.tasks and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         await self.lifespan.shutdown()
 
@@ -111,7 +111,9 @@ def _bound(host: str, port: int) -> socket.socket:
         listener.close()
         if isinstance(error, socket.gaierror):
             raise ConfigurationError(f"--host {host!r} is not an address of this machine") from error
-        raise SettingError("PORT", str(port), f"it cannot be listened on at {host} ({error.strerror})") from error
+        raise SettingError(
+            "PORT", str(port), f"it cannot be listened on at {host} ({error.strerror})"
+        ) from error
     listener.listen(2048)
     listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
     return listener

@@ -22,7 +22,7 @@ _CONTEXT: Final = "TaskContext"
 _POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
-class NotATask(ValueError):  # noqa: N818 - it is an answer to `describe`, turned into a DeclarationError by its caller
+class NotATask(ValueError):
     """This cannot be a task's function; the message says why, as the end of a sentence."""
 
 

@@ -33,7 +33,7 @@ class Task(Generic[P, R]):
     """
 
     def __init__(self, func: Callable[P, R]) -> None:
-        if not callable(func) or not getattr(func, "__qualname__", None):
+        if not getattr(func, "__qualname__", None):
             raise DeclarationError(f"@task takes a function, not {type(func).__name__}")
         self.func = func
         self.name: str = func.__name__
@@ -56,16 +56,19 @@ def task(func: Callable[P, R]) -> Task[P, R]:
 class Transaction(Protocol):
     """What `TaskContext` needs of the task's transaction (`receiver.executions.transaction`)."""
 
-    async def connection(self) -> AsyncConnection: ...
+    async def connection(self) -> AsyncConnection:
+        """The connection, its transaction begun."""
 
-    async def session(self) -> AsyncSession: ...
+    async def session(self) -> AsyncSession:
+        """A session on the connection."""
 
 
 class Cancellation(Protocol):
     """What `TaskContext` needs of whoever may call the task off."""
 
     @property
-    def requested(self) -> bool: ...
+    def requested(self) -> bool:
+        """Whether the task is called off."""
 
 
 class TaskContext:
@@ -78,7 +81,7 @@ class TaskContext:
         deadline: when this attempt is called off, by this instance's clock, in UTC.
     """
 
-    def __init__(  # noqa: PLR0913 - the facts of one run, each needed
+    def __init__(
         self,
         *,
         task_id: str,

@@ -99,7 +99,7 @@ _DSN_SCHEMES = tuple(
 )
 
 
-class Unreadable(ValueError):  # noqa: N818 - it is caught one room above and never meets a user under this name
+class Unreadable(ValueError):
     """The text is not a value of the wanted kind; the message says what is, as the end of a sentence."""
 
 

@@ -35,10 +35,12 @@ class Item(Protocol):
     """What the group needs to know of an item."""
 
     @property
-    def task_id(self) -> str: ...
+    def task_id(self) -> str:
+        """What rows are locked in order of."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Bytes it adds to its batch, about."""
 
 
 I = TypeVar("I", bound=Item)  # noqa: E741 - I for item, R for result

@@ -87,7 +87,7 @@ class Lane:
         try:
             async with asyncio.timeout(self._deadline):
                 if self._database.prepared_statements:
-                    rows = await connection.fetch(statement, *arguments)
+                    rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
                 else:  # a pooler may change servers between the messages of a statement, but not within a transaction
                     async with connection.transaction():
                         rows = await connection.fetch(statement, *arguments)
@@ -98,7 +98,9 @@ class Lane:
             # Cancelled, out of time, cut: the connection is in the middle of something and must not be used again.
             self.drop()
             if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError)):
-                raise ConnectionFailed(f"the connection broke during a statement ({type(error).__name__})") from error
+                raise ConnectionFailed(
+                    f"the connection broke during a statement ({type(error).__name__})"
+                ) from error
             raise
         self._used = time.monotonic()
         return rows

@@ -75,7 +75,9 @@ class LedgerSettings:
 class Ledger:
     """The record, to one instance."""
 
-    def __init__(self, database: Database, settings: LedgerSettings, heartbeat: Heartbeat, emit: Emit) -> None:
+    def __init__(
+        self, database: Database, settings: LedgerSettings, heartbeat: Heartbeat, emit: Emit
+    ) -> None:
         self._settings = settings
         self._heartbeat = heartbeat
         self._emit = emit
@@ -97,7 +99,9 @@ class Ledger:
         try:
             row = await self._claims.submit(item)
         except ItemRefused as refused:
-            raise Rejected(RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}") from refused
+            raise Rejected(
+                RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
+            ) from refused
         match row.verdict:
             case "claimed":
                 claimed = Claimed(call, row.fence, row.attempt)
@@ -111,7 +115,9 @@ class Ledger:
                 moved = await statements.exhaust(self.lanes, item.task_id, item.max_attempts)
                 return Exhausted() if moved else Busy()
             case "foreign":
-                raise Rejected(RejectionReason.FOREIGN_TASK_ID, "its task_id belongs to an execution of another task")
+                raise Rejected(
+                    RejectionReason.FOREIGN_TASK_ID, "its task_id belongs to an execution of another task"
+                )
             case _:
                 return Busy()
 
@@ -130,10 +136,10 @@ class Ledger:
                 case HandedBack():
                     await statements.hand_back(self.lanes, [claimed.lease], instance=self._settings.instance)
                     return outcome
-                case Succeeded(transaction=None) | Skipped() | Failed():
-                    return await self._record(claimed, outcome)
-                case Succeeded(transaction=transaction):
+                case Succeeded(transaction=transaction) if transaction is not None:
                     return await self._commit(claimed, outcome, transaction)
+                case Succeeded() | Skipped() | Failed():
+                    return await self._record(claimed, outcome)
         except DatabaseUnavailable as error:
             self._emit(ReceiverTrouble("settlement not recorded", str(error), claimed.task_id))
             return Unrecorded()
@@ -198,7 +204,8 @@ class Ledger:
             if not found:
                 raise
         return [
-            found.get(item.task_id, _busy(item)) if first[item.task_id] is item else _busy(item) for item in items
+            found.get(item.task_id, _busy(item)) if first[item.task_id] is item else _busy(item)
+            for item in items
         ]
 
     async def _write_settlements(self, items: Sequence[SettleItem]) -> list[bool]:
@@ -208,7 +215,9 @@ class Ledger:
             missing = [item for item in items if (item.task_id, item.fence) not in moved]
             pairs = [(item.task_id, item.fence) for item in missing]
             status = await statements.find_status(self.lanes, pairs)
-            moved |= {pair for pair, item in zip(pairs, missing, strict=True) if status.get(pair) == item.status}
+            moved |= {
+                pair for pair, item in zip(pairs, missing, strict=True) if status.get(pair) == item.status
+            }
         return [(item.task_id, item.fence) in moved for item in items]
 
     async def _insist(self, items: Sequence[SettleItem]) -> set[tuple[str, int]]:
@@ -224,7 +233,9 @@ class Ledger:
         if row.verdict != "claimed":
             return
         try:
-            await statements.hand_back(self.lanes, [(row.task_id, row.fence)], instance=self._settings.instance)
+            await statements.hand_back(
+                self.lanes, [(row.task_id, row.fence)], instance=self._settings.instance
+            )
         except (DatabaseUnavailable, TransientConflict) as error:
             self._emit(ReceiverTrouble("claim not handed back; its lease runs out", str(error), item.task_id))
 

@@ -54,7 +54,9 @@ async def check(executor: Executor) -> None:
         raise SchemaError("the database has no tables of receiver; run `receiver migrate`") from None
     found = str(rows[0]["version_num"]) if rows else "nothing"
     if found != HEAD and (found in KNOWN or not rows):
-        raise SchemaError(f"the database is at version {found}, this code needs {HEAD}; run `receiver migrate`")
+        raise SchemaError(
+            f"the database is at version {found}, this code needs {HEAD}; run `receiver migrate`"
+        )
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
@@ -80,7 +82,7 @@ def current(database_url: str) -> str | None:
 
 
 def configuration() -> Config:
-    """alembic's configuration, with the folder of the steps."""
+    """The configuration for alembic, with the folder of the steps."""
     from alembic.config import Config  # noqa: PLC0415 - only migrations pay for it
 
     config = Config()
@@ -119,8 +121,9 @@ async def _run(database_url: str, action: str, revision: str, seen: list[str | N
 
 
 def _step(connection: Connection, action: str, revision: str, seen: list[str | None] | None) -> None:
-    from alembic import command  # noqa: PLC0415
     from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    from alembic import command  # noqa: PLC0415
 
     if action == "current":
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})

@@ -104,7 +104,8 @@ task_attempts = Table(
     Column("delivery_attempt", Integer),
     Column("instance", Text),
     CheckConstraint(
-        "ending IN ('FAILED', 'TIMED_OUT', 'LEASE_EXPIRED', 'HANDED_BACK', 'REJECTED')", name="task_attempts_ending"
+        "ending IN ('FAILED', 'TIMED_OUT', 'LEASE_EXPIRED', 'HANDED_BACK', 'REJECTED')",
+        name="task_attempts_ending",
     ),
 )
 

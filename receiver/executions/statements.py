@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class Executor(Protocol):
     """A connection, or something that has one: `Lane`, `Lanes`, asyncpg's own, or the task's transaction."""
 
-    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]: ...
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        """The rows of one statement, its arguments in the order of $1, $2, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,9 @@ async def claim(
         owner,
         lease,
     )
-    found = {row["task_id"]: ClaimRow(row["task_id"], row["verdict"], row["fence"], row["attempt"]) for row in rows}
+    found = {
+        row["task_id"]: ClaimRow(row["task_id"], row["verdict"], row["fence"], row["attempt"]) for row in rows
+    }
     return [found[item.task_id] for item in items]
 
 
@@ -158,7 +161,9 @@ JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = i.claim_toke
 
 async def find_claimed(executor: Executor, items: Sequence[ClaimItem]) -> dict[str, ClaimRow]:
     """After a claim's answer was lost: the items that are ours all the same, known by their tokens."""
-    rows = await executor.fetch(FIND_CLAIMED, [item.task_id for item in items], [item.token for item in items])
+    rows = await executor.fetch(
+        FIND_CLAIMED, [item.task_id for item in items], [item.token for item in items]
+    )
     return {row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows}
 
 
@@ -181,10 +186,12 @@ class SettleItem:
 
     @property
     def status(self) -> str:
+        """The status that the row gets."""
         return "SUCCESSFUL" if self.ending is None else "FAILED"
 
     @property
     def size(self) -> int:
+        """Bytes it adds to its batch, about."""
         texts = (self.return_value, self.error_message, self.error_traceback)
         return 200 + sum(len(text) for text in texts if text)
 

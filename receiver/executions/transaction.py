@@ -89,7 +89,9 @@ class TaskPool:
             pool_timeout=wait,
             pool_pre_ping=True,  # a connection may have died while the CPU was frozen
             pool_reset_on_return=None,  # TaskTransaction resets, and invalidates what it could not reset
-            **({} if database.prepared_statements else {"connect_args": {"prepared_statement_cache_size": 0}}),
+            **(
+                {} if database.prepared_statements else {"connect_args": {"prepared_statement_cache_size": 0}}
+            ),
         )
 
     async def close(self) -> None:
@@ -213,7 +215,9 @@ class TaskTransaction:
         try:
             await connection.start()
         except PoolTimeout as error:
-            raise OutOfConnections("no connection for tasks became free in time (TASKS_DB_POOL_SIZE)") from error
+            raise OutOfConnections(
+                "no connection for tasks became free in time (TASKS_DB_POOL_SIZE)"
+            ) from error
         left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
         try:
             await _Executor(connection).fetch(
@@ -239,13 +243,15 @@ class TaskTransaction:
                 await AsyncConnection.rollback(connection)
                 raw = await connection.get_raw_connection()
                 driver = raw.driver_connection
-                if driver is None or driver.is_in_transaction():
-                    raise TransactionError("a transaction is still open")
-                await driver.execute(RESET)
+                clean = driver is not None and not driver.is_in_transaction()
+                if driver is not None and clean:
+                    await driver.execute(RESET)
         except Exception:  # noqa: BLE001 - whatever it was, this connection is not to be used again
-            await self._discard()
-        else:
+            clean = False
+        if clean:
             await AsyncConnection.close(connection)
+        else:
+            await self._discard()
 
     async def _discard(self) -> None:
         connection = self._begun()
@@ -272,7 +278,7 @@ class _Executor:
 
     async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
         result = await self._connection.exec_driver_sql(statement, arguments)
-        return result.mappings().all()
+        return [dict(row) for row in result.mappings()]
 
 
 def _answered(error: DBAPIError) -> bool:

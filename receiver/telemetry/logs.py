@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from receiver.failures import Failure
-from receiver.outcomes import Abandoned, Broken, Denied, Ending, Failed, Full, Lost, Refused, Skipped, Unrecorded
+from receiver.outcomes import (
+    Abandoned,
+    Broken,
+    Denied,
+    Ending,
+    Failed,
+    Full,
+    Lost,
+    Refused,
+    Skipped,
+    Unrecorded,
+)
 from receiver.telemetry.events import Delivered, Emit, Event, ReceiverTrouble, ServiceState
 
 if TYPE_CHECKING:
@@ -40,7 +51,9 @@ def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every fetch of certificates tells nobody anything
+    logging.getLogger("httpx").setLevel(
+        logging.WARNING
+    )  # a line for every fetch of certificates tells nobody anything
     return record
 
 
@@ -80,7 +93,11 @@ def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
     }
     why = _why(ending)
     name = event.task_name or "push"
-    return _level(ending), f"{event.status} {name}: {type(ending).__name__}{f' ({why})' if why else ''}", fields
+    return (
+        _level(ending),
+        f"{event.status} {name}: {type(ending).__name__}{f' ({why})' if why else ''}",
+        fields,
+    )
 
 
 def _level(ending: Ending) -> int:
@@ -127,7 +144,9 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(entry.created, UTC).isoformat(),
             "logging.googleapis.com/labels": self._labels,
         }
-        line |= {key: _storable(value) for key, value in fields.items() if value is not None and key != "trace"}
+        line |= {
+            key: _storable(value) for key, value in fields.items() if value is not None and key != "trace"
+        }
         line |= self._trace(fields.get("trace"))
         if entry.exc_info:
             line["stack_trace"] = _storable(self.formatException(entry.exc_info))
@@ -158,7 +177,9 @@ class TerminalFormatter(logging.Formatter):
         fields: dict[str, Any] = getattr(entry, "fields", {})
         at = time.strftime("%H:%M:%S", time.localtime(entry.created))
         line = f"{at} {entry.levelname:<7} {_CONTROL.sub(_visible, entry.getMessage())}"
-        trail = fields.get("stack_trace") or (self.formatException(entry.exc_info) if entry.exc_info else None)
+        trail = fields.get("stack_trace") or (
+            self.formatException(entry.exc_info) if entry.exc_info else None
+        )
         if isinstance(trail, str):
             shown = [_CONTROL.sub(_visible, part) for part in trail.rstrip().splitlines()]
             line = "\n    ".join([line, *shown])
