@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+BODY_DEADLINE = 10.0
+"""Seconds for a body to arrive. Google sends 13 MB in well under one; a trickle must not hold a place for long."""
+
 
 class Place:
     """A delivery's place among those in flight; it counts the bytes of its body as they arrive."""
@@ -42,15 +45,19 @@ class Place:
 
         Raises:
             TooLarge: it is, or says it is, over the cap; the rest is not read.
-            Saturated: no room for its bytes beside the others'.
+            Saturated: no room for its bytes beside the others', or it comes too slowly.
         """
         if announced is not None:
             self._take(announced)
         body = bytearray()
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > self._bytes:
-                self._take(len(body))
+        try:
+            async with asyncio.timeout(BODY_DEADLINE):
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > self._bytes:
+                        self._take(len(body))
+        except TimeoutError:
+            raise Saturated("patience for a slow body") from None
         return bytes(body)
 
     def leave(self) -> None:

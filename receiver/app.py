@@ -33,6 +33,7 @@ from receiver.push import ClientGone, Push, PushEndpoint
 from receiver.runner import Runner
 from receiver.settings import PUSH_PATH, PushAuth, Serving, Settings, require_serving
 from receiver.telemetry.events import Delivered, Emit, ReceiverTrouble, ServiceState
+from receiver.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -70,6 +71,7 @@ class Service:
         )
         self._pool: TaskPool | None = None
         self._started = False
+        self._warming: asyncio.Task[bool] | None = None
         wait = settings.db_pool_timeout
         self.heartbeat = Heartbeat(self._database, lease=settings.lease, emit=emit)
         self.ledger = Ledger(
@@ -100,6 +102,7 @@ class Service:
             most=settings.max_rejections,
             grace=settings.rejection_grace,
         )
+        self.watchdog = Watchdog(hopeless=self.runner.hopeless, emit=emit)
         self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
         verifier = _verifier(self.certificates, self.serving)
         self.endpoint = PushEndpoint(
@@ -123,6 +126,7 @@ class Service:
             return
         self._started = True
         self.heartbeat.start()
+        self.watchdog.start()
         if self.certificates is not None:
             self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
         self.emit(ServiceState(f"receiving pushes for {len(self.registry.routes)} tasks"))
@@ -134,6 +138,7 @@ class Service:
 
     async def stop(self) -> None:
         """After `drain`: leaves what does not stop to a short lease, and closes every connection."""
+        self.watchdog.stop()
         await asyncio.to_thread(self.heartbeat.stop)
         await self.ledger.leave(left=LEASE_AFTER_EXIT)
         await self.ledger.close()

@@ -144,6 +144,11 @@ class Runner:
         if self._late:
             await asyncio.wait(self._late, timeout=SHUTDOWN_CALL_OFF_GRACE)
 
+    def hopeless(self) -> bool:
+        """Whether something runs a lease past its deadline and the time to stop; may be asked from any thread."""
+        limit = time.monotonic() - CALL_OFF_GRACE - self._lease.total_seconds()
+        return any(execution.claimed.call.deadline < limit for execution in list(self._executions))
+
     @property
     def running(self) -> int:
         """How many executions have code that has not returned, abandoned ones included."""
