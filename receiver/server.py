@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from receiver.app import Service, create_app
+from receiver.app import create_app
 from receiver.errors import ConfigurationError, SettingError
+from receiver.service import Service
 from receiver.telemetry.events import ServiceState
 
 if TYPE_CHECKING:

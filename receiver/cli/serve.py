@@ -7,8 +7,8 @@ import sys
 
 import click
 
-from receiver.app import Service
 from receiver.server import run
+from receiver.service import Service
 from receiver.settings import Settings
 from receiver.telemetry import logs
 

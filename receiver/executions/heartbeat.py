@@ -55,7 +55,9 @@ class Heartbeat:
         self._emit = emit
         self._held: dict[tuple[str, int], _Held] = {}
         self._lock = threading.Lock()
-        self._stopping = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._stopped = False
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -64,8 +66,9 @@ class Heartbeat:
 
     def stop(self) -> None:
         """Stops the thread and waits for it, at most the time of one call."""
-        self._stopping.set()
+        self._stopped = True
         if self._thread.is_alive():
+            self._wake()
             self._thread.join(timeout=5)
 
     def hold(self, pair: tuple[str, int], *, since: float) -> None:
@@ -97,17 +100,30 @@ class Heartbeat:
         with self._lock:
             return list(self._held)
 
+    def _wake(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
     def _run(self) -> None:
         asyncio.run(self._beat())
 
     async def _beat(self) -> None:
+        self._loop = asyncio.get_running_loop()
         beat = self._lease.total_seconds() / BEATS_PER_LEASE
         lane = Lane(self._database, "receiver heartbeat", deadline=min(10.0, beat))
         pause = beat
-        while not await asyncio.to_thread(self._stopping.wait, pause):
+        while not await self._stopped_within(pause):
             pause = beat if await self._renew(lane) else beat / 4
             self._call_off_expired()
         await lane.close()
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(0 if self._stopped else seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+        return self._stopped
 
     async def _renew(self, lane: Lane) -> bool:
         pairs = sorted(self.held)

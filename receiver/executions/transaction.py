@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -95,8 +96,10 @@ class TaskPool:
         )
 
     async def close(self) -> None:
-        """Closes the pool's connections."""
-        await self.engine.dispose()
+        """Closes the pool's connections, within two seconds, or leaves them to the end of the process."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):  # asyncpg's close could hang (its issue 1356)
+                await self.engine.dispose()
 
 
 class TaskTransaction:

@@ -1,0 +1,185 @@
+"""One instance: every collaborator, built before and torn down after.
+
+`Service` gives each what it needs through its constructor; there are no module-level singletons. Its life is
+`check_schema`, `start`, then pushes through `endpoint`, then `drain` and `stop`.
+
+Next: `receiver.app` puts HTTP around it, `receiver.server` a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from receiver import registry as registries
+from receiver.admission import Admission, Threads
+from receiver.certificates import Certificates
+from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.executions import migrations
+from receiver.executions.dsn import Database
+from receiver.executions.heartbeat import Heartbeat
+from receiver.executions.ledger import Ledger, LedgerSettings
+from receiver.executions.rejections import Rejections
+from receiver.oidc import NoVerifier, Verifier
+from receiver.push import PushEndpoint
+from receiver.runner import Runner
+from receiver.settings import PushAuth, Serving, Settings, require_serving
+from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
+from receiver.watchdog import Watchdog
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from receiver.executions.transaction import TaskPool
+    from receiver.registry import Registry
+
+LEASE_AFTER_EXIT = timedelta(seconds=3)
+"""How long after its exit an instance's unfinished executions stay its own; only the exit ends their code."""
+
+
+class Service:
+    """One instance: everything between its start and its end.
+
+    Args:
+        settings: the environment.
+        registry: what may run; loaded from the settings when None.
+        emit: where events go.
+
+    Raises:
+        ConfigurationError: a setting is missing or a plugin cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry | None = None, *, emit: Emit) -> None:
+        self.settings = settings
+        self.serving = require_serving(settings)
+        self.registry = registry or registries.load(settings)
+        self.emit = emit
+        self.on_stuck: Callable[[], None] = lambda: None
+        self._database = Database.of(
+            self.serving.database_url, prepared_statements=settings.db_prepared_statements
+        )
+        self._pool: TaskPool | None = None
+        self._started = False
+        self._drained = False
+        self._warming: asyncio.Task[bool] | None = None
+        wait = settings.db_pool_timeout
+        self.heartbeat = Heartbeat(self._database, lease=settings.lease, emit=emit)
+        self.ledger = Ledger(
+            self._database,
+            LedgerSettings(settings.namespace, settings.instance, settings.lease, wait),
+            self.heartbeat,
+            emit,
+        )
+        self.runner = Runner(
+            self.ledger,
+            self.heartbeat,
+            self._tasks_pool,
+            lease=settings.lease,
+            max_result_bytes=settings.max_result_bytes,
+            stuck=self._stuck,
+            emit=emit,
+        )
+        self.admission = Admission(
+            Threads(settings.threads, wait=wait.total_seconds()),
+            max_concurrency=settings.max_concurrency,
+            max_inflight_bytes=settings.max_inflight_bytes,
+            max_body_bytes=settings.max_body_bytes,
+        )
+        rejections = Rejections(
+            self.ledger.lanes,
+            namespace=settings.namespace,
+            instance=settings.instance,
+            most=settings.max_rejections,
+            grace=settings.rejection_grace,
+        )
+        self.watchdog = Watchdog(hopeless=self.runner.hopeless, emit=emit)
+        self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
+        verifier = _verifier(self.certificates, self.serving)
+        self.endpoint = PushEndpoint(
+            verifier, self.registry, self.admission, self.ledger, self.runner, rejections, emit
+        )
+
+    async def check_schema(self) -> None:
+        """Refuses to serve on tables older than this code. A database that is down is not a reason to refuse.
+
+        Raises:
+            SchemaError: run `receiver migrate`.
+        """
+        try:
+            await migrations.check(self.ledger.lanes)
+        except DatabaseUnavailable as error:
+            self.emit(ReceiverTrouble("the database cannot be reached yet", str(error)))
+
+    async def start(self) -> None:
+        """Starts the heartbeat and fetches the certificates ahead of the first push."""
+        if self._started:
+            return
+        self._started = True
+        self.heartbeat.start()
+        self.watchdog.start()
+        if self.certificates is not None:
+            self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
+        self.emit(ServiceState(f"receiving pushes for {len(self.registry.routes)} tasks"))
+
+    async def drain(self) -> None:
+        """Admits nothing more, waits the grace for what runs, then hands back what stops. Once."""
+        if self._drained:
+            return
+        self._drained = True
+        self.admission.close()
+        await self.runner.stop(self.settings.shutdown_grace)
+
+    async def stop(self) -> None:
+        """After `drain`: leaves what does not stop to a short lease, and closes every connection."""
+        self.watchdog.stop()
+        await asyncio.to_thread(self.heartbeat.stop)
+        await self.ledger.leave(left=LEASE_AFTER_EXIT)
+        await self.ledger.close()
+        if self._pool is not None:
+            await self._pool.close()
+        if self.certificates is not None:
+            await self.certificates.close()
+        self.emit(ServiceState("stopped"))
+
+    async def readiness(self) -> dict[str, str]:
+        """`database`, `schema` and `certificates`, each "ok" or what is wrong, in one constant phrase."""
+        found = {"database": "ok", "schema": "ok", "certificates": "ok"}
+        try:
+            await migrations.check(self.ledger.lanes)
+        except SchemaError:
+            found["schema"] = "not migrated"
+        except DatabaseUnavailable:
+            found |= {"database": "unavailable", "schema": "unknown"}
+        if self.certificates is not None and not await self.certificates.ready():
+            found["certificates"] = "unavailable"
+        return found
+
+    def _tasks_pool(self) -> TaskPool:
+        if self._pool is None:
+            from receiver.executions.transaction import TaskPool  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays
+
+            wait = self.settings.db_pool_timeout.total_seconds()
+            self._pool = TaskPool(self._database, size=self.settings.db_pool_size, wait=wait)
+        return self._pool
+
+    def _certificates(self, emit: Emit) -> Certificates:
+        import httpx  # noqa: PLC0415
+
+        def failed(why: str) -> None:
+            emit(ReceiverTrouble("certificates not fetched", why))
+
+        return Certificates(self.settings.certs_url, httpx.AsyncClient(), on_failure=failed)
+
+    def _stuck(self) -> None:
+        self.emit(
+            ReceiverTrouble("instance gives up", "a task has not stopped for a lease past its deadline")
+        )
+        self.admission.close()
+        self.on_stuck()
+
+
+def _verifier(certificates: Certificates | None, serving: Serving) -> Verifier | NoVerifier:
+    if certificates is None:
+        return NoVerifier()
+    return Verifier(certificates, serving.audiences, serving.service_account)
