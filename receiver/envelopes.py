@@ -72,12 +72,19 @@ class _LooseMessage(msgspec.Struct, gc=False):
     message_id_camel: Any = msgspec.field(name="messageId", default=None)
 
 
+class _LooseTask(msgspec.Struct, gc=False):
+    task_id: Any = None
+    task_name: Any = None
+    enqueued_at: Any = None
+
+
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope)
 _PAYLOAD: Final = msgspec.json.Decoder(Payload)
 _ARGS: Final = msgspec.json.Decoder(list[Any])
 _KWARGS: Final = msgspec.json.Decoder(dict[str, Any])
 _LOOSE_ENVELOPE: Final = msgspec.json.Decoder(_LooseEnvelope)
 _LOOSE_MESSAGE: Final = msgspec.json.Decoder(_LooseMessage)
+_LOOSE_TASK: Final = msgspec.json.Decoder(_LooseTask)
 
 
 def envelope_fault(detail: str) -> Rejected:
@@ -128,6 +135,17 @@ def loose_identity(body: bytes) -> tuple[str, str] | None:
     if not isinstance(message_id, str) or not message_id:
         return None
     return envelope.subscription if isinstance(envelope.subscription, str) else "", message_id
+
+
+def loose_task(body: bytes) -> tuple[str, str, bool] | None:
+    """`(task_id, task_name, has enqueued_at)` of a body whose envelope is sound and whose payload need not be."""
+    try:
+        payload = _LOOSE_TASK.decode(_ENVELOPE.decode(body).message.data)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(payload.task_id, str) and isinstance(payload.task_name, str):
+        return payload.task_id, payload.task_name, payload.enqueued_at is not None
+    return None
 
 
 def encode_payload(

@@ -25,6 +25,7 @@ from receiver.envelopes import (
     encode_payload,
     envelope_fault,
     loose_identity,
+    loose_task,
     open_arguments,
     open_envelope,
     open_payload,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from receiver.errors import Rejected
 
-__all__ = ["Delivery", "decode", "encode_envelope", "encode_payload", "rejection_key"]
+__all__ = ["Delivery", "Identity", "decode", "encode_envelope", "encode_payload", "identify", "rejection_key"]
 
 MAX_TASK_ID_BYTES: Final = 255  # the CHECK on task_executions.task_id
 MAX_TASK_NAME_CHARACTERS: Final = 500
@@ -147,6 +148,30 @@ def decode(body: bytes) -> Delivery:
         traceparent=_traceparent(attributes),
         decoded=decoded,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which execution a rejected message means, as far as it can be told, and by which names its task may be known."""
+
+    task_id: str
+    names: frozenset[str]
+    message_id: str | None = None
+    delivery_attempt: int | None = None
+
+
+def identify(body: bytes) -> Identity | None:
+    """The execution that a body means although it was refused; None when it names none that could have a row."""
+    task, message = loose_task(body), loose_identity(body)
+    if task is None or message is None:
+        return None
+    (task_id, task_name, is_dated), (_, message_id) = task, message
+    if task_id == SCHEDULED_PREFIX + task_name and not is_dated:
+        task_id = f"{task_id}-{message_id}"
+    texts = (task_id, task_name, message_id)
+    if not all(text.isprintable() and len(text.encode()) <= MAX_TASK_NAME_CHARACTERS for text in texts):
+        return None
+    return Identity(task_id, frozenset({task_name}), message_id)
 
 
 def rejection_key(body: bytes) -> str:

@@ -23,6 +23,7 @@ from receiver.errors import (
     Saturated,
     TooLarge,
 )
+from receiver.messages import Identity
 from receiver.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from receiver.executions.rejections import Rejections
     from receiver.messages import Delivery
     from receiver.registry import Registry
+    from receiver.routes import TaskRoute
     from receiver.runner import Runner
 
 
@@ -64,6 +66,7 @@ class Push:
     length: int | None
     arrived: float = field(default_factory=time.monotonic)
     delivery: Delivery | None = None
+    route: TaskRoute | None = None
     claimed: Claimed | None = None
 
 
@@ -116,12 +119,12 @@ class PushEndpoint:
         try:
             return await self.receive(push, body)
         except Rejected as rejected:
-            return await self._rejections.reject(body, rejected, push.delivery)
+            return await self._rejections.reject(body, rejected, _identity(push, body))
 
     async def receive(self, push: Push, body: bytes) -> Ending:
         """The path of a message that may be believed."""
         push.delivery = delivery = messages.decode(body)
-        route = self._registry.find(delivery.task_name)
+        push.route = route = self._registry.find(delivery.task_name)
         if route is None:
             raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
         args, kwargs = delivery.arguments()
@@ -135,3 +138,12 @@ class PushEndpoint:
             push.claimed = claim
             outcome = await self._runner.run(claim, admitted)
             return await self._ledger.settle(claim, outcome)
+
+
+def _identity(push: Push, body: bytes) -> Identity | None:
+    """The execution that a rejected push means: its row may be final, or wait for it."""
+    delivery = push.delivery
+    if delivery is None:
+        return messages.identify(body)
+    names = push.route.names if push.route is not None else frozenset({delivery.task_name})
+    return Identity(delivery.task_id, names, delivery.message_id, delivery.delivery_attempt)

@@ -4,8 +4,8 @@ Each request hands in its item and waits for its own result. While one batch is 
 arrives gathers for the next: batches grow by themselves under load, and a lone request is written at once. Two
 commits a delivery are what limits a receiver on a small database; shared by eighty requests they cost little.
 
-What it keeps: every item gets exactly one result or error, its own; an item whose values PostgreSQL refuses fails
-alone; a request that stops waiting before its item was taken leaves nothing behind, and one that stops later has its
+What it keeps: every item gets exactly one result or error, its own; an item whose values PostgreSQL refuses, or whose
+row somebody keeps locked, fails alone; a request that stops waiting before its item was taken leaves nothing behind, and one that stops later has its
 result handed to `orphaned`.
 """
 
@@ -77,6 +77,7 @@ class GroupCommit(Generic[I, R]):
         self._wait = wait
         self._queue: deque[_Waiting[I, R]] = deque()
         self._flusher: asyncio.Task[None] | None = None
+        self._orphans: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: I) -> R:
         """The item's result, once its batch is committed.
@@ -93,16 +94,23 @@ class GroupCommit(Generic[I, R]):
             self._flusher = loop.create_task(self._flush(), name="group commit")
         try:
             return await waiting.future
+        except asyncio.CancelledError:
+            future = (
+                waiting.future
+            )  # the result may have come in the same turn of the loop as the cancellation
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._orphan(item, future.result())
+            raise
         finally:
             waiting.timer.cancel()
 
     async def close(self) -> None:
         """Waits until everything handed in is written."""
-        while self._flusher is not None:
-            await asyncio.wait({self._flusher})
+        while pending := self._orphans | ({self._flusher} if self._flusher else set()):
+            await asyncio.wait(pending)
 
     def _expire(self, waiting: _Waiting[I, R]) -> None:
-        if waiting in self._queue:
+        if waiting in self._queue and not waiting.future.done():
             self._queue.remove(waiting)
             waiting.future.set_exception(OutOfConnections("the database did not take the item in time"))
 
@@ -114,8 +122,6 @@ class GroupCommit(Generic[I, R]):
                     await self._commit(batch)
         finally:
             self._flusher = None
-            if self._queue:  # `orphaned` raised: what it spoils is not the others'
-                self._flusher = asyncio.get_running_loop().create_task(self._flush(), name="group commit")
 
     def _take(self) -> list[_Waiting[I, R]]:
         """The next batch, in the order in which rows are locked."""
@@ -137,9 +143,9 @@ class GroupCommit(Generic[I, R]):
                 waiting.timer.cancel()
         try:
             results = await self._written([waiting.item for waiting in batch])
-        except ItemRefused as refused:
+        except (ItemRefused, TransientConflict) as error:
             if len(batch) == 1:
-                _fail(batch, refused)
+                _fail(batch, error)
                 return
             for waiting in batch:
                 await self._commit([waiting])
@@ -149,8 +155,19 @@ class GroupCommit(Generic[I, R]):
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():
                     waiting.future.set_result(result)
-                elif self._orphaned is not None:
-                    await self._orphaned(waiting.item, result)
+                else:
+                    self._orphan(waiting.item, result)
+
+    def _orphan(self, item: I, result: R) -> None:
+        """Hands over a result that nobody waits for; in a task of its own, so that no batch waits for that either."""
+        if self._orphaned is not None:
+            orphan = asyncio.get_running_loop().create_task(self._hand_over(item, result), name="orphan")
+            self._orphans.add(orphan)
+            orphan.add_done_callback(self._orphans.discard)
+
+    async def _hand_over(self, item: I, result: R) -> None:
+        if self._orphaned is not None:
+            await self._orphaned(item, result)
 
     async def _written(self, items: Sequence[I]) -> Sequence[R]:
         for _ in range(REPEATS - 1):

@@ -121,7 +121,9 @@ def _arrive(chain: _Chain, execution: Execution) -> None:
             chain.go(FAILED, execution.finished_at, _error(execution))
     if execution.status == SUCCESSFUL:
         switch = execution.skipped_by
-        chain.go(SUCCESSFUL, execution.finished_at, f"not run: {switch} is off" if switch else "the task returned")
+        chain.go(
+            SUCCESSFUL, execution.finished_at, f"not run: {switch} is off" if switch else "the task returned"
+        )
     if execution.status == FAILED and execution.final:
         last = chain.told.pop()
         chain.told.append(replace(last, why=f"{last.why}; final"))

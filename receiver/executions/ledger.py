@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from receiver.calls import Call, Claimed
-from receiver.errors import DatabaseUnavailable, ItemRefused, Rejected, RejectionReason
+from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected, RejectionReason
 from receiver.executions import statements
 from receiver.executions.group_commit import GroupCommit
 from receiver.executions.lanes import CALL_DEADLINE, ConnectionFailed, Lanes, NotConnected, TransientConflict

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from receiver.executions.statements import Executor
-    from receiver.messages import Delivery
+    from receiver.messages import Identity
 
 LOOK_UP = """
 SELECT final, task_name, task_path, namespace FROM task_executions WHERE task_id = $1
@@ -29,7 +29,7 @@ SELECT final, task_name, task_path, namespace FROM task_executions WHERE task_id
 FAIL_READY = """
 WITH held AS (
     SELECT task_id, fence, attempt FROM task_executions
-    WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND $3 IN (task_name, task_path)
+    WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND (task_name = ANY ($3) OR task_path = ANY ($3))
     FOR UPDATE
 ),
 ended AS (
@@ -72,23 +72,23 @@ class Rejections:
         self._most = most
         self._grace = grace
 
-    async def reject(self, body: bytes, rejected: Rejected, delivery: Delivery | None) -> Done | Refused:
+    async def reject(self, body: bytes, rejected: Rejected, identity: Identity | None) -> Done | Refused:
         """Done when the record knows the execution as final; else the message is kept, and its row, if READY, FAILED.
 
         Raises:
             DatabaseUnavailable: nothing is known to be kept; the delivery must be nacked.
         """
-        if delivery is not None and rejected.reason is not RejectionReason.FOREIGN_TASK_ID:
-            if await self._is_final(delivery):
+        if identity is not None and rejected.reason is not RejectionReason.FOREIGN_TASK_ID:
+            if await self._is_final(identity):
                 return Done()
             await self._executor.fetch(
                 FAIL_READY,
-                delivery.task_id,
+                identity.task_id,
                 self._namespace,
-                delivery.task_name,
+                list(identity.names),
                 f"{rejected.reason}: {rejected.detail}",
-                delivery.message_id,
-                delivery.delivery_attempt,
+                identity.message_id,
+                identity.delivery_attempt,
                 self._instance,
             )
         rows = await self._executor.fetch(
@@ -103,8 +103,8 @@ class Rejections:
         )
         return Refused(rejected.reason, rejected.detail, acked=rows[0]["enough"])
 
-    async def _is_final(self, delivery: Delivery) -> bool:
-        for row in await self._executor.fetch(LOOK_UP, delivery.task_id):
-            same = delivery.task_name in (row["task_name"], row["task_path"])
+    async def _is_final(self, identity: Identity) -> bool:
+        for row in await self._executor.fetch(LOOK_UP, identity.task_id):
+            same = not identity.names.isdisjoint((row["task_name"], row["task_path"]))
             return bool(same and row["final"] and row["namespace"] == self._namespace)
         return False
