@@ -140,7 +140,7 @@ def loose_identity(body: bytes) -> tuple[str, str] | None:
 def loose_task(body: bytes) -> tuple[str, str, bool] | None:
     """`(task_id, task_name, has enqueued_at)` of a body whose envelope is sound and whose payload need not be."""
     try:
-        payload = _LOOSE_TASK.decode(_ENVELOPE.decode(body).message.data)
+        payload = _LOOSE_TASK.decode(_ENVELOPE.decode(body).message.data or b"")
     except (ValueError, RecursionError):
         return None
     if isinstance(payload.task_id, str) and isinstance(payload.task_name, str):

@@ -102,6 +102,8 @@ class Ledger:
             raise Rejected(
                 RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
             ) from refused
+        except TransientConflict as conflict:  # somebody locks the table, a migration perhaps: nothing was done
+            raise OutOfConnections(str(conflict)) from conflict
         match row.verdict:
             case "claimed":
                 claimed = Claimed(call, row.fence, row.attempt)
