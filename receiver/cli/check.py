@@ -1,0 +1,148 @@
+"""`receiver check`: everything that can be known about plugins before anything is deployed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from receiver import plugins
+from receiver.cli import terminal
+from receiver.errors import PluginError
+from receiver.registry import Registry
+from receiver.settings import Settings
+
+if TYPE_CHECKING:
+    from receiver.routes import TaskRoute
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the plugins declare. `findings` must be mended before a deployment; `notes` should be known."""
+
+    routes: tuple[TaskRoute, ...]
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@click.command("check")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(*, as_json: bool) -> None:
+    """Load every plugin and list its tasks; exit 1 when something must be mended."""
+    report = inspect(Settings.from_environ(os.environ))
+    if as_json:
+        terminal.print_json(
+            {
+                "routes": [_as_json(route) for route in report.routes],
+                "findings": report.findings,
+                "notes": report.notes,
+            }
+        )
+    else:
+        _print(report)
+    for finding in report.findings:
+        click.echo(f"error: {terminal.clean(finding)}", err=True)
+    if report.findings:
+        sys.exit(1)
+
+
+def inspect(settings: Settings) -> Report:
+    """Loads the plugins as `serve` does, but goes on where that would stop, to find everything at once."""
+    found, findings = _collected(settings)
+    kept: list[TaskRoute] = []
+    for route in found.routes:
+        try:
+            Registry([*kept, route])
+        except PluginError as clash:
+            findings.append(str(clash))
+        else:
+            kept.append(route)
+    declared = frozenset(route.path for route in found.routes)
+    findings += [
+        f"{path} is a @task that no TaskRoute declares; add it to the list, or remove the decorator"
+        for path in plugins.undeclared(found.modules, declared)
+    ]
+    return Report(found.routes, tuple(findings), tuple(_notes(found.routes)))
+
+
+def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
+    """What can be loaded, and a line for each module that cannot."""
+    try:
+        return plugins.collect(settings), []
+    except PluginError as error:
+        first = str(error)
+    if len(settings.modules) < 2 or first.startswith("TASKS_SETUP"):  # noqa: PLR2004 - others to look at
+        return plugins.Plugins((), ()), [first]
+    routes: dict[int, TaskRoute] = {}
+    modules: list[str] = []
+    findings: list[str] = []
+    for module in dict.fromkeys(settings.modules):
+        try:
+            one = plugins.collect(replace(settings, modules=(module,), setup=None))
+        except PluginError as error:
+            findings.append(str(error))
+        else:
+            routes |= {id(route): route for route in one.routes}
+            modules.append(module)
+    return plugins.Plugins(tuple(routes.values()), tuple(modules)), findings
+
+
+def _notes(routes: tuple[TaskRoute, ...]) -> list[str]:
+    return [
+        f"{route.path}: timeout {route.timeout:g} s is longer than ack_deadline {route.ack_deadline} s: redeliveries "
+        "meet 429 until it is done, and the instance needs CPU outside requests (instance-based billing)"
+        for route in routes
+        if route.timeout is not None and route.timeout > route.ack_deadline
+    ]
+
+
+def _print(report: Report) -> None:
+    listing = terminal.table("NAME", "PATH", "SCHEDULE", "TIMEOUT", "ATTEMPTS", "KILL SWITCH", "TOPIC")
+    for route in report.routes:
+        enabled = route.is_enabled(os.environ)
+        listing.add_row(
+            terminal.cell(route.name),
+            terminal.cell(route.path),
+            terminal.cell(f"{route.schedule} {route.schedule_timezone}" if route.is_scheduled else None),
+            terminal.cell(f"{route.effective_timeout:g} s"),
+            terminal.cell(route.max_attempts or "no limit"),
+            terminal.cell(
+                route.kill_switch and f"{route.kill_switch} ({'on' if enabled else 'OFF'})",
+                "" if enabled else "yellow",
+            ),
+            terminal.cell(route.topic_name),
+        )
+    console = terminal.console()
+    if report.routes:
+        console.print(listing)
+    for note in report.notes:
+        console.print(f"note: {terminal.clean(note)}")
+    if not report.findings:
+        count = len(report.routes)
+        console.print(f"{count} task{'' if count == 1 else 's'}, nothing to mend")
+
+
+def _as_json(route: TaskRoute) -> Mapping[str, Any]:
+    return {
+        "name": route.name,
+        "path": route.path,
+        "aliases": route.aliases,
+        "is_async": route.is_async,
+        "takes_context": route.takes_context,
+        "schedule": route.schedule,
+        "schedule_timezone": route.schedule_timezone if route.is_scheduled else None,
+        "timeout": route.effective_timeout,
+        "ack_deadline": route.ack_deadline,
+        "min_retry_delay": route.min_retry_delay,
+        "max_retry_delay": route.max_retry_delay,
+        "max_attempts": route.max_attempts,
+        "kill_switch": route.kill_switch,
+        "enabled": route.is_enabled(os.environ),
+        "topic_name": route.topic_name,
+        "subscription_name": route.subscription_name,
+        "scheduler_job_name": route.scheduler_job_name if route.is_scheduled else None,
+    }

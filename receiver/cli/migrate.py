@@ -1,0 +1,36 @@
+"""`receiver migrate`: the tables, brought up to date."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from receiver.executions import migrations
+from receiver.settings import Settings, require_database
+
+
+@click.command("migrate")
+@click.option(
+    "--check", is_flag=True, help="Change nothing; exit 1 when the tables are older than this code."
+)
+def command(*, check: bool) -> None:
+    """Bring the database's tables up to date."""
+    url = require_database(Settings.from_environ(os.environ))
+    found = migrations.current(url)
+    if found == migrations.HEAD:
+        click.echo(f"up to date at {found}")
+    elif found is not None and found not in migrations.KNOWN:
+        # A deployment that goes back: the steps are additive, so that older code works on newer tables.
+        click.echo(f"at {found}, newer than this code's {migrations.HEAD}; nothing to do")
+    elif check:
+        click.echo(f"behind: {_named(found)} → {migrations.HEAD}; run `receiver migrate`")
+        sys.exit(1)
+    else:
+        migrations.upgrade(url)
+        click.echo(f"migrated: {_named(found)} → {migrations.current(url)}")
+
+
+def _named(version: str | None) -> str:
+    return version or "nothing"

@@ -1,0 +1,194 @@
+"""`receiver push`: one signed push to a receiver on this machine, as Pub/Sub would send it.
+
+The token is signed with a key of this folder (`.receiver/signing-key.pem`). The receiver believes it because its
+`TASKS_OIDC_CERTS_URL` is an address on this machine where that key's certificate is; when nobody serves it there, this
+command does while it sends. A receiver that checks with Google's certificates cannot be pushed to from here.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+import httpx
+import msgspec
+
+from receiver import variables
+from receiver.cli import terminal
+from receiver.errors import ConfigurationError, SettingError
+from receiver.local.pusher import Pusher, message
+from receiver.local.signer import Signer, serve_certificates
+from receiver.settings import PushAuth, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = Path(".receiver")
+KEY = "signing-key.pem"
+CERTS_PATH = "/certs"
+SUGGESTION = "http://127.0.0.1:8081/certs"
+COLD_RETRY = 1.1
+"""Seconds until a receiver that found no certificates looks for them again (it waits 1 s)."""
+
+
+@click.command("push")
+@click.argument("name")
+@click.option("--args", "args", metavar="JSON", default="[]", help="Positional arguments, as a JSON array.")
+@click.option("--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, as a JSON object.")
+@click.option("--task-id", metavar="ID", help="The execution's id.  [default: a new one]")
+@click.option(
+    "--url", metavar="URL", help="The receiver, on this machine.  [default: http://127.0.0.1:$PORT]"
+)
+def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str | None) -> None:
+    """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
+    positional = _json("--args", args, list, "a JSON array, such as '[1, \"two\"]'")
+    keywords = _json("--kwargs", kwargs, dict, 'a JSON object, such as \'{"user_id": "u1"}\'')
+    settings = Settings.from_environ(os.environ)
+    target = _target(url or f"http://127.0.0.1:{settings.port}")
+    try:
+        body = message(name, positional, keywords, task_id=task_id)
+    except UnicodeEncodeError:
+        raise ConfigurationError("name, id and arguments must be UTF-8 text") from None
+    with httpx.Client(trust_env=False) as client, _signer(settings, client) as (signer, serving):
+        pusher = Pusher(
+            client, target, settings.service_url or target, settings.service_account or "", signer
+        )
+        answer = _send(pusher, body)
+        if answer.status_code == httpx.codes.FORBIDDEN and serving:
+            time.sleep(COLD_RETRY)
+            answer = _send(pusher, body)
+    click.echo(f"{answer.status_code} {terminal.clean(answer.text)}")
+    if answer.status_code == httpx.codes.FORBIDDEN:
+        click.echo(
+            "hint: give receiver and push the same CLOUD_RUN_SERVICE_URL, TASKS_SERVICE_ACCOUNT and "
+            "TASKS_OIDC_CERTS_URL; the receiver's log says what it missed",
+            err=True,
+        )
+    sys.exit(0 if answer.status_code == httpx.codes.OK else 1)
+
+
+def _send(pusher: Pusher, body: bytes) -> httpx.Response:
+    try:
+        return pusher.send(body, timeout=3700)  # longer than any task may take
+    except httpx.ConnectError:
+        terminal.fail(
+            f"no receiver answers at {pusher.url}; start one with `receiver serve`, or name it with --url"
+        )
+    except httpx.HTTPError as error:
+        terminal.fail(f"no answer from {pusher.url} ({type(error).__name__})")
+
+
+@contextmanager
+def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer | None, bool]]:
+    """Who signs, None with push authentication off; and whether its certificate is served from here."""
+    if settings.push_auth is PushAuth.OFF:
+        yield None, False
+        return
+    for value, variable in (
+        (settings.service_url, "CLOUD_RUN_SERVICE_URL"),
+        (settings.service_account, "TASKS_SERVICE_ACCOUNT"),
+    ):
+        if value is None:
+            raise SettingError(variable, None, "set it as the receiver has it: the token must say the same")
+    host, port = _certificates_address(settings)
+    signer = Signer.load_or_create(_folder() / KEY)
+    if _listens(host, port):
+        _check_served(client, settings.certs_url, signer)
+        yield signer, False
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(serve_certificates(signer, host, port))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise SettingError(
+                "TASKS_OIDC_CERTS_URL",
+                settings.certs_url,
+                f"it cannot be served here ({reason}); use {SUGGESTION}",
+            ) from error
+        yield signer, True
+
+
+def _certificates_address(settings: Settings) -> tuple[str, int]:
+    parts = urlsplit(settings.certs_url)
+    host = parts.hostname or ""
+    if not variables.is_loopback(host):
+        raise SettingError(
+            "TASKS_OIDC_CERTS_URL",
+            settings.certs_url,
+            f"nothing here can sign for it: set it to {SUGGESTION} for the receiver and for push",
+        )
+    if parts.scheme != "http" or parts.path != CERTS_PATH or parts.query:
+        raise SettingError("TASKS_OIDC_CERTS_URL", settings.certs_url, f"to push from here use {SUGGESTION}")
+    return host, parts.port or 80
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
+    """Somebody else serves certificates there: they must hold this folder's key."""
+    try:
+        known = client.get(url, timeout=5).json()
+    except (httpx.HTTPError, ValueError):
+        known = None
+    if not isinstance(known, dict) or signer.kid not in known:
+        raise SettingError(
+            "TASKS_OIDC_CERTS_URL",
+            url,
+            f"what listens there does not know the key in {FOLDER / KEY}; choose another port for receiver and push",
+        )
+
+
+def _folder() -> Path:
+    """`.receiver/` of the working folder, which hides itself from git."""
+    try:
+        FOLDER.mkdir(exist_ok=True)
+        ignore = FOLDER / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n")
+    except OSError as error:
+        raise ConfigurationError(
+            f"{FOLDER.absolute()} cannot be written ({error.strerror}); run this from a folder of your own"
+        ) from error
+    return FOLDER
+
+
+def _target(url: str) -> str:
+    """The receiver's address: http(s), on loopback, nothing after the port."""
+    try:
+        parts = urlsplit(url)
+        is_here = parts.scheme in {"http", "https"} and parts.port != 0 and url.isprintable()
+    except ValueError:
+        is_here = False
+    if not is_here or not variables.is_loopback(parts.hostname or ""):
+        raise ConfigurationError(
+            f"--url is {url!r}; push only goes to this machine, such as http://127.0.0.1:8080"
+        )
+    if parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigurationError(
+            f"--url is {url!r}; write it without path or query, such as http://127.0.0.1:8080"
+        )
+    return url.rstrip("/")
+
+
+def _json(option: str, text: str, kind: type[list[Any] | dict[str, Any]], allowed: str) -> Any:
+    try:
+        value = msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{option} is {text[:80]!r}; use {allowed}")
+    return value

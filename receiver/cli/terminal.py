@@ -1,0 +1,57 @@
+"""How commands print: plain text in a pipe, colour and tables on a terminal, JSON when asked.
+
+Text from the record may hold anything that a task or a stranger's message put there; control characters are written
+out, so that none of it steers the terminal.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any, NoReturn
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPE_WIDTH = 320
+"""Columns of a table that is not shown on a terminal: wide enough that nothing is cut for want of a screen."""
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def console() -> Console:
+    """Standard output. Colour, and the width of the screen, only on a terminal."""
+    on_terminal = sys.stdout.isatty()
+    return Console(width=None if on_terminal else PIPE_WIDTH, highlight=False, markup=False, emoji=False)
+
+
+def table(*columns: str) -> Table:
+    """A table with these headings. Fill it with `cell`s."""
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def cell(value: object, style: str = "") -> Text:
+    """One value of a table: one line, nothing for None."""
+    return Text("" if value is None else clean(str(value)).replace("\n", " "), style=style)
+
+
+def clean(text: str) -> str:
+    """Text that a terminal only shows; line breaks and tabs stay."""
+    return _CONTROL.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def print_json(value: Any) -> None:
+    """The value as indented JSON, times in RFC 3339."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, and exit code 1: the command was understood, the answer is no."""
+    click.echo(f"error: {clean(message)}", err=True)
+    sys.exit(1)

@@ -1,0 +1,496 @@
+"""The commands, each as a process of its own: what it prints, where, and its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from receiver.executions.migrations import HEAD
+from receiver.local.endings import MODULE
+from receiver.local.instance import EMAIL, Instance, free_port
+from receiver.local.signer import Signer, serve_certificates
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+PLUGIN = """
+from receiver import PermanentError, TaskRoute, task
+
+@task
+async def greet(name: str) -> str:
+    return f"Hello, {name}!"
+
+@task
+def fails(why: str) -> None:
+    raise PermanentError(why)
+
+tasks = [
+    TaskRoute(greet, schedule="0 3 * * *", schedule_timezone="Europe/London", kill_switch="ENABLE_GREET"),
+    TaskRoute(fails, max_attempts=3, timeout=400),
+]
+"""
+
+
+@pytest.fixture
+def environ(project_root: Path, tmp_path: Path) -> dict[str, str]:
+    """An environment without any setting; whatever a command leaves for the temporary folder is in ours."""
+    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return clean | {"PYTHONPATH": str(project_root), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def run(environ: dict[str, str], tmp_path: Path) -> Run:
+    """Runs `receiver` in a folder of the test's own that holds the plugin `shop`."""
+    (tmp_path / "shop.py").write_text(PLUGIN)
+
+    def call(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "receiver", *arguments],
+            cwd=tmp_path,
+            env=environ | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return call
+
+
+def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line on standard error of a command that refused."""
+    assert done.returncode == code, done
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+def execute(url: str, statement: str) -> None:
+    async def go() -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(go())
+
+
+class TestMigrate:
+    def test_an_empty_database_gets_the_tables(self, run: Run, empty_database_url: str) -> None:
+        done = run("migrate", DATABASE_URL=empty_database_url)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"migrated: nothing → {HEAD}\n", "")
+
+    def test_a_database_up_to_date_is_left_alone(self, run: Run, database_url: str) -> None:
+        for arguments in (["migrate"], ["migrate", "--check"]):
+            done = run(*arguments, DATABASE_URL=database_url)
+            assert (done.returncode, done.stdout) == (0, f"up to date at {HEAD}\n")
+
+    def test_check_changes_nothing_and_fails_when_the_tables_are_behind(
+        self, run: Run, empty_database_url: str
+    ) -> None:
+        for _ in range(2):
+            done = run("migrate", "--check", DATABASE_URL=empty_database_url)
+            assert done.returncode == 1
+            assert done.stdout == f"behind: nothing → {HEAD}; run `receiver migrate`\n"
+
+    def test_newer_tables_are_left_alone(self, run: Run, database_url: str) -> None:
+        """A deployment that goes back finds steps it does not know; they are additive."""
+        execute(database_url, "UPDATE receiver_alembic_version SET version_num = '9999'")
+        for arguments in (["migrate"], ["migrate", "--check"]):
+            done = run(*arguments, DATABASE_URL=database_url)
+            assert (done.returncode, done.stdout) == (
+                0,
+                f"at 9999, newer than this code's {HEAD}; nothing to do\n",
+            )
+
+    def test_a_database_that_is_down_is_one_line(self, run: Run) -> None:
+        url = f"postgresql://postgres:secret@127.0.0.1:{free_port()}/x"
+        line = one_line(run("migrate", DATABASE_URL=url), 2)
+        assert "the database cannot be reached" in line
+        assert "secret" not in line
+
+    def test_a_database_that_does_not_exist_is_one_line(self, run: Run, database_url: str) -> None:
+        assert "does not exist" in one_line(run("migrate", DATABASE_URL=f"{database_url}_gone"), 2)
+
+    def test_without_an_address_the_variable_is_named(self, run: Run) -> None:
+        assert one_line(run("migrate"), 2).startswith("error: DATABASE_URL is not set")
+
+
+class TestCheck:
+    def test_sound_plugins_are_listed(self, run: Run) -> None:
+        done = run("check", TASKS_MODULES="shop", ENABLE_GREET="off")
+        assert (done.returncode, done.stderr) == (0, "")
+        header, greet, fails, note, last = done.stdout.splitlines()
+        assert header.split() == [
+            "NAME",
+            "PATH",
+            "SCHEDULE",
+            "TIMEOUT",
+            "ATTEMPTS",
+            "KILL",
+            "SWITCH",
+            "TOPIC",
+        ]
+        assert "shop.greet" in greet
+        assert "0 3 * * * Europe/London" in greet
+        assert "270 s" in greet
+        assert "no limit" in greet
+        assert "ENABLE_GREET (OFF)" in greet
+        assert "dev--gyrinx.tasks--shop.greet" in greet
+        assert fails.split()[:4] == ["fails", "shop.fails", "400", "s"]
+        assert note.startswith("note: shop.fails: timeout 400 s is longer than ack_deadline 300 s")
+        assert last == "2 tasks, nothing to mend"
+
+    def test_the_kill_switch_is_read_now(self, run: Run) -> None:
+        assert "ENABLE_GREET (on)" in run("check", TASKS_MODULES="shop").stdout
+
+    def test_json_has_routes_findings_and_notes(self, run: Run) -> None:
+        done = run("check", "--json", TASKS_MODULES="shop", TASKS_ENVIRONMENT="prod")
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["findings"], len(report["notes"])) == (0, [], 1)
+        greet, fails = report["routes"]
+        assert (greet["name"], greet["topic_name"]) == ("greet", "prod--gyrinx.tasks--shop.greet")
+        assert greet["scheduler_job_name"] == "prod--gyrinx-scheduler--shop-greet"
+        assert (greet["enabled"], greet["schedule"]) == (True, "0 3 * * *")
+        assert (fails["max_attempts"], fails["timeout"], fails["scheduler_job_name"]) == (3, 400.0, None)
+
+    def test_every_finding_is_a_line(self, run: Run, tmp_path: Path) -> None:
+        """What would stop the start comes all at once, not one at a time."""
+        head = "from receiver import TaskRoute, task\n"
+        (tmp_path / "twice.py").write_text(head + "def greet(): ...\ntasks = [TaskRoute(greet)]\n")
+        (tmp_path / "forgot.py").write_text(
+            head + "@task\ndef a(): ...\n@task\ndef b(): ...\n@task\ndef c(): ...\ntasks = [TaskRoute(a)]\n"
+        )
+        (tmp_path / "limits.py").write_text(head + "def d(): ...\ntasks = [TaskRoute(d, ack_deadline=900)]\n")
+        (tmp_path / "cron.py").write_text(head + "def e(): ...\ntasks = [TaskRoute(e, schedule='@daily')]\n")
+        done = run("check", TASKS_MODULES="shop,twice,forgot,limits,cron,missing")
+        assert done.returncode == 1
+        limits, cron, missing, twice, b, c = done.stderr.splitlines()
+        assert "limits" in limits
+        assert "ack_deadline is 900" in limits
+        assert "schedule: '@daily'" in cron
+        assert "there is no module missing" in missing
+        assert "shop.greet and twice.greet are both known as 'greet'" in twice
+        assert "forgot.b is a @task that no TaskRoute declares" in b
+        assert "forgot.c is a @task that no TaskRoute declares" in c
+        assert "nothing to mend" not in done.stdout
+        again = run("check", "--json", TASKS_MODULES="shop,twice,forgot,limits,cron,missing")
+        assert again.returncode == 1
+        assert [
+            f"error: {finding}" for finding in json.loads(again.stdout)["findings"]
+        ] == done.stderr.splitlines()
+
+    def test_a_single_broken_module_is_one_line(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "broken.py").write_text("def broken(:\n")
+        assert "SyntaxError" in one_line(run("check", TASKS_MODULES="broken"), 1)
+
+    def test_setup_that_fails_is_the_only_finding(self, run: Run) -> None:
+        done = run("check", TASKS_MODULES="shop,missing", TASKS_SETUP="shop:nothing")
+        assert "TASKS_SETUP: module shop has no nothing" in one_line(done, 1)
+
+    def test_a_bad_setting_is_one_line(self, run: Run) -> None:
+        assert "TASKS_NAMESPACE" in one_line(run("check", TASKS_MODULES="shop", TASKS_NAMESPACE="a--b"), 2)
+
+
+class TestExecutions:
+    @pytest.fixture
+    def filled(self, database_url: str) -> str:
+        """A record with one execution of each kind that people ask about."""
+        execute(
+            database_url,
+            """
+            INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt,
+                fence, return_value, error_type, error_message, enqueued_at, started_at, finished_at)
+            VALUES
+                ('good', 'greet', 'shop.greet', 'shop', '["Ada"]', '{}', 'SUCCESSFUL', true, 2, 2, '"Hello"', NULL, NULL,
+                 clock_timestamp() - interval '1 minute', clock_timestamp(), clock_timestamp()),
+                ('bad', 'fails', 'shop.fails', 'shop', '[]', '{}', 'FAILED', false, 1, 1, NULL, 'ValueError',
+                 E'red \x1b[31m alert', clock_timestamp() - interval '2 hours', clock_timestamp(), clock_timestamp());
+            INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message,
+                error_traceback)
+            VALUES
+                ('good', 1, 1, clock_timestamp(), clock_timestamp(), 'FAILED', 'OSError', 'no route', NULL),
+                ('bad', 1, 1, clock_timestamp(), clock_timestamp(), 'FAILED', 'ValueError', 'red', 'Traceback: line 1');
+            """,
+        )
+        return database_url
+
+    def test_list_shows_a_line_an_execution_newest_first(self, run: Run, filled: str) -> None:
+        done = run("executions", "list", DATABASE_URL=filled)
+        assert (done.returncode, done.stderr) == (0, "")
+        header, first, second = done.stdout.splitlines()
+        assert header.startswith("TASK ID")
+        assert first.split()[:4] == ["good", "greet", "SUCCESSFUL", "2"]
+        assert second.split()[:4] == ["bad", "fails", "FAILED", "1"]
+
+    def test_what_a_record_holds_does_not_steer_the_terminal(self, run: Run, filled: str) -> None:
+        for arguments in (["list"], ["show", "bad"]):
+            printed = run("executions", *arguments, DATABASE_URL=filled).stdout
+            assert "\x1b" not in printed
+            assert "red \\x1b[31m alert" in printed
+
+    @pytest.mark.parametrize(
+        ("arguments", "ids"),
+        [
+            ([], ["good", "bad"]),
+            (["--status", "failed"], ["bad"]),
+            (["--task", "shop.greet"], ["good"]),
+            (["--since", "1h"], ["good"]),
+            (["--limit", "1"], ["good"]),
+            (["--namespace", "blog"], []),
+        ],
+    )
+    def test_list_filters(self, run: Run, filled: str, arguments: list[str], ids: list[str]) -> None:
+        done = run("executions", "list", "--json", *arguments, DATABASE_URL=filled)
+        assert done.returncode == 0
+        assert [row["task_id"] for row in json.loads(done.stdout)] == ids
+
+    def test_an_empty_list_says_so(self, run: Run, database_url: str) -> None:
+        assert run("executions", "list", DATABASE_URL=database_url).stdout == "no executions\n"
+
+    def test_show_has_columns_history_and_traceback(self, run: Run, filled: str) -> None:
+        done = run("executions", "show", "bad", DATABASE_URL=filled)
+        assert done.returncode == 0
+        assert "Traceback: line 1" in done.stdout
+        assert [line.split()[2:5] for line in done.stdout.splitlines() if "RUNNING" in line] == [
+            ["READY", "RUNNING", "attempt"],
+            ["RUNNING", "FAILED", "ValueError:"],
+        ]
+
+    def test_show_as_json_has_the_row_its_attempts_and_its_history(self, run: Run, filled: str) -> None:
+        shown = json.loads(run("executions", "show", "good", "--json", DATABASE_URL=filled).stdout)
+        assert (shown["task_id"], shown["args"], shown["return_value"]) == ("good", ["Ada"], "Hello")
+        assert [attempt["ending"] for attempt in shown["attempts"]] == ["FAILED"]
+        assert [(step["from"], step["to"]) for step in shown["history"]] == [
+            (None, "READY"),
+            ("READY", "RUNNING"),
+            ("RUNNING", "FAILED"),
+            ("FAILED", "READY"),
+            ("READY", "RUNNING"),
+            ("RUNNING", "SUCCESSFUL"),
+        ]
+        assert set(shown["history"][0]) == {"from", "to", "at", "why"}
+
+    @pytest.mark.parametrize("task_id", ["nobody", "", "emoji-🙂", "x" * 5000, "\udcff"])
+    def test_an_unknown_id_is_one_line(self, run: Run, database_url: str, task_id: str) -> None:
+        assert "there is no execution" in one_line(
+            run("executions", "show", task_id, DATABASE_URL=database_url), 1
+        )
+
+    def test_misuse_is_one_line(self, run: Run, database_url: str, empty_database_url: str) -> None:
+        assert "--since is 'soon'" in one_line(
+            run("executions", "list", "--since", "soon", DATABASE_URL=database_url), 2
+        )
+        assert "run `receiver migrate`" in one_line(
+            run("executions", "list", DATABASE_URL=empty_database_url), 2
+        )
+        assert "DATABASE_URL is not set" in one_line(run("executions", "list"), 2)
+        url = f"postgresql://postgres@127.0.0.1:{free_port()}/x"
+        assert "cannot be reached" in one_line(run("executions", "list", DATABASE_URL=url), 2)
+
+
+class TestPush:
+    @pytest.fixture
+    def certs_url(self) -> str:
+        """An address on this machine where nobody serves certificates yet."""
+        return f"http://127.0.0.1:{free_port()}/certs"
+
+    @pytest.fixture
+    def instance(
+        self, run: Run, database_url: str, certs_url: str, tmp_path: Path, project_root: Path
+    ) -> Iterator[Instance]:
+        """A receiver with OIDC on that looks for certificates where `push` serves them."""
+        receiver = Instance(
+            database_url=database_url,
+            modules="shop",
+            signer=None,
+            certs_url=certs_url,
+            folder=tmp_path,
+            env={"PYTHONPATH": str(project_root)},
+        )
+        with receiver:
+            yield receiver
+
+    @pytest.fixture
+    def env(self, certs_url: str) -> dict[str, str]:
+        return {
+            "CLOUD_RUN_SERVICE_URL": "http://127.0.0.1:1",
+            "TASKS_SERVICE_ACCOUNT": EMAIL,
+            "TASKS_OIDC_CERTS_URL": certs_url,
+        }
+
+    def test_a_push_is_signed_believed_and_recorded(
+        self, run: Run, instance: Instance, env: dict[str, str], database_url: str, tmp_path: Path
+    ) -> None:
+        env |= {"CLOUD_RUN_SERVICE_URL": instance.url, "PORT": str(instance.port)}
+        done = run("push", "greet", "--args", '["Ada"]', "--task-id", "e1", **env)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "200 The task completed.\n", "")
+        shown = json.loads(run("executions", "show", "e1", "--json", DATABASE_URL=database_url).stdout)
+        assert (shown["status"], shown["return_value"]) == ("SUCCESSFUL", "Hello, Ada!")
+        assert (tmp_path / ".receiver" / ".gitignore").read_text() == "*\n"
+        assert stat.S_IMODE((tmp_path / ".receiver" / "signing-key.pem").stat().st_mode) == 0o600
+
+        again = run("push", "greet", "--kwargs", '{"name": "Grace"}', "--url", instance.url, **env)
+        assert (again.returncode, again.stdout) == (0, "200 The task completed.\n")
+        unknown = run("push", "no_such_task", **env)
+        assert (unknown.returncode, unknown.stdout) == (1, "400 The message was rejected.\n")
+
+    def test_a_push_for_another_audience_is_refused_with_a_hint(
+        self, run: Run, instance: Instance, env: dict[str, str]
+    ) -> None:
+        done = run("push", "greet", "--args", '["Ada"]', "--url", instance.url, **env)
+        assert (done.returncode, done.stdout) == (1, "403 Forbidden.\n")
+        assert done.stderr.startswith("hint: ")
+
+    def test_certificates_that_are_served_already_are_used(
+        self, run: Run, env: dict[str, str], tmp_path: Path
+    ) -> None:
+        """Only if they are of the same key; then the push goes out, here to nobody."""
+        (tmp_path / ".receiver").mkdir()
+        signer = Signer.load_or_create(tmp_path / ".receiver" / "signing-key.pem")
+        url = f"http://127.0.0.1:{free_port()}"
+        with serve_certificates(signer) as certs_url:
+            line = one_line(
+                run("push", "greet", "--url", url, **env | {"TASKS_OIDC_CERTS_URL": certs_url}), 1
+            )
+            assert f"no receiver answers at {url}" in line
+        with serve_certificates(Signer.create()) as certs_url:
+            line = one_line(
+                run("push", "greet", "--url", url, **env | {"TASKS_OIDC_CERTS_URL": certs_url}), 2
+            )
+            assert "does not know the key in .receiver/signing-key.pem" in line
+
+    def test_without_push_authentication_nothing_is_signed(self, run: Run, tmp_path: Path) -> None:
+        done = run("push", "greet", TASKS_PUSH_AUTH="off", PORT=str(free_port()))
+        assert "no receiver answers" in one_line(done, 1)
+        assert not (tmp_path / ".receiver").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "changed", "said"),
+        [
+            (["--url", "https://receiver.example.com"], {}, "push only goes to this machine"),
+            (["--url", "http://127.0.0.1:8080/tasks"], {}, "without path"),
+            (["--url", "http://[::1"], {}, "push only goes to this machine"),
+            (["--url", "8080"], {}, "push only goes to this machine"),
+            (["--args", "Ada"], {}, "a JSON array"),
+            (["--args", '{"name": "Ada"}'], {}, "a JSON array"),
+            (["--kwargs", "[]"], {}, "a JSON object"),
+            (["--task-id", "\udcff"], {}, "UTF-8"),
+            (
+                [],
+                {"TASKS_OIDC_CERTS_URL": ""},
+                "set it to http://127.0.0.1:8081/certs for the receiver and for push",
+            ),
+            ([], {"TASKS_OIDC_CERTS_URL": "http://127.0.0.1:8081/keys"}, "use http://127.0.0.1:8081/certs"),
+            ([], {"CLOUD_RUN_SERVICE_URL": ""}, "CLOUD_RUN_SERVICE_URL is not set"),
+            ([], {"TASKS_SERVICE_ACCOUNT": ""}, "TASKS_SERVICE_ACCOUNT is not set"),
+        ],
+    )
+    def test_misuse_is_one_line(
+        self, run: Run, env: dict[str, str], arguments: list[str], changed: dict[str, str], said: str
+    ) -> None:
+        assert said in one_line(run("push", "greet", *arguments, **env | changed), 2)
+
+
+class TestDemo:
+    @pytest.fixture
+    def folder(self) -> Iterator[Path]:
+        """A temporary folder that PostgreSQL's account can enter; it marks every process of the test."""
+        made = Path(tempfile.mkdtemp(prefix="receiver-test-", dir="/tmp"))
+        made.chmod(0o755)
+        yield made
+        shutil.rmtree(made)
+
+    def test_it_shows_every_ending_and_each_is_as_the_contract_says(self, run: Run, folder: Path) -> None:
+        began = time.monotonic()
+        done = run("demo", TMPDIR=str(folder))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert time.monotonic() - began < 25
+        assert done.stderr == ""
+        assert "\x1b" not in done.stdout
+        expected = {
+            200: [
+                "the task returned (async def)",
+                "the task returned (def, in a thread)",
+                "the task returned, and wrote through ctx",
+                "duplicate of a final one",
+                "kill switch is off",
+                "PermanentError",
+                "max_attempts used up",
+                "a result that cannot be stored",
+                "delivered before its run_after",
+                "the same message rejected repeatedly",
+            ],
+            400: ["malformed message", "unknown task", "arguments that do not fit", "larger than the cap"],
+            403: ["no OIDC token", "a token signed with another key"],
+            429: ["the same execution is running elsewhere", "TASKS_MAX_CONCURRENCY"],
+            500: ["the task raised", "the task ran out of time", "the database is down"],
+        }
+        lines = done.stdout.splitlines()
+        for status, endings in expected.items():
+            for ending in endings:
+                assert any(
+                    line.startswith(ending) and f"  {status}       {status}  " in line for line in lines
+                ), ending
+        assert "Written through ctx.connection(): books." in done.stdout
+        assert lines[-1].startswith("Run it on your own PostgreSQL")
+        assert not marked(folder)
+        assert not list(folder.iterdir())
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_an_interrupted_demo_leaves_no_process_and_no_file(
+        self, environ: dict[str, str], tmp_path: Path, folder: Path, number: signal.Signals
+    ) -> None:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "receiver", "demo"],
+            cwd=tmp_path,
+            env=environ | {"TMPDIR": str(folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        _until(lambda: any(MODULE in environ_of(pid) for pid in marked(folder)), "the receiver runs")
+        programs = {Path(f"/proc/{pid}/exe").readlink().name for pid in marked(folder)}
+        assert "postgres" in programs
+        demo.send_signal(number)
+        output, errors = demo.communicate(timeout=30)
+        assert demo.returncode == 128 + number, output + errors
+        assert "Traceback" not in errors
+        _until(lambda: not marked(folder), "no process is left")
+        _until(lambda: not list(folder.iterdir()), "no file is left")
+
+
+def environ_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def marked(folder: Path) -> list[int]:
+    """The processes whose environment names the folder."""
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if f"TMPDIR={folder}\0" in environ_of(pid)]
+
+
+def _until(true: Callable[[], Any], what: str) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.02)

@@ -1,0 +1,197 @@
+"""What operators read, from rows that a real PostgreSQL holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.executions import queries
+from receiver.executions.dsn import Database
+from receiver.executions.history import history
+from receiver.executions.queries import Attempt, Execution, Status
+from receiver.executions.schema import task_attempts, task_executions
+from receiver.local.instance import free_port
+
+INSERT = """
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt, fence,
+                             claim_token, lease_owner, lease_expires_at, error_type, enqueued_at, started_at, finished_at)
+SELECT $1, $2, 'shop.' || $2, $3, '[1, "two"]', '{"three": null}', $4, $4 = 'SUCCESSFUL', 1, 1,
+       CASE $4 WHEN 'RUNNING' THEN gen_random_uuid() END, CASE $4 WHEN 'RUNNING' THEN 'box' END,
+       CASE $4 WHEN 'RUNNING' THEN clock_timestamp() END, CASE $4 WHEN 'FAILED' THEN 'ValueError' END,
+       clock_timestamp() - $5::interval, CASE WHEN $4 <> 'READY' THEN clock_timestamp() END,
+       CASE WHEN $4 IN ('SUCCESSFUL', 'FAILED') THEN clock_timestamp() END
+"""
+
+
+class Record:
+    """A database that is written to with plain SQL and read with the queries."""
+
+    def __init__(self, url: str, connection: Any) -> None:
+        self.database = Database.of(url)
+        self.connection = connection
+
+    async def add(
+        self,
+        task_id: str,
+        status: str = "READY",
+        *,
+        task: str = "greet",
+        namespace: str = "shop",
+        age: float = 0,
+    ) -> None:
+        await self.connection.execute(INSERT, task_id, task, namespace, status, timedelta(seconds=age))
+
+    async def ids(self, **filters: Any) -> list[str]:
+        async with queries.reading(self.database) as connection:
+            return [row.task_id for row in await queries.executions(connection, **filters)]
+
+
+@pytest.fixture
+async def record(database_url: str) -> AsyncIterator[Record]:
+    connection = await asyncpg.connect(database_url)
+    yield Record(database_url, connection)
+    await connection.close()
+
+
+async def test_an_empty_record_has_nothing_to_list(record: Record) -> None:
+    assert await record.ids() == []
+
+
+async def test_executions_are_listed_newest_first_and_no_more_than_asked_for(record: Record) -> None:
+    for number, age in enumerate([30, 10, 20]):
+        await record.add(f"e{number}", age=age)
+    assert await record.ids() == ["e1", "e2", "e0"]
+    assert await record.ids(limit=2) == ["e1", "e2"]
+
+
+async def test_executions_are_filtered_by_status(record: Record) -> None:
+    for status in Status:
+        await record.add(status.value.lower(), status)
+    for status in Status:
+        assert await record.ids(status=status) == [status.value.lower()]
+
+
+async def test_executions_are_filtered_by_the_tasks_name_or_its_path(record: Record) -> None:
+    await record.add("a", task="greet")
+    await record.add("b", task="resize")
+    assert await record.ids(task="resize") == ["b"]
+    assert await record.ids(task="shop.resize") == ["b"]
+    assert await record.ids(task="resiz") == []
+
+
+async def test_executions_are_filtered_by_age(record: Record) -> None:
+    await record.add("old", age=3600)
+    await record.add("new", age=5)
+    assert await record.ids(since=timedelta(minutes=1)) == ["new"]
+    assert await record.ids(since=timedelta(hours=2)) == ["new", "old"]
+
+
+async def test_executions_are_filtered_by_the_receiver_they_belong_to(record: Record) -> None:
+    await record.add("ours", namespace="shop")
+    await record.add("theirs", namespace="blog")
+    assert set(await record.ids()) == {"ours", "theirs"}
+    assert await record.ids(namespace="shop") == ["ours"]
+
+
+async def test_filters_add_up(record: Record) -> None:
+    await record.add("a", "FAILED", task="greet")
+    await record.add("b", "FAILED", task="resize")
+    await record.add("c", "READY", task="resize")
+    assert await record.ids(status=Status.FAILED, task="resize") == ["b"]
+
+
+async def test_a_row_leaves_as_it_is_stored(record: Record) -> None:
+    await record.add("e1", "FAILED")
+    async with queries.reading(record.database) as connection:
+        found = await queries.execution(connection, "e1")
+    assert found is not None
+    assert (found.task_name, found.task_path, found.namespace) == ("greet", "shop.greet", "shop")
+    assert (found.args, found.kwargs) == ([1, "two"], {"three": None})
+    assert (found.status, found.final, found.attempt, found.fence) == ("FAILED", False, 1, 1)
+    assert found.error_type == "ValueError"
+    assert abs(datetime.now(UTC) - found.enqueued_at) < timedelta(minutes=1)
+
+
+async def test_an_unknown_id_is_none(record: Record) -> None:
+    async with queries.reading(record.database) as connection:
+        assert await queries.execution(connection, "nobody") is None
+        assert await queries.attempts(connection, "nobody") == []
+
+
+async def test_attempts_come_in_the_order_of_their_fences(record: Record) -> None:
+    await record.add("e1", "FAILED")
+    for fence, ending in ((2, "FAILED"), (1, "LEASE_EXPIRED")):
+        await record.connection.execute(
+            "INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, message_id)"
+            " VALUES ('e1', $1, $1::bigint::int, clock_timestamp(), clock_timestamp(), $2, 'm')",
+            fence,
+            ending,
+        )
+    async with queries.reading(record.database) as connection:
+        found = await queries.attempts(connection, "e1")
+        row = await queries.execution(connection, "e1")
+    assert [(one.fence, one.ending, one.message_id) for one in found] == [
+        (1, "LEASE_EXPIRED", "m"),
+        (2, "FAILED", "m"),
+    ]
+    assert row is not None
+    assert history(row, found)[-1].to == "FAILED"
+
+
+async def test_rejected_messages_are_counted(record: Record) -> None:
+    for key, namespace in (("a", "shop"), ("b", "blog")):
+        await record.connection.execute(
+            "INSERT INTO rejected_messages (key, body, reason, detail, namespace, count, first_seen, last_seen)"
+            " VALUES ($1, ''::bytea, 'unknown_task', '', $2, 3, clock_timestamp(), clock_timestamp())",
+            key,
+            namespace,
+        )
+    async with queries.reading(record.database) as connection:
+        assert await queries.rejected_count(connection) == 2
+        assert await queries.rejected_count(connection, namespace="blog") == 1
+
+
+async def test_a_visit_sees_one_snapshot_and_cannot_write(record: Record) -> None:
+    async with queries.reading(record.database) as connection:
+        assert await queries.executions(connection) == []
+        await record.add("late")
+        assert await queries.executions(connection) == []
+    with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
+        async with queries.reading(record.database) as connection:
+            await connection.execute(task_executions.delete())
+
+
+async def test_a_database_without_tables_asks_for_migrate(empty_database_url: str) -> None:
+    with pytest.raises(SchemaError, match="receiver migrate"):
+        async with queries.reading(Database.of(empty_database_url)) as connection:
+            await queries.executions(connection)
+
+
+async def test_older_tables_ask_for_migrate(record: Record) -> None:
+    await record.connection.execute("ALTER TABLE task_executions DROP COLUMN label")
+    with pytest.raises(SchemaError, match="older than this code"):
+        await record.ids()
+
+
+@pytest.mark.parametrize("database", ["nowhere", "port"])
+async def test_a_database_that_cannot_be_reached_is_one_line(database_url: str, database: str) -> None:
+    port = str(free_port())
+    url = database_url + "_gone" if database == "nowhere" else f"postgresql://postgres@127.0.0.1:{port}/x"
+    with pytest.raises(DatabaseUnavailable) as caught:
+        async with queries.reading(Database.of(url)) as connection:
+            await queries.executions(connection)
+    assert "\n" not in str(caught.value)
+    assert ("does not exist" if database == "nowhere" else port) in str(caught.value)
+
+
+def test_every_column_is_read_but_the_claims_token() -> None:
+    """A column added to the tables and forgotten here would be invisible to operators."""
+    assert set(Execution.__dataclass_fields__) == {column.name for column in task_executions.c} - {
+        "claim_token"
+    }
+    assert set(Attempt.__dataclass_fields__) == {column.name for column in task_attempts.c}
