@@ -37,6 +37,11 @@ SUGGESTION = "http://127.0.0.1:8081/certs"
 COLD_RETRY = 1.1
 """Seconds until a receiver that found no certificates looks for them again (it waits 1 s)."""
 
+LONGEST = 3700.0
+"""Seconds to wait for an answer: no task may take longer than 3600."""
+POLL = 0.1
+"""Seconds between two looks for a receiver that is still starting."""
+
 
 @click.command("push")
 @click.argument("name")
@@ -46,7 +51,14 @@ COLD_RETRY = 1.1
 @click.option(
     "--url", metavar="URL", help="The receiver, on this machine.  [default: http://127.0.0.1:$PORT]"
 )
-def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str | None) -> None:
+@click.option(
+    "--wait",
+    type=click.FloatRange(0, 600),
+    default=10.0,
+    show_default=True,
+    help="Seconds to wait for a receiver that is still starting.",
+)
+def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str | None, wait: float) -> None:
     """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
     positional = _json("--args", args, list, "a JSON array, such as '[1, \"two\"]'")
     keywords = _json("--kwargs", kwargs, dict, 'a JSON object, such as \'{"user_id": "u1"}\'')
@@ -60,7 +72,7 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
         pusher = Pusher(
             client, target, settings.service_url or target, settings.service_account or "", signer
         )
-        answer = _send(pusher, body)
+        answer = _send(pusher, body, wait)
         if answer.status_code == httpx.codes.FORBIDDEN and serving:
             time.sleep(COLD_RETRY)
             answer = _send(pusher, body)
@@ -74,15 +86,20 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
     sys.exit(0 if answer.status_code == httpx.codes.OK else 1)
 
 
-def _send(pusher: Pusher, body: bytes) -> httpx.Response:
-    try:
-        return pusher.send(body, timeout=3700)  # longer than any task may take
-    except httpx.ConnectError:
-        terminal.fail(
-            f"no receiver answers at {pusher.url}; start one with `receiver serve`, or name it with --url"
-        )
-    except httpx.HTTPError as error:
-        terminal.fail(f"no answer from {pusher.url} ({type(error).__name__})")
+def _send(pusher: Pusher, body: bytes, wait: float = 0.0) -> httpx.Response:
+    """The answer. While nobody listens, and only then, it is tried again: nothing has been sent."""
+    end = time.monotonic() + wait
+    while True:
+        try:
+            return pusher.send(body, timeout=LONGEST)
+        except httpx.ConnectError:
+            if time.monotonic() >= end:
+                terminal.fail(
+                    f"no receiver answers at {pusher.url}; start one with `receiver serve`, or name it with --url"
+                )
+            time.sleep(POLL)
+        except httpx.HTTPError as error:
+            terminal.fail(f"no answer from {pusher.url} ({type(error).__name__})")
 
 
 @contextmanager

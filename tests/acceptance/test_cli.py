@@ -351,6 +351,32 @@ class TestPush:
         unknown = run("push", "no_such_task", **env)
         assert (unknown.returncode, unknown.stdout) == (1, "400 The message was rejected.\n")
 
+    def test_a_push_waits_for_a_receiver_that_is_still_starting(
+        self,
+        run: Run,
+        env: dict[str, str],
+        database_url: str,
+        certs_url: str,
+        tmp_path: Path,
+        project_root: Path,
+    ) -> None:
+        """`receiver serve &` and `receiver push` may stand on two lines of a script."""
+        receiver = Instance(
+            database_url=database_url,
+            modules="shop",
+            signer=None,
+            certs_url=certs_url,
+            folder=tmp_path,
+            env={"PYTHONPATH": str(project_root)},
+        )
+        try:
+            receiver.launch()
+            env |= {"CLOUD_RUN_SERVICE_URL": receiver.url, "PORT": str(receiver.port)}
+            done = run("push", "greet", "--args", '["Ada"]', "--wait", "60", **env)
+        finally:
+            receiver.close()
+        assert (done.returncode, done.stdout, done.stderr) == (0, "200 The task completed.\n", "")
+
     def test_a_push_for_another_audience_is_refused_with_a_hint(
         self, run: Run, instance: Instance, env: dict[str, str]
     ) -> None:
@@ -377,7 +403,7 @@ class TestPush:
             assert "does not know the key in .receiver/signing-key.pem" in line
 
     def test_without_push_authentication_nothing_is_signed(self, run: Run, tmp_path: Path) -> None:
-        done = run("push", "greet", TASKS_PUSH_AUTH="off", PORT=str(free_port()))
+        done = run("push", "greet", "--wait=0.3", TASKS_PUSH_AUTH="off", PORT=str(free_port()))
         assert "no receiver answers" in one_line(done, 1)
         assert not (tmp_path / ".receiver").exists()
 

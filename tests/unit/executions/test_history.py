@@ -206,6 +206,16 @@ def test_a_history_is_one_chain_from_nowhere_to_the_rows_status(
     assert {(step.from_, step.to) for step in steps} <= allowed
 
 
+def test_attempts_are_told_by_their_fences_in_whatever_order_they_come() -> None:
+    lines = [attempt(2, "FAILED"), attempt(3, "TIMED_OUT"), attempt(1, "LEASE_EXPIRED")]
+    failed = row(status="FAILED", attempt=3, fence=3, started_at=at(30), finished_at=at(35))
+    assert [step.why for step in history(failed, lines) if step.to == "RUNNING"] == [
+        "attempt 1 started",
+        "attempt 2 started",
+        "attempt 3 started",
+    ]
+
+
 @pytest.mark.parametrize("ending", list(AttemptEnding))
 def test_every_line_of_task_attempts_is_told(ending: AttemptEnding) -> None:
     assert at(15) in [step.at for step in history(ROW, [attempt(1, ending)])]
