@@ -12,7 +12,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,9 +53,9 @@ class Place:
         try:
             async with asyncio.timeout(BODY_DEADLINE):
                 async for chunk in chunks:
+                    if len(body) + len(chunk) > self._bytes:
+                        self._take(len(body) + len(chunk))
                     body += chunk
-                    if len(body) > self._bytes:
-                        self._take(len(body))
         except TimeoutError:
             raise Saturated("patience for a slow body") from None
         return bytes(body)
@@ -85,12 +85,16 @@ class Thread:
 
     def run(self, function: Callable[[], R]) -> asyncio.Future[R]:
         """Runs the function in the thread, in a copy of this context. The thread is free when it returns."""
+        loop = asyncio.get_running_loop()
+        running = self._threads.executor.submit(copy_context().run, function)
         self._running = True
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads.executor, copy_context().run, function
-        )
-        future.add_done_callback(lambda _: self._threads.release())
-        return future
+        # On the thread's own future: the loop's may be cancelled while the function still runs.
+        running.add_done_callback(lambda _: self._released(loop))
+        return asyncio.wrap_future(running, loop=loop)
+
+    def _released(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError):  # the loop has ended before the function did
+            loop.call_soon_threadsafe(self._threads.release)
 
     def leave(self) -> None:
         """Frees the thread if nothing was run in it."""
@@ -171,7 +175,8 @@ class Admission:
         Raises:
             Saturated: `TASKS_MAX_CONCURRENCY` are in flight, or the instance drains.
         """
-        if self.closed or self.in_flight >= self.max_concurrency:
+        self._require_open()
+        if self.in_flight >= self.max_concurrency:
             raise Saturated("concurrency")
         self.in_flight += 1
         place = Place(self)
@@ -186,8 +191,9 @@ class Admission:
         """What the call needs to run, for the time of the block.
 
         Raises:
-            Saturated: no thread in time.
+            Saturated: no thread in time, or the instance drains since this delivery took its place.
         """
+        self._require_open()
         if not call.route.is_enabled(self._environ):
             yield Admitted(switch=call.route.kill_switch)
         elif call.route.is_async:
@@ -195,6 +201,11 @@ class Admission:
         else:
             thread = await self._threads.reserve()
             try:
+                self._require_open()
                 yield Admitted(thread=thread)
             finally:
                 thread.leave()
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise Saturated("concurrency")

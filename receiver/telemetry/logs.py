@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from receiver.failures import Failure
+from receiver.failures import TRACEBACK_LIMIT, Failure, clean, error_type
 from receiver.outcomes import (
     Abandoned,
     Broken,
     Denied,
     Ending,
+    Exhausted,
     Failed,
     Full,
     Lost,
+    Oversized,
     Refused,
     Skipped,
     Unrecorded,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 ERROR_EVENT = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent"
 """What makes Error Reporting pick a line up."""
 
-_SEVERITY = {"WARNING": "WARNING", "ERROR": "ERROR", "CRITICAL": "CRITICAL", "DEBUG": "DEBUG"}
+_SEVERITIES = [(50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"), (1, "DEBUG")]
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -104,7 +106,7 @@ def _level(ending: Ending) -> int:
     match ending:
         case Failed() | Abandoned() | Lost() | Unrecorded() | Broken():
             return logging.ERROR
-        case Denied() | Refused():
+        case Denied() | Refused() | Oversized() | Exhausted():
             return logging.WARNING
         case _:
             return logging.INFO
@@ -132,15 +134,18 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, settings: Settings) -> None:
         super().__init__()
         self._project = settings.project_id
-        self._labels = {"instance": settings.instance, "namespace": settings.namespace}
-        self._context = {"service": settings.service_name or "receiver", "version": settings.revision or ""}
+        self._labels = {"instance": _storable(settings.instance), "namespace": settings.namespace}
+        self._context = {
+            "service": _storable(settings.service_name or "receiver"),
+            "version": _storable(settings.revision or ""),
+        }
 
     def format(self, entry: logging.LogRecord) -> str:
         """The record as one line."""
-        fields: dict[str, Any] = getattr(entry, "fields", {})
+        fields = _fields(entry)
         line: dict[str, Any] = {
-            "severity": _SEVERITY.get(entry.levelname, "INFO"),
-            "message": _storable(entry.getMessage()),
+            "severity": _severity(entry.levelno),
+            "message": _message(entry),
             "time": datetime.fromtimestamp(entry.created, UTC).isoformat(),
             "logging.googleapis.com/labels": self._labels,
         }
@@ -148,10 +153,10 @@ class JsonFormatter(logging.Formatter):
             key: _storable(value) for key, value in fields.items() if value is not None and key != "trace"
         }
         line |= self._trace(fields.get("trace"))
-        if entry.exc_info:
-            line["stack_trace"] = _storable(self.formatException(entry.exc_info))
-        if entry.name != "receiver":
-            line["logger"] = entry.name
+        if trail := _trail(entry):
+            line["stack_trace"] = trail
+        if entry.name != logger.name:
+            line["logger"] = _storable(entry.name)
         if "stack_trace" in line:
             line["@type"] = ERROR_EVENT
             line["serviceContext"] = self._context
@@ -174,16 +179,39 @@ class TerminalFormatter(logging.Formatter):
 
     def format(self, entry: logging.LogRecord) -> str:
         """The record as one line, and the lines of its traceback."""
-        fields: dict[str, Any] = getattr(entry, "fields", {})
         at = time.strftime("%H:%M:%S", time.localtime(entry.created))
-        line = f"{at} {entry.levelname:<7} {_CONTROL.sub(_visible, entry.getMessage())}"
-        trail = fields.get("stack_trace") or (
-            self.formatException(entry.exc_info) if entry.exc_info else None
-        )
-        if isinstance(trail, str):
+        line = f"{at} {entry.levelname:<7} {_CONTROL.sub(_visible, _message(entry))}"
+        if trail := _fields(entry).get("stack_trace") or _trail(entry):
             shown = [_CONTROL.sub(_visible, part) for part in trail.rstrip().splitlines()]
             line = "\n    ".join([line, *shown])
         return line
+
+
+def _fields(entry: logging.LogRecord) -> dict[str, Any]:
+    """What `record` gave; another library's `extra` may have the same name."""
+    fields: dict[str, Any] = getattr(entry, "fields", {}) if entry.name == logger.name else {}
+    return fields
+
+
+def _severity(level: int) -> str:
+    """Cloud Logging's name of a level, those that a library made up included."""
+    return next((name for least, name in _SEVERITIES if level >= least), "DEFAULT")
+
+
+def _message(entry: logging.LogRecord) -> str:
+    """The message, bounded. Arguments that do not fit it must not cost the line."""
+    try:
+        text = entry.getMessage()
+    except Exception as error:  # noqa: BLE001 - formatting calls the arguments' own code
+        template = entry.msg if type(entry.msg) is str else f"<{error_type(error)}>"
+        text = f"{template} (cannot be formatted: {Failure.of(error).message})"
+    return clean(text, TRACEBACK_LIMIT)
+
+
+def _trail(entry: logging.LogRecord) -> str | None:
+    """The traceback of a record logged with `exc_info`."""
+    error = entry.exc_info[1] if entry.exc_info else None
+    return None if error is None else Failure.of(error).traceback
 
 
 def _visible(match: re.Match[str]) -> str:
@@ -192,4 +220,4 @@ def _visible(match: re.Match[str]) -> str:
 
 def _storable(value: Any) -> Any:
     """Text without lone surrogates, which no encoder takes; everything else as it is."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return clean(value, 2 * TRACEBACK_LIMIT) if isinstance(value, str) else value

@@ -1,0 +1,72 @@
+"""What a type checker knows of tasks. Checked by mypy, never run: every `type: ignore` here is an error that must be one.
+
+`warn_unused_ignores` (part of strict) fails the check when a wrong call is no longer found out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
+from typing import Any, assert_type
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+from receiver import Task, TaskContext, TaskRoute, task
+
+
+@task
+def ship(order: int, *, express: bool = False) -> str:
+    return f"{order} {express}"
+
+
+@task
+async def bill(order: int, customer: str = "") -> dict[str, int]:
+    return {customer: order}
+
+
+@task
+async def audit(ctx: TaskContext, order: int) -> None:
+    assert_type(ctx.task_id, str)
+    assert_type(ctx.attempt, int)
+    assert_type(ctx.message_id, str)
+    assert_type(ctx.deadline, datetime)
+    assert_type(ctx.remaining, timedelta)
+    assert_type(ctx.cancelled, bool)
+    assert_type(await ctx.connection(), AsyncConnection)
+    assert_type(await ctx.session(), AsyncSession)
+    ctx.cancelled = True  # type: ignore[misc]
+
+
+# A task is its function: the parameters keep their types, and so does the result.
+assert_type(ship(1), str)
+assert_type(ship(1, express=True), str)
+assert_type(ship.name, str)
+assert_type(ship.path, str)
+started: Coroutine[Any, Any, dict[str, int]] = bill(1)
+bill(1)  # type: ignore[unused-coroutine]
+function: Callable[[int], str] = ship
+
+ship("1")  # type: ignore[arg-type]
+ship()  # type: ignore[call-arg]
+ship(1, True)  # type: ignore[call-arg]  # noqa: FBT003 - that is what is wrong
+ship(1, slow=True)  # type: ignore[call-arg]
+ship(1, express="yes")  # type: ignore[arg-type]
+number: int = ship(1)  # type: ignore[assignment]
+other: Callable[[str], str] = ship  # type: ignore[assignment]
+
+
+async def awaited(ctx: TaskContext) -> None:
+    assert_type(await bill(1), dict[str, int])
+    assert_type(await bill(1, customer="a"), dict[str, int])
+    await bill("1")  # type: ignore[arg-type]
+    await bill(1, 2)  # type: ignore[arg-type]
+    await audit(ctx, 1)
+    await audit(1)  # type: ignore[call-arg, arg-type]
+
+
+# What is no function is no task.
+task(7)  # type: ignore[arg-type]
+
+# A route takes a task or a function, and says nothing about their types.
+routes: list[TaskRoute] = [TaskRoute(ship), TaskRoute(bill, schedule="0 3 * * *"), TaskRoute(awaited)]
+tasks: list[Task[..., Any]] = [ship, bill, audit]
