@@ -382,7 +382,9 @@ async def _enter(admitting: Admission) -> None:
         pytest.fail("it is closed")
 
 
-def test_a_thread_that_outlives_its_loop_does_not_complain(gate: threading.Event) -> None:
+def test_a_thread_that_outlives_its_loop_does_not_complain(
+    gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
     threads = Threads(1, wait=LONG)
     ended: list[Future[bool]] = []
 
@@ -394,3 +396,4 @@ def test_a_thread_that_outlives_its_loop_does_not_complain(gate: threading.Event
     asyncio.run(begin())
     gate.set()
     assert ended[0].result(LONG)
+    assert caplog.records == []

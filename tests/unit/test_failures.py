@@ -416,3 +416,17 @@ def test_a_long_line_of_source_is_cut_and_crowds_nothing_out() -> None:
     assert max(map(len, trail.splitlines())) < 600
     assert "    f(n - 1) if n else 1 / 0  # yyy" in trail
     assert trail.endswith("ZeroDivisionError: division by zero\n")
+
+
+@pytest.mark.parametrize("attribute", ["__class__", "__cause__", "__context__", "__traceback__", "__notes__"])
+def test_an_exception_that_lies_about_itself_has_its_traceback_all_the_same(attribute: str) -> None:
+    trail = Failure.of(raised(liar(attribute)("x"))).traceback
+    assert trail is not None
+    assert trail.startswith("Traceback (most recent call last):\n")
+    assert trail.endswith("Liar: x\n")
+
+
+def test_of_many_notes_the_first_are_shown_and_the_others_counted() -> None:
+    trail = Failure.of(HOSTILE["a million notes"]()).traceback
+    assert trail is not None
+    assert trail.endswith("ValueError: x\n" + "n\n" * 10 + "... [999990 more notes]\n")
