@@ -1,0 +1,97 @@
+"""Every way in which a delivery can end, against a real process: status, sentence, row, and what was really run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from receiver.local.instance import Instance
+from receiver.local.postgres import Postgres
+from receiver.local.signer import Signer
+from tests.acceptance import contract
+from tests.acceptance.conftest import new_instance
+from tests.acceptance.contract import CASES, ENDINGS, ENVIRONMENTS, Case, Profile
+from tests.acceptance.stage import Record, Stage
+
+
+class Receivers(Mapping[Profile, tuple[Instance, Postgres]]):
+    """One process a profile, started when the first case needs it."""
+
+    def __init__(self, stack: ExitStack, request: pytest.FixtureRequest) -> None:
+        self._stack = stack
+        self._request = request
+        self._running: dict[Profile, tuple[Instance, Postgres]] = {}
+
+    def __getitem__(self, profile: Profile) -> tuple[Instance, Postgres]:
+        if profile not in self._running:
+            self._running[profile] = self._started(profile)
+        return self._running[profile]
+
+    def __iter__(self) -> Iterator[Profile]:
+        return iter(self._running)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def _started(self, profile: Profile) -> tuple[Instance, Postgres]:
+        ask = self._request.getfixturevalue
+        fragile = profile is Profile.FRAGILE
+        server: Postgres = ask("own_postgres" if fragile else "postgres_server")
+        url: str = server.url() if fragile else ask("shared_database_url")
+        signer: Signer = ask("signer")
+        instance = new_instance(url, signer, ask("certs_url"), ask("folder"), ENVIRONMENTS[profile])
+        return self._stack.enter_context(instance), server
+
+
+@pytest.fixture(scope="module")
+def receivers(request: pytest.FixtureRequest) -> Iterator[Receivers]:
+    with ExitStack() as stack:
+        yield Receivers(stack, request)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.ending.status}-{case.name}")
+async def test_a_delivery_ends_as_the_contract_says(
+    case: Case, receivers: Receivers, folder: Path, label: str
+) -> None:
+    instance, postgres = await asyncio.to_thread(receivers.__getitem__, case.profile)
+    record = Record(instance.environ["DATABASE_URL"])
+    stage = Stage(instance, record, folder, postgres, label)
+
+    sent = await case.scenario(stage)
+
+    assert (sent.answer.status, sent.answer.text) == (case.ending.status, case.text)
+    row = await record.row(sent.task_id)
+    if case.row is None:
+        assert row is None
+    else:
+        assert row is not None
+        assert {name: row[name] for name in case.row} == case.row
+    assert tuple(attempt["ending"] for attempt in await record.attempts(sent.task_id)) == case.attempts
+    assert stage.calls() == case.calls
+    kept = await record.rejected(sent.body)
+    if case.ending in (contract.REJECTED, contract.SET_ASIDE):
+        assert kept is not None
+        assert bytes(kept["body"]) == sent.body
+        assert case.count in (None, kept["count"])
+        assert case.rejected in (None, kept["reason"])
+    else:
+        assert kept is None
+
+
+def test_every_ending_has_a_case() -> None:
+    assert {case.ending for case in CASES} == set(ENDINGS)
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_the_readme_shows_exactly_this_contract(project_root: Path) -> None:
+    """`tests/acceptance/contract.py` is the source: print(markdown()) between the markers."""
+    readme = (project_root / "README.md").read_text()
+    shown = readme[readme.index(contract.OPENING) : readme.index(contract.CLOSING) + len(contract.CLOSING)]
+    assert shown == contract.markdown()
