@@ -1,0 +1,80 @@
+"""What tests of the record may ask for: instances on a fresh database, a connection to look with, a proxy in between."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from receiver.local.postgres import Postgres
+from tests.postgres.record import Instance, Look, connect
+from tests.postgres.reused import ReusedDatabase
+from tests.proxy import Proxy
+
+Instances = Callable[..., Instance]
+
+
+@pytest.fixture(scope="session")
+def reused_database(postgres_server: Postgres, migrated_template: str) -> Iterator[ReusedDatabase]:
+    """The database behind `database_url` in this folder."""
+    reused = ReusedDatabase(postgres_server, migrated_template)
+    yield reused
+    reused.close()
+
+
+@pytest.fixture
+def database_url(reused_database: ReusedDatabase) -> Iterator[str]:
+    """The address of a migrated database that is empty, and this test's alone while it runs."""
+    yield reused_database.url()
+    reused_database.empty()
+
+
+@pytest.fixture
+async def instances(database_url: str) -> AsyncIterator[Instances]:
+    """Makes instances, on this test's database unless told otherwise; they are closed afterwards."""
+    made: list[Instance] = []
+
+    def make(name: str = "instance-1", url: str | None = None, **options: Any) -> Instance:
+        made.append(Instance(url or database_url, name, **options))
+        return made[-1]
+
+    yield make
+    for instance in made:
+        await instance.close()
+
+
+@pytest.fixture
+async def instance(instances: Instances) -> Instance:
+    """One instance whose heartbeat is not started: leases are 60 s."""
+    return instances()
+
+
+@pytest.fixture
+async def look(database_url: str) -> AsyncIterator[Look]:
+    """The record, seen from outside."""
+    connection = await connect(database_url)
+    yield Look(connection)
+    await connection.close()
+
+
+@pytest.fixture
+async def other(database_url: str) -> AsyncIterator[Any]:
+    """One more connection, for transactions that stand in the way."""
+    connection = await connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[Proxy]:
+    """A proxy to this test's database."""
+    with Proxy(database_url) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def own_server() -> Iterator[Postgres]:
+    """A small PostgreSQL that tests may halt and fill up; each leaves it running and empty."""
+    with Postgres(settings={"max_connections": "12", "superuser_reserved_connections": "1"}) as server:
+        yield server

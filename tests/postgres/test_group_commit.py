@@ -1,0 +1,245 @@
+"""Group commit: batches grow by themselves, and one request's trouble is its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
+from receiver.executions.group_commit import MAX_BYTES, MAX_ITEMS, REPEATS, GroupCommit
+from receiver.executions.lanes import TransientConflict
+from tests.postgres.record import until
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An item."""
+
+    task_id: str
+    size: int = 100
+
+
+class Writer:
+    """What is at the other end: remembers its batches, waits at a gate, refuses what it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.refused: set[str] = set()
+        self.errors: list[Exception] = []
+        self.locked: set[str] = set()
+        self.orphans: list[tuple[str, str]] = []
+        self.at_once = 0
+
+    async def write(self, items: Sequence[Thing]) -> list[str]:
+        """Its result for each item is the item's name in capitals."""
+        assert self.at_once == 0, "one batch at a time"
+        self.at_once += 1
+        try:
+            self.batches.append([item.task_id for item in items])
+            await self.gate.wait()
+            if self.errors:
+                raise self.errors.pop(0)
+            for item in items:
+                if item.task_id in self.refused:
+                    raise ItemRefused("22003", "no")
+                if item.task_id in self.locked:
+                    raise TransientConflict("55P03")
+            return [item.task_id.upper() for item in items]
+        finally:
+            self.at_once -= 1
+
+    async def orphaned(self, item: Thing, result: str) -> None:
+        """Takes what nobody waits for."""
+        self.orphans.append((item.task_id, result))
+        if item.task_id == "hostile":
+            raise ValueError("orphaned raised")
+
+
+@pytest.fixture
+async def writer() -> Writer:
+    return Writer()
+
+
+@pytest.fixture
+async def group(writer: Writer) -> AsyncIterator[GroupCommit[Thing, str]]:
+    made = GroupCommit(writer.write, orphaned=writer.orphaned, wait=5)
+    yield made
+    writer.gate.set()
+    await made.close()
+
+
+Group = GroupCommit[Thing, str]
+
+
+def submit_all(group: Group, *names: str) -> list[asyncio.Task[str]]:
+    """Requests, one a name, in this order."""
+    return [asyncio.create_task(group.submit(Thing(name))) for name in names]
+
+
+async def under_way(writer: Writer, group: Group) -> asyncio.Task[str]:
+    """A batch that is waiting at the gate, so that others gather behind it."""
+    writer.gate.clear()
+    first = asyncio.create_task(group.submit(Thing("first")))
+    await until(lambda: writer.batches)
+    return first
+
+
+async def test_a_lone_item_goes_at_once(writer: Writer, group: Group) -> None:
+    async with asyncio.timeout(0.5):
+        assert await group.submit(Thing("a")) == "A"
+    assert writer.batches == [["a"]]
+
+
+async def test_what_arrives_meanwhile_shares_the_next_batch(writer: Writer, group: Group) -> None:
+    first = await under_way(writer, group)
+    rest = submit_all(group, *(f"r{number}" for number in range(9)))
+    await asyncio.sleep(0)
+    writer.gate.set()
+    assert await asyncio.gather(first, *rest) == ["FIRST", *(f"R{number}" for number in range(9))]
+    assert [len(batch) for batch in writer.batches] == [1, 9]
+
+
+async def test_a_batch_is_in_lock_order_and_each_gets_its_own_result(writer: Writer, group: Group) -> None:
+    """Bytewise, as COLLATE "C" compares: upper case first, and not by code units."""
+    names = ["b", "é", "a", "Z", "\U0001f600", "\uffee"]
+    first = await under_way(writer, group)
+    rest = submit_all(group, *names)
+    await asyncio.sleep(0)
+    writer.gate.set()
+    assert await asyncio.gather(*rest) == [name.upper() for name in names]
+    assert writer.batches[1] == sorted(names, key=str.encode)
+    await first
+
+
+async def test_a_batch_is_bounded_in_items_and_bytes(writer: Writer, group: Group) -> None:
+    first = await under_way(writer, group)
+    many = submit_all(group, *(f"m{number:04}" for number in range(MAX_ITEMS + 5)))
+    big = [
+        asyncio.create_task(group.submit(Thing(name, size)))
+        for name, size in [("x1", MAX_BYTES // 2), ("x2", MAX_BYTES // 2), ("x3", 5 * MAX_BYTES), ("x4", 1)]
+    ]
+    await asyncio.sleep(0)
+    writer.gate.set()
+    await asyncio.gather(first, *many, *big)
+    assert [len(batch) for batch in writer.batches] == [1, MAX_ITEMS, 6, 1, 1, 1]
+    assert writer.batches[4] == ["x3"]
+
+
+async def test_an_item_that_is_refused_fails_alone(writer: Writer, group: Group) -> None:
+    writer.refused = {"bad"}
+    first = await under_way(writer, group)
+    rest = submit_all(group, "a", "bad", "c")
+    await asyncio.sleep(0)
+    writer.gate.set()
+    results = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert isinstance(results.pop(2), ItemRefused)
+    assert results == ["FIRST", "A", "C"]
+    assert writer.batches[1:] == [["a", "bad", "c"], ["a"], ["bad"], ["c"]]
+
+
+async def test_an_item_whose_row_stays_locked_fails_alone(writer: Writer, group: Group) -> None:
+    writer.locked = {"stuck"}
+    first = await under_way(writer, group)
+    rest = submit_all(group, "a", "stuck", "z")
+    await asyncio.sleep(0)
+    writer.gate.set()
+    results = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert isinstance(results.pop(2), TransientConflict)
+    assert results == ["FIRST", "A", "Z"]
+
+
+async def test_a_batch_that_was_rolled_back_because_of_another_is_repeated(
+    writer: Writer, group: Group
+) -> None:
+    writer.errors = [TransientConflict("40P01")] * (REPEATS - 1)
+    assert await group.submit(Thing("a")) == "A"
+    assert writer.batches == [["a"]] * REPEATS
+
+
+async def test_a_database_that_is_down_fails_all_of_the_batch_and_none_after(
+    writer: Writer, group: Group
+) -> None:
+    writer.errors = [DatabaseUnavailable("down")]
+    results = await asyncio.gather(*submit_all(group, "a", "b"), return_exceptions=True)
+    assert all(isinstance(result, DatabaseUnavailable) for result in results)
+    assert await group.submit(Thing("c")) == "C"
+
+
+async def test_who_waits_too_long_for_a_batch_is_refused(writer: Writer) -> None:
+    """Nothing was done for it; the batch before it is not disturbed."""
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.05)
+    first = await under_way(writer, group)
+    with pytest.raises(OutOfConnections):
+        await group.submit(Thing("late"))
+    writer.gate.set()
+    assert await first == "FIRST"  # whoever was taken is waited for
+    await group.close()
+    assert writer.batches == [["first"]]
+    assert writer.orphans == []
+
+
+async def test_who_goes_before_being_taken_leaves_nothing(writer: Writer, group: Group) -> None:
+    first = await under_way(writer, group)
+    gone, stays = submit_all(group, "gone", "stays")
+    await asyncio.sleep(0)
+    gone.cancel()
+    writer.gate.set()
+    assert [await first, await stays] == ["FIRST", "STAYS"]
+    assert writer.batches == [["first"], ["stays"]]
+    assert writer.orphans == []
+
+
+async def test_who_goes_later_leaves_an_orphan(writer: Writer, group: Group) -> None:
+    first = await under_way(writer, group)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    writer.gate.set()
+    await group.close()
+    assert writer.orphans == [("first", "FIRST")]
+
+
+async def test_who_goes_in_the_moment_its_result_comes_leaves_an_orphan(writer: Writer) -> None:
+    """The result is there, the request is cancelled before it could take it."""
+    requests: list[asyncio.Task[str]] = []
+
+    async def write(items: Sequence[Thing]) -> list[str]:
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_soon(requests[0].cancel)
+        return [item.task_id.upper() for item in items]
+
+    group: Group = GroupCommit(write, orphaned=writer.orphaned, wait=5)
+    requests.append(asyncio.create_task(group.submit(Thing("a"))))
+    with pytest.raises(asyncio.CancelledError):
+        await requests[0]
+    await group.close()
+    assert writer.orphans == [("a", "A")]
+
+
+async def test_an_orphan_that_makes_trouble_stalls_nobody(writer: Writer, group: Group) -> None:
+    """Neither its own batch nor the queue behind it."""
+    writer.gate.clear()
+    [hostile, neighbour] = submit_all(group, "hostile", "neighbour")
+    await until(lambda: writer.batches == [["hostile", "neighbour"]])
+    behind = asyncio.create_task(group.submit(Thing("behind")))
+    hostile.cancel()
+    await asyncio.sleep(0)
+    writer.gate.set()
+    async with asyncio.timeout(2):
+        assert [await neighbour, await behind] == ["NEIGHBOUR", "BEHIND"]
+        await group.close()
+    assert writer.orphans == [("hostile", "HOSTILE")]
+
+
+async def test_closing_waits_for_what_was_handed_in(writer: Writer) -> None:
+    group: Group = GroupCommit(writer.write, orphaned=None, wait=5)
+    requests = submit_all(group, "a", "b")
+    await asyncio.sleep(0)
+    await group.close()
+    assert [await request for request in requests] == ["A", "B"]
+    await group.close()

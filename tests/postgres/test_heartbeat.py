@@ -1,0 +1,252 @@
+"""The heartbeat: which leases are renewed, and when one is known to be lost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from receiver.executions.dsn import Database
+from receiver.executions.heartbeat import Heartbeat
+from receiver.executions.lanes import Lane
+from receiver.outcomes import Succeeded
+from tests.postgres.conftest import Instances
+from tests.postgres.record import Instance, Look, call, until
+from tests.proxy import Proxy
+
+SHORT = timedelta(seconds=1.5)
+"""A beat every half second."""
+
+
+class Losses:
+    """Counts how often an execution was said to be lost, and when first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = 0.0
+
+    def __call__(self) -> None:
+        """The heartbeat's callback, from its thread."""
+        self.first = self.first or time.monotonic()
+        self.count += 1
+
+
+@pytest.fixture
+def beating(instances: Instances) -> Instance:
+    """An instance whose heartbeat runs, with leases of 1.5 s."""
+    instance = instances(lease=SHORT)
+    instance.heartbeat.start()
+    return instance
+
+
+async def lease_of(look: Look, task_id: str) -> datetime:
+    """When the lease ends."""
+    end: datetime = (await look.row(task_id))["lease_expires_at"]
+    return end
+
+
+async def renewed(look: Look, task_id: str, times: int = 1) -> None:
+    """Awaits that many renewals."""
+    for _ in range(times):
+        before = await lease_of(look, task_id)
+
+        async def later(before: datetime = before) -> bool:
+            return await lease_of(look, task_id) != before
+
+        await until(later)
+
+
+async def test_exactly_what_is_held_is_renewed(beating: Instance, look: Look) -> None:
+    """Nobody else's, no other fence, and nothing after its release."""
+    for task_id in ("held", "released", "not-held", "other-fence"):
+        await look.seed(task_id, "RUNNING", fence=7)
+    untouched = {task_id: await look.row(task_id) for task_id in ("not-held", "other-fence")}
+    now = time.monotonic()
+    for pair in (("held", 7), ("released", 7), ("other-fence", 6)):
+        beating.heartbeat.hold(pair, since=now)
+    await renewed(look, "released")
+    beating.heartbeat.release(("released", 7))
+    await renewed(look, "held")  # a renewal that was under way is over
+    after = await lease_of(look, "released")
+    await renewed(look, "held", 2)
+    assert await lease_of(look, "released") == after
+    assert untouched == {task_id: await look.row(task_id) for task_id in untouched}
+    assert beating.heartbeat.held == [("held", 7), ("other-fence", 6)]
+
+
+async def test_a_lease_that_is_renewed_is_never_taken_over(
+    beating: Instance, instances: Instances, look: Look
+) -> None:
+    """It lives four times as long as its lease, and a second instance asks all the while."""
+    claimed = await beating.claim("long")
+    second = instances("second", lease=SHORT)
+    end = time.monotonic() + 4 * SHORT.total_seconds() / 2
+    while time.monotonic() < end:
+        assert type(await second.ledger.claim(call("long"))).__name__ == "Busy"
+        await asyncio.sleep(0.05)
+    assert await beating.ledger.settle(claimed, Succeeded("1")) == Succeeded("1")
+
+
+async def test_one_that_was_taken_over_is_lost_once(beating: Instance, look: Look) -> None:
+    losses, kept = Losses(), Losses()
+    taken, other = await beating.claim("taken"), await beating.claim("other")
+    beating.heartbeat.watch(taken.lease, losses)
+    beating.heartbeat.watch(other.lease, kept)
+    await look.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'taken'")
+    before = await look.row("taken")
+    await until(lambda: losses.count)
+    await renewed(look, "other", 2)
+    assert (losses.count, kept.count) == (1, 0)
+    assert await look.row("taken") == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (
+            "UPDATE task_executions SET status = 'READY', attempt = 0, started_at = NULL, lease_owner = NULL,"
+            " lease_expires_at = NULL, claim_token = NULL WHERE task_id = 'gone'"
+        ),
+        (
+            "UPDATE task_executions SET status = 'SUCCESSFUL', final = true, finished_at = clock_timestamp(),"
+            " lease_owner = NULL, lease_expires_at = NULL, claim_token = NULL WHERE task_id = 'gone'"
+        ),
+        "DELETE FROM task_executions WHERE task_id = 'gone'",
+    ],
+)
+async def test_one_that_is_no_longer_running_is_lost(beating: Instance, look: Look, change: str) -> None:
+    losses = Losses()
+    beating.heartbeat.watch((await beating.claim("gone")).lease, losses)
+    await look.execute(change)
+    await until(lambda: losses.count)
+
+
+async def test_who_watches_what_is_already_lost_is_told_at_once(beating: Instance, look: Look) -> None:
+    claimed = await beating.claim("taken")
+    early, late = Losses(), Losses()
+    beating.heartbeat.watch(claimed.lease, early)
+    await look.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'taken'")
+    await until(lambda: early.count)
+    beating.heartbeat.watch(claimed.lease, late)
+    assert late.count == 1
+    never = Losses()
+    beating.heartbeat.watch(("never-held", 1), never)
+    assert never.count == 1
+
+
+async def test_one_whose_row_is_locked_by_its_own_settlement_is_not_lost(
+    instance: Instance, look: Look, other: Any
+) -> None:
+    """It does not come back from the renewal; a plain SELECT still shows it as running. Nobody waits for the lock."""
+    losses = Losses()
+    locked, free = await instance.claim("locked"), await instance.claim("free")
+    instance.heartbeat.watch(locked.lease, losses)
+    before = {task_id: await lease_of(look, task_id) for task_id in ("locked", "free")}
+    lane = Lane(instance.database, "test")
+    async with other.transaction():
+        await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
+        async with asyncio.timeout(0.9):  # lock_timeout is 1 s
+            assert await instance.heartbeat._renew(lane)
+    assert losses.count == 0
+    assert await lease_of(look, "locked") == before["locked"]
+    assert await lease_of(look, "free") > before["free"]
+    assert await instance.heartbeat._renew(lane)
+    assert await lease_of(look, "locked") > before["locked"]
+    await lane.close()
+    assert free.fence == 1
+
+
+@pytest.mark.parametrize("how", ["stall", "refuse"])
+async def test_a_database_that_is_away_for_a_lease_loses_it_before_its_end(
+    instances: Instances, proxy: Proxy, look: Look, how: str
+) -> None:
+    """Silent or refusing: another instance may run the execution from the lease's end on, so it stops here before."""
+    instance = instances(lease=timedelta(seconds=2), url=proxy.url)
+    claimed = await instance.claim("cut-off")
+    losses = Losses()
+    instance.heartbeat.start()
+    instance.heartbeat.watch(claimed.lease, losses)
+    await renewed(look, "cut-off")
+    if how == "stall":
+        proxy.stall()
+    else:
+        proxy.refuse()
+        proxy.cut()
+    left = (await lease_of(look, "cut-off") - await look.value("SELECT clock_timestamp()")).total_seconds()
+    end = time.monotonic() + left
+    await until(lambda: losses.count)
+    assert losses.first < end
+    assert losses.first > end - 1
+    proxy.resume()
+    proxy.accept()
+
+
+async def test_a_database_that_comes_back_in_time_costs_no_lease(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    instance = instances(lease=timedelta(seconds=3), url=proxy.url)
+    claimed = await instance.claim("blinked")
+    losses = Losses()
+    instance.heartbeat.start()
+    instance.heartbeat.watch(claimed.lease, losses)
+    await renewed(look, "blinked")
+    proxy.refuse()
+    proxy.cut()
+    await until(lambda: "leases not renewed" in str(instance.events))
+    proxy.accept()
+    await renewed(look, "blinked", 2)
+    assert losses.count == 0
+
+
+async def test_an_unexpected_refusal_does_not_end_the_heartbeat(beating: Instance, look: Look) -> None:
+    """Somebody takes the table away, and brings it back."""
+    await beating.claim("held")
+    await renewed(look, "held")
+    await look.execute("ALTER TABLE task_executions RENAME TO task_executions_away")
+    await until(lambda: "leases not renewed" in str(beating.events))
+    await look.execute("ALTER TABLE task_executions_away RENAME TO task_executions")
+    await renewed(look, "held")
+
+
+async def test_the_main_loop_may_be_blocked(beating: Instance, look: Look) -> None:
+    """A blocking task must not cost its neighbours their leases."""
+    await beating.claim("held")
+    await renewed(look, "held")
+    before = await lease_of(look, "held")
+    time.sleep(0.8)  # noqa: ASYNC251 - what is tested
+    assert await lease_of(look, "held") > before
+
+
+async def test_the_thread_stops_in_time(instances: Instances, look: Look) -> None:
+    instance = instances()  # a beat every 20 s
+    instance.heartbeat.start()
+    began = time.monotonic()
+    await asyncio.to_thread(instance.heartbeat.stop)
+    assert time.monotonic() - began < 1
+    assert not instance.heartbeat._thread.is_alive()
+    await until(lambda: _nobody(look))
+
+
+async def _nobody(look: Look) -> bool:
+    return await look.others("receiver heartbeat") == 0
+
+
+async def test_the_thread_stops_though_the_database_is_silent(instances: Instances, proxy: Proxy) -> None:
+    instance = instances(lease=SHORT, url=proxy.url)
+    await instance.claim("held")
+    instance.heartbeat.start()
+    proxy.stall()
+    await until(lambda: "leases not renewed" in str(instance.events))
+    began = time.monotonic()
+    await asyncio.to_thread(instance.heartbeat.stop)
+    assert time.monotonic() - began < 3
+    assert not instance.heartbeat._thread.is_alive()
+    instance.ledger.lanes._lanes[0].drop()
+    proxy.resume()
+
+
+def test_one_that_was_never_started_can_be_stopped() -> None:
+    Heartbeat(Database.of("postgresql://nowhere"), lease=SHORT, emit=lambda _: None).stop()

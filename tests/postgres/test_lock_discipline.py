@@ -1,0 +1,106 @@
+"""Lock discipline: every statement that changes executions, against each other, on the same rows."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from receiver.errors import DatabaseUnavailable
+from receiver.executions import statements
+from receiver.executions.dsn import Database
+from receiver.executions.lanes import Lane
+from receiver.executions.statements import ClaimItem, SettleItem
+from tests.postgres.record import NAMESPACE, Look, route
+
+SECONDS = 4.0
+IDS = [f"id-{number:02}" for number in range(40)]
+LEASE = timedelta(seconds=0.1)
+
+
+async def test_claims_settlements_renewals_and_hand_backs_never_deadlock(
+    database_url: str, look: Look
+) -> None:
+    """Eight connections, overlapping ids in random order: no deadlock, and no error at all."""
+    await look.execute("SELECT pg_stat_reset()")
+    end = time.monotonic() + SECONDS
+    counts: dict[str, int] = {}
+    errors: list[DatabaseUnavailable] = []
+    fences: dict[str, int] = {}
+    workers = [
+        _works(
+            Lane(Database.of(database_url), f"worker {number}"),
+            random.Random(number),  # noqa: S311 - no secret
+            end,
+            counts,
+            errors,
+            fences,
+        )
+        for number in range(8)
+    ]
+    await asyncio.gather(*workers)
+    await look.execute("SELECT pg_stat_force_next_flush()")
+    deadlocks = await look.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    assert (deadlocks, errors) == (0, [])
+    assert all(counts.get(kind, 0) > 20 for kind in ("claim", "settle", "renew", "hand_back")), counts
+    assert len(fences) == len(IDS)
+
+
+async def _works(
+    lane: Lane,
+    chance: random.Random,
+    end: float,
+    counts: dict[str, int],
+    errors: list[DatabaseUnavailable],
+    fences: dict[str, int],
+) -> None:
+    declared = route()
+    while time.monotonic() < end:
+        ids = chance.sample(IDS, chance.randint(1, 20))
+        pairs = [(task_id, fences.get(task_id, 0)) for task_id in ids]
+        kind = chance.choice(["claim", "claim", "settle", "renew", "hand_back"])
+        moved: Any
+        try:
+            match kind:
+                case "claim":
+                    items = [
+                        ClaimItem(
+                            task_id=task_id,
+                            task_name=declared.name,
+                            task_path=declared.path,
+                            paths=declared.paths,
+                            args="[]",
+                            kwargs="{}",
+                            enqueued_at=None,
+                            trace=None,
+                            max_attempts=None,
+                            token=uuid4(),
+                            size=500,
+                        )
+                        for task_id in sorted(ids)  # as a group commit hands them in
+                    ]
+                    rows = await statements.claim(
+                        lane, items, namespace=NAMESPACE, owner="worker", lease=LEASE
+                    )
+                    moved = [row for row in rows if row.verdict == "claimed"]
+                    for row in moved:
+                        assert row.fence > fences.get(row.task_id, 0), "a fence fell"
+                        fences[row.task_id] = row.fence
+                case "settle":
+                    moved = await statements.settle(lane, [_failed(pair) for pair in pairs])
+                case "renew":
+                    moved = await statements.renew(lane, pairs, lease=LEASE)
+                case _:
+                    moved = await statements.hand_back(lane, pairs, instance="worker")
+        except DatabaseUnavailable as error:
+            errors.append(error)
+            continue
+        counts[kind] = counts.get(kind, 0) + len(moved)
+    await lane.close()
+
+
+def _failed(pair: tuple[str, int]) -> SettleItem:
+    return SettleItem(*pair, final=False, ending="FAILED", error_type="E", error_message="no")

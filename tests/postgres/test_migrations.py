@@ -1,0 +1,207 @@
+"""The tables' version: up, down, up; what the code believes about the tables is what the migrations made."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import threading
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
+from receiver.executions import migrations
+from receiver.executions.schema import metadata
+from tests.postgres.record import connect
+from tests.proxy import Proxy
+
+TABLES = {"task_executions", "task_attempts", "rejected_messages"}
+
+
+async def tables(url: str) -> set[str]:
+    connection = await connect(url)
+    try:
+        rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        return {row["tablename"] for row in rows}
+    finally:
+        await connection.close()
+
+
+def test_up_down_and_up_again(empty_database_url: str) -> None:
+    url = empty_database_url
+    assert migrations.current(url) is None
+    for _ in range(2):
+        migrations.upgrade(url)
+        assert migrations.current(url) == migrations.HEAD
+        assert asyncio.run(tables(url)) == TABLES | {migrations.VERSION_TABLE}
+        migrations.upgrade(url)  # again: nothing to do
+        migrations.downgrade(url, "base")
+        assert migrations.current(url) is None
+        assert not asyncio.run(tables(url)) & TABLES
+
+
+def test_the_steps_are_those_the_code_knows() -> None:
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - alembic's own package, beside the folder of that name
+
+    script = ScriptDirectory.from_config(migrations.configuration())
+    steps = [step.revision for step in script.walk_revisions()]
+    assert script.get_heads() == [migrations.HEAD]
+    assert tuple(reversed(steps)) == migrations.KNOWN
+
+
+async def test_the_metadata_is_what_the_migrations_made(database_url: str) -> None:
+    from alembic.autogenerate import compare_metadata  # noqa: PLC0415 - as above
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    def compare(connection: Connection) -> list[Any]:
+        options = {
+            "version_table": migrations.VERSION_TABLE,
+            "compare_type": True,
+            "compare_server_default": True,
+        }
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+    engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://"))
+    async with engine.connect() as connection:
+        assert await connection.run_sync(compare) == []
+    await engine.dispose()
+
+
+COLUMNS = """
+SELECT table_name, column_name, data_type, is_nullable, column_default, collation_name
+FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> $1 ORDER BY 1, ordinal_position
+"""
+CONSTRAINTS = """
+SELECT conrelid::regclass::text AS "table", conname, pg_get_constraintdef(oid) AS definition
+FROM pg_constraint WHERE contype <> 'n' AND connamespace = 'public'::regnamespace
+  AND conrelid::regclass::text <> $1 ORDER BY 1, 2
+"""
+INDEXES = (
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> $1 ORDER BY 1"
+)
+
+
+async def test_the_metadata_would_make_the_very_same_tables(
+    database_url: str, empty_database_url: str
+) -> None:
+    """Every column with its order, default and collation; every CHECK by name and expression; every index."""
+    engine = create_async_engine(empty_database_url.replace("postgresql://", "postgresql+asyncpg://"))
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+    seen = []
+    for url in (database_url, empty_database_url):
+        look = await connect(url)
+        seen.append(
+            [
+                [tuple(row) for row in await look.fetch(query, migrations.VERSION_TABLE)]
+                for query in (COLUMNS, CONSTRAINTS, INDEXES)
+            ]
+        )
+        await look.close()
+    migrated, declared = seen
+    assert migrated == declared
+    assert sum("CHECK" in str(row) for row in migrated[1]) == 12
+
+
+async def test_the_checks_refuse_what_the_code_never_writes(database_url: str) -> None:
+    """A lease without RUNNING, RUNNING without a lease, a result that failed, a final that runs, a fence below its attempt."""
+    look = await connect(database_url)
+    await look.execute(
+        "INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at)"
+        " VALUES ('a', 'n', 'p', 's', '[]', '{}', 'READY', now())"
+    )
+    for change, constraint in {
+        "lease_owner = 'x'": "lease",
+        "status = 'RUNNING', started_at = now()": "lease",
+        "status = 'GONE'": "final|status|lease|started",
+        "final = true": "final",
+        "started_at = now()": "started",
+        "finished_at = now()": "finished",
+        "status = 'FAILED', finished_at = now()": "error",
+        "error_type = 'E'": "error",
+        "return_value = '1'": "result",
+        "skipped_by = 'S'": "skipped",
+        "attempt = 1": "fence",
+        "attempt = -1": "fence",
+        "task_id = ''": "task_id_length",
+        "task_id = repeat('é', 128)": "task_id_length",
+        "status = 'SUCCESSFUL', started_at = now(), finished_at = now()": "final",
+    }.items():
+        with pytest.raises(asyncpg.CheckViolationError) as refused:
+            await look.execute(f"UPDATE task_executions SET {change}")  # noqa: S608 - a list of our own
+        assert re.search(f"task_executions_({constraint})", str(refused.value)), change
+    await look.close()
+
+
+def test_two_migrations_at_once_make_one(empty_database_url: str) -> None:
+    errors: list[BaseException] = []
+
+    def migrate() -> None:
+        try:
+            migrations.upgrade(empty_database_url)
+        except BaseException as error:  # noqa: BLE001 - for the main thread
+            errors.append(error)
+
+    threads = [threading.Thread(target=migrate) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert migrations.current(empty_database_url) == migrations.HEAD
+
+
+async def test_a_step_waits_no_longer_than_its_lock_timeout(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer would queue every claim behind it. Nothing is half done afterwards."""
+    monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "200ms")
+    look = await connect(database_url)
+    async with look.transaction():
+        await look.execute("SELECT 1 FROM task_executions FOR UPDATE")
+        await look.execute("LOCK TABLE task_executions IN ROW SHARE MODE")
+        with pytest.raises(ReceiverError, match="lock timeout"):
+            await asyncio.to_thread(migrations.downgrade, database_url, "base")
+    await look.close()
+    assert await tables(database_url) >= TABLES
+    assert await asyncio.to_thread(migrations.current, database_url) == migrations.HEAD
+
+
+async def test_missing_tables_are_refused(empty_database_url: str) -> None:
+    look = await connect(empty_database_url)
+    with pytest.raises(SchemaError, match="no tables of receiver; run `receiver migrate`"):
+        await migrations.check(look)
+    await look.close()
+
+
+async def test_a_newer_version_is_served_and_an_older_refused(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = await connect(database_url)
+    await migrations.check(look)
+    await look.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - a constant of ours
+    await migrations.check(look)
+    await look.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'")  # noqa: S608 - a constant of ours
+    monkeypatch.setattr(migrations, "HEAD", "0002")
+    monkeypatch.setattr(migrations, "KNOWN", ("0001", "0002"))
+    with pytest.raises(SchemaError, match="at version 0001, this code needs 0002"):
+        await migrations.check(look)
+    await look.execute(f"DELETE FROM {migrations.VERSION_TABLE}")  # noqa: S608 - a constant of ours
+    with pytest.raises(SchemaError, match="at version nothing"):
+        await migrations.check(look)
+    await look.close()
+
+
+def test_a_database_that_does_not_exist_is_one_clear_error(empty_database_url: str) -> None:
+    with pytest.raises(ReceiverError, match="does not exist"):
+        migrations.upgrade(empty_database_url + "_not")
+
+
+def test_a_database_that_is_down_is_one_clear_error(proxy: Proxy) -> None:
+    proxy.refuse()
+    with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
+        migrations.upgrade(proxy.url)

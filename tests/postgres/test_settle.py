@@ -1,0 +1,412 @@
+"""ledger.settle: what is written, by whom it may be written, and what is true when an answer is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from receiver.errors import DatabaseUnavailable
+from receiver.executions.migrations import upgrade
+from receiver.failures import Failure
+from receiver.local.postgres import Postgres
+from receiver.outcomes import (
+    Abandoned,
+    AttemptEnding,
+    Busy,
+    Done,
+    Failed,
+    HandedBack,
+    Lost,
+    Outcome,
+    Skipped,
+    Succeeded,
+    Unrecorded,
+)
+from tests.postgres.conftest import Instances
+from tests.postgres.record import Instance, Look, call, connect, failure, route
+from tests.proxy import Proxy
+
+
+async def test_success_is_final_with_its_result(instance: Instance, look: Look) -> None:
+    claimed = await instance.claim("good")
+    outcome = Succeeded('{"sent": 3}')
+    assert await instance.ledger.settle(claimed, outcome) is outcome
+    row = await look.row("good")
+    assert await look.state("good") == ("SUCCESSFUL", True, 1, 1)
+    assert row["return_value"] == '{"sent": 3}'
+    assert (row["lease_owner"], row["lease_expires_at"], row["claim_token"]) == (None, None, None)
+    assert row["finished_at"] >= row["started_at"]
+    assert await look.attempts("good") == []
+    assert instance.heartbeat.held == []
+
+
+async def test_a_failure_is_kept_with_its_attempt(instance: Instance, look: Look) -> None:
+    claimed = await instance.claim("bad")
+    outcome = failure("broken")
+    assert await instance.ledger.settle(claimed, outcome) is outcome
+    row = await look.row("bad")
+    assert await look.state("bad") == ("FAILED", False, 1, 1)
+    error = ("ValueError", "broken", "Traceback ...")
+    assert (row["error_type"], row["error_message"], row["error_traceback"]) == error
+    assert (row["return_value"], row["lease_owner"]) == (None, None)
+    [line] = await look.attempts("bad")
+    assert line.pop("ended_at") <= await look.value("SELECT clock_timestamp()")
+    assert line == {
+        "task_id": "bad",
+        "fence": 1,
+        "attempt": 1,
+        "started_at": row["started_at"],
+        "ending": "FAILED",
+        "error_type": "ValueError",
+        "error_message": "broken",
+        "error_traceback": "Traceback ...",
+        "message_id": "message-of-bad",
+        "delivery_attempt": 3,
+        "instance": "instance-1",
+    }
+
+
+async def test_every_failed_attempt_has_its_line(instance: Instance, look: Look) -> None:
+    for number in range(3):
+        claimed = await instance.claim("thrice")
+        ending = AttemptEnding.TIMED_OUT if number == 1 else AttemptEnding.FAILED
+        await instance.ledger.settle(claimed, claimed.failed(Failure("E", str(number)), ending))
+    lines = await look.attempts("thrice")
+    assert [(line["attempt"], line["ending"], line["error_message"]) for line in lines] == [
+        (1, "FAILED", "0"),
+        (2, "TIMED_OUT", "1"),
+        (3, "FAILED", "2"),
+    ]
+
+
+async def test_the_last_attempt_that_is_allowed_makes_a_failure_final(instance: Instance, look: Look) -> None:
+    declared = route(max_attempts=2)
+    for final in (False, True):
+        claimed = await instance.claim("twice", declared)
+        await instance.ledger.settle(claimed, claimed.failed(Failure("E", "no")))
+        assert (await look.row("twice"))["final"] is final
+    assert await instance.ledger.claim(call("twice", declared)) == Done()
+
+
+async def test_a_permanent_failure_is_final_at_once(instance: Instance, look: Look) -> None:
+    claimed = await instance.claim("never")
+    await instance.ledger.settle(claimed, claimed.failed(Failure("PermanentError", "no"), final=True))
+    assert await look.state("never") == ("FAILED", True, 1, 1)
+
+
+async def test_a_skipped_one_is_successful_and_names_its_switch(instance: Instance, look: Look) -> None:
+    claimed = await instance.claim("off")
+    assert await instance.ledger.settle(claimed, Skipped("ENABLE_IT")) == Skipped("ENABLE_IT")
+    row = await look.row("off")
+    assert (row["status"], row["final"], row["skipped_by"], row["return_value"]) == (
+        "SUCCESSFUL",
+        True,
+        "ENABLE_IT",
+        None,
+    )
+
+
+@pytest.mark.parametrize("outcome", [Succeeded("1"), failure(), Skipped("S"), HandedBack(), Lost()])
+async def test_a_stale_owner_changes_nothing(instances: Instances, look: Look, outcome: Outcome) -> None:
+    """Its lease ran out and another instance took over."""
+    stale = instances("stale")
+    claimed = await stale.claim("taken")
+    await look.expire("taken")
+    newer = await instances("newer").claim("taken")
+    before = await look.row("taken")
+    ending = await stale.ledger.settle(claimed, outcome)
+    assert ending == (HandedBack() if outcome == HandedBack() else Lost())
+    assert await look.row("taken") == before
+    assert await look.endings("taken") == ["LEASE_EXPIRED"]
+    assert newer.fence == 2
+
+
+@pytest.mark.parametrize("outcome", [Succeeded("1"), failure(), HandedBack()])
+async def test_a_settlement_after_its_hand_back_changes_nothing(
+    instances: Instances, look: Look, outcome: Outcome
+) -> None:
+    """The hand-back keeps the fence, so that only the status tells; after a claim elsewhere both do."""
+    first = instances("first")
+    claimed = await first.claim("back")
+    await first.ledger.settle(claimed, HandedBack())
+    before = await look.row("back")
+    assert before["status"] == "READY"
+    wanted = HandedBack() if outcome == HandedBack() else Lost()
+    assert await first.ledger.settle(claimed, outcome) == wanted
+    assert await look.row("back") == before
+
+    await instances("second").claim("back")
+    before = await look.row("back")
+    assert await first.ledger.settle(claimed, outcome) == wanted
+    assert await look.row("back") == before
+    assert await look.endings("back") == ["HANDED_BACK"]
+
+
+@pytest.mark.parametrize("outcome", [Succeeded("1"), failure()])
+async def test_a_stale_settlement_does_not_hide_behind_the_final_row_of_a_newer_owner(
+    instances: Instances, look: Look, outcome: Outcome
+) -> None:
+    stale, newer = instances("stale"), instances("newer")
+    claimed = await stale.claim("raced")
+    await look.expire("raced")
+    await newer.ledger.settle(await newer.claim("raced"), outcome)
+    before = await look.row("raced")
+    assert await stale.ledger.settle(claimed, outcome) == Lost()
+    assert await look.row("raced") == before
+
+
+async def test_a_hand_back_makes_it_ready_and_takes_the_attempt_back(instance: Instance, look: Look) -> None:
+    claimed = await instance.claim("back")
+    assert await instance.ledger.settle(claimed, HandedBack()) == HandedBack()
+    row = await look.row("back")
+    assert await look.state("back") == ("READY", False, 0, 1)
+    assert (row["started_at"], row["lease_owner"], row["claim_token"]) == (None, None, None)
+    [line] = await look.attempts("back")
+    assert (line["ending"], line["fence"], line["attempt"], line["instance"]) == (
+        "HANDED_BACK",
+        1,
+        1,
+        "instance-1",
+    )
+
+
+async def test_an_abandoned_one_stays_running_and_held(instance: Instance, look: Look) -> None:
+    claimed = await instance.claim("stuck")
+    before = await look.row("stuck")
+    assert await instance.ledger.settle(claimed, Abandoned()) == Abandoned()
+    assert await look.row("stuck") == before
+    assert instance.heartbeat.held == [claimed.lease]
+
+
+async def test_a_result_postgresql_cannot_hold_is_a_final_failure(instance: Instance, look: Look) -> None:
+    """Jsonb takes no NUL; a retry would only repeat the task's effects. Its neighbours are recorded."""
+    claims = [await instance.claim(task_id) for task_id in ("nul", "next", "after")]
+    values = ['"\\u0000"', '"fine"', "3"]
+    endings = await asyncio.gather(
+        *(
+            instance.ledger.settle(claimed, Succeeded(value))
+            for claimed, value in zip(claims, values, strict=True)
+        )
+    )
+    assert isinstance(endings[0], Failed)
+    assert endings[0].final
+    assert endings[1:] == [Succeeded('"fine"'), Succeeded("3")]
+    row = await look.row("nul")
+    assert await look.state("nul") == ("FAILED", True, 1, 1)
+    assert (row["error_type"], row["return_value"]) == ("ResultNotStorable", None)
+    assert await look.endings("nul") == ["FAILED"]
+
+
+async def test_settlements_of_one_batch_are_told_apart(instance: Instance, look: Look) -> None:
+    claims = [await instance.claim(f"id-{number:02}") for number in range(30)]
+    outcomes: list[Outcome] = [
+        Succeeded(str(number)) if number % 3 else failure(str(number)) for number in range(30)
+    ]
+    endings = await asyncio.gather(
+        *(instance.ledger.settle(claimed, outcome) for claimed, outcome in zip(claims, outcomes, strict=True))
+    )
+    assert endings == outcomes
+    for number, claimed in enumerate(claims):
+        row = await look.row(claimed.task_id)
+        if number % 3:
+            assert row["return_value"] == str(number)
+        else:
+            assert row["error_message"] == str(number)
+
+
+async def test_a_settlement_waits_for_no_longer_than_a_lock_and_harms_no_neighbour(
+    instance: Instance, look: Look, other: Any
+) -> None:
+    """Somebody sits on one row, an operator or a vanished instance: the others in its batch are recorded."""
+    claims = [await instance.claim(task_id) for task_id in ("locked", "a", "b", "z")]
+    transaction = other.transaction()
+    await transaction.start()
+    await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
+    endings = await asyncio.gather(*(instance.ledger.settle(claimed, Succeeded("1")) for claimed in claims))
+    await transaction.rollback()
+    assert endings[1:] == [Succeeded("1")] * 3
+    assert endings[0] == Unrecorded()
+    assert await look.state("locked") == ("RUNNING", False, 1, 1)
+    assert (await look.state("z"))[0] == "SUCCESSFUL"
+
+
+# --- silence ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", [Succeeded('"done"'), failure("broken")])
+async def test_a_settlement_whose_reply_is_lost_moves_once_and_is_known(
+    instances: Instances, proxy: Proxy, look: Look, outcome: Outcome
+) -> None:
+    instance = instances(url=proxy.url)
+    claimed = await instance.claim("silent")
+    lost = proxy.lose_reply_to(b"silent")
+    assert await instance.ledger.settle(claimed, outcome) == outcome
+    assert lost.fired.is_set()
+    status = "SUCCESSFUL" if isinstance(outcome, Succeeded) else "FAILED"
+    assert (await look.row("silent"))["status"] == status
+    assert await look.endings("silent") == ([] if status == "SUCCESSFUL" else ["FAILED"])
+
+
+async def test_a_settlement_that_never_arrived_is_sent_again(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    instance = instances(url=proxy.url)
+    claimed = await instance.claim("silent")
+    cut = proxy.cut_before(b"silent")
+    assert await instance.ledger.settle(claimed, Succeeded("1")) == Succeeded("1")
+    assert cut.fired.is_set()
+    assert await look.state("silent") == ("SUCCESSFUL", True, 1, 1)
+
+
+async def test_a_settlement_that_repeats_itself_after_a_takeover_is_lost(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    """Nothing of it was committed, and by the time it is repeated another instance has the execution."""
+    stale = instances("stale", url=proxy.url)
+    claimed = await stale.claim("silent")
+    cut = proxy.cut_before(b"silent")
+    proxy.refuse()
+    settling = asyncio.create_task(stale.ledger.settle(claimed, Succeeded('"stale"')))
+    await cut.happened()
+    await look.expire("silent")
+    newer = await instances("newer").claim("silent")
+    proxy.accept()
+    assert await settling == Lost()
+    assert await look.state("silent") == ("RUNNING", False, 2, newer.fence)
+
+
+async def test_a_claim_whose_reply_is_lost_is_found_by_its_token(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    instance = instances(url=proxy.url)
+    await instance.claim("warm")
+    lost = proxy.lose_reply_to(b"silent")
+    claimed = await instance.claim("silent")
+    assert lost.fired.is_set()
+    assert (claimed.fence, claimed.attempt) == (1, 1)
+    assert claimed.lease in instance.heartbeat.held
+    assert await instance.ledger.settle(claimed, Succeeded("1")) == Succeeded("1")
+    assert await look.state("silent") == ("SUCCESSFUL", True, 1, 1)
+
+
+async def test_a_batch_of_claims_whose_reply_is_lost_runs_each_once(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    """Some were ours to get, one is running elsewhere: the token tells them apart."""
+    instance = instances(url=proxy.url)
+    await instance.claim("warm")
+    await look.seed("silent-running", "RUNNING")
+    lost = proxy.lose_reply_to(b"silent-running")
+    ids = ["silent-a", "silent-running", "silent-z"]
+    results = await asyncio.gather(*(instance.ledger.claim(call(task_id)) for task_id in ids))
+    assert lost.fired.is_set()
+    assert [type(result).__name__ for result in results] == ["Claimed", "Busy", "Claimed"]
+    assert (await look.row("silent-running"))["lease_owner"] == "somebody"
+
+
+async def test_a_claim_that_never_arrived_is_a_500_and_the_next_delivery_runs(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    instance = instances(url=proxy.url)
+    await instance.claim("warm")
+    cut = proxy.cut_before(b"silent")
+    with pytest.raises(DatabaseUnavailable):
+        await instance.ledger.claim(call("silent"))
+    assert cut.fired.is_set()
+    assert await look.find("silent") is None
+    assert (await instance.claim("silent")).attempt == 1
+
+
+async def test_a_claim_that_cannot_be_looked_for_is_a_500_and_keeps_its_lease(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    """The reply is lost and the database out of reach: the row stays RUNNING until its lease ends."""
+    instance = instances(url=proxy.url)
+    await instance.claim("warm")
+    lost = proxy.lose_reply_to(b"silent", everything=True)
+    with pytest.raises(DatabaseUnavailable):
+        await instance.ledger.claim(call("silent"))
+    assert lost.fired.is_set()
+    proxy.accept()
+    assert await look.state("silent") == ("RUNNING", False, 1, 1)
+    assert await instance.ledger.claim(call("silent")) == Busy()
+    await look.expire("silent")
+    assert (await instance.claim("silent")).fence == 2
+
+
+async def test_an_outcome_that_cannot_be_recorded_is_a_500_and_lets_the_lease_run_out(
+    instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.executions.ledger.PAUSES", (0.01, 0.02))
+    instance = instances(url=proxy.url)
+    claimed = await instance.claim("down")
+    proxy.refuse()
+    proxy.cut()
+    assert await instance.ledger.settle(claimed, Succeeded("1")) == Unrecorded()
+    assert await look.state("down") == ("RUNNING", False, 1, 1)
+    assert instance.heartbeat.held == []
+    [trouble] = instance.events
+    assert "settlement not recorded" in str(trouble)
+
+
+async def test_a_settlement_survives_a_crash_of_the_database(
+    instances: Instances, own_server: Postgres
+) -> None:
+    """PostgreSQL goes down at once and comes back while the outcome waits to be written."""
+    await asyncio.to_thread(own_server.create_database, "crash")
+    url = own_server.url("crash")
+    await asyncio.to_thread(upgrade, url)
+    instance = instances(url=url)
+    claimed = await instance.claim("crash")
+    await asyncio.to_thread(own_server.halt, "immediate")
+    settling = asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1")))
+    await asyncio.sleep(0)
+    await asyncio.to_thread(own_server.resume)
+    assert await settling == Succeeded("1")
+    connection = await connect(url)
+    assert await Look(connection).state("crash") == ("SUCCESSFUL", True, 1, 1)
+    await connection.close()
+    await instance.ledger.close()
+    await asyncio.to_thread(own_server.drop_database, "crash")
+
+
+# --- leaving ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_still_held_on_exit_keeps_a_short_lease(instance: Instance, look: Look) -> None:
+    held = await instance.claim("held")
+    await instance.claim("done")
+    instance.heartbeat.release(("done", 1))
+    instance.heartbeat.start()
+    await asyncio.to_thread(instance.heartbeat.stop, left=timedelta(seconds=3))
+    left = "SELECT extract(epoch FROM lease_expires_at - clock_timestamp())::float FROM task_executions WHERE task_id = $1"
+    assert 0 < await look.value(left, "held") <= 3
+    assert await look.value(left, "done") > 50
+    assert (await look.row("held"))["status"] == "RUNNING"
+    assert held.fence == 1
+
+
+async def test_leaving_never_lengthens_a_lease_nor_touches_anothers(instances: Instances, look: Look) -> None:
+    first, second = instances("first"), instances("second")
+    await first.claim("expired")
+    await first.claim("taken")
+    await look.expire("expired")
+    await look.expire("taken")
+    await second.claim("taken")
+    before = [await look.row("expired"), await look.row("taken")]
+    first.heartbeat.start()
+    await asyncio.to_thread(first.heartbeat.stop, left=timedelta(seconds=3))
+    assert [await look.row("expired"), await look.row("taken")] == before
+
+
+async def test_leaving_without_a_database_is_no_error(instances: Instances, proxy: Proxy) -> None:
+    instance = instances(url=proxy.url)
+    await instance.claim("held")
+    proxy.refuse()
+    proxy.cut()
+    instance.heartbeat.start()
+    await asyncio.to_thread(instance.heartbeat.stop, left=timedelta(seconds=3))
+    assert "leases not shortened" in str(instance.events)

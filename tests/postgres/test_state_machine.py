@@ -1,0 +1,230 @@
+"""The record against a model: two owners claim, renew, settle, hand back and overtake each other in any order.
+
+The model is a few lines of Python; the record is real statements on a real PostgreSQL. Whatever an owner that lost its
+lease still tries must change nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from receiver.calls import Claimed
+from receiver.errors import Rejected, RejectionReason
+from receiver.executions import statements
+from receiver.executions.lanes import Lane
+from receiver.executions.rejections import Rejections
+from receiver.failures import Failure
+from receiver.outcomes import Busy, Done, Exhausted, HandedBack, Lost, NotStarted, Outcome, Succeeded
+from tests.postgres.record import NAMESPACE, Instance, Look, call, connect, identity, route
+
+T = TypeVar("T")
+
+MAX_ATTEMPTS = 3
+TASK_IDS = st.sampled_from(["a", "b"])
+OWNERS = st.sampled_from([0, 1])
+DECLARED = route(max_attempts=MAX_ATTEMPTS)
+
+
+@dataclass
+class Model:
+    """What one row should be."""
+
+    status: str = ""
+    final: bool = False
+    attempt: int = 0
+    fence: int = 0
+    owner: int | None = None
+    expired: bool = False
+    endings: list[str] = field(default_factory=list)
+
+
+class Record(RuleBasedStateMachine):
+    """Two instances, two executions."""
+
+    url: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.models = {"a": Model(), "b": Model()}
+        self.claims: list[tuple[int, Claimed]] = []
+        self.do(self._open())
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs one step in this machine's loop."""
+        return self.loop.run_until_complete(work)
+
+    async def _open(self) -> None:
+        self.look = Look(await connect(self.url))
+        await self.look.execute("TRUNCATE task_executions, task_attempts, rejected_messages")
+        self.owners = [Instance(self.url, f"owner-{number}") for number in range(2)]
+        self.lane = Lane(self.owners[0].database, "machine")
+        self.rejections = Rejections(
+            self.owners[0].ledger.lanes, namespace=NAMESPACE, instance="x", most=5, grace=timedelta(0)
+        )
+
+    async def _close(self) -> None:
+        for owner in self.owners:
+            await owner.close()
+        await self.lane.close()
+        await self.look.connection.close()
+
+    def teardown(self) -> None:
+        self.do(self._close())
+        self.loop.close()
+
+    # --- what happens ---------------------------------------------------------------------------------------------
+
+    @rule(task_id=TASK_IDS)
+    def enqueue(self, task_id: str) -> None:
+        model = self.models[task_id]
+        if not model.status:
+            self.do(self.look.seed(task_id))
+            model.status = "READY"
+
+    @rule(task_id=TASK_IDS, owner=OWNERS)
+    def claim(self, task_id: str, owner: int) -> None:
+        model = self.models[task_id]
+        got = self.do(self.owners[owner].ledger.claim(call(task_id, DECLARED)))
+        match self._expected(model):
+            case None:
+                assert isinstance(got, Claimed), got
+                if model.status == "RUNNING":
+                    model.endings.append("LEASE_EXPIRED")
+                model.status, model.owner, model.expired = "RUNNING", owner, False
+                model.attempt += 1
+                model.fence += 1
+                assert (got.attempt, got.fence) == (model.attempt, model.fence)
+                self.claims.append((owner, got))
+            case Exhausted() as expected:
+                assert got == expected
+                if model.status == "RUNNING":
+                    model.endings.append("LEASE_EXPIRED")
+                model.status, model.final, model.owner = "FAILED", True, None
+            case expected:
+                assert got == expected
+
+    @staticmethod
+    def _expected(model: Model) -> NotStarted | None:
+        if model.final:
+            return Done()
+        if model.status == "RUNNING" and not model.expired:
+            return Busy()
+        return Exhausted() if model.attempt >= MAX_ATTEMPTS else None
+
+    @precondition(lambda self: self.claims)
+    @rule(
+        data=st.data(),
+        kind=st.sampled_from(["succeeded", "failed", "permanent", "handed back", "unstorable"]),
+    )
+    def settle(self, data: st.DataObject, kind: str) -> None:
+        """By whoever ever claimed, however long ago, however often."""
+        owner, claimed = data.draw(st.sampled_from(self.claims))
+        model = self.models[claimed.task_id]
+        ours = model.status == "RUNNING" and model.fence == claimed.fence
+        outcomes: dict[str, Outcome] = {
+            "succeeded": Succeeded('"value"'),
+            "failed": claimed.failed(Failure("E", "no")),
+            "permanent": claimed.failed(Failure("E", "no"), final=True),
+            "handed back": HandedBack(),
+            "unstorable": Succeeded('"\\u0000"'),
+        }
+        ending = self.do(self.owners[owner].ledger.settle(claimed, outcomes[kind]))
+        if not ours:
+            # Nothing moves (see the invariant); only what this owner wrote before may be confirmed to it.
+            same = model.status == ("SUCCESSFUL" if isinstance(ending, Succeeded) else "FAILED")
+            assert isinstance(ending, Lost | HandedBack) or (same and model.fence == claimed.fence)
+            return
+        model.owner, model.expired = None, False
+        match kind:
+            case "succeeded":
+                model.status, model.final = "SUCCESSFUL", True
+            case "handed back":
+                model.status, model.attempt = "READY", model.attempt - 1
+                model.endings.append("HANDED_BACK")
+            case "failed":
+                model.status, model.final = "FAILED", model.attempt >= MAX_ATTEMPTS
+                model.endings.append("FAILED")
+            case _:
+                model.status, model.final = "FAILED", True
+                model.endings.append("FAILED")
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def renew(self, data: st.DataObject) -> None:
+        _, claimed = data.draw(st.sampled_from(self.claims))
+        model = self.models[claimed.task_id]
+        ours = model.status == "RUNNING" and model.fence == claimed.fence
+        moved = self.do(statements.renew(self.lane, [claimed.lease], lease=timedelta(seconds=60)))
+        assert moved == ({claimed.lease} if ours else set())
+        if ours:
+            model.expired = False
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        _, claimed = data.draw(st.sampled_from(self.claims))
+        self.do(statements.shorten_leases(self.lane, [claimed.lease], left=timedelta(seconds=50)))
+
+    @rule(task_id=TASK_IDS)
+    def expire(self, task_id: str) -> None:
+        model = self.models[task_id]
+        self.do(self.look.expire(task_id))
+        model.expired = model.status == "RUNNING"
+
+    @rule(task_id=TASK_IDS)
+    def reject(self, task_id: str) -> None:
+        model = self.models[task_id]
+        rejected = Rejected(RejectionReason.BAD_ARGUMENTS, "no")
+        got = self.do(self.rejections.reject(task_id.encode(), rejected, identity(task_id)))
+        assert isinstance(got, Done) is model.final
+        if model.status == "READY":
+            model.status, model.fence = "FAILED", model.fence + 1
+            model.endings.append("REJECTED")
+
+    # --- what holds -----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def the_record_is_the_model(self) -> None:
+        for task_id, model in self.models.items():
+            row = self.do(self.look.find(task_id))
+            if row is None:
+                assert not model.status
+                continue
+            seen = (row["status"], row["final"], row["attempt"], row["fence"])
+            assert seen == (model.status, model.final, model.attempt, model.fence), task_id
+            owner = None if model.owner is None else f"owner-{model.owner}"
+            assert row["lease_owner"] == owner
+            if owner is not None:
+                assert (row["lease_expires_at"] <= datetime.now(UTC)) is model.expired
+            assert self.do(self.look.endings(task_id)) == model.endings
+
+
+@pytest.mark.timeout(100)
+def test_the_record_behaves_as_its_model(database_url: str) -> None:
+    machine = type("Record", (Record,), {"url": database_url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=40,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
