@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
+MAX_LENGTH_DIGITS = 18
+"""Digits of a Content-Length that are looked at: so many are over every cap already, and int() refuses thousands."""
+
 CLOUD_TRACE = re.compile(rb"([0-9a-fA-F]{32})/([0-9]{1,19})(?:;o=([01]))?")
 
 
@@ -137,5 +140,5 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
 def _content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
     for name, value in headers:
         if name == b"content-length" and value.isdigit():
-            return int(value)
+            return int(value[:MAX_LENGTH_DIGITS])
     return None

@@ -57,9 +57,7 @@ def collect(settings: Settings) -> Plugins:
             f"or install a package with an entry point in group {GROUP}"
         )
     # A module named twice loads once, and a list that one module passes on to another declares its routes once.
-    routes = {
-        id(route): route for module, name in dict.fromkeys(sources) for route in _routes(module, name, origin)
-    }
+    routes = {id(route): route for module, name in sources for route in _routes(module, name, origin)}
     return Plugins(tuple(routes.values()), tuple(dict.fromkeys(module for module, _ in sources)))
 
 

@@ -167,7 +167,7 @@ class TaskRoute:
     def _check_names(self) -> None:
         switch: object = self.kill_switch
         if switch is not None and not (
-            isinstance(switch, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", switch, re.ASCII)
+            isinstance(switch, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", switch)
         ):
             raise self._refusal(
                 "kill_switch", switch, "use the name of an environment variable, such as ENABLE_CLEANUP"

@@ -3,8 +3,8 @@
 An `async def` task runs in the loop, a `def` task in its thread. Whatever it raises, `SystemExit` and endless
 recursion included, becomes a value here. No task is awaited without bound: at its deadline it is called off, has
 `CALL_OFF_GRACE` to stop, and is then abandoned. Abandoned code still runs, so its execution stays RUNNING and renewed and
-no retry runs beside it; when the code returns it is recorded as timed out. One lease later the instance gives up on
-itself (`stuck`), because only the end of the process ends a thread.
+no retry runs beside it; when the code returns it is recorded as timed out. One lease past its deadline the instance
+gives up on itself (`stuck`), because only the end of the process ends a thread.
 
 A client that disconnects cancels nothing: Pub/Sub will ask again, and the record will answer.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
-from enum import Enum, auto
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,21 +32,19 @@ if TYPE_CHECKING:
     from receiver.calls import Claimed
     from receiver.executions.heartbeat import Heartbeat
     from receiver.executions.ledger import Ledger
-    from receiver.executions.transaction import TaskPool, TaskTransaction
+    from receiver.executions.task_pool import TaskPool
+    from receiver.executions.transaction import TaskTransaction
 
 CALL_OFF_GRACE = 5.0
 """Seconds that a task has to stop after its deadline; what it does meanwhile no longer counts."""
-
-SHUTDOWN_CALL_OFF_GRACE = 1.0
-"""Seconds that a task has to stop when the instance exits: Cloud Run kills 10 s after SIGTERM, 8 of which are grace."""
 
 
 class Reason(Enum):
     """Why a task was called off."""
 
-    DEADLINE = auto()
-    LEASE_LOST = auto()
-    SHUTDOWN = auto()
+    DEADLINE = "it is out of time"
+    LEASE_LOST = "its lease is lost"
+    SHUTDOWN = "the instance exits"
 
 
 class _Execution:
@@ -56,26 +54,34 @@ class _Execution:
         self.claimed = claimed
         self.transaction = transaction
         self.reason: Reason | None = None
+        self.noticed = False
         self.code: asyncio.Future[Any] | None = None
         self._loop = asyncio.get_running_loop()
         self.called_off: asyncio.Future[Any] = self._loop.create_future()
+        self.given_up: asyncio.Future[Any] = self._loop.create_future()
 
     @property
     def requested(self) -> bool:
-        """Whether the task is called off, for `ctx.cancelled`."""
-        return self.reason is not None
+        """Whether the task is called off, for `ctx.cancelled`. From then on the task may have left work undone."""
+        if self.reason is not None:
+            self.noticed = True
+        return self.noticed
 
     def call_off(self, reason: Reason) -> None:
-        """Asks the task to stop; the first reason counts."""
+        """Asks the task to stop, from any thread; the first reason counts. `ctx.cancelled` says it at once: the loop may be blocked."""
         if self.reason is None:
             self.reason = reason
-            self.called_off.set_result(None)
-            if isinstance(self.code, asyncio.Task):
-                self.code.cancel()
+            self._loop.call_soon_threadsafe(self._stop)
 
-    def call_off_from_any_thread(self, reason: Reason) -> None:
-        """As `call_off`. The loop may be blocked, so a `def` task hears of it at once."""
-        self._loop.call_soon_threadsafe(self.call_off, reason)
+    def _stop(self) -> None:
+        self.called_off.set_result(None)
+        if isinstance(self.code, asyncio.Task):
+            self.code.cancel()
+
+    def give_up(self) -> None:
+        """Ends the wait for code that was called off."""
+        if not self.given_up.done():
+            self.given_up.set_result(None)
 
 
 class _Ended:
@@ -118,31 +124,45 @@ class Runner:
         self._emit = emit
         self._executions: set[_Execution] = set()
         self._late: set[asyncio.Task[None]] = set()
+        self._leaving = False
         self._encoder = msgspec.json.Encoder()
 
     async def run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
         """Runs the task to its end, or to the end of its time."""
         if admitted.switch is not None:
             return Skipped(admitted.switch)
-        execution = self._start(claimed, admitted)
+        if self._leaving:
+            return HandedBack()
+        if self._heartbeat.expired(claimed.lease):  # the claim was answered late: another may run it
+            return Lost()
+        try:
+            execution = self._start(claimed, admitted)
+        except Exception as error:  # noqa: BLE001 - no thread, no memory: unsettled, the lease would be renewed for ever
+            return claimed.failed(Failure.of(error))
         code = execution.code
         assert code is not None  # noqa: S101 - set by _start
-        self._heartbeat.watch(claimed.lease, lambda: execution.call_off_from_any_thread(Reason.LEASE_LOST))
+        self._heartbeat.watch(claimed.lease, lambda: execution.call_off(Reason.LEASE_LOST))
         if not await self._in_time(execution, code):
             self._abandon(execution, code)
             return Abandoned()
         self._executions.discard(execution)
         return await self._outcome(execution, code.result())
 
-    async def stop(self, grace: timedelta) -> None:
-        """Waits `grace` for what runs, then calls it off; returns when every request can be answered."""
-        end = time.monotonic() + grace.total_seconds()
-        await self._drained(end)
+    def leave(self) -> None:
+        """The instance exits: calls off what runs, and starts nothing more. What stops is handed back."""
+        self._leaving = True
         for execution in list(self._executions):
             execution.call_off(Reason.SHUTDOWN)
-        await self._drained(time.monotonic() + SHUTDOWN_CALL_OFF_GRACE)
-        if self._late:
-            await asyncio.wait(self._late, timeout=SHUTDOWN_CALL_OFF_GRACE)
+
+    def give_up(self) -> None:
+        """Waits no longer for what was called off, for whatever reason: its requests are answered now."""
+        for execution in list(self._executions):
+            execution.give_up()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs, or has ended late and is being recorded."""
+        return bool(self._executions or self._late)
 
     def hopeless(self) -> bool:
         """Whether something runs a lease past its deadline and the time to stop; may be asked from any thread."""
@@ -191,19 +211,19 @@ class Runner:
         )
         if not code.done():
             execution.call_off(Reason.DEADLINE)
-            grace = SHUTDOWN_CALL_OFF_GRACE if execution.reason is Reason.SHUTDOWN else CALL_OFF_GRACE
-            await asyncio.wait({code}, timeout=grace)
+            await asyncio.wait(
+                (code, execution.given_up), timeout=CALL_OFF_GRACE, return_when=asyncio.FIRST_COMPLETED
+            )
         return code.done()
 
     def _abandon(self, execution: _Execution, code: asyncio.Future[Any]) -> None:
         """Leaves the code to itself; when it returns, that is recorded."""
         claimed = execution.claimed
-        self._emit(
-            ReceiverTrouble(
-                "task does not stop", f"{claimed.call.route.name} is out of time", claimed.task_id
-            )
-        )
-        timer = asyncio.get_running_loop().call_later(self._lease.total_seconds(), self._stuck)
+        why = f"{claimed.call.route.name} was called off ({execution.reason.value if execution.reason else '?'})"
+        self._emit(ReceiverTrouble("task does not stop", why, claimed.task_id))
+        # Code that only lost its lease may go on until its deadline: it harms nobody, its neighbours would be harmed.
+        overdue = max(claimed.call.deadline + CALL_OFF_GRACE - time.monotonic(), 0)
+        timer = asyncio.get_running_loop().call_later(overdue + self._lease.total_seconds(), self._stuck)
 
         async def settle_late() -> None:
             ended = await code
@@ -219,15 +239,16 @@ class Runner:
         """What the ended code comes to. Whatever does not succeed has rolled back before it is said."""
         outcome = self._judged(execution, ended)
         transaction = execution.transaction
-        if transaction is not None and transaction.begun:
-            if isinstance(outcome, Succeeded):
+        if transaction is not None:
+            if isinstance(outcome, Succeeded) and transaction.begun:
                 return Succeeded(outcome.return_value, transaction)
-            await transaction.rollback()
+            await transaction.rollback()  # or marks it as ended: a child that outlives its task opens none
         return outcome
 
     def _judged(self, execution: _Execution, ended: _Ended) -> Outcome:
         claimed = execution.claimed
-        stopped = isinstance(ended.error, asyncio.CancelledError)
+        # A task that saw `ctx.cancelled` and returned did as it was told: that is no success.
+        stopped = execution.noticed or isinstance(ended.error, asyncio.CancelledError)
         match execution.reason:
             case Reason.DEADLINE:
                 return claimed.failed(_timed_out(claimed, ended), AttemptEnding.TIMED_OUT)
@@ -253,14 +274,6 @@ class Runner:
             "ResultNotStorable", f"the task returned, but its result cannot be stored: {reason}"
         )
         return claimed.failed(failure, final=True)
-
-    async def _drained(self, until: float) -> None:
-        while codes := {execution.code for execution in self._executions if execution.code is not None}:
-            left = until - time.monotonic()
-            if left <= 0:
-                return
-            await asyncio.wait(codes, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.sleep(0)  # let the requests take what has ended
 
 
 async def _awaited(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> _Ended:

@@ -3,6 +3,9 @@
 uvicorn waits for open requests without end and then cancels them; here the service drains within its grace, so that
 every request has its answer before the connections close. The exit code is 0 after SIGTERM, and the process ends even
 if a task's thread never does: only the exit ends it, and its lease is left short.
+
+Cloud Run kills 10 s after SIGTERM and the default grace is 8, so all that follows the grace has to fit into 2 s: 1 for
+tasks to stop, then `ANSWERS`, then `service.CLOSING`, then `EXIT`. The watchdog ends what takes longer.
 """
 
 from __future__ import annotations
@@ -10,8 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -28,8 +33,17 @@ if TYPE_CHECKING:
 STUCK_EXIT_CODE = 1
 """When the instance gives up on a task that does not stop: the platform sees a failure and starts another."""
 
-FLUSH = 1.0
-"""Seconds for the last answers to leave after everything has ended."""
+ARRIVAL = 0.05
+"""Seconds in which what was sent before the signal still comes out of the kernel; it is answered like the rest."""
+
+ANSWERS = 0.2
+"""Seconds for the last answers after the drain. What has none by then is told 500: its outcome is not known in time."""
+
+OVERTIME = 1.6
+"""Seconds after the grace at which the watchdog ends a shutdown that hangs."""
+
+EXIT = 0.3
+"""Seconds for the interpreter to end: a thread that a task has started itself would keep it for ever."""
 
 
 class Server(uvicorn.Server):
@@ -38,37 +52,57 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._interrupted = False
+        self._since = 0.0
         self.exit_code = 0
-        service.on_stuck = self._give_up
+        service.on_stuck = lambda: self._leave(STUCK_EXIT_CODE)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """A signal to stop. Unlike uvicorn's, it is not raised again afterwards: an orderly end is exit code 0."""
-        if self.should_exit:
-            os._exit(128 + sig)
-        self.should_exit = True
+        """A signal to stop. Unlike uvicorn's, it is not raised again afterwards: an orderly end is exit code 0.
+
+        SIGTERM may come again, or while the instance gives up on itself: a drain that has begun goes on.
+        """
+        if sig == signal.SIGINT:
+            if self._interrupted:
+                os._exit(128 + sig)
+            self._interrupted = True
+        self._leave(0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops accepting, drains, lets the last answers leave, and closes what the service has open."""
         self._service.emit(ServiceState("stopping"))
+        await asyncio.sleep(ARRIVAL)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
             listener.close()
         for connection in list(self.server_state.connections):
             connection.shutdown()
-        await self._service.drain()
-        end = time.monotonic() + FLUSH
-        while self.server_state.tasks and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
+        await self._service.drain(since=self._since)
+        await self._answered(ANSWERS)
+        for request in list(self.server_state.tasks):
+            request.cancel()
+        await self._answered(ARRIVAL)
         await self.lifespan.shutdown()
 
-    def _give_up(self) -> None:
-        self.exit_code = STUCK_EXIT_CODE
+    async def _answered(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while self.server_state.tasks and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+
+    def _leave(self, exit_code: int) -> None:
+        """The first reason to stop counts."""
+        if self.should_exit:
+            return
+        self.exit_code = exit_code
+        self._since = time.monotonic()
+        grace = self._service.settings.shutdown_grace.total_seconds()
+        self._service.watchdog.end_within(grace + OVERTIME, exit_code)
         self.should_exit = True
 
 
 def run(service: Service, *, host: str, port: int) -> int:
-    """Serves until a signal comes, and returns the exit code.
+    """Serves until a signal comes, and returns the exit code. The process ends within `EXIT` then, whatever runs in it.
 
     Raises:
         ConfigurationError: the port is taken, or the database's tables are older than this code.
@@ -99,6 +133,9 @@ def run(service: Service, *, host: str, port: int) -> int:
         if service.runner.running:  # a thread that never returns would keep the interpreter
             sys.stderr.flush()
             os._exit(server.exit_code)
+        last = threading.Timer(EXIT, os._exit, (server.exit_code,))
+        last.daemon = True
+        last.start()
     return server.exit_code
 
 

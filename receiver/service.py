@@ -9,6 +9,7 @@ Next: `receiver.app` puts HTTP around it, `receiver.server` a process.
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,21 @@ from receiver.watchdog import Watchdog
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from receiver.executions.transaction import TaskPool
+    from receiver.executions.task_pool import TaskPool
     from receiver.registry import Registry
 
 LEASE_AFTER_EXIT = timedelta(seconds=3)
 """How long after its exit an instance's unfinished executions stay its own; only the exit ends their code."""
+
+CALL_OFF_GRACE = 1.0
+"""Seconds that a task has to stop once the grace is over. Cloud Run kills 10 s after SIGTERM, 8 of which are grace, so
+that everything after the grace together has less than 2 (`receiver.server`)."""
+
+CLOSING = 0.3
+"""Seconds for shortening leases and closing connections; a silent database must not keep the process."""
+
+POLL = 0.01
+"""Seconds between two looks at what is still in flight."""
 
 
 class Service:
@@ -93,7 +104,7 @@ class Service:
             most=settings.max_rejections,
             grace=settings.rejection_grace,
         )
-        self.watchdog = Watchdog(hopeless=self.runner.hopeless, emit=emit)
+        self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
         self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
         verifier = _verifier(self.certificates, self.serving)
         self.endpoint = PushEndpoint(
@@ -122,24 +133,38 @@ class Service:
             self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
         self.emit(ServiceState(f"receiving pushes for {len(self.registry.routes)} tasks"))
 
-    async def drain(self) -> None:
-        """Admits nothing more, waits the grace for what runs, then hands back what stops. Once."""
+    async def drain(self, *, since: float | None = None) -> None:
+        """Admits nothing more, waits the grace for what is in flight, then calls off what runs and hands back what stops.
+
+        Once. When it returns, every delivery that its task kept has its ending, or is about to have it.
+
+        Args:
+            since: when the grace began, by `time.monotonic()`: a blocked loop may come here late. Now, unless given.
+        """
         if self._drained:
             return
         self._drained = True
         self.admission.close()
-        await self.runner.stop(self.settings.shutdown_grace)
+        begun = time.monotonic() if since is None else since
+        await self._quiet(until=begun + self.settings.shutdown_grace.total_seconds())
+        self.runner.leave()
+        await self._quiet(until=time.monotonic() + CALL_OFF_GRACE)
+        self.runner.give_up()
 
     async def stop(self) -> None:
-        """After `drain`: leaves what does not stop to a short lease, and closes every connection."""
+        """After `drain`: leaves what does not stop to a short lease, and closes every connection, or gives it up."""
+        self.heartbeat.leave(left=LEASE_AFTER_EXIT)
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self.heartbeat.ended()
+                await self.ledger.close()
+                if self._pool is not None:
+                    await self._pool.close()
+                if self.certificates is not None:
+                    await self.certificates.close()
+        except TimeoutError:
+            self.emit(ReceiverTrouble("connections not closed", "they end with the process"))
         self.watchdog.stop()
-        await asyncio.to_thread(self.heartbeat.stop)
-        await self.ledger.leave(left=LEASE_AFTER_EXIT)
-        await self.ledger.close()
-        if self._pool is not None:
-            await self._pool.close()
-        if self.certificates is not None:
-            await self.certificates.close()
         self.emit(ServiceState("stopped"))
 
     async def readiness(self) -> dict[str, str]:
@@ -157,7 +182,7 @@ class Service:
 
     def _tasks_pool(self) -> TaskPool:
         if self._pool is None:
-            from receiver.executions.transaction import TaskPool  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays
+            from receiver.executions.task_pool import TaskPool  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays
 
             wait = self.settings.db_pool_timeout.total_seconds()
             self._pool = TaskPool(self._database, size=self.settings.db_pool_size, wait=wait)
@@ -170,6 +195,15 @@ class Service:
             emit(ReceiverTrouble("certificates not fetched", why))
 
         return Certificates(self.settings.certs_url, httpx.AsyncClient(), on_failure=failed)
+
+    async def _quiet(self, *, until: float) -> None:
+        """Returns when nothing is in flight and nothing runs, or at that time."""
+        while (self.admission.in_flight or self.runner.busy) and time.monotonic() < until:  # noqa: ASYNC110 - both change in many places, and this is once in a life
+            await asyncio.sleep(POLL)
+
+    def _farewell(self) -> None:
+        """The last thing that is done, by the watchdog, when the loop can do nothing any more."""
+        self.heartbeat.stop(left=LEASE_AFTER_EXIT, within=CLOSING)
 
     def _stuck(self) -> None:
         self.emit(

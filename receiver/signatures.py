@@ -102,7 +102,7 @@ class Shape:
         # By the number of positional arguments: the names these fill, and those still owed by keyword.
         counts = range(len(named) + 1)
         self._filled = [frozenset(named[:count]) - only for count in counts]
-        self._owed = [frozenset(required) - frozenset(named[:count]) - only for count in counts]
+        self._owed = [frozenset(required) - frozenset(named[:count]) for count in counts]
 
     def mismatch(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str | None:
         """None when the arguments fit, otherwise one sentence that says why not (it may quote a keyword's name)."""

@@ -10,6 +10,8 @@ Next: `receiver.routes` declares how a task is delivered, `receiver.runner` call
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Generic, ParamSpec, Protocol, TypeVar
@@ -33,12 +35,20 @@ class Task(Generic[P, R]):
     """
 
     def __init__(self, func: Callable[P, R]) -> None:
-        if not getattr(func, "__qualname__", None):
-            raise DeclarationError(f"@task takes a function, not {type(func).__name__}")
+        if isinstance(func, Task):
+            raise DeclarationError(f"{func.path} is a task already; keep one @task above it")
+        if inspect.isclass(func) or not getattr(func, "__qualname__", None):
+            raise DeclarationError(
+                f"@task takes a function, not {getattr(func, '__name__', type(func).__name__)}"
+            )
+        functools.update_wrapper(
+            self, func
+        )  # first: it copies the function's own attributes, whatever they are called
         self.func = func
         self.name: str = func.__name__
         self.path: str = f"{func.__module__}.{func.__qualname__}"
-        functools.update_wrapper(self, func)
+        if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(func):
+            inspect.markcoroutinefunction(self)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the function here and now, as if it were undecorated."""

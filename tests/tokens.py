@@ -283,7 +283,7 @@ raw_case("claims nested without end", payload=b"[" * 3000)
 
 for claim in ("aud", "email", "email_verified", "exp", "iat", "iss"):
     claims_case(f"{claim} missing", omit=(claim,))
-    for mistyped in (None, [], {}):
+    for mistyped in list[Any]((None, [], {})):
         wrong: dict[str, Any] = {claim: mistyped}
         claims_case(f"{claim} {mistyped}", **wrong)
 

@@ -6,6 +6,8 @@ plain SELECT shows another fence or status: its row may just be locked by its ow
 
 A lease that could not be renewed until it ran out (this instance is cut off from the database) is lost too: another
 instance may run the execution from then on, so here it is called off in time.
+
+On exit it is this thread that leaves a short lease to what does not stop.
 """
 
 from __future__ import annotations
@@ -58,18 +60,29 @@ class Heartbeat:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._stopped = False
+        self._left: timedelta | None = None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Starts the thread; its connection is opened when there is something to renew."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stops the thread and waits for it, at most the time of one call."""
+    def leave(self, *, left: timedelta | None = None) -> None:
+        """Tells the thread to end, and does not wait. What is still held then stays RUNNING for no longer than `left`."""
+        self._left = left
         self._stopped = True
+        self._wake()
+
+    async def ended(self) -> None:
+        """Returns once the thread has ended; it never begins if it was not started."""
+        while self._thread.is_alive():  # noqa: ASYNC110 - a thread of its own would be needed to wait for a thread
+            await asyncio.sleep(0.005)
+
+    def stop(self, *, left: timedelta | None = None, within: float = 5.0) -> None:
+        """`leave`, and waits for it so many seconds; may be called from any thread."""
+        self.leave(left=left)
         if self._thread.is_alive():
-            self._wake()
-            self._thread.join(timeout=5)
+            self._thread.join(timeout=within)
 
     def hold(self, pair: tuple[str, int], *, since: float) -> None:
         """Renews the pair from now on.
@@ -88,6 +101,12 @@ class Heartbeat:
                 held.lost = lost
         if held is None or held.gone:
             lost()
+
+    def expired(self, pair: tuple[str, int]) -> bool:
+        """Whether the pair is not held, lost, or not known to be renewed for nearly a lease."""
+        with self._lock:
+            held = self._held.get(pair)
+        return held is None or held.gone or held.confirmed < self._limit()
 
     def release(self, pair: tuple[str, int]) -> None:
         """No longer renews the pair."""
@@ -112,10 +131,18 @@ class Heartbeat:
         beat = self._lease.total_seconds() / BEATS_PER_LEASE
         lane = Lane(self._database, "receiver heartbeat", deadline=min(10.0, beat))
         pause = beat
+        watch = asyncio.create_task(self._call_off_in_time(), name="expiry")
         while not await self._stopped_within(pause):
             pause = beat if await self._renew(lane) else beat / 4
-            self._call_off_expired()
+        watch.cancel()
+        await self._shorten(lane)
         await lane.close()
+
+    async def _call_off_in_time(self) -> None:
+        """Beside the renewal, not after it: a silent database may keep that waiting beyond the lease's end."""
+        while True:
+            self._call_off_expired()
+            await asyncio.sleep(self._lease.total_seconds() * EXPIRY_MARGIN / 4)
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:
@@ -134,8 +161,9 @@ class Heartbeat:
             renewed = await statements.renew(lane, pairs, lease=self._lease)
             missing = [pair for pair in pairs if pair not in renewed]
             status = await statements.find_status(lane, missing) if missing else {}
-        except DatabaseUnavailable as error:
-            self._emit(ReceiverTrouble("leases not renewed", str(error)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next beat must come: this thread has no other guard
+            unexpected = None if isinstance(error, DatabaseUnavailable) else error
+            self._emit(ReceiverTrouble("leases not renewed", str(error), error=unexpected))
             return False
         with self._lock:
             for pair in renewed:
@@ -146,8 +174,22 @@ class Heartbeat:
                 self._lose(pair)
         return True
 
+    async def _shorten(self, lane: Lane) -> None:
+        """On exit. By this thread's own connection, because the main loop may be blocked and the ledger's in use."""
+        pairs = sorted(self.held)
+        if self._left is None or not pairs:
+            return
+        try:
+            await statements.shorten_leases(lane, pairs, left=self._left)
+        except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out by themselves
+            self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
+
+    def _limit(self) -> float:
+        """What was last renewed before this moment is as good as lost."""
+        return time.monotonic() - self._lease.total_seconds() * (1 - EXPIRY_MARGIN)
+
     def _call_off_expired(self) -> None:
-        limit = time.monotonic() - self._lease.total_seconds() * (1 - EXPIRY_MARGIN)
+        limit = self._limit()
         with self._lock:
             expired = [pair for pair, held in self._held.items() if held.confirmed < limit]
         for pair in expired:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -105,6 +106,11 @@ class Lane:
         self._used = time.monotonic()
         return rows
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a connection that is not known to be dead."""
+        return self._connection is not None and not self._connection.is_closed()
+
     def drop(self) -> None:
         """Closes the connection at once, without waiting for the server."""
         connection, self._connection = self._connection, None
@@ -147,14 +153,13 @@ class Lane:
 
 
 class Lanes:
-    """A fixed number of lanes, handed out one caller each, first come first served."""
+    """A fixed number of lanes, one caller each, first come first served."""
 
     def __init__(self, database: Database, *, size: int, application: str, wait: float) -> None:
-        self._free: asyncio.Queue[Lane] = asyncio.Queue()
         self._lanes = [Lane(database, application) for _ in range(size)]
+        self._free = deque(self._lanes)
+        self._places = asyncio.Semaphore(size)
         self._wait = wait
-        for lane in self._lanes:
-            self._free.put_nowait(lane)
 
     @asynccontextmanager
     async def lane(self) -> AsyncIterator[Lane]:
@@ -165,13 +170,19 @@ class Lanes:
         """
         try:
             async with asyncio.timeout(self._wait):
-                lane = await self._free.get()
+                await self._places.acquire()
         except TimeoutError as error:
             raise OutOfConnections("no connection of the ledger became free in time") from error
+        # The one used last comes first: when PostgreSQL has no slot left, what is open serves, and nothing new is tried.
+        lane = self._free.pop()
         try:
             yield lane
         finally:
-            self._free.put_nowait(lane)
+            if lane.is_open:
+                self._free.append(lane)
+            else:
+                self._free.appendleft(lane)
+            self._places.release()
 
     async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Runs one statement on the next free lane; errors as `Lane.fetch` and `lane`."""

@@ -61,6 +61,10 @@ LANES = 3
 PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Seconds between the tries of a settlement: its work is done, so a restarting database is worth waiting for."""
 
+INSIST = 10.0
+"""Seconds after which no further try begins: a database that refuses says so at once, one that is silent takes a call's
+deadline a try, and seven of those would keep the batches behind this one waiting for a minute."""
+
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
@@ -102,7 +106,9 @@ class Ledger:
             raise Rejected(
                 RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
             ) from refused
-        except TransientConflict as conflict:  # somebody locks the table, a migration perhaps: nothing was done
+        except (
+            TransientConflict
+        ) as conflict:  # somebody locks the table, a migration perhaps: nothing was done
             raise OutOfConnections(str(conflict)) from conflict
         match row.verdict:
             case "claimed":
@@ -147,14 +153,6 @@ class Ledger:
             return Unrecorded()
         finally:
             self._heartbeat.release(claimed.lease)
-
-    async def leave(self, *, left: timedelta) -> None:
-        """On exit: what is still held stays RUNNING, but no longer than `left`. The heartbeat has stopped."""
-        if held := sorted(self._heartbeat.held):
-            try:
-                await statements.shorten_leases(self.lanes, held, left=left)
-            except DatabaseUnavailable as error:
-                self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 
     async def close(self) -> None:
         """Waits for what was handed in, then closes the connections."""
@@ -223,10 +221,13 @@ class Ledger:
         return [(item.task_id, item.fence) in moved for item in items]
 
     async def _insist(self, items: Sequence[SettleItem]) -> set[tuple[str, int]]:
+        end = time.monotonic() + INSIST
         for pause in PAUSES:
             try:
                 return await statements.settle(self.lanes, items)
-            except (ConnectionFailed, NotConnected):
+            except (ConnectionFailed, NotConnected, OutOfConnections):
+                if time.monotonic() + pause > end:
+                    raise
                 await asyncio.sleep(pause)
         return await statements.settle(self.lanes, items)
 

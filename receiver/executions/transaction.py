@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.executions import statements
+from receiver.executions.task_pool import TaskConnection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from receiver.executions.dsn import Database
+    from receiver.executions.task_pool import TaskPool
 
 IDLE_MARGIN = 5.0
 """Seconds past the deadline after which PostgreSQL itself ends an idle transaction, and frees its row locks."""
@@ -51,55 +51,6 @@ class SettlementRefused(ReceiverError):
         self.reason = reason
         self.unstorable = unstorable
         super().__init__(str(reason))
-
-
-class TaskConnection(AsyncConnection):
-    """The AsyncConnection that a task is given: its transaction is not the task's to end."""
-
-    def _not_yours(self) -> NoReturn:
-        raise TransactionError(
-            "the receiver ends this transaction: it commits when the task returns and rolls back when it raises; "
-            "use begin_nested() for a part of it"
-        )
-
-    async def commit(self) -> NoReturn:
-        """Raises TransactionError: the transaction commits with the record of success."""
-        self._not_yours()
-
-    async def rollback(self) -> NoReturn:
-        """Raises TransactionError: raise an exception to roll back."""
-        self._not_yours()
-
-    async def close(self) -> NoReturn:
-        """Raises TransactionError: the receiver returns the connection to the pool."""
-        self._not_yours()
-
-
-class TaskPool:
-    """The connections that tasks may borrow: `TASKS_DB_POOL_SIZE` of them, opened when first wanted."""
-
-    def __init__(self, database: Database, *, size: int, wait: float) -> None:
-        async def connect() -> Any:
-            return await database.connect("receiver task")
-
-        self.engine: AsyncEngine = create_async_engine(
-            "postgresql+asyncpg://",
-            async_creator=connect,
-            pool_size=size,
-            max_overflow=0,
-            pool_timeout=wait,
-            pool_pre_ping=True,  # a connection may have died while the CPU was frozen
-            pool_reset_on_return=None,  # TaskTransaction resets, and invalidates what it could not reset
-            **(
-                {} if database.prepared_statements else {"connect_args": {"prepared_statement_cache_size": 0}}
-            ),
-        )
-
-    async def close(self) -> None:
-        """Closes the pool's connections, within two seconds, or leaves them to the end of the process."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(2):  # asyncpg's close could hang (its issue 1356)
-                await self.engine.dispose()
 
 
 class TaskTransaction:
@@ -132,10 +83,14 @@ class TaskTransaction:
             TransactionError: the task is over.
         """
         async with self._opening:
-            if self._ended:
-                raise TransactionError("the task is over, and its transaction with it")
+            self._check_ended()
             if self._connection is None:
                 self._connection = await self._begin()
+                if (
+                    self._ended
+                ):  # while a forgotten child of the task was opening it: nobody would ever give it back
+                    await self._release()
+                self._check_ended()
         return self._connection
 
     async def session(self) -> AsyncSession:
@@ -182,7 +137,10 @@ class TaskTransaction:
             if await statements.settle_with_effects(executor, self._task_id, self._fence, return_value):
                 return True
         except DBAPIError as error:
-            if (getattr(error.orig, "sqlstate", None) or "").startswith("22"):
+            if _sqlstate(error)[:2] in (
+                "22",
+                "54",
+            ):  # not a value, or nested too deeply: as `lanes` sorts them
                 raise SettlementRefused(error, unstorable=True) from error
             raise
         marker = await executor.fetch("SELECT current_setting('receiver.fence', true) AS fence")
@@ -221,6 +179,10 @@ class TaskTransaction:
             raise OutOfConnections(
                 "no connection for tasks became free in time (TASKS_DB_POOL_SIZE)"
             ) from error
+        except DBAPIError as error:
+            if _sqlstate(error).startswith("53"):
+                raise OutOfConnections("PostgreSQL has no connection slot free for a task") from error
+            raise
         left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
         try:
             await _Executor(connection).fetch(
@@ -239,16 +201,19 @@ class TaskTransaction:
         """Rolls back what is still open, makes the connection forget the task, gives it back; or throws it away."""
         connection = self._begun()
         session, self._session = self._session, None
+        clean = False
         try:
             async with asyncio.timeout(COMMIT_DEADLINE):
                 if session is not None:
                     await session.close()
                 await AsyncConnection.rollback(connection)
-                raw = await connection.get_raw_connection()
-                driver = raw.driver_connection
-                clean = driver is not None and not driver.is_in_transaction()
-                if driver is not None and clean:
-                    await driver.execute(RESET)
+                if (
+                    not connection.invalidated
+                ):  # asked for its raw connection, an invalidated one opens another
+                    driver = (await connection.get_raw_connection()).driver_connection
+                    clean = driver is not None and not driver.is_in_transaction()
+                    if driver is not None and clean:
+                        await driver.execute(RESET)
         except Exception:  # noqa: BLE001 - whatever it was, this connection is not to be used again
             clean = False
         if clean:
@@ -259,13 +224,18 @@ class TaskTransaction:
     async def _discard(self) -> None:
         connection = self._begun()
         try:
-            raw = await connection.get_raw_connection()
-            if raw.driver_connection is not None:
-                raw.driver_connection.terminate()
-            await AsyncConnection.invalidate(connection)
+            if not connection.invalidated:
+                driver = (await connection.get_raw_connection()).driver_connection
+                if driver is not None:
+                    driver.terminate()
+                await AsyncConnection.invalidate(connection)
             await AsyncConnection.close(connection)
         except SQLAlchemyError:
             pass  # it was invalid already, and is out of the pool
+
+    def _check_ended(self) -> None:
+        if self._ended:
+            raise TransactionError("the task is over, and its transaction with it")
 
     def _begun(self) -> TaskConnection:
         if self._connection is None:
@@ -286,5 +256,9 @@ class _Executor:
 
 def _answered(error: DBAPIError) -> bool:
     """Whether the server itself said no to COMMIT; a connection that ended (08, 57, 58, XX) says nothing."""
-    state = getattr(error.orig, "sqlstate", None) or ""
+    state = _sqlstate(error)
     return bool(state) and state[:2] not in ("08", "57", "58", "XX")
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""

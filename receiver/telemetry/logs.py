@@ -56,6 +56,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
     logging.getLogger("httpx").setLevel(
         logging.WARNING
     )  # a line for every fetch of certificates tells nobody anything
+    logging.captureWarnings(True)  # noqa: FBT003 - the standard library's signature
     return record
 
 

@@ -54,7 +54,19 @@ def test_the_commands_of_the_readme_run_in_order_in_a_clean_environment(
     script = script.replace(":8080", f":{free_port()}").replace(":8081", f":{free_port()}")
     port = re.search(r"CLOUD_RUN_SERVICE_URL=http://127.0.0.1:(\d+)", script)
     assert port is not None
-    kept = ("PATH", "HOME", "LANG", "PIP_", "PYENV_", "SSL_", "REQUESTS_", "COVERAGE_", "http", "HTTP", "TMPDIR")
+    kept = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "PIP_",
+        "PYENV_",
+        "SSL_",
+        "REQUESTS_",
+        "COVERAGE_",
+        "http",
+        "HTTP",
+        "TMPDIR",
+    )
     environ = {name: value for name, value in os.environ.items() if name.startswith(kept)}
     process = subprocess.Popen(
         ["bash", "-m", "-c", script],
@@ -81,7 +93,11 @@ def test_the_commands_of_the_readme_run_in_order_in_a_clean_environment(
         ["git", "status", "--short", "--ignored"], cwd=home, check=True, capture_output=True, text=True
     )
     ignored = {line[3:] for line in status.stdout.splitlines() if line.startswith("!!")}
-    assert not {name for name in ignored if not name.startswith((".venv", ".receiver", "__pycache__")) and "__pycache__" not in name}
+    assert not {
+        name
+        for name in ignored
+        if not name.startswith((".venv", ".receiver", "__pycache__")) and "__pycache__" not in name
+    }
 
 
 def test_every_command_is_in_the_readme(project_root: Path) -> None:
@@ -102,6 +118,10 @@ def test_every_variable_is_documented_as_it_is(project_root: Path) -> None:
 
 def test_links_between_the_pages_lead_somewhere(project_root: Path) -> None:
     """Every relative link of README and docs names a file of the project."""
-    for page in [project_root / "README.md", project_root / "CONTRIBUTING.md", *project_root.glob("docs/*.md")]:
+    for page in [
+        project_root / "README.md",
+        project_root / "CONTRIBUTING.md",
+        *project_root.glob("docs/*.md"),
+    ]:
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"

@@ -55,7 +55,9 @@ def test_a_claim_is_named_by_task_id_and_fence() -> None:
 
 
 def test_a_failure_before_the_last_attempt_is_not_final() -> None:
-    assert claimed(attempt=2, max_attempts=3).failed(FAILURE) == Failed(FAILURE, AttemptEnding.FAILED, final=False)
+    assert claimed(attempt=2, max_attempts=3).failed(FAILURE) == Failed(
+        FAILURE, AttemptEnding.FAILED, final=False
+    )
 
 
 @pytest.mark.parametrize("attempt", [3, 4])

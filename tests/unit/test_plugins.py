@@ -51,10 +51,9 @@ def refusal(*modules: str, setup: str | None = None) -> str:
 
 
 @pytest.mark.parametrize("name", ["tasks", "task_routes"])
-@pytest.mark.parametrize("brackets", ["[]", "()"])
-def test_a_module_declares_its_routes_in_a_list(plugin: Write, name: str, brackets: str) -> None:
-    left, right = brackets
-    module = plugin(f"def run(): ...\n{name} = {left}TaskRoute(run),{right}\n")
+@pytest.mark.parametrize("value", ["[TaskRoute(run)]", "(TaskRoute(run),)"])
+def test_a_module_declares_its_routes_in_a_list(plugin: Write, name: str, value: str) -> None:
+    module = plugin(f"def run(): ...\n{name} = {value}\n")
     assert [route.path for route in loaded(module).routes] == [f"{module}.run"]
 
 

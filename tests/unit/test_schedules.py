@@ -66,6 +66,7 @@ def test_what_cloud_scheduler_takes_is_accepted(schedule: str) -> None:
         ("", "has 0 fields; write exactly five"),
         ("* * * *", "has 4 fields"),
         ("0 * * * * *", "has 6 fields"),
+        (" * * * *", "has 4 fields"),
         (" * * * * *", "begins or ends with a space"),
         ("* * * *\n*", "holds a line break"),
         ("0 0 31 2 *", "day of month '31' never comes in month '2', so it would never fire"),

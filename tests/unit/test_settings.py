@@ -123,7 +123,7 @@ BAD = {
     "SCHEDULER_LOCATION": ["Europe", "europe_west2", "2"],
     "DATABASE_URL": [
         "hunter2", "mysql://u:hunter2@h/db", "postgresql:hunter2", "postgresql://u:hunter2/@h/db",
-        "postgresql://u:hunter2#@h/db", "postgresql://u:hunter2@h:x/db", "postgresql://u:hunter2@h:0/db",
+        "postgresql://u:hunter2#@h/db", "postgresql://u:hunter2@h/db#x", "postgresql://u:hunter2@h:x/db", "postgresql://u:hunter2@h:0/db",
         "postgresql://u:hunter2@h/db?sslmode=yes", "postgresql://u:hunter2 @h/db", "postgresql://u:hunter2é@h/db",
         "postgresql://[hunter2@h/db", "postgresql://u:hunter2@h1:1,h2:2/db",
     ],
@@ -132,7 +132,7 @@ BAD = {
     "TASKS_SETUP": ["django", "django:", ":setup", "dj-ango:setup", "a:b:c"],
     "TASKS_PUSH_AUTH": ["on", "none"],
     "TASKS_OIDC_CERTS_URL": ["http://example.com/certs", "certs", "https://u@h/certs"],
-    "TASKS_DB_POOL_SIZE": ["0", "501", "-1", "+1", "1.5", "five", "1_0", "١"],
+    "TASKS_DB_POOL_SIZE": ["0", "501", "-1", "+1", "1.5", "five", "1_0", "\u0661"],
     "TASKS_DB_POOL_TIMEOUT": ["0", "301", "1w", "-1", "nan", "inf", "1e3", "s"],
     "TASKS_DB_PREPARED_STATEMENTS": ["maybe", "2"],
     "TASKS_MAX_CONCURRENCY": ["0", "1001"],
@@ -164,12 +164,18 @@ def test_a_bad_value_is_refused_in_one_line_that_names_variable_and_what_is_allo
     assert "hunter2" not in repr(error.__cause__)
 
 
+def outcome(**environ: str) -> Settings | SettingError:
+    try:
+        return Settings.from_environ(environ)
+    except SettingError as error:
+        return error
+
+
 @given(st.text(min_size=1))
 def test_any_text_is_either_a_value_or_a_setting_error_of_one_line(value: str) -> None:
     for variable in BAD:
-        try:
-            Settings.from_environ({variable: value})
-        except SettingError as error:
+        error = outcome(**{variable: value})
+        if isinstance(error, SettingError):
             assert error.variable == variable
             assert len(str(error).splitlines()) == 1
 
@@ -179,12 +185,9 @@ odd = st.text(":/@?#[]% \né0", max_size=5)
 
 @given(odd, odd)
 def test_no_part_of_a_database_address_reaches_a_message(before: str, after: str) -> None:
-    try:
-        settings = Settings.from_environ({"DATABASE_URL": f"postgresql://u:{before}hunter2{after}@h/db"})
-    except SettingError as error:
-        assert "hunter2" not in str(error)
-    else:
-        assert "hunter2" not in repr(settings)
+    found = outcome(DATABASE_URL=f"postgresql://u:{before}hunter2{after}@h/db")
+    assert "hunter2" not in str(found)
+    assert "hunter2" not in repr(found)
 
 
 def test_secrets_appear_in_no_repr() -> None:

@@ -29,13 +29,7 @@ def written(source: str, **scope: Any) -> Callable[..., Any]:
     return function
 
 
-class Foreign:
-    """Where another library's class of the same name lives."""
-
-    class TaskContext: ...
-
-
-Foreign.TaskContext.__module__ = "django.tasks"
+FOREIGN = type("TaskContext", (), {"__module__": "django.tasks"})
 
 
 @pytest.mark.parametrize(
@@ -51,8 +45,8 @@ Foreign.TaskContext.__module__ = "django.tasks"
         ("def f(ctx: 'Ctx'): ...", {"Ctx": TaskContext}, True),
         ("def f(ctx: TaskContext, /, n=1): ...", {"TaskContext": TaskContext}, True),
         ("from __future__ import annotations\ndef f(ctx: 'TaskContext'): ...", {}, True),
-        ("def f(ctx: TaskContext): ...", {"TaskContext": Foreign.TaskContext}, False),
-        ("def f(ctx: 'TaskContext'): ...", {"TaskContext": Foreign.TaskContext}, False),
+        ("def f(ctx: TaskContext): ...", {"TaskContext": FOREIGN}, False),
+        ("def f(ctx: 'TaskContext'): ...", {"TaskContext": FOREIGN}, False),
         ("def f(ctx: 'r.Nothing.TaskContext'): ...", {"r": receiver}, False),
         ("def f(ctx: 'list[TaskContext]'): ...", {}, False),
         ("def f(ctx: 'MyTaskContext'): ...", {}, False),
@@ -94,6 +88,19 @@ def test_a_decorated_function_keeps_its_signature_and_context() -> None:
     assert found.takes_context
     assert found.shape.mismatch(["1"], {}) is None
     assert found.shape.mismatch([], {}) is not None
+
+
+def test_a_decorated_function_means_the_context_of_its_own_module() -> None:
+    inner = written("def f(ctx: 'Ctx'): ...", Ctx=TaskContext)
+
+    @functools.wraps(inner)
+    def wrapper(*args: Any) -> None: ...
+
+    assert describe(wrapper).takes_context
+
+
+def test_a_keyword_may_be_called_as_a_positional_only_parameter_is() -> None:
+    assert describe(written("def f(a, /, **more): ...")).shape.mismatch([1], {"a": 1}) is None
 
 
 def test_a_decorator_that_is_a_class_may_be_async() -> None:

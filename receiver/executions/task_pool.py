@@ -1,0 +1,72 @@
+"""The connections that tasks may borrow, and what a task may not do with one.
+
+They are never the ledger's: a task that holds its connection for minutes cannot stop a neighbour from being claimed,
+settled or renewed. Next: `receiver.executions.transaction` begins and ends the transaction on one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from receiver.errors import TransactionError
+
+if TYPE_CHECKING:
+    from receiver.executions.dsn import Database
+
+SERVER_SETTINGS = {
+    # At any stricter level the settlement would always fail once the heartbeat had renewed the row meanwhile.
+    "default_transaction_isolation": "read committed",
+}
+
+
+class TaskConnection(AsyncConnection):
+    """The AsyncConnection that a task is given: its transaction is not the task's to end."""
+
+    def _not_yours(self) -> NoReturn:
+        raise TransactionError(
+            "the receiver ends this transaction: it commits when the task returns and rolls back when it raises; "
+            "use begin_nested() for a part of it"
+        )
+
+    async def commit(self) -> NoReturn:
+        """Raises TransactionError: the transaction commits with the record of success."""
+        self._not_yours()
+
+    async def rollback(self) -> NoReturn:
+        """Raises TransactionError: raise an exception to roll back."""
+        self._not_yours()
+
+    async def close(self) -> NoReturn:
+        """Raises TransactionError: the receiver returns the connection to the pool."""
+        self._not_yours()
+
+
+class TaskPool:
+    """The connections that tasks may borrow: `TASKS_DB_POOL_SIZE` of them, opened when first wanted."""
+
+    def __init__(self, database: Database, *, size: int, wait: float) -> None:
+        async def connect() -> Any:
+            return await database.connect("receiver task", SERVER_SETTINGS)
+
+        self.engine: AsyncEngine = create_async_engine(
+            "postgresql+asyncpg://",
+            async_creator=connect,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=wait,
+            pool_pre_ping=True,  # a connection may have died while the CPU was frozen
+            pool_reset_on_return=None,  # TaskTransaction resets, and invalidates what it could not reset
+            **(
+                {} if database.prepared_statements else {"connect_args": {"prepared_statement_cache_size": 0}}
+            ),
+        )
+
+    async def close(self) -> None:
+        """Closes the pool's connections, within two seconds, or leaves them to the end of the process."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2):  # asyncpg's close could hang (its issue 1356)
+                await self.engine.dispose()
