@@ -18,7 +18,6 @@ ROOM = 300
 """Lines. What outgrows them is two rooms."""
 
 OUTGROWN = {
-    "receiver/executions/statements.py": "every SQL statement of the record stands in one place, with its guard",
     "receiver/local/postgres.py": "one life of one PostgreSQL: installed, started, watched and stopped",
 }
 """Rooms that may be larger, each with the reason."""

@@ -1,0 +1,32 @@
+"""Every statement that changes an execution: each is a transition, with its guard in its WHERE.
+
+Whoever owns an execution knows its fence; whoever does not changes nothing. A function here returns what moved.
+Statements over several rows take arrays, lock their rows in `task_id` order before they change any, and are one
+round trip and one transaction. All times are `clock_timestamp()`: `now()` would stand still in the task's transaction.
+
+Next: `receiver.executions.ledger` decides which of them to call, and what a lost answer means.
+"""
+
+from __future__ import annotations
+
+from receiver.executions.statements.claims import ClaimItem, ClaimRow, claim, defer, exhaust, find_claimed
+from receiver.executions.statements.executor import Executor
+from receiver.executions.statements.leases import hand_back, renew, shorten_leases
+from receiver.executions.statements.settlements import SettleItem, find_status, settle, settle_with_effects
+
+__all__ = [
+    "ClaimItem",
+    "ClaimRow",
+    "Executor",
+    "SettleItem",
+    "claim",
+    "defer",
+    "exhaust",
+    "find_claimed",
+    "find_status",
+    "hand_back",
+    "renew",
+    "settle",
+    "settle_with_effects",
+    "shorten_leases",
+]

@@ -1,0 +1,197 @@
+"""The transitions of a delivery that arrives: → RUNNING, and the reasons why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from receiver.executions.statements.executor import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimItem:
+    """What a claim writes. `args` and `kwargs` are JSON text; `paths` are the names a row of this task may carry."""
+
+    task_id: str
+    task_name: str
+    task_path: str
+    paths: frozenset[str]
+    args: str
+    kwargs: str
+    enqueued_at: datetime | None
+    trace: str | None
+    max_attempts: int | None
+    token: UUID
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted or foreign."""
+
+    task_id: str
+    verdict: str
+    fence: int
+    attempt: int
+
+
+CLAIM = """
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
+                         $8::text[], $9::int[], $10::uuid[])
+        AS i(task_id, task_name, task_path, paths, args, kwargs, enqueued_at, trace, max_attempts, claim_token)
+),
+created AS (
+    INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, attempt, fence,
+                                 claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace)
+    SELECT i.task_id, i.task_name, i.task_path, $11, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
+           i.claim_token, $12, clock_timestamp() + $13::interval,
+           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace
+    FROM input i
+    ORDER BY i.task_id COLLATE "C"
+    ON CONFLICT (task_id) DO NOTHING
+    RETURNING task_id, fence, attempt
+),
+free AS (
+    SELECT e.task_id, e.status, e.fence, e.attempt, e.started_at, e.lease_owner
+    FROM input i
+    JOIN task_executions e ON e.task_id = i.task_id
+    WHERE NOT e.final
+      AND e.namespace = $11
+      AND e.task_path = ANY (string_to_array(i.paths, E'\\n'))
+      AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
+      AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
+      AND (i.max_attempts IS NULL OR e.attempt < i.max_attempts)
+    ORDER BY e.task_id
+    FOR UPDATE OF e SKIP LOCKED
+),
+taken AS (
+    UPDATE task_executions e
+    SET status = 'RUNNING', attempt = f.attempt + 1, fence = f.fence + 1,
+        claim_token = i.claim_token, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
+        args = i.args::jsonb, kwargs = i.kwargs::jsonb,
+        started_at = clock_timestamp(), finished_at = NULL, publishing_until = NULL,
+        published_at = coalesce(e.published_at, clock_timestamp()),
+        error_type = NULL, error_message = NULL, error_traceback = NULL, trace = coalesce(i.trace, e.trace)
+    FROM free f JOIN input i ON i.task_id = f.task_id
+    WHERE e.task_id = f.task_id
+    RETURNING e.task_id, e.fence, e.attempt
+),
+expired AS (
+    INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
+    SELECT f.task_id, f.fence, f.attempt, f.started_at, clock_timestamp(), 'LEASE_EXPIRED',
+           'LeaseExpired', 'the instance that ran it stopped renewing its lease', f.lease_owner
+    FROM free f JOIN taken t ON t.task_id = f.task_id
+    WHERE f.status = 'RUNNING'
+)
+SELECT i.task_id,
+       coalesce(c.fence, t.fence, 0) AS fence,
+       coalesce(c.attempt, t.attempt, e.attempt, 0) AS attempt,
+       CASE
+           WHEN c.fence IS NOT NULL OR t.fence IS NOT NULL THEN 'claimed'
+           WHEN e.task_id IS NULL THEN 'busy'
+           WHEN e.namespace <> $11 THEN 'foreign'
+           WHEN e.final AND e.task_name = i.task_name THEN 'done'
+           WHEN NOT e.task_path = ANY (string_to_array(i.paths, E'\\n')) THEN 'foreign'
+           WHEN e.final THEN 'done'
+           WHEN e.status = 'RUNNING' AND e.lease_expires_at > clock_timestamp() THEN 'busy'
+           WHEN e.run_after > clock_timestamp() THEN 'not_due'
+           WHEN e.attempt >= i.max_attempts THEN 'exhausted'
+           ELSE 'busy'
+       END AS verdict
+FROM input i
+LEFT JOIN created c ON c.task_id = i.task_id
+LEFT JOIN taken t ON t.task_id = i.task_id
+LEFT JOIN task_executions e ON e.task_id = i.task_id
+"""
+# A new row is inserted as RUNNING at once. An existing one is locked only if it is free, and skipped when another
+# transaction holds it: no claim ever waits for a row. What this statement cannot see (a row being inserted by a
+# racing claim) comes back as busy. The last join reads the row as it was before the statement.
+
+
+async def claim(
+    executor: Executor, items: Sequence[ClaimItem], *, namespace: str, owner: str, lease: timedelta
+) -> list[ClaimRow]:
+    """READY, FAILED, lease-expired or new → RUNNING, with the fence raised and the attempt counted. Ids are distinct."""
+    rows = await executor.fetch(
+        CLAIM,
+        [item.task_id for item in items],
+        [item.task_name for item in items],
+        [item.task_path for item in items],
+        ["\n".join(item.paths) for item in items],
+        [item.args for item in items],
+        [item.kwargs for item in items],
+        [item.enqueued_at for item in items],
+        [item.trace for item in items],
+        [item.max_attempts for item in items],
+        [item.token for item in items],
+        namespace,
+        owner,
+        lease,
+    )
+    found = {
+        row["task_id"]: ClaimRow(row["task_id"], row["verdict"], row["fence"], row["attempt"]) for row in rows
+    }
+    return [found[item.task_id] for item in items]
+
+
+FIND_CLAIMED = """
+SELECT e.task_id, e.fence, e.attempt
+FROM unnest($1::text[], $2::uuid[]) AS i(task_id, claim_token)
+JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = i.claim_token AND e.status = 'RUNNING'
+"""
+
+
+async def find_claimed(executor: Executor, items: Sequence[ClaimItem]) -> dict[str, ClaimRow]:
+    """After a claim's answer was lost: the items that are ours all the same, known by their tokens."""
+    rows = await executor.fetch(
+        FIND_CLAIMED, [item.task_id for item in items], [item.token for item in items]
+    )
+    return {row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows}
+
+
+DEFER = """
+UPDATE task_executions SET published_at = NULL, publishing_until = NULL
+WHERE task_id = $1 AND status = 'READY' AND run_after > clock_timestamp()
+RETURNING task_id
+"""
+
+
+async def defer(executor: Executor, task_id: str) -> bool:
+    """READY stays READY, and is owed by the sweeper again: it was delivered before its time."""
+    return bool(await executor.fetch(DEFER, task_id))
+
+
+EXHAUST = """
+WITH held AS (
+    SELECT task_id, status, fence, attempt, started_at, lease_owner, error_type, error_message, error_traceback
+    FROM task_executions
+    WHERE task_id = $1 AND NOT final AND attempt >= $2
+      AND (status <> 'RUNNING' OR lease_expires_at <= clock_timestamp())
+    FOR UPDATE SKIP LOCKED
+),
+expired AS (
+    INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
+    SELECT task_id, fence, attempt, started_at, clock_timestamp(), 'LEASE_EXPIRED',
+           'LeaseExpired', 'the instance that ran it stopped renewing its lease', lease_owner
+    FROM held WHERE status = 'RUNNING'
+)
+UPDATE task_executions e
+SET status = 'FAILED', final = true, finished_at = coalesce(e.finished_at, clock_timestamp()),
+    error_type = coalesce(h.error_type, 'AttemptsExhausted'),
+    error_message = coalesce(h.error_message, format('%s of %s attempts used up', h.attempt, $2::int)),
+    error_traceback = h.error_traceback, claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
+FROM held h
+WHERE e.task_id = h.task_id
+RETURNING e.task_id
+"""
+
+
+async def exhaust(executor: Executor, task_id: str, max_attempts: int) -> bool:
+    """Not running, and no attempt left → FAILED, final."""
+    return bool(await executor.fetch(EXHAUST, task_id, max_attempts))
