@@ -8,7 +8,6 @@ its ending. What the endings mean to Pub/Sub stands in `receiver.outcomes`.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -110,8 +109,6 @@ class PushEndpoint:
             return Full("connections")
         except DatabaseUnavailable as error:
             self._emit(ReceiverTrouble("database unavailable", str(error)))
-            return Unrecorded()
-        except asyncio.CancelledError:  # only the end of the process cancels a push: it is answered too
             return Unrecorded()
         except Exception as error:  # noqa: BLE001 - a defect of ours is a 500 with its traceback in the log, never a dropped request
             self._emit(ReceiverTrouble("internal error", type(error).__name__, error=error))

@@ -21,6 +21,7 @@ import time
 from typing import TYPE_CHECKING
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.app import create_app
 from receiver.errors import ConfigurationError, SettingError
@@ -37,7 +38,7 @@ ARRIVAL = 0.05
 """Seconds in which what was sent before the signal still comes out of the kernel; it is answered like the rest."""
 
 ANSWERS = 0.2
-"""Seconds for the last answers after the drain. What has none by then is told 500: its outcome is not known in time."""
+"""Seconds for the last answers after the drain. What has none by then is told 500: its outcome is not known."""
 
 OVERTIME = 1.6
 """Seconds after the grace at which the watchdog ends a shutdown that hangs."""
@@ -79,16 +80,25 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await self._service.drain(since=self._since)
-        await self._answered(ANSWERS)
-        for request in list(self.server_state.tasks):
-            request.cancel()
-        await self._answered(ARRIVAL)
-        await self.lifespan.shutdown()
-
-    async def _answered(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
+        end = time.monotonic() + ANSWERS
         while self.server_state.tasks and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
+        await self._answer_the_rest()
+        await self.lifespan.shutdown()
+
+    async def _answer_the_rest(self) -> None:
+        """Whoever still waits is told 500: a body that does not come, a database that is silent.
+
+        Past their own code, because what hangs in a driver need not end when it is cancelled.
+        """
+        waiting = [
+            protocol.cycle
+            for protocol in self.server_state.connections
+            if isinstance(protocol, HttpToolsProtocol)
+        ]
+        for cycle in waiting:
+            if cycle is not None and not cycle.response_started:
+                await cycle.send_500_response()
 
     def _leave(self, exit_code: int) -> None:
         """The first reason to stop counts."""

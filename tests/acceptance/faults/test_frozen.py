@@ -1,0 +1,108 @@
+"""Frozen CPU: an idle instance thaws after its connections have died, and the next delivery does not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from receiver.executions.migrations import upgrade
+from receiver.local.postgres import Postgres
+from tests.acceptance.faults.cast import Marks, Receiver, effects, message, new_label, receiver
+from tests.acceptance.faults.conftest import Launch
+from tests.acceptance.stage import Record, eventually
+
+DROP = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name LIKE 'receiver%'
+"""
+IDLE_CHECK = 5.0
+"""Seconds of idleness after which the ledger asks a connection whether it lives; before, it has to notice otherwise."""
+
+
+async def deliver(one: Receiver, record: Record, marks: Marks) -> None:
+    """One task of each kind: the ledger's connections, the tasks' pool, and a heartbeat for both."""
+    for task in ("gated", "gated_after_effect", "gated_in_thread"):
+        label = new_label()
+        marks.let_go(label)
+        assert (await one.push(message(task, label))).status == 200
+        assert marks.count(label) == 1
+        assert await effects(record, label) == (task == "gated_after_effect")
+
+
+async def renewed(one: Receiver, record: Record, marks: Marks) -> None:
+    """A task that outlives its lease: the heartbeat's connection has thawed too."""
+    label = new_label()
+    answer = await one.running("gated", label)
+    (row,) = await record.fetch("SELECT lease_expires_at FROM task_executions WHERE task_id = $1", label)
+
+    async def later() -> object:
+        return await record.fetch(
+            "SELECT 1 FROM task_executions WHERE task_id = $1 AND lease_expires_at > $2",
+            label,
+            row["lease_expires_at"],
+        )
+
+    await eventually(later)
+    marks.let_go(label)
+    assert (await answer).status == 200
+
+
+@pytest.mark.parametrize("idle", [0.0, IDLE_CHECK + 0.5], ids=["at once", "after a while"])
+async def test_dropped_connections_cost_no_delivery(
+    launch: Launch, record: Record, marks: Marks, idle: float
+) -> None:
+    one = await launch()
+    await deliver(one, record, marks)
+    await renewed(one, record, marks)
+    one.signal(signal.SIGSTOP)
+    # Idleness is the condition itself: there is nothing to await but the time.
+    await asyncio.sleep(idle)
+    assert len(await record.fetch(DROP)) >= 3
+    one.signal(signal.SIGCONT)
+    await deliver(one, record, marks)
+    await renewed(one, record, marks)
+
+
+async def test_a_delivery_that_comes_while_it_is_frozen_is_served_when_it_thaws(
+    launch: Launch, record: Record, marks: Marks
+) -> None:
+    """The request and the end of every connection are read in the same turn of the loop."""
+    one = await launch()
+    await deliver(one, record, marks)
+    one.signal(signal.SIGSTOP)
+    await record.fetch(DROP)
+    labels = [new_label() for _ in range(10)]
+    for label in labels:
+        marks.let_go(label)
+    tasks = ["gated", "gated_after_effect"] * 5
+    answers = [one.begin(message(task, label)) for task, label in zip(tasks, labels, strict=True)]
+    one.signal(signal.SIGCONT)
+    assert {answer.status for answer in await asyncio.gather(*answers)} == {200}
+    assert {marks.count(label) for label in labels} == {1}
+
+
+@pytest.fixture
+def own_server() -> Iterator[Postgres]:
+    """A PostgreSQL that this test may restart."""
+    with Postgres(settings={"max_connections": "20", "autovacuum": "off"}) as server:
+        upgrade(server.url())
+        yield server
+
+
+async def test_a_restart_of_the_database_costs_no_delivery(own_server: Postgres, marks: Marks) -> None:
+    record = Record(own_server.url())
+    await record.fetch("CREATE TABLE effects (label text NOT NULL)")
+    one = receiver(own_server.url(), marks, {"TASKS_LEASE_SECONDS": "2"})
+    try:
+        await one.started()
+        await deliver(one, record, marks)
+        one.signal(signal.SIGSTOP)
+        await asyncio.to_thread(own_server.restart, "immediate")
+        one.signal(signal.SIGCONT)
+        await deliver(one, record, marks)
+        await renewed(one, record, marks)
+    finally:
+        one.close()
