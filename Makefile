@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check format lock image-check clean
+.PHONY: help demo dev test check format lock image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,6 +17,9 @@ help: ## Show this list
 
 demo: $(STAMP) ## Push real tasks through a real receiver and PostgreSQL, and show what happened
 	@$(BIN)/receiver demo
+
+dev: $(STAMP) ## Run PostgreSQL, a local Pub/Sub, and the examples' tasks in a receiver, until Ctrl-C
+	@cd examples/plugin && exec $(CURDIR)/$(BIN)/receiver dev --modules example_tasks
 
 test: $(STAMP) ## Run the whole suite, with branch coverage (PYTEST_ARGS=... to choose tests)
 	@mkdir -p $(CACHE)/coverage

@@ -30,13 +30,13 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from receiver.admission import Admission, Place
+    from receiver.admission import Admission, Admitted, Place
     from receiver.executions.ledger import Ledger
     from receiver.executions.rejections import Rejections
     from receiver.messages import Delivery
+    from receiver.outcomes import Outcome
     from receiver.registry import Registry
     from receiver.routes import TaskRoute
-    from receiver.runner import Runner
 
 
 class ClientGone(Exception):
@@ -48,6 +48,13 @@ class Verifies(Protocol):
 
     async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Returns if the push is ours; raises Forbidden."""
+
+
+class Runs(Protocol):
+    """What comes of a claimed execution: `runner.Runner`, or what the test kit puts before it."""
+
+    async def run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
+        """Runs the task to its end, or to the end of its time."""
 
 
 @dataclass(slots=True)
@@ -79,7 +86,7 @@ class PushEndpoint:
         registry: Registry,
         admission: Admission,
         ledger: Ledger,
-        runner: Runner,
+        runner: Runs,
         rejections: Rejections,
         emit: Emit,
     ) -> None:

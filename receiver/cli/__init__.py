@@ -13,6 +13,7 @@ from receiver.errors import ReceiverError
 
 COMMANDS = {
     "serve": "Receive pushes and run tasks, until SIGTERM.",
+    "dev": "Run everything on one laptop, with no cloud; plugins reload on change.",
     "migrate": "Bring the database's tables up to date.",
     "check": "Load every plugin and list its tasks.",
     "executions": "List executions, or show one with its attempts and history.",

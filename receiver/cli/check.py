@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the plugins declare. `findings` must be mended before a deployment; `notes` should be known."""
+    """What the plugins declare. `findings` must be mended before a deployment; `notes` should be known.
+
+    `undeclared` are those findings with which `serve` starts all the same.
+    """
 
     routes: tuple[TaskRoute, ...]
     findings: tuple[str, ...]
+    undeclared: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -39,6 +43,7 @@ def command(*, as_json: bool) -> None:
             {
                 "routes": [_as_json(route) for route in report.routes],
                 "findings": report.findings,
+                "undeclared": report.undeclared,
                 "notes": report.notes,
             }
         )
@@ -62,11 +67,11 @@ def inspect(settings: Settings) -> Report:
         else:
             kept.append(route)
     declared = frozenset(route.path for route in found.routes)
-    findings += [
+    undeclared = [
         f"{path} is a @task that no TaskRoute declares; add it to the list, or remove the decorator"
         for path in plugins.undeclared(found.modules, declared)
     ]
-    return Report(found.routes, tuple(findings), tuple(_notes(found.routes)))
+    return Report(found.routes, (*findings, *undeclared), tuple(undeclared), tuple(_notes(found.routes)))
 
 
 def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:

@@ -3,6 +3,8 @@
 The token is signed with a key of this folder (`.receiver/signing-key.pem`). The receiver believes it because its
 `TASKS_OIDC_CERTS_URL` is an address on this machine where that key's certificate is; when nobody serves it there, this
 command does while it sends. A receiver that checks with Google's certificates cannot be pushed to from here.
+
+Where none of the variables that say so is set, it is the `receiver dev` of this folder that is meant.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import msgspec
 from receiver import variables
 from receiver.cli import terminal
 from receiver.errors import ConfigurationError, SettingError
+from receiver.local.folder import KEY, NAME, Folder
 from receiver.local.pusher import Pusher, message
 from receiver.local.signer import Signer, serve_certificates
 from receiver.settings import PushAuth, Settings
@@ -30,10 +33,17 @@ from receiver.settings import PushAuth, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FOLDER = Path(".receiver")
-KEY = "signing-key.pem"
 CERTS_PATH = "/certs"
 SUGGESTION = "http://127.0.0.1:8081/certs"
+TELLING = (
+    "CLOUD_RUN_SERVICE_URL",
+    "PORT",
+    "TASKS_OIDC_CERTS_URL",
+    "TASKS_PUSH_AUTH",
+    "TASKS_SERVICE_ACCOUNT",
+)
+"""Variables that say which receiver is meant, and what it believes."""
+
 COLD_RETRY = 1.1
 """Seconds until a receiver that found no certificates looks for them again (it waits 1 s)."""
 
@@ -62,7 +72,7 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
     """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
     positional = _json("--args", args, list, "a JSON array, such as '[1, \"two\"]'")
     keywords = _json("--kwargs", kwargs, dict, 'a JSON object, such as \'{"user_id": "u1"}\'')
-    settings = Settings.from_environ(os.environ)
+    settings = Settings.from_environ(_environ())
     target = _target(url or f"http://127.0.0.1:{settings.port}")
     try:
         body = message(name, positional, keywords, task_id=task_id)
@@ -114,9 +124,16 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
     ):
         if value is None:
             raise SettingError(variable, None, "set it as the receiver has it: the token must say the same")
-    host, port = _certificates_address(settings)
+    host, port, path = _certificates_address(settings)
+    served = _listens(host, port)
+    if not served and path != CERTS_PATH:
+        raise SettingError(
+            "TASKS_OIDC_CERTS_URL",
+            settings.certs_url,
+            f"nobody serves certificates there; start what does, or to push from here use {SUGGESTION}",
+        )
     signer = Signer.load_or_create(_folder() / KEY)
-    if _listens(host, port):
+    if served:
         _check_served(client, settings.certs_url, signer)
         yield signer, False
         return
@@ -133,7 +150,7 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
         yield signer, True
 
 
-def _certificates_address(settings: Settings) -> tuple[str, int]:
+def _certificates_address(settings: Settings) -> tuple[str, int, str]:
     parts = urlsplit(settings.certs_url)
     host = parts.hostname or ""
     if not variables.is_loopback(host):
@@ -142,9 +159,9 @@ def _certificates_address(settings: Settings) -> tuple[str, int]:
             settings.certs_url,
             f"nothing here can sign for it: set it to {SUGGESTION} for the receiver and for push",
         )
-    if parts.scheme != "http" or parts.path != CERTS_PATH or parts.query:
+    if parts.scheme != "http":
         raise SettingError("TASKS_OIDC_CERTS_URL", settings.certs_url, f"to push from here use {SUGGESTION}")
-    return host, parts.port or 80
+    return host, parts.port or 80, parts.path + (f"?{parts.query}" if parts.query else "")
 
 
 def _listens(host: str, port: int) -> bool:
@@ -165,22 +182,22 @@ def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             url,
-            f"what listens there does not know the key in {FOLDER / KEY}; choose another port for receiver and push",
+            f"what listens there does not know the key in {NAME}/{KEY}; choose another port for receiver and push",
         )
+
+
+def _environ() -> dict[str, str]:
+    """This process's variables; where they say nothing about a receiver, those of this folder's `receiver dev`."""
+    if any(os.environ.get(name, "").strip() for name in TELLING):
+        return dict(os.environ)
+    return {**os.environ, **Folder(Path.cwd()).environ()}
 
 
 def _folder() -> Path:
     """`.receiver/` of the working folder, which hides itself from git."""
-    try:
-        FOLDER.mkdir(exist_ok=True)
-        ignore = FOLDER / ".gitignore"
-        if not ignore.exists():
-            ignore.write_text("*\n")
-    except OSError as error:
-        raise ConfigurationError(
-            f"{FOLDER.absolute()} cannot be written ({error.strerror}); run this from a folder of your own"
-        ) from error
-    return FOLDER
+    folder = Folder(Path.cwd())
+    folder.make()
+    return folder.path
 
 
 def _target(url: str) -> str:

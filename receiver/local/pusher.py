@@ -27,6 +27,11 @@ RENEW_BEFORE = 300.0
 """Seconds before its end at which a token is replaced; Pub/Sub too sends one token with many messages."""
 
 
+def new_task_id() -> str:
+    """A UUIDv7: ids in the order of their making keep the index of the record compact."""
+    return str(uuid_utils.uuid7())
+
+
 def new_message_id() -> str:
     """Digits, as Pub/Sub's message ids are, and never twice."""
     return str(uuid_utils.uuid7().int % 10**17)
@@ -46,7 +51,7 @@ def message(
     """The body of a push for one task. Ids are new ones unless given; `enqueued_at` is now."""
     now = datetime.now(UTC)
     payload = encode_payload(
-        task_id or str(uuid_utils.uuid7()), task_name, list(args), dict(kwargs or {}), enqueued_at or now
+        task_id or new_task_id(), task_name, list(args), dict(kwargs or {}), enqueued_at or now
     )
     return encode_envelope(payload, message_id or new_message_id(), now, subscription, dict(attributes or {}))
 

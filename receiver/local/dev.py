@@ -1,0 +1,205 @@
+"""`receiver dev`: everything a receiver needs, on one laptop, with no cloud and no variable.
+
+PostgreSQL from the wheel, the local Pub/Sub with signed tokens, the scheduler, and the receiver itself as a process of its
+own, started anew when a plugin file changes. A plugin that is broken costs one line: the receiver that runs goes on, and
+the next save is tried. While no receiver answers nothing is delivered, so that a reload costs no message an attempt.
+Ctrl-C ends everything that was started here, and so does the end of this process, whatever ends it.
+
+Next: `receiver.local.ground` is what has to be there before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+from msgspec.structs import replace
+from watchfiles import PythonFilter, awatch
+
+from receiver.errors import PluginError
+from receiver.local import plan
+from receiver.local.broker import Broker
+from receiver.local.child import Child, Tether
+from receiver.local.delivery import Deliveries
+from receiver.local.faults import Faults
+from receiver.local.folder import KEY, MESSAGES
+from receiver.local.ground import HOST
+from receiver.local.plan import LocalRoute
+from receiver.local.pubsub import create_pubsub
+from receiver.local.scheduler import Scheduler
+from receiver.local.signer import Signer
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from receiver.local.ground import Ground
+
+MAX_ACK_DEADLINE: Final = 600
+"""Seconds: Pub/Sub's longest, for --debug."""
+
+DEBOUNCE: Final = 200
+"""Milliseconds: an editor's save is more than one event."""
+
+Say = Callable[[str], None]
+
+
+class Dev:
+    """One run, on prepared ground.
+
+    Args:
+        debug: no deadlines, and the receiver keeps the terminal.
+        say: prints a line.
+    """
+
+    def __init__(self, ground: Ground, *, debug: bool, say: Say) -> None:
+        self._ground = ground
+        self._debug = debug
+        self._say = say
+        self._tether = Tether()
+        self._child: Child | None = None
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._attending: set[asyncio.Task[None]] = set()
+        self._broker = Broker(ground.folder.path / MESSAGES)
+        self._signer = Signer.load_or_create(ground.folder.path / KEY)
+        self._deliveries = Deliveries(self._broker, signer=self._signer, faults=Faults(ground.faults))
+        self._scheduler = Scheduler(
+            self._broker,
+            lambda route: ground.place.topic(route.topic_name),
+            lambda name: say(f"scheduled     {name}"),
+        )
+
+    async def run(self) -> None:
+        """Brings everything up, and keeps it until Ctrl-C or SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, self._interrupted)
+        self._deliveries.pause()
+        work = [
+            asyncio.create_task(one)
+            for one in (
+                serve_quietly(create_pubsub(self._broker, self._signer), self._ground.listener),
+                self._watch(),  # first looked at before the plugins are: no save is missed
+                self._live(),
+                self._deliveries.run(),
+                self._scheduler.run(),
+            )
+        ]
+        for task in work:
+            task.add_done_callback(
+                lambda _: self._stop.set()
+            )  # none of them ends by itself, except by failing
+        try:
+            await self._stop.wait()
+        finally:
+            failed = [task for task in work if task.done()]
+            work[2].cancel()
+            await asyncio.gather(work[2], return_exceptions=True)
+            await self._stop_child()  # what it still answers is still heard
+            for task in (*work, *self._attending):
+                task.cancel()
+            await asyncio.gather(*work, *self._attending, return_exceptions=True)
+            self._broker.close()
+            self._tether.close()
+        for task in failed:
+            task.result()
+
+    def _interrupted(self) -> None:
+        """The first time everything is ended in order, the second time at once."""
+        if self._stop.is_set() and self._child is not None:
+            self._child.kill()
+        self._stop.set()
+
+    async def _watch(self) -> None:
+        async for _ in awatch(
+            self._ground.working, watch_filter=PythonFilter(), debounce=DEBOUNCE, stop_event=self._stop
+        ):
+            self._changed.set()
+
+    async def _live(self) -> None:
+        """Loads the plugins, now and at every change."""
+        while True:
+            self._changed.clear()
+            await self._reload()
+            await self._changed.wait()
+
+    async def _reload(self) -> None:
+        """The plugins as they are now; when they do not load, what runs goes on."""
+        try:
+            loaded = await plan.load_routes(self._ground.working, self._ground.environ, self._tether)
+        except PluginError as error:
+            self._say(f"error: {error}")
+            goes_on = "" if self._child is None else "; the tasks from before go on"
+            self._say(f"waiting for the next save{goes_on}")
+            return
+        for warning in loaded.warnings:
+            self._say(f"warning: {warning}")
+        await self._stop_child()
+        routes = [self._patient(route) for route in loaded.routes]
+        plan.provision(self._broker, routes, self._ground.place)
+        self._scheduler.replace(routes)
+        child = self._child = await Child.start(
+            self._tether,
+            folder=self._ground.working,
+            environ=self._ground.environ,
+            host=HOST,
+            url=self._ground.place.url,
+            debug=self._debug,
+        )
+        self._say("tasks         " + (", ".join(route.name for route in routes) or "none"))
+        attending = asyncio.create_task(self._attend(child))
+        self._attending.add(attending)
+        attending.add_done_callback(self._attending.discard)
+
+    async def _attend(self, child: Child) -> None:
+        """Delivers while it answers; one that ends by itself is started again, as a platform would."""
+        answered = await child.ready()
+        if answered and child is self._child:
+            self._deliveries.resume()
+        code = await child.ended()
+        if child is not self._child:
+            return  # it was stopped on purpose
+        self._deliveries.pause()
+        self._child = None
+        then = "it is started again" if answered else "waiting for the next save"
+        self._say(f"error: the receiver ended by itself (exit code {code}); {then}")
+        if answered:
+            self._changed.set()
+
+    async def _stop_child(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            self._deliveries.pause()
+            stopping = asyncio.create_task(child.stop())
+            try:
+                await asyncio.shield(stopping)
+            finally:
+                await stopping  # cancelled or not: it is gone before anything else happens
+
+    def _patient(self, route: LocalRoute) -> LocalRoute:
+        return replace(route, ack_deadline=MAX_ACK_DEADLINE) if self._debug else route
+
+
+class _Quiet(uvicorn.Server):
+    """uvicorn's server without its hands on the signals: Ctrl-C is `Dev`'s."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_quietly(app: Starlette, listener: socket.socket) -> None:
+    """Serves an ASGI app on an open socket until cancelled."""
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+    )
+    await _Quiet(config).serve(sockets=[listener])

@@ -1,0 +1,116 @@
+"""Bad days on demand: duplicates, failures, late deliveries and latency, at rates, repeatable by their seed.
+
+Off by default, refused on Cloud Run (`receiver.settings`). A dropped delivery is late, never lost for good: it comes
+after its backoff, and no message is dropped twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from receiver.errors import SettingError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+PREFIX: Final = "TASKS_FAULT_"
+
+FAILED: Final = 503
+"""What Pub/Sub is told of a delivery that fails."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultSettings:
+    """Shares from 0 to 1, and seconds. `seed` makes the same faults happen again in the same order."""
+
+    duplicate_rate: float = 0.0
+    failure_rate: float = 0.0
+    drop_rate: float = 0.0
+    latency_seconds: float = 0.0
+    latency_jitter: float = 0.0
+    seed: int | None = None
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> FaultSettings:
+        """Reads `TASKS_FAULT_*`.
+
+        Raises:
+            SettingError: a value is not allowed.
+        """
+        return cls(
+            duplicate_rate=_number(environ, "DUPLICATE_RATE", most=1),
+            failure_rate=_number(environ, "FAILURE_RATE", most=1),
+            drop_rate=_number(environ, "DROP_RATE", most=1),
+            latency_seconds=_number(environ, "LATENCY_SECONDS", most=600),
+            latency_jitter=_number(environ, "LATENCY_JITTER", most=600),
+            seed=_seed(environ),
+        )
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is on."""
+        return bool(
+            self.duplicate_rate
+            or self.failure_rate
+            or self.drop_rate
+            or self.latency_seconds
+            or self.latency_jitter
+        )
+
+
+class Faults:
+    """Applies them to deliveries."""
+
+    def __init__(self, settings: FaultSettings) -> None:
+        self._settings = settings
+        self._random = random.Random(settings.seed)  # noqa: S311 - chance, not secrecy
+
+    async def around(self, deliver: Callable[[], Awaitable[int]], *, late_before: bool = False) -> int | None:
+        """Delivers with whatever goes wrong this time.
+
+        A failure happens after the delivery: the endpoint did its work, and its answer was an error or was lost. A
+        duplicate is delivered beside its first copy.
+
+        Args:
+            deliver: one push; its status, 0 for no answer.
+            late_before: this message was dropped once; it is not dropped again, or it might never arrive.
+
+        Returns:
+            The status that Pub/Sub acts on; None when it was dropped: nothing was delivered.
+        """
+        settings = self._settings
+        if not settings.any:
+            return await deliver()
+        # All are drawn, in one order, whatever is on: a seed means the same faults with other rates too.
+        dropped, failed, doubled, jitter = (self._random.random() for _ in range(4))
+        if dropped < settings.drop_rate and not late_before:
+            return None
+        await asyncio.sleep(settings.latency_seconds + settings.latency_jitter * jitter)
+        if doubled < settings.duplicate_rate:
+            status, _ = await asyncio.gather(deliver(), deliver())
+        else:
+            status = await deliver()
+        return FAILED if failed < settings.failure_rate else status
+
+
+def _number(environ: Mapping[str, str], name: str, *, most: float) -> float:
+    text = environ.get(PREFIX + name, "").strip()
+    try:
+        value = float(text or 0)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= most:
+        raise SettingError(PREFIX + name, text, f"use a number from 0 to {most}")
+    return value
+
+
+def _seed(environ: Mapping[str, str]) -> int | None:
+    text = environ.get(PREFIX + "SEED", "").strip()
+    if not text:
+        return None
+    if not text.isdigit():
+        raise SettingError(PREFIX + "SEED", text, "use a whole number")
+    return int(text)
