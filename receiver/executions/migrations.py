@@ -121,9 +121,8 @@ async def _run(database_url: str, action: str, revision: str, seen: list[str | N
 
 
 def _step(connection: Connection, action: str, revision: str, seen: list[str | None] | None) -> None:
-    from alembic.migration import MigrationContext  # noqa: PLC0415
-
     from alembic import command  # noqa: PLC0415
+    from alembic.migration import MigrationContext  # noqa: PLC0415
 
     if action == "current":
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
