@@ -1,4 +1,8 @@
-"""`receiver demo`: a real PostgreSQL, a real receiver with OIDC on, and a push for every ending of the contract."""
+"""`receiver demo`: a real PostgreSQL, a real receiver with OIDC on, and a local Pub/Sub.
+
+First messages travel: publish → push → record, a retry, a dead letter, a scheduled firing. Then every ending of the
+contract is shown by a push of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,31 @@ import signal
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import httpx
+from rich.live import Live
 
 from receiver.cli import terminal
 from receiver.cli.executions import listing
 from receiver.errors import ConfigurationError
 from receiver.executions.migrations import upgrade
+from receiver.local.beside import running
 from receiver.local.endings import ENVIRONMENT, MODULE, Endings, Record, Shown
-from receiver.local.instance import Instance
+from receiver.local.instance import EMAIL, Instance
+from receiver.local.journeys import Journey, Travels
 from receiver.local.postgres import LocalPostgresError, Postgres
-from receiver.local.signer import Signer, serve_certificates
+from receiver.local.signer import Signer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
     from rich.console import Console
+    from rich.table import Table
 
 DATABASE = "demo"
 NEXT = (
@@ -42,8 +51,7 @@ def command() -> None:
     console = terminal.console()
     began = time.monotonic()
     try:
-        with console.status("starting PostgreSQL and the receiver ..."):
-            shown, record = _play()
+        journeys, shown, record = _play(console)
     except KeyboardInterrupt:
         click.echo("stopped; nothing is left running", err=True)
         sys.exit(130)
@@ -52,30 +60,68 @@ def command() -> None:
     except httpx.HTTPError as error:
         terminal.fail(f"the receiver did not answer ({type(error).__name__})")
     _print(console, shown, record, time.monotonic() - began)
-    sys.exit(0 if all(push.status == push.expected for push in shown) else 1)
+    good = all(journey.as_expected for journey in journeys)
+    sys.exit(0 if good and all(push.status == push.expected for push in shown) else 1)
 
 
-def _play() -> tuple[list[Shown], Record]:
-    """Sets the stage, sends every push, and takes everything down again."""
+def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
+    """Sets the stage, sends everything, and takes it down again."""
     with ExitStack() as stack:
+        waiting = console.status("starting PostgreSQL, a local Pub/Sub and the receiver ...")
+        waiting.start()
+        stack.callback(waiting.stop)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-demo-")))
         postgres = stack.enter_context(Postgres())
         postgres.create_database(DATABASE)
         url = postgres.url(DATABASE)
         upgrade(url)
         signer = Signer.create()
-        certs_url = stack.enter_context(serve_certificates(signer))
+        travels = Travels()
+        pubsub = stack.enter_context(running(signer, observe=travels.arrived))
         # Its working folder is ours, so that it runs from a checkout as from an installation.
         receiver = Instance(
             database_url=url,
             modules=MODULE,
             signer=signer,
-            certs_url=certs_url,
+            certs_url=pubsub.certs_url,
             folder=Path.cwd(),
             env=ENVIRONMENT,
         )
         stack.enter_context(receiver)
-        return Endings(receiver, postgres, url, folder).all()
+        waiting.stop()
+        journeys = _show(console, travels.all(pubsub, receiver, EMAIL))
+        with console.status("pushing what ends in every other way ..."):
+            shown, record = Endings(receiver, postgres, url, folder).all()
+        return journeys, shown, record
+
+
+def _show(console: Console, travelling: Iterator[Journey]) -> list[Journey]:
+    """The journeys as they go on: a live table on a terminal, a line for each step in a pipe. Where they ended."""
+    console.print("Messages go through a local Pub/Sub, which signs a token for each push:\n")
+    journeys: dict[str, Journey] = {}
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+        for journey in travelling:
+            journeys[journey.task] = journey
+            if live is not None:
+                live.update(_table(journeys.values()), refresh=True)
+            else:
+                came = f"push {len(journey.pushes)}: {journey.pushes[-1]}" if journey.pushes else "published"
+                console.print(f"{journey.shows}: {journey.task} {came} {journey.end}".rstrip())
+    console.print()
+    return list(journeys.values())
+
+
+def _table(journeys: Iterable[Journey]) -> Table:
+    told = terminal.table("MESSAGE", "TASK", "PUSHES", "END")
+    for journey in journeys:
+        style = "green" if journey.as_expected else "bold red" if journey.end else "yellow"
+        told.add_row(
+            terminal.cell(journey.shows),
+            terminal.cell(journey.task),
+            terminal.cell(" ".join(map(str, journey.pushes))),
+            terminal.cell(journey.end or "on its way", style),
+        )
+    return told
 
 
 def _print(console: Console, shown: list[Shown], record: Record, seconds: float) -> None:

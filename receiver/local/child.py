@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 STOP_TIMEOUT: Final = 12.0
 """Seconds for the receiver to end: its grace and what comes after."""
 
+BREAKPOINT: Final = "receiver.local.tether.stand_still"
+"""What breakpoint() calls with --debug, unless PYTHONBREAKPOINT says something else."""
+
 POLL: Final = 0.03
 """Seconds between two looks at whether it answers yet."""
 
@@ -72,10 +75,12 @@ class Child:
         cls, tether: Tether, *, folder: Path, environ: Mapping[str, str], host: str, url: str, debug: bool
     ) -> Child:
         """Starts it and does not wait. With `debug` it has no deadlines, and the terminal."""
+        # Whoever stands at a breakpoint and presses Ctrl-C wants the end, not another prompt of pdb's.
+        own = {"PYTHONBREAKPOINT": BREAKPOINT, **environ} if debug else environ
         process = await tether.start(
             ["serve", "--host", host, *(["--no-deadlines"] if debug else [])],
             folder=folder,
-            environ=environ,
+            environ=own,
             stdin=None if debug else DEVNULL,
             foreground=debug,
         )

@@ -54,6 +54,12 @@ def always_fails() -> None:
 
 
 @task
+async def stranded() -> None:
+    """Fails however often it is delivered: its message becomes a dead letter."""
+    raise ConnectionError("the port of destination is closed for ever")
+
+
+@task
 async def refuses(card: str) -> None:
     """Knows that no retry can help."""
     raise PermanentError(f"card {card} has expired")
@@ -96,6 +102,7 @@ tasks = [
     TaskRoute(write_order),
     TaskRoute(flaky),
     TaskRoute(always_fails, max_attempts=2),
+    TaskRoute(stranded),
     TaskRoute(refuses),
     TaskRoute(returns_an_object),
     TaskRoute(never_ends, timeout=TIMEOUT),

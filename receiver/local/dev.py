@@ -11,32 +11,27 @@ Next: `receiver.local.ground` is what has to be there before.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-import uvicorn
 from msgspec.structs import replace
 from watchfiles import PythonFilter, awatch
 
 from receiver.errors import PluginError
 from receiver.local import plan
+from receiver.local.beside import HOST, serve
 from receiver.local.broker import Broker
 from receiver.local.child import Child, Tether
 from receiver.local.delivery import Deliveries
 from receiver.local.faults import Faults
 from receiver.local.folder import KEY, MESSAGES
-from receiver.local.ground import HOST
 from receiver.local.plan import LocalRoute
 from receiver.local.pubsub import create_pubsub
 from receiver.local.scheduler import Scheduler
 from receiver.local.signer import Signer
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
     from receiver.local.ground import Ground
 
 MAX_ACK_DEADLINE: Final = 600
@@ -83,7 +78,7 @@ class Dev:
         work = [
             asyncio.create_task(one)
             for one in (
-                serve_quietly(create_pubsub(self._broker, self._signer), self._ground.listener),
+                serve(create_pubsub(self._broker, self._signer), self._ground.listener),
                 self._watch(),  # first looked at before the plugins are: no save is missed
                 self._live(),
                 self._deliveries.run(),
@@ -183,23 +178,3 @@ class Dev:
 
     def _patient(self, route: LocalRoute) -> LocalRoute:
         return replace(route, ack_deadline=MAX_ACK_DEADLINE) if self._debug else route
-
-
-class _Quiet(uvicorn.Server):
-    """uvicorn's server without its hands on the signals: Ctrl-C is `Dev`'s."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def serve_quietly(app: Starlette, listener: socket.socket) -> None:
-    """Serves an ASGI app on an open socket until cancelled."""
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=1,
-    )
-    await _Quiet(config).serve(sockets=[listener])

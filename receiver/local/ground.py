@@ -5,7 +5,6 @@ A port, a folder or a variable that is not as it must be ends it with one line, 
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Final
 
 from receiver.errors import ConfigurationError
 from receiver.executions import migrations
+from receiver.local.beside import HOST, listening
 from receiver.local.faults import FaultSettings
 from receiver.local.folder import STATE, Folder, Ports
 from receiver.local.instance import EMAIL, PROJECT
@@ -24,7 +24,6 @@ from receiver.local.postgres import Postgres
 from receiver.local.pubsub import CERTS_PATH
 from receiver.settings import Settings
 
-HOST: Final = "127.0.0.1"
 FAVOURITES: Final = Ports(receiver=8080, pubsub=8085, postgres=5433)
 """The first ports that are tried: Cloud Run's, the official emulator's, the one beside PostgreSQL's own."""
 
@@ -188,16 +187,13 @@ def is_free(port: int) -> bool:
 
 @contextmanager
 def _listening(port: int) -> Iterator[socket.socket]:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-        except OSError as error:
-            raise ConfigurationError(
-                f"port {port} (the local Pub/Sub's) cannot be used: {os.strerror(error.errno or 0)}"
-            ) from error
-        listener.listen(2048)
-        listener.setblocking(False)  # noqa: FBT003 - the standard library's signature
+    try:
+        listener = listening(port)
+    except OSError as error:
+        raise ConfigurationError(
+            f"port {port} (the local Pub/Sub's) cannot be listened on ({error.strerror})"
+        ) from error
+    with listener:
         yield listener
 
 

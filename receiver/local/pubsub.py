@@ -44,7 +44,7 @@ PAGE_SIZE: Final = 100
 LONGEST_PAGE: Final = 1000
 
 _ID: Final = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
-_CODES: Final = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "ALREADY_EXISTS": 409, "FAILED_PRECONDITION": 400}
+_CODES: Final = {"INVALID_ARGUMENT": 400, "OUT_OF_RANGE": 400, "NOT_FOUND": 404, "ALREADY_EXISTS": 409}
 
 
 def create_pubsub(broker: Broker, signer: Signer | None = None) -> Starlette:

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from receiver.local.backlog import DEFAULT_ACK_DEADLINE, seconds
+from receiver.local.backlog import DEFAULT_ACK_DEADLINE, DEFAULT_DELIVERY_ATTEMPTS, seconds
 from receiver.local.broker import DELETED_TOPIC, Published
 
 if TYPE_CHECKING:
@@ -106,14 +106,15 @@ def checked(body: Mapping[str, Any]) -> dict[str, Any]:
     _check_backoff(made.get("retryPolicy") or {})
     policy = made.get("deadLetterPolicy") or {}
     if policy:
-        _check_number("maxDeliveryAttempts", policy.get("maxDeliveryAttempts") or 5, 5, 100)
+        attempts = policy.get("maxDeliveryAttempts") or DEFAULT_DELIVERY_ATTEMPTS
+        _check_number("maxDeliveryAttempts", attempts, 5, 100, "OUT_OF_RANGE")
     _check_endpoint(made["pushConfig"].get("pushEndpoint"))
     return made
 
 
-def _check_number(what: str, value: Any, least: int, most: int) -> None:
+def _check_number(what: str, value: Any, least: int, most: int, status: str = "INVALID_ARGUMENT") -> None:
     if type(value) is not int or not least <= value <= most:
-        raise GoogleError("INVALID_ARGUMENT", f"Invalid {what} given: it must be {least} to {most}.")
+        raise GoogleError(status, f"Invalid {what} given: it must be {least} to {most}.")
 
 
 def _check_backoff(policy: Mapping[str, Any]) -> None:

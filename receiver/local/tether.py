@@ -35,6 +35,13 @@ def end_with(descriptor: int) -> None:
     threading.Thread(target=wait, name="tether", daemon=True).start()
 
 
+def stand_still() -> None:
+    """`breakpoint()` with the signals left as they are; pdb's own would take Ctrl-C for itself from then on."""
+    import pdb  # noqa: PLC0415, T100 - it is what was asked for
+
+    pdb.Pdb(nosigint=True).set_trace(sys._getframe(1))  # noqa: SLF001 - the frame that called breakpoint()
+
+
 def main() -> None:
     """`receiver` with the arguments after the descriptor."""
     _, descriptor, *arguments = sys.argv

@@ -30,11 +30,12 @@ class NoEmulatorError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Emulator:
-    """The REST API of one emulator, in one project."""
+    """The REST API of one emulator, in one project. `signs`: whether its pushes carry the tokens they should."""
 
     client: httpx.Client
     host: str
     project: str
+    signs: bool = False
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """One request below the project."""

@@ -1,37 +1,46 @@
-"""The receiver against Google's own implementation of push: the official Pub/Sub emulator."""
+"""The receiver against two implementations of push: Google's own emulator, and the local Pub/Sub, which signs tokens."""
 
 from __future__ import annotations
 
 import base64
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import httpx
 import pytest
 
+from receiver.local import beside
+from receiver.local.instance import EMAIL
+from receiver.local.signer import Signer
 from tests.acceptance import emulator
 from tests.acceptance.conftest import Start
 from tests.acceptance.emulator import Emulator, NoEmulatorError
 from tests.acceptance.stage import Record, eventually
 
-pytestmark = pytest.mark.emulator
 
-
-@pytest.fixture(scope="module")
-def pubsub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator with a project that nobody has used."""
-    try:
-        with emulator.running(tmp_path_factory.mktemp("emulator")) as host, httpx.Client() as client:
-            yield Emulator(client, host, f"p-{uuid.uuid4().hex[:12]}")
-    except NoEmulatorError as reason:
-        pytest.skip(str(reason))
+@pytest.fixture(params=["local", pytest.param("official", marks=pytest.mark.emulator)])
+def pubsub(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, signer: Signer
+) -> Iterator[Emulator]:
+    """One of the two, with a project that nobody has used."""
+    with ExitStack() as stack:
+        if request.param == "local":
+            host = stack.enter_context(beside.running(signer)).host
+        else:
+            try:
+                host = stack.enter_context(emulator.running(tmp_path_factory.mktemp("emulator")))
+            except NoEmulatorError as reason:
+                pytest.skip(str(reason))
+        client = stack.enter_context(httpx.Client(trust_env=False))
+        yield Emulator(client, host, f"p-{uuid.uuid4().hex[:12]}", signs=request.param == "local")
 
 
 async def test_a_published_task_becomes_an_execution_and_poison_a_dead_letter(
     pubsub: Emulator, start: Start, database_url: str, record: Record, label: str
 ) -> None:
-    """Topic, push subscription with a dead-letter policy, publish over REST. The emulator sends no token."""
-    instance = start(database_url, {"TASKS_MAX_REJECTIONS": "100"}, signed=False)
+    """Topic, push subscription with a dead-letter policy, publish over REST. The official emulator sends no token."""
+    instance = start(database_url, {"TASKS_MAX_REJECTIONS": "100"}, signed=pubsub.signs)
     dead = pubsub.topic("dead-letters")
     topic = pubsub.topic("tasks")
     pubsub.call("PUT", "subscriptions/dead-letters-sub", {"topic": dead})
@@ -41,7 +50,10 @@ async def test_a_published_task_becomes_an_execution_and_poison_a_dead_letter(
         {
             "topic": topic,
             "ackDeadlineSeconds": 10,
-            "pushConfig": {"pushEndpoint": f"{instance.url}/tasks/pubsub/"},
+            "pushConfig": {
+                "pushEndpoint": f"{instance.url}/tasks/pubsub/",
+                "oidcToken": {"serviceAccountEmail": EMAIL, "audience": instance.url},
+            },
             "deadLetterPolicy": {"deadLetterTopic": dead, "maxDeliveryAttempts": 5},
             "retryPolicy": {"minimumBackoff": "0.1s", "maximumBackoff": "0.2s"},
         },

@@ -1,0 +1,381 @@
+"""`receiver dev` as people run it: a process, its terminal, its folder, and what is left when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import pty
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from receiver.local.instance import free_port
+
+PLUGIN = """
+import os
+from pathlib import Path
+from receiver import TaskRoute, task
+
+@task
+async def greet(name: str) -> str:
+    return f"Hello, {name}!"
+
+@task
+async def cleanup() -> int:
+    return 3
+
+@task
+async def waits(for_: str) -> str:
+    if not Path(for_).exists():
+        raise FileNotFoundError(for_)
+    return "found"
+
+@task
+async def dies() -> None:
+    os._exit(3)
+
+tasks = [
+    TaskRoute(greet),
+    TaskRoute(cleanup, schedule="0 3 * * *"),
+    TaskRoute(waits, min_retry_delay=1, max_retry_delay=2),
+    TaskRoute(dies),
+]
+"""
+PATIENCE = 40.0
+
+
+def until(true: Callable[[], Any], what: Callable[[], str] = lambda: "") -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := true()):
+        assert time.monotonic() < end, what()
+        time.sleep(0.02)
+    return found
+
+
+class Dev:
+    """A folder with a plugin, and the `receiver dev` in it."""
+
+    def __init__(self, folder: Path, project_root: Path) -> None:
+        self.folder = folder
+        self.plugin = folder / "plug.py"
+        self.state = folder / ".receiver"
+        ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        self.environ = clean | {"PYTHONPATH": str(project_root), "TMPDIR": str(folder), "COLUMNS": "200"}
+        self.argv = [sys.executable, "-m", "receiver", "dev", "--modules", "plug"]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.plugin.write_text(PLUGIN)
+        self.state.mkdir()
+        ports = {"receiver": free_port(), "pubsub": free_port(), "postgres": free_port()}
+        (self.state / "dev.json").write_text(json.dumps(ports))
+
+    @property
+    def ports(self) -> dict[str, int]:
+        found: dict[str, int] = json.loads((self.state / "dev.json").read_text())
+        return found
+
+    def start(self, **env: str) -> None:
+        with (self.folder / "log").open("wb") as log:
+            self.process = subprocess.Popen(
+                self.argv,
+                cwd=self.folder,
+                env=self.environ | env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def says(self, text: str, times: int = 1) -> None:
+        until(lambda: self.log().count(text) >= times, lambda: f"{text!r} is not in:\n{self.log()}")
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "receiver", *arguments],
+            cwd=self.folder,
+            env=self.environ | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def refuses(self) -> str:
+        """The one line with which a start ends."""
+        done = self.run("dev", "--modules", "plug")
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert done.stderr.count("\n") == 1, done.stderr
+        return done.stderr
+
+    def publish(self, task: str, *args: object) -> None:
+        payload = {"task_id": f"e-{time.monotonic_ns()}", "task_name": task, "args": args, "kwargs": {}}
+        data = base64.b64encode(json.dumps(payload).encode()).decode()
+        topic = f"projects/local/topics/dev--gyrinx.tasks--plug.{task}"
+        url = f"http://127.0.0.1:{self.ports['pubsub']}/v1/{topic}:publish"
+        httpx.post(url, json={"messages": [{"data": data}]}, trust_env=False).raise_for_status()
+
+    def executions(self, task: str) -> list[dict[str, Any]]:
+        async def read() -> list[dict[str, Any]]:
+            url = f"postgresql://postgres@127.0.0.1:{self.ports['postgres']}/postgres"
+            connection = await asyncpg.connect(url)
+            try:
+                rows = await connection.fetch("SELECT * FROM task_executions WHERE task_name = $1", task)
+                return [dict(row) for row in rows]
+            finally:
+                await connection.close()
+
+        return asyncio.run(read())
+
+    def succeeded(self, task: str) -> list[dict[str, Any]]:
+        return [row for row in self.executions(task) if row["status"] == "SUCCESSFUL"]
+
+    def marked(self) -> list[int]:
+        """Every process that came from here."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if (
+                    entry.name.isdigit()
+                    and f"TMPDIR={self.folder}\0".encode() in (entry / "environ").read_bytes()
+                ):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        until(lambda: not self.marked(), lambda: f"processes are left: {self.marked()}\n{self.log()}")
+        return code
+
+
+@contextmanager
+def folder_with_plugin(project_root: Path) -> Iterator[Dev]:
+    folder = Path(tempfile.mkdtemp(prefix="receiver-dev-", dir="/tmp"))
+    folder.chmod(0o755)
+    dev = Dev(folder, project_root)
+    try:
+        yield dev
+    finally:
+        if dev.process is not None and dev.process.poll() is None:
+            dev.end(signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def dev(project_root: Path) -> Iterator[Dev]:
+    with folder_with_plugin(project_root) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running(pytestconfig: pytest.Config) -> Iterator[Dev]:
+    """One that runs, for tests that leave it as it was."""
+    with folder_with_plugin(pytestconfig.rootpath) as made:
+        made.start(DATABASE_URL="not believed", TASKS_FAULT_SEED="1")
+        made.says("receiving pushes")
+        yield made
+        assert made.end() == 0
+        assert "Traceback" not in made.log()
+
+
+class TestRunning:
+    def test_a_dozen_lines_come_before_the_first_delivery(self, running: Dev) -> None:
+        assert running.run("push", "greet", "--args", '["Ada"]').stdout == "200 The task completed.\n"
+        running.says("200 greet")
+        assert len(running.log().split("200 greet")[0].splitlines()) <= 12
+        assert (running.state / ".gitignore").read_text() == "*\n"
+
+    def test_what_enqueues_finds_its_environment(self, running: Dev) -> None:
+        """Sourced by a shell, it is all that another command needs."""
+        script = f"set -a; . .receiver/env; set +a; {sys.executable} -m receiver executions list --json"
+        clean = {name: running.environ[name] for name in ("PATH", "PYTHONPATH")}
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=running.folder, env=clean, capture_output=True, check=True
+        )
+        assert isinstance(json.loads(done.stdout), list)
+
+    def test_a_save_reloads_and_a_syntax_error_keeps_the_tasks_from_before(self, running: Dev) -> None:
+        reloads = running.log().count("receiving pushes")
+        running.plugin.write_text(PLUGIN + "x = (\n")
+        running.says("waiting for the next save; the tasks from before go on")
+        assert "SyntaxError: '(' was never closed" in running.log()
+        assert running.run("push", "greet", "--args", '["Ada"]').returncode == 0
+        running.plugin.write_text(PLUGIN.replace("Hello", "Goodbye"))
+        running.says("receiving pushes", reloads + 1)
+        running.publish("greet", "Grace")
+        until(
+            lambda: [row for row in running.succeeded("greet") if row["return_value"] == '"Goodbye, Grace!"']
+        )
+        running.plugin.write_text(PLUGIN)
+        running.says("receiving pushes", reloads + 2)
+
+    def test_a_tick_fires_a_scheduled_task_now(self, running: Dev) -> None:
+        done = running.run("dev", "--tick", "cleanup")
+        assert done.returncode == 0, done
+        assert done.stdout.startswith("fired cleanup, message ")
+        (row,) = until(lambda: running.succeeded("cleanup"))
+        message = done.stdout.split()[-1]
+        assert row["task_id"] == f"scheduled-cleanup-{message}"
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [("nobody", "there is no task nobody; there are: cleanup"), ("greet", "has no schedule")],
+    )
+    def test_a_tick_of_what_has_no_schedule_is_one_line(self, running: Dev, name: str, said: str) -> None:
+        done = running.run("dev", "--tick", name)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert said in done.stderr
+
+    def test_a_second_one_in_the_folder_is_one_line(self, running: Dev) -> None:
+        assert running.process is not None
+        assert f"is running in this folder already (process {running.process.pid})" in running.refuses()
+
+    def test_a_receiver_that_ends_by_itself_is_started_again(self, running: Dev) -> None:
+        starts = running.log().count("receiving pushes")
+        running.publish("dies")
+        running.says("error: the receiver ended by itself (exit code 3); it is started again")
+        running.says("receiving pushes", starts + 1)
+        assert running.run("push", "greet", "--args", '["Ada"]').returncode == 0
+
+
+class TestStarting:
+    def test_a_plugin_that_is_broken_at_first_is_tried_again(self, dev: Dev) -> None:
+        dev.plugin.write_text("x = (\n")
+        dev.start()
+        dev.says("waiting for the next save\n")
+        assert dev.log().count("error: ") == 1
+        dev.plugin.write_text(PLUGIN)
+        dev.says("receiving pushes")
+        assert dev.end() == 0
+
+    @pytest.mark.parametrize("which", ["receiver", "pubsub", "postgres"])
+    def test_a_port_that_is_taken_is_one_line(self, dev: Dev, which: str) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", dev.ports[which]))
+            taken.listen()
+            assert f"error: port {dev.ports[which]} (" in dev.refuses()
+        assert not dev.marked()
+
+    def test_a_data_folder_of_another_postgresql_is_one_line(self, dev: Dev) -> None:
+        data = dev.state / "postgres" / "data"
+        data.mkdir(parents=True)
+        (data / "PG_VERSION").write_text("13\n")
+        assert "was made by PostgreSQL 13" in dev.refuses()
+        assert not dev.marked()
+
+    def test_messages_that_cannot_be_read_are_one_line(self, dev: Dev) -> None:
+        (dev.state / "pubsub.sqlite").write_bytes(b"no database, but long enough to be taken for one" * 100)
+        done = dev.run("dev", "--modules", "plug")
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "delete it, and its messages are forgotten" in done.stderr
+
+    def test_a_variable_that_is_wrong_is_one_line(self, dev: Dev) -> None:
+        done = dev.run("dev", TASKS_FAULT_DROP_RATE="2")
+        assert done.returncode == 2
+        assert done.stderr == "error: TASKS_FAULT_DROP_RATE is '2'; use a number from 0 to 1\n"
+
+    def test_without_a_run_there_is_nothing_to_tick(self, dev: Dev) -> None:
+        assert "no receiver dev has run in this folder" in dev.run("dev", "--tick", "cleanup").stderr
+
+
+class TestEnding:
+    def test_messages_and_ports_are_kept_until_the_next_run(self, dev: Dev) -> None:
+        ports = dev.ports
+        dev.start()
+        dev.says("receiving pushes")
+        dev.publish("waits", str(dev.folder / "gate"))
+        dev.says("500 waits")
+        assert dev.end() == 0
+        kept = sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT attempts FROM owed").fetchall()
+        assert len(kept) == 1
+        assert kept[0][0] >= 1
+        (dev.folder / "gate").touch()
+        dev.start()
+        until(lambda: "receiving pushes" in dev.log())
+        (row,) = until(lambda: dev.succeeded("waits"), dev.log)
+        assert row["attempt"] == kept[0][0] + 1
+        assert dev.ports == ports
+        assert dev.end(signal.SIGTERM) == 0
+        assert not sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT * FROM owed").fetchall()
+
+    def test_a_killed_one_takes_everything_along(self, dev: Dev) -> None:
+        """And the next one starts at once, on the same ports."""
+        dev.start()
+        dev.says("receiving pushes")
+        assert len(dev.marked()) >= 4
+        assert dev.end(signal.SIGKILL) == -signal.SIGKILL
+        dev.start()
+        dev.says("receiving pushes")
+        assert dev.end() == 0
+
+
+class TestDebug:
+    def test_a_breakpoint_has_the_terminal_and_no_deadline_ends_it(self, dev: Dev) -> None:
+        dev.plugin.write_text(
+            PLUGIN.replace("    return f", "    breakpoint()\n    return f").replace(
+                "TaskRoute(greet)", "TaskRoute(greet, timeout=1)"
+            )
+        )
+        pid, terminal = pty.fork()
+        if pid == 0:
+            os.chdir(dev.folder)
+            os.execve(sys.executable, [*dev.argv, "--debug"], dev.environ)  # noqa: S606 - the child of a fork
+        shown = bytearray()
+
+        def reads(text: bytes) -> None:
+            end = time.monotonic() + PATIENCE
+            while text not in shown:
+                assert time.monotonic() < end, shown.decode()
+                try:
+                    shown.extend(os.read(terminal, 4096))
+                except OSError:  # nobody has the terminal any more
+                    raise AssertionError(shown.decode()) from None
+
+        try:
+            reads(b"receiving pushes")
+            pushing = subprocess.Popen(
+                [sys.executable, "-m", "receiver", "push", "greet", "--args", '["Ada"]'],
+                cwd=dev.folder,
+                env=dev.environ,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            reads(b"(Pdb) ")
+            began = time.monotonic()
+            os.write(terminal, b"name\n")
+            reads(b"'Ada'")
+            while (
+                time.monotonic() < began + 1.2
+            ):  # past the task's own timeout: time itself is what is tested
+                time.sleep(0.05)
+            os.write(terminal, b"c\n")
+            assert pushing.communicate(timeout=PATIENCE)[0] == "200 The task completed.\n"
+            os.write(terminal, b"\x03")
+            reads(b"stopped")
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            until(lambda: not dev.marked(), shown.decode)
+        finally:
+            for left in dev.marked():
+                os.kill(left, signal.SIGKILL)
+            os.close(terminal)
