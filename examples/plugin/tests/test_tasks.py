@@ -1,4 +1,4 @@
-"""A task is its function: call it, and look at what comes back."""
+"""A task is its function: call it, and look at what comes back. How it lives with Pub/Sub is in test_deliveries.py."""
 
 from __future__ import annotations
 

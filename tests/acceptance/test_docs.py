@@ -1,0 +1,102 @@
+"""The pages on local work and on testing are true: what they show is run as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.test_readme import blocks
+from tests.acceptance.test_testing import plugin_arguments
+
+
+def written(page: str, folder: Path) -> list[str]:
+    """Writes the page's modules into the folder; their names."""
+    names = []
+    for extra, code in blocks(page, "python"):
+        (title,) = re.findall(r'title="([^"]+)"', extra)
+        (folder / title).write_text(code)
+        names.append(title)
+    return names
+
+
+def commands(page: str, title: str) -> str:
+    return "\n".join(code for extra, code in blocks(page, "sh") if f'title="{title}"' in extra)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder of the page's reader, which PostgreSQL's account can enter."""
+    made = Path(tempfile.mkdtemp(prefix="receiver-docs-", dir="/tmp"))
+    made.chmod(0o755)
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+def test_the_tests_of_the_page_on_testing_pass(project_root: Path, tmp_path: Path) -> None:
+    names = written((project_root / "docs" / "testing.md").read_text(), tmp_path)
+    assert names == ["shop_tasks.py", "conftest.py", "test_good_days.py", "test_bad_days.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", *plugin_arguments()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{project_root}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "7 passed" in done.stdout
+
+
+def test_the_page_on_local_work_works(project_root: Path, folder: Path) -> None:
+    """The first terminal stays open, the second one's commands are run in it."""
+    page = (project_root / "docs" / "local.md").read_text()
+    written(page, folder)
+    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "K_", "PUBSUB_")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "receiver").write_text(f'#!/bin/sh\nexec {sys.executable} -m receiver "$@"\n')
+    (programs / "receiver").chmod(0o755)
+    environ |= {"PYTHONPATH": str(project_root), "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "200"}
+    log = folder / "log"
+    with log.open("wb") as output:
+        first = subprocess.Popen(
+            ["sh", "-c", "exec " + commands(page, "first terminal")],
+            cwd=folder,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        end = time.monotonic() + 40
+        while "receiving pushes" not in log.read_text():
+            assert first.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        second = subprocess.run(
+            ["sh", "-e", "-c", commands(page, "second terminal")],
+            cwd=folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        first.send_signal(signal.SIGINT)
+        first.wait(40)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "200 The task completed." in second.stdout
+    assert "fired cleanup_old_data" in second.stdout
+    assert "send_welcome_email" in second.stdout
+    assert "dev--gyrinx.tasks--shop_tasks.send_welcome_email" in second.stdout
