@@ -131,7 +131,7 @@ class Lane:
     async def _ready(self) -> asyncpg.Connection[asyncpg.Record]:
         connection = self._connection
         if connection is not None and not connection.is_closed():
-            if time.monotonic() - self._used < IDLE_CHECK or await _answers(connection):
+            if time.monotonic() - self._used < IDLE_CHECK or await answers(connection):
                 return connection
             self.drop()
         try:
@@ -209,7 +209,8 @@ def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
     raise error
 
 
-async def _answers(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+async def answers(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+    """Whether an idle connection still lives, within `PING_DEADLINE`."""
     try:
         async with asyncio.timeout(PING_DEADLINE):
             await connection.fetchval("SELECT 1")

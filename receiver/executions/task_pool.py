@@ -10,11 +10,16 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from receiver.errors import TransactionError
+from receiver.executions.lanes import answers
 
 if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
+
     from receiver.executions.dsn import Database
 
 SERVER_SETTINGS = {
@@ -58,15 +63,32 @@ class TaskPool:
             pool_size=size,
             max_overflow=0,
             pool_timeout=wait,
-            pool_pre_ping=True,  # a connection may have died while the CPU was frozen
             pool_reset_on_return=None,  # TaskTransaction resets, and invalidates what it could not reset
             **(
                 {} if database.prepared_statements else {"connect_args": {"prepared_statement_cache_size": 0}}
             ),
         )
 
+        pool = self.engine.sync_engine.pool
+        event.listen(pool, "checkin", _mark_used)
+        event.listen(pool, "checkout", _ping)
+
     async def close(self) -> None:
         """Closes the pool's connections, within two seconds, or leaves them to the end of the process."""
         with suppress(TimeoutError):
             async with asyncio.timeout(2):  # asyncpg's close could hang (its issue 1356)
                 await self.engine.dispose()
+
+
+def _mark_used(_: Any, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = True
+
+
+def _ping(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
+    """A connection may have died while the CPU was frozen, and nobody may ever say so: SQLAlchemy's own ping has no deadline.
+
+    One that does not answer takes the others with it: they were as long idle, and each would cost a deadline.
+    """
+    if "used" in record.info and not connection.run_async(answers):
+        connection.driver_connection.terminate()  # else SQLAlchemy would wait for its farewell
+        raise InvalidatePoolError

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
+import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -92,7 +94,8 @@ class Receiver:
         return self.instance.log()
 
     async def started(self) -> None:
-        """Returns when it answers."""
+        """Returns when it, and not somebody else on its port, answers."""
+        await self.logged("receiving pushes")
         await eventually(lambda: answers(self.instance.port))
 
     def close(self) -> None:
@@ -113,9 +116,28 @@ def receiver(database_url: str, marks: Marks, env: Mapping[str, str]) -> Receive
         certs_url=None,
         folder=PLUGIN,
         env={"FAULTS_FOLDER": str(marks.folder), **env},
+        port=new_port(),
     )
     made.launch()
     return Receiver(made, marks)
+
+
+_ports = iter(random.sample(range(16000, 32000), 16000))
+
+
+def new_port() -> int:
+    """A free port that no other receiver of this session has had.
+
+    Below those that the kernel gives to connections: of hundreds of processes one would lose its port to one.
+    """
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 async def answers(port: int) -> bool:
@@ -206,6 +228,7 @@ class HoldingProxy(Proxy):
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self._held: dict[Any, Fault] = {}
+        self._forgotten: set[Any] = set()
 
     def hold_reply_to(self, needle: bytes) -> Fault:
         """When the server has done the next statement with these bytes everything falls silent, its reply included."""
@@ -216,6 +239,17 @@ class HoldingProxy(Proxy):
 
         fault = Fault(needle, hold)
         return self._arm(fault)
+
+    def forget(self) -> int:
+        """What is sent on any connection of now goes nowhere, and nobody says so; new ones work. Returns how many.
+
+        So a network forgets that was idle for hours: no farewell reaches either end.
+        """
+        self._forgotten = set(self._links)
+        return len(self._forgotten)
+
+    def _sent(self, link: Any, chunk: bytes) -> bool:
+        return super()._sent(link, chunk) and link not in self._forgotten
 
     def _answered(self, link: Any, chunk: bytes) -> bool:
         fault = self._held.get(link)

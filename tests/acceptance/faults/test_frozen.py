@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 
 import pytest
 
+from receiver.executions.lanes import PING_DEADLINE
 from receiver.executions.migrations import upgrade
 from receiver.local.postgres import Postgres
-from tests.acceptance.faults.cast import Marks, Receiver, effects, message, new_label, receiver
+from tests.acceptance.faults.cast import (
+    HoldingProxy,
+    Marks,
+    Receiver,
+    effects,
+    message,
+    new_label,
+    receiver,
+)
 from tests.acceptance.faults.conftest import Launch
 from tests.acceptance.stage import Record, eventually
 
@@ -22,12 +32,16 @@ IDLE_CHECK = 5.0
 """Seconds of idleness after which the ledger asks a connection whether it lives; before, it has to notice otherwise."""
 
 
-async def deliver(one: Receiver, record: Record, marks: Marks) -> None:
-    """One task of each kind: the ledger's connections, the tasks' pool, and a heartbeat for both."""
-    for task in ("gated", "gated_after_effect", "gated_in_thread"):
+EVERY = ("gated", "gated_after_effect", "gated_in_thread")
+"""They need the ledger's connections, and one of them the tasks' pool."""
+
+
+async def deliver(one: Receiver, record: Record, marks: Marks, tasks: Sequence[str] = EVERY) -> None:
+    """One delivery after the other, each a 200."""
+    for task in tasks:
         label = new_label()
         marks.let_go(label)
-        assert (await one.push(message(task, label))).status == 200
+        assert (await one.push(message(task, label), patience=10)).status == 200
         assert marks.count(label) == 1
         assert await effects(record, label) == (task == "gated_after_effect")
 
@@ -63,6 +77,30 @@ async def test_dropped_connections_cost_no_delivery(
     assert len(await record.fetch(DROP)) >= 3
     one.signal(signal.SIGCONT)
     await deliver(one, record, marks)
+    await renewed(one, record, marks)
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        ["gated", "gated_in_thread"],
+        ["gated_after_effect"],
+    ],
+    ids=["ledger and heartbeat", "tasks' pool"],
+)
+async def test_connections_that_the_network_has_forgotten_cost_no_delivery(
+    launch: Launch, proxy: HoldingProxy, record: Record, marks: Marks, tasks: list[str]
+) -> None:
+    """No end of a connection is ever told: they have to be asked, within a deadline."""
+    one = await launch(proxy.url, lease=9)  # longer than it takes to find that out
+    await deliver(one, record, marks)
+    one.signal(signal.SIGSTOP)
+    await asyncio.sleep(IDLE_CHECK + 0.5)  # as above
+    assert proxy.forget() >= 2
+    one.signal(signal.SIGCONT)
+    begun = time.monotonic()
+    await deliver(one, record, marks, tasks)
+    assert time.monotonic() - begun < 4 * PING_DEADLINE
     await renewed(one, record, marks)
 
 
