@@ -82,10 +82,7 @@ async def test_dropped_connections_cost_no_delivery(
 
 @pytest.mark.parametrize(
     "tasks",
-    [
-        ["gated", "gated_in_thread"],
-        ["gated_after_effect"],
-    ],
+    [["gated", "gated_in_thread"], ["gated_after_effect"]],
     ids=["ledger and heartbeat", "tasks' pool"],
 )
 async def test_connections_that_the_network_has_forgotten_cost_no_delivery(

@@ -156,9 +156,9 @@ async def one_of_fifty(launch: Launch, record: Record, marks: Marks, chance: ran
 
 @pytest.mark.timeout(240)
 async def test_fifty_shutdowns_at_random_moments(launch: Launch, record: Record, marks: Marks) -> None:
-    seed = random.randrange(2**32)  # noqa: S311 - chance, not a secret
+    seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails, to repeat it
-    chances = [random.Random(seed + number) for number in range(SHUTDOWNS)]  # noqa: S311 - likewise
+    chances = [random.Random(seed + number) for number in range(SHUTDOWNS)]
 
     async def in_turn() -> None:
         while chances:
