@@ -83,8 +83,16 @@ async def test_no_more_are_under_way_than_the_window_allows(target: Endpoint) ->
     assert len(target.arrived) == 30
 
 
-async def test_a_token_is_signed_once_for_its_audience(target: Endpoint) -> None:
-    signer = Signer.create()
+async def test_a_token_is_signed_once_for_its_audience(
+    target: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer, sign, signed = Signer.create(), Signer.token, []
+
+    def counting(self: Signer, *arguments: Any) -> str:
+        signed.append(arguments)
+        return sign(self, *arguments)
+
+    monkeypatch.setattr(Signer, "token", counting)
     oidc = {"oidcToken": {"serviceAccountEmail": "push@p", "audience": "https://service"}}
     async with running(target, signer=signer, pushConfig=oidc) as (broker, _):
         broker.publish(TOPIC, [Published("YQ==")] * 3)
@@ -92,6 +100,7 @@ async def test_a_token_is_signed_once_for_its_audience(target: Endpoint) -> None
     (token,) = {push.headers["authorization"] for push in target.arrived}
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     assert (claims["aud"], claims["email"]) == ("https://service", "push@p")
+    assert signed == [("https://service", "push@p")]
 
 
 async def test_without_an_audience_it_is_the_endpoint(target: Endpoint) -> None:
@@ -110,8 +119,10 @@ async def test_nothing_is_delivered_while_nobody_is_there(target: Endpoint) -> N
     async with running(target, deadLetterPolicy={"deadLetterTopic": TOPIC}) as (broker, deliveries):
         deliveries.pause()
         (message_id,) = broker.publish(TOPIC, [Published("YQ==")])
-        await asyncio.sleep(0)
-        assert target.arrived == []
+        (waiting,) = broker.subscriptions[NAME].backlog
+        for _ in range(20):  # turns of the loop: one is what it takes to start a delivery
+            await asyncio.sleep(0)
+        assert (waiting.attempts, target.arrived) == (0, [])
         deliveries.resume()
         await eventually(lambda: owed(broker) == 0)
     assert [push.envelope["deliveryAttempt"] for push in target.of(message_id)] == [1]
