@@ -8,6 +8,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(VENV)/.cache
+WORKERS := 2
 STAMP := $(VENV)/.installed
 CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3
 SOURCES := $(wildcard receiver tests alembic examples benchmarks scripts)
@@ -24,7 +25,7 @@ dev: $(STAMP) ## Run PostgreSQL, a local Pub/Sub, and the examples' tasks in a r
 test: $(STAMP) ## Run the whole suite, with branch coverage (PYTEST_ARGS=... to choose tests)
 	@mkdir -p $(CACHE)/coverage
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(PYTEST_ARGS),--fail-under=0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -72,3 +72,13 @@ def empty_database_url(postgres_server: Postgres) -> Iterator[str]:
 def project_root(pytestconfig: pytest.Config) -> Path:
     """The checkout."""
     return pytestconfig.rootpath
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tests log lone surrogates on purpose; a report that holds one cannot travel from a worker to its controller."""
+    report = yield
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode()) for title, text in report.sections
+    ]
+    return report

@@ -33,7 +33,7 @@ async def test_claims_settlements_renewals_and_hand_backs_never_deadlock(
     workers = [
         _works(
             Lane(Database.of(database_url), f"worker {number}"),
-            random.Random(number),  # noqa: S311 - no secret
+            random.Random(number),
             end,
             counts,
             errors,
