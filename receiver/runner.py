@@ -72,6 +72,15 @@ class Runner:
 
     async def run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
         """Runs the task to its end, or to the end of its time."""
+        try:
+            return await self._run(claimed, admitted)
+        except (
+            BaseException
+        ):  # a defect of ours: nobody will settle it, and a lease that is renewed for ever blocks every retry
+            self._heartbeat.release(claimed.lease)
+            raise
+
+    async def _run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
         if admitted.switch is not None:
             return Skipped(admitted.switch)
         if self._leaving:

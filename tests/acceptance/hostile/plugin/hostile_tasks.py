@@ -361,24 +361,13 @@ async def give_with_effect(ctx: TaskContext, label: str, what: str) -> object:
 # --- what a task may do to its process -----------------------------------------------------------------------------
 
 
-def cancel_everyone() -> None:
-    for each in asyncio.all_tasks():
-        each.cancel()
-
-
 def cancel_itself_and_return() -> None:
     current = asyncio.current_task()
     assert current is not None
     current.cancel()
 
 
-def stop_the_loop() -> None:
-    asyncio.get_running_loop().stop()
-
-
-DISTURBS: dict[str, Callable[[], None]] = {
-    made.__name__: made for made in (cancel_everyone, cancel_itself_and_return, stop_the_loop)
-}
+DISTURBS: dict[str, Callable[[], None]] = {made.__name__: made for made in (cancel_itself_and_return,)}
 
 
 @task
