@@ -11,6 +11,7 @@ tasks to stop, then `ANSWERS`, then `service.CLOSING`, then `EXIT`. The watchdog
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import os
 import signal
@@ -18,7 +19,8 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -44,7 +46,7 @@ OVERTIME = 1.6
 """Seconds after the grace at which the watchdog ends a shutdown that hangs."""
 
 EXIT = 0.3
-"""Seconds for the interpreter to end: a thread that a task has started itself would keep it for ever."""
+"""Seconds for what a plugin has registered with `atexit`, and for what still runs in the loop to be cancelled."""
 
 
 class Server(uvicorn.Server):
@@ -111,8 +113,11 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def run(service: Service, *, host: str, port: int) -> int:
-    """Serves until a signal comes, and returns the exit code. The process ends within `EXIT` then, whatever runs in it.
+def run(service: Service, *, host: str, port: int) -> NoReturn:
+    """Serves until a signal comes, and ends the process: with exit code 0, or `STUCK_EXIT_CODE`.
+
+    It ends without the interpreter's own farewell, which waits for every thread that a task has started, and takes the
+    better part of a second to clear away what the kernel clears away at once.
 
     Raises:
         ConfigurationError: the port is taken, or the database's tables are older than this code.
@@ -140,13 +145,21 @@ def run(service: Service, *, host: str, port: int) -> int:
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
-        if service.runner.running:  # a thread that never returns would keep the interpreter
-            sys.stderr.flush()
-            os._exit(server.exit_code)
         last = threading.Timer(EXIT, os._exit, (server.exit_code,))
         last.daemon = True
         last.start()
-    return server.exit_code
+        if service.runner.running:  # code that does not stop would keep the loop
+            _end(server.exit_code)
+    _end(server.exit_code)
+
+
+def _end(exit_code: int) -> NoReturn:
+    with suppress(Exception):
+        atexit._run_exitfuncs()  # noqa: SLF001 - an exporter of traces may have its last batch to send; there is no public name
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(exit_code)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 
 import click
@@ -37,7 +36,7 @@ def command(host: str, port: int | None, *, no_deadlines: bool) -> None:
         )
         emit = _undisturbed(emit)
     service = Service(settings, registry, emit=emit)
-    sys.exit(run(service, host=host, port=settings.port if port is None else port))
+    run(service, host=host, port=settings.port if port is None else port)
 
 
 def _undisturbed(emit: Emit) -> Emit:
