@@ -9,6 +9,7 @@ Next: `receiver.app` puts HTTP around it, `receiver.server` a process.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from receiver.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
     from receiver.executions.task_pool import TaskPool
     from receiver.registry import Registry
@@ -74,6 +76,7 @@ class Service:
         self._started = False
         self._drained = False
         self._warming: asyncio.Task[bool] | None = None
+        self._loading: asyncio.Task[ModuleType] | None = None
         wait = settings.db_pool_timeout
         self.heartbeat = Heartbeat(self._database, lease=settings.lease, emit=emit)
         self.ledger = Ledger(
@@ -131,6 +134,10 @@ class Service:
         self.watchdog.start()
         if self.certificates is not None:
             self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
+        if any(route.is_async and route.takes_context for route in self.registry.routes):
+            # In a thread and ahead of the first such task: SQLAlchemy's import would hold the loop for 0.2 s.
+            load = asyncio.to_thread(importlib.import_module, "receiver.executions.transaction")
+            self._loading = asyncio.create_task(load, name="load SQLAlchemy")
         self.emit(ServiceState(f"receiving pushes for {len(self.registry.routes)} tasks"))
 
     async def drain(self, *, since: float | None = None) -> None:
