@@ -74,9 +74,8 @@ class Runner:
         """Runs the task to its end, or to the end of its time."""
         try:
             return await self._run(claimed, admitted)
-        except (
-            BaseException
-        ):  # a defect of ours: nobody will settle it, and a lease that is renewed for ever blocks every retry
+        except Exception:
+            # A defect of ours: nobody will settle it, and a lease that is renewed for ever would block every retry.
             self._heartbeat.release(claimed.lease)
             raise
 
@@ -94,7 +93,14 @@ class Runner:
         code = execution.code
         assert code is not None  # noqa: S101 - set by _start
         self._heartbeat.watch(claimed.lease, lambda: execution.call_off(Reason.LEASE_LOST))
-        if not await self._in_time(execution, code):
+        try:
+            ended = await self._in_time(execution, code)
+        except (
+            asyncio.CancelledError
+        ):  # a server that cancels requests: the code goes on, renewed, and is recorded late
+            self._abandon(execution, code)
+            raise
+        if not ended:
             self._abandon(execution, code)
             return Abandoned()
         self._executions.discard(execution)

@@ -55,6 +55,8 @@ class Run:
             self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
+        if self.called_off.done():  # two threads had a reason at the same moment
+            return
         self.called_off.set_result(None)
         if isinstance(self.code, asyncio.Task):
             self.code.cancel()

@@ -9,9 +9,7 @@ Next: the rooms above take a `Settings`, or the few values of it that they need,
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
 import secrets
 import socket
 from dataclasses import dataclass, field
@@ -19,7 +17,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from receiver import variables
+from receiver import refusals, variables
 from receiver.errors import SettingError
 from receiver.variables import VARIABLES, Unreadable, Variable
 
@@ -54,10 +52,6 @@ class PushAuth(StrEnum):
     OIDC = "oidc"
     OFF = "off"
 
-
-_NAMES: Final = frozenset(variable.name for variable in VARIABLES)
-_FAULT: Final = "TASKS_FAULT_"
-_LOCAL_ONLY: Final = ("TASKS_SCHEDULER_ENDPOINT", "PUBSUB_EMULATOR_HOST")
 
 _project = variables.text(
     r"([a-z0-9.-]{1,63}:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "use a project id, such as gyrinx-prod"
@@ -122,7 +116,7 @@ class Settings:
             SettingError: for the first value that is not allowed, a misspelt `TASKS_` variable, or a local-only
                 setting on Cloud Run.
         """
-        _refuse_typos(environ)
+        refusals.typos(environ)
         read = _Reader(environ)
         settings = cls(
             project_id=read.optional("GCP_PROJECT_ID", _project),
@@ -160,8 +154,9 @@ class Settings:
             service_name=read.raw("K_SERVICE"),
             revision=read.raw("K_REVISION"),
         )
+        refusals.contradictions(settings)
         if settings.on_cloud_run:
-            _refuse_local_only(environ, settings)
+            refusals.local_only(environ, settings)
         return settings
 
 
@@ -258,7 +253,7 @@ class _Reader:
         try:
             return parse(value)
         except Unreadable as error:
-            shown = _HIDDEN if secret else _shown(value)
+            shown = _HIDDEN if secret else refusals.shown(value)
             raise SettingError(name, shown, str(error)) from None
 
 
@@ -267,33 +262,3 @@ def _push_auth(value: str) -> PushAuth:
         return PushAuth(value.lower())
     except ValueError:
         raise Unreadable("use oidc, or off outside Cloud Run") from None
-
-
-def _shown(value: str) -> str:
-    """The value as a message may carry it: without credentials of an address, at most 80 characters."""
-    safe = re.sub(r"//[^/]*@", "//...@", value)
-    return safe if len(safe) <= 80 else safe[:77] + "..."  # noqa: PLR2004 - the number the docstring says
-
-
-def _refuse_typos(environ: Mapping[str, str]) -> None:
-    ours = sorted(name for name in _NAMES if name.startswith("TASKS_"))
-    for name in sorted(environ):
-        if name in _NAMES or not name.startswith("TASKS_"):
-            continue
-        close = difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
-        if close:
-            raise SettingError(name, _HIDDEN, f"there is no such variable: did you mean {close[0]}?")
-        if name.startswith(_FAULT):
-            known = ", ".join(known.removeprefix(_FAULT) for known in ours if known.startswith(_FAULT))
-            raise SettingError(name, _HIDDEN, f"there is no such fault: {_FAULT}* can be {known}")
-
-
-def _refuse_local_only(environ: Mapping[str, str], settings: Settings) -> None:
-    if settings.push_auth is PushAuth.OFF:
-        raise SettingError("TASKS_PUSH_AUTH", "off", "on Cloud Run (K_SERVICE is set) only oidc is allowed")
-    for name in sorted(environ):
-        if (name in _LOCAL_ONLY or name.startswith(_FAULT)) and environ[name].strip():
-            shown = _shown(environ[name].strip())
-            raise SettingError(
-                name, shown, "it is for local use and tests: unset it on Cloud Run (K_SERVICE is set)"
-            )

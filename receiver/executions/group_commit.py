@@ -12,11 +12,12 @@ result handed to `orphaned`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from receiver.errors import ItemRefused, OutOfConnections
-from receiver.executions.lanes import TransientConflict
+from receiver.executions.lanes import LockedOut, TransientConflict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,6 +30,10 @@ MAX_BYTES = 1024 * 1024
 
 REPEATS = 3
 """How often a batch is repeated that PostgreSQL rolled back because of another (SQLSTATE 40)."""
+
+
+ALONE = 5.0
+"""Seconds in which the items of a refused batch go one by one; when the whole table is locked each waits for itself."""
 
 
 class Item(Protocol):
@@ -147,7 +152,11 @@ class GroupCommit(Generic[I, R]):
             if len(batch) == 1:
                 _fail(batch, error)
                 return
-            for waiting in batch:
+            end = time.monotonic() + ALONE
+            for place, waiting in enumerate(batch):
+                if time.monotonic() > end:
+                    _fail(batch[place:], error)
+                    return
                 await self._commit([waiting])
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
             _fail(batch, error)
@@ -173,6 +182,9 @@ class GroupCommit(Generic[I, R]):
         for _ in range(REPEATS - 1):
             try:
                 return await self._write(items)
+            except LockedOut:
+                if len(items) > 1:  # who is locked out is found by going one by one
+                    raise
             except TransientConflict:
                 continue
         return await self._write(items)

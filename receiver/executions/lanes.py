@@ -39,6 +39,8 @@ PING_DEADLINE = 2.0
 SERVER_SETTINGS = {
     "lock_timeout": "1s",
     "statement_timeout": "5s",
+    # Only a pooler's transactions are more than one statement: an instance that freezes in one must not keep its locks.
+    "idle_in_transaction_session_timeout": "10s",
     "default_transaction_isolation": "read committed",
     # Every statement of the ledger finds its rows by primary key. With statistics of a small table the planner would
     # rather scan or hash it, and a prepared statement keeps that plan while the table grows.
@@ -48,12 +50,19 @@ SERVER_SETTINGS = {
     "jit": "off",
 }
 
+BROKEN = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the driver raises for a connection that is no more: the last when a query meets the server's farewell half-way."""
+
 TRANSIENT = ("40",)
 """Serialization failure, deadlock: nothing was done, the same statement may be repeated."""
 
 
 class TransientConflict(DatabaseUnavailable):
     """The statement was rolled back because of another one (SQLSTATE 40): repeat it."""
+
+
+class LockedOut(TransientConflict):
+    """`lock_timeout` ran out: nothing was done, and repeating it at once would only wait again."""
 
 
 class ConnectionFailed(DatabaseUnavailable):
@@ -98,7 +107,7 @@ class Lane:
         except BaseException as error:
             # Cancelled, out of time, cut: the connection is in the middle of something and must not be used again.
             self.drop()
-            if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError)):
+            if isinstance(error, BROKEN):
                 raise ConnectionFailed(
                     f"the connection broke during a statement ({type(error).__name__})"
                 ) from error
@@ -125,7 +134,7 @@ class Lane:
         try:
             async with asyncio.timeout(1):  # asyncpg's own timeout could hang (its issue 1356)
                 await connection.close()
-        except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (*BROKEN, asyncpg.PostgresError):
             connection.terminate()
 
     async def _ready(self) -> asyncpg.Connection[asyncpg.Record]:
@@ -141,7 +150,7 @@ class Lane:
             if _sqlstate(error).startswith("53"):
                 raise OutOfConnections("PostgreSQL has no connection slot free") from error
             raise NotConnected(f"PostgreSQL refuses the connection ({type(error).__name__})") from error
-        except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        except BROKEN as error:
             raise NotConnected(f"PostgreSQL cannot be reached ({type(error).__name__})") from error
         self._connection = connection
         self._used = time.monotonic()
@@ -200,7 +209,9 @@ def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
     state = _sqlstate(error)
     if state[:2] in ("22", "23", "54"):
         raise ItemRefused(state, str(error)) from error
-    if state.startswith(TRANSIENT) or state == "55P03":  # lock_timeout: nothing was done
+    if state == "55P03":
+        raise LockedOut("somebody else holds the lock (SQLSTATE 55P03)") from error
+    if state.startswith(TRANSIENT):
         raise TransientConflict(f"SQLSTATE {state}") from error
     if state.startswith("53"):
         raise OutOfConnections(f"PostgreSQL is out of resources (SQLSTATE {state})") from error
@@ -214,7 +225,7 @@ async def answers(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
     try:
         async with asyncio.timeout(PING_DEADLINE):
             await connection.fetchval("SELECT 1")
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    except (*BROKEN, asyncpg.PostgresError):
         return False
     return True
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 LANES = 3
 """Connections of the ledger: one for the batch of claims, one for that of settlements, one for everything rare."""
 
-PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6, 1.6, 1.6, 1.6)
 """Seconds between the tries of a settlement: its work is done, so a restarting database is worth waiting for."""
 
 INSIST = 10.0
@@ -88,7 +88,7 @@ class Ledger:
         wait = settings.wait.total_seconds()
         self.lanes = Lanes(database, size=LANES, application="receiver ledger", wait=wait)
         self._claims = GroupCommit(self._write_claims, orphaned=self._hand_back_orphan, wait=wait)
-        self._settlements = GroupCommit(self._write_settlements, orphaned=None, wait=CALL_DEADLINE)
+        self._settlements = GroupCommit(self._write_settlements, orphaned=None, wait=2 * CALL_DEADLINE)
 
     async def claim(self, call: Call) -> Claimed | NotStarted:
         """Makes the execution this instance's, or says why it is not.
@@ -98,6 +98,8 @@ class Ledger:
             OutOfConnections: no connection in time; nothing was done.
             DatabaseUnavailable: the database is down, or its answer is not known.
         """
+        if self._heartbeat.holds(call.delivery.task_id):
+            return Busy()  # it runs right here, perhaps under a lease that was lost meanwhile
         item = _claim_item(call)
         sent = time.monotonic()
         try:
@@ -186,7 +188,7 @@ class Ledger:
             return await self._record(claimed, claimed.failed(Failure.of(refused.reason)))
 
     async def _write_claims(self, items: Sequence[ClaimItem]) -> list[ClaimRow]:
-        """One row an item. A second copy of one execution in a batch is busy: the first is being claimed."""
+        """One row an item. A second copy of one execution in a batch gets the first's answer; it is busy if that is claimed."""
         first = {item.task_id: item for item in reversed(items)}
         distinct = [item for item in items if first[item.task_id] is item]
         try:
@@ -203,9 +205,10 @@ class Ledger:
             found = await statements.find_claimed(self.lanes, distinct)
             if not found:
                 raise
+        rows = [found.get(item.task_id, _busy(item)) for item in items]
         return [
-            found.get(item.task_id, _busy(item)) if first[item.task_id] is item else _busy(item)
-            for item in items
+            row if row.verdict != "claimed" or first[item.task_id] is item else _busy(item)
+            for item, row in zip(items, rows, strict=True)
         ]
 
     async def _write_settlements(self, items: Sequence[SettleItem]) -> list[bool]:

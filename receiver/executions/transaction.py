@@ -120,7 +120,9 @@ class TaskTransaction:
         except SettlementRefused:
             await self._release()
             raise
-        except (SQLAlchemyError, OSError, TimeoutError, TransactionError) as error:
+        except (
+            Exception
+        ) as error:  # the flush runs code of the plugin's: whatever it raises is an ordinary failure
             await self._release()
             raise SettlementRefused(error) from error
         except BaseException:

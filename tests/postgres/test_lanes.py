@@ -12,7 +12,14 @@ import pytest
 
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
 from receiver.executions.dsn import Database
-from receiver.executions.lanes import ConnectionFailed, Lane, Lanes, NotConnected, TransientConflict
+from receiver.executions.lanes import (
+    ConnectionFailed,
+    Lane,
+    Lanes,
+    LockedOut,
+    NotConnected,
+    TransientConflict,
+)
 from receiver.local.postgres import Postgres
 from receiver.outcomes import Succeeded
 from tests.postgres.record import Instance, Look, connect, until
@@ -88,7 +95,7 @@ async def test_a_busy_lane_is_not_asked_whether_it_lives(lane: Lane, look: Look)
         ("54000", ItemRefused, True),
         ("40001", TransientConflict, True),
         ("40P01", TransientConflict, True),
-        ("55P03", TransientConflict, True),
+        ("55P03", LockedOut, True),
         ("53100", OutOfConnections, False),
         ("53200", OutOfConnections, False),
         ("53300", OutOfConnections, False),
@@ -273,3 +280,21 @@ async def test_a_pooler_without_prepared_statements_is_served(database_url: str,
 def test_what_is_not_available_is_said_by_one_family_of_errors() -> None:
     for kind in (OutOfConnections, TransientConflict, ConnectionFailed, NotConnected):
         assert issubclass(kind, DatabaseUnavailable)
+
+
+async def test_a_backend_that_ends_at_any_moment_is_a_broken_connection_and_nothing_else(
+    database_url: str, look: Look
+) -> None:
+    """Also between the server's farewell and the end of the stream, where the driver has an error of its own."""
+    lane = Lane(Database.of(database_url), "lane")
+    broken = 0
+    for _ in range(150):
+        [row] = await lane.fetch("SELECT pg_backend_pid() AS pid")
+        await look.value("SELECT pg_terminate_backend($1)", row["pid"])
+        try:
+            for _ in range(20):
+                await lane.fetch("SELECT 1")
+        except ConnectionFailed:
+            broken += 1
+    assert broken > 0
+    await lane.close()

@@ -410,3 +410,58 @@ async def test_leaving_without_a_database_is_no_error(instances: Instances, prox
     instance.heartbeat.start()
     await asyncio.to_thread(instance.heartbeat.stop, left=timedelta(seconds=3))
     assert "leases not shortened" in str(instance.events)
+
+
+# --- what a review found ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stale_first", [True, False])
+async def test_two_fences_of_one_execution_in_one_batch_are_told_apart(
+    instances: Instances, look: Look, *, stale_first: bool
+) -> None:
+    """The old owner's outcome is Lost and the new one's is written, though one statement carries both."""
+    instance, other = instances("first"), instances("second")
+    old = await instance.claim("twice")
+    await look.expire("twice")
+    new = await other.claim("twice")
+    runs = [(old, Succeeded('"stale"')), (new, Succeeded('"fresh"'))]
+    ordered = runs if stale_first else runs[::-1]
+    outcomes = await asyncio.gather(
+        *(instance.ledger.settle(claimed, outcome) for claimed, outcome in ordered)
+    )
+    by_fence = {claimed.fence: outcome for (claimed, _), outcome in zip(ordered, outcomes, strict=True)}
+    assert by_fence == {old.fence: Lost(), new.fence: Succeeded('"fresh"')}
+    row = await look.row("twice")
+    assert (row["status"], row["fence"], row["return_value"]) == ("SUCCESSFUL", new.fence, '"fresh"')
+
+
+async def test_what_still_runs_here_is_not_claimed_here_again(instance: Instance, look: Look) -> None:
+    """Although its lease ran out and the database would give it."""
+    first = await instance.claim("here")
+    await look.expire("here")
+    assert await instance.ledger.claim(call("here")) == Busy()
+    await instance.ledger.settle(first, Succeeded("1"))
+    assert await instance.ledger.claim(call("here")) == Done()
+
+
+async def test_duplicates_of_a_final_one_in_one_batch_are_all_done(instance: Instance) -> None:
+    """A 429 for any of them would slow the whole subscription."""
+    await instance.ledger.settle(await instance.claim("often"), Succeeded("1"))
+    answers = await asyncio.gather(*(instance.ledger.claim(call("often")) for _ in range(20)))
+    assert answers == [Done()] * 20
+
+
+async def test_a_row_that_an_open_transaction_has_changed_is_busy_at_once(
+    instances: Instances, database_url: str, look: Look
+) -> None:
+    """A task's transaction between its settlement and its COMMIT holds up neither this claim nor its neighbours."""
+    await instances("owner").claim("changed")
+    await look.expire("changed")
+    other = await connect(database_url)
+    async with other.transaction():
+        await other.execute("UPDATE task_executions SET label = 'mine' WHERE task_id = 'changed'")
+        instance = instances("claimer")
+        async with asyncio.timeout(0.9):  # lock_timeout is a second
+            assert await instance.ledger.claim(call("changed")) == Busy()
+            await instance.claim("neighbour")
+    await other.close()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -766,3 +766,19 @@ async def test_no_slot_in_postgresql_is_said_to_be_that(
     error = error_of(await limited.run("full", _one_insert))
     assert error == "receiver.errors.OutOfConnections"
     await look.execute("DROP ROLE limited")
+
+
+async def test_whatever_the_last_flush_raises_is_an_ordinary_failure(instance: Instance, look: Look) -> None:
+    """It runs the plugin's own hooks, which may raise anything."""
+
+    async def work(ctx: TaskContext) -> None:
+        session = await ctx.session()
+        session.add(Effect(id=8))
+
+        def refuse(*_: object) -> None:
+            raise ValueError("not like this")
+
+        event.listen(session.sync_session, "before_flush", refuse)
+
+    assert error_of(await instance.run("hooked", work)) == "ValueError"
+    assert await written(look) == []

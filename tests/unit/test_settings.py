@@ -297,3 +297,14 @@ def test_the_names_prefix_is_read_as_the_settings_read_it() -> None:
 )
 def test_loopback_is_the_machine_itself(host: str, loopback: bool) -> None:  # noqa: FBT001 - an expectation
     assert variables.is_loopback(host) is loopback
+
+
+def test_a_body_that_never_fits_in_flight_is_refused_at_the_start() -> None:
+    with pytest.raises(SettingError, match=r"TASKS_MAX_INFLIGHT_BYTES is '1048576'; .*TASKS_MAX_BODY_BYTES"):
+        Settings.from_environ({"TASKS_MAX_INFLIGHT_BYTES": "1MiB"})
+
+
+def test_a_grace_that_cloud_run_does_not_give_is_refused_there() -> None:
+    assert Settings.from_environ({"TASKS_SHUTDOWN_GRACE": "60"}).shutdown_grace.total_seconds() == 60
+    with pytest.raises(SettingError, match=r"TASKS_SHUTDOWN_GRACE is '60'; use 8 or less"):
+        Settings.from_environ({"TASKS_SHUTDOWN_GRACE": "60", "K_SERVICE": "receiver"})

@@ -53,6 +53,7 @@ created AS (
            i.claim_token, $12, clock_timestamp() + $13::interval,
            coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace
     FROM input i
+    WHERE NOT EXISTS (SELECT FROM task_executions e WHERE e.task_id = i.task_id)
     ORDER BY i.task_id COLLATE "C"
     ON CONFLICT (task_id) DO NOTHING
     RETURNING task_id, fence, attempt
@@ -109,7 +110,8 @@ LEFT JOIN created c ON c.task_id = i.task_id
 LEFT JOIN taken t ON t.task_id = i.task_id
 LEFT JOIN task_executions e ON e.task_id = i.task_id
 """
-# A new row is inserted as RUNNING at once. An existing one is locked only if it is free, and skipped when another
+# A new row is inserted as RUNNING at once; one that is there is left out, because ON CONFLICT would wait for whoever has it
+# updated. An existing one is locked only if it is free, and skipped when another
 # transaction holds it: no claim ever waits for a row. What this statement cannot see (a row being inserted by a
 # racing claim) comes back as busy. The last join reads the row as it was before the statement.
 

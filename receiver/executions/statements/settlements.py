@@ -48,7 +48,7 @@ WITH input AS MATERIALIZED (
              error_traceback, message_id, delivery_attempt, instance)
 ),
 held AS (
-    SELECT e.task_id, e.attempt, e.started_at
+    SELECT e.task_id, e.fence, e.attempt, e.started_at
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
@@ -59,7 +59,7 @@ moved AS (
     SET status = i.status, final = i.final, return_value = i.return_value::jsonb, skipped_by = i.skipped_by,
         error_type = i.error_type, error_message = i.error_message, error_traceback = i.error_traceback,
         finished_at = clock_timestamp(), claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
-    FROM held h JOIN input i ON i.task_id = h.task_id
+    FROM held h JOIN input i ON i.task_id = h.task_id AND i.fence = h.fence
     WHERE e.task_id = h.task_id
     RETURNING e.task_id, e.fence
 ),
@@ -68,7 +68,7 @@ ended AS (
                                error_traceback, message_id, delivery_attempt, instance)
     SELECT h.task_id, m.fence, h.attempt, h.started_at, clock_timestamp(), i.ending, i.error_type, i.error_message,
            i.error_traceback, i.message_id, i.delivery_attempt, i.instance
-    FROM moved m JOIN held h ON h.task_id = m.task_id JOIN input i ON i.task_id = m.task_id
+    FROM moved m JOIN held h ON h.task_id = m.task_id JOIN input i ON i.task_id = m.task_id AND i.fence = m.fence
     WHERE i.ending IS NOT NULL
 )
 SELECT task_id, fence FROM moved

@@ -1,0 +1,75 @@
+"""What the environment must not say although each value may be read: misspelt names, contradictions, laptop settings on Cloud Run.
+
+Next: `receiver.settings` asks these after it has read everything.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from receiver.errors import SettingError
+from receiver.variables import VARIABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from receiver.settings import Settings
+
+CLOUD_RUN_GRACE: Final = timedelta(seconds=8)
+"""Cloud Run kills 10 s after SIGTERM; handing back what has stopped takes its part of the rest."""
+
+_NAMES: Final = frozenset(variable.name for variable in VARIABLES)
+_FAULT: Final = "TASKS_FAULT_"
+_LOCAL_ONLY: Final = ("TASKS_SCHEDULER_ENDPOINT", "PUBSUB_EMULATOR_HOST")
+_HIDDEN: Final = "(hidden)"
+
+
+def typos(environ: Mapping[str, str]) -> None:
+    """Refuses a `TASKS_` variable that is nearly one of ours, or a fault that does not exist."""
+    ours = sorted(name for name in _NAMES if name.startswith("TASKS_"))
+    for name in sorted(environ):
+        if name in _NAMES or not name.startswith("TASKS_"):
+            continue
+        close = difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
+        if close:
+            raise SettingError(name, _HIDDEN, f"there is no such variable: did you mean {close[0]}?")
+        if name.startswith(_FAULT):
+            known = ", ".join(known.removeprefix(_FAULT) for known in ours if known.startswith(_FAULT))
+            raise SettingError(name, _HIDDEN, f"there is no such fault: {_FAULT}* can be {known}")
+
+
+def local_only(environ: Mapping[str, str], settings: Settings) -> None:
+    """Refuses on Cloud Run what is for laptops and tests, and a grace that Cloud Run does not give."""
+    if settings.push_auth == "off":
+        raise SettingError("TASKS_PUSH_AUTH", "off", "on Cloud Run (K_SERVICE is set) only oidc is allowed")
+    for name in sorted(environ):
+        if (name in _LOCAL_ONLY or name.startswith(_FAULT)) and environ[name].strip():
+            raise SettingError(
+                name,
+                shown(environ[name].strip()),
+                "it is for local use and tests: unset it on Cloud Run (K_SERVICE is set)",
+            )
+    if settings.shutdown_grace > CLOUD_RUN_GRACE:
+        seconds = f"{settings.shutdown_grace.total_seconds():g}"
+        raise SettingError(
+            "TASKS_SHUTDOWN_GRACE", seconds, "use 8 or less: Cloud Run kills 10 s after SIGTERM"
+        )
+
+
+def contradictions(settings: Settings) -> None:
+    """Refuses settings that are fine each and not together."""
+    if settings.max_inflight_bytes < settings.max_body_bytes:
+        raise SettingError(
+            "TASKS_MAX_INFLIGHT_BYTES",
+            str(settings.max_inflight_bytes),
+            f"it must be TASKS_MAX_BODY_BYTES ({settings.max_body_bytes}) or more, or a large message never fits",
+        )
+
+
+def shown(value: str) -> str:
+    """The value as a message may carry it: without credentials of an address, at most 80 characters."""
+    safe = re.sub(r"//[^/]*@", "//...@", value)
+    return safe if len(safe) <= 80 else safe[:77] + "..."  # noqa: PLR2004 - the number the docstring says
