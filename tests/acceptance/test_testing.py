@@ -125,13 +125,10 @@ def test_a_permanent_error_is_acked(task_queue):
     assert task_queue.push(refuses).status == 200
     assert task_queue.executions[0].final
 
-def test_hundreds_of_deliveries_a_second(task_queue):
-    import time
+def test_hundreds_of_deliveries_go_at_once(task_queue):
     for number in range(300):
         task_queue.enqueue(greet, str(number))
-    began = time.perf_counter()
-    assert all(done.acked for done in task_queue.deliver_all())
-    assert time.perf_counter() - began < 3
+    assert [done.acked for done in task_queue.deliver_all()] == [True] * 300
 """
 
 BAD_DAYS = """
