@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -111,7 +112,8 @@ class Watchdog:
     def _exit(self, why: str, exit_code: int) -> NoReturn:
         self._emit(ReceiverTrouble("process ends itself", why))
         self._farewell()
-        sys.stderr.flush()
+        with suppress(Exception):  # it may be closed
+            sys.stderr.flush()
         os._exit(exit_code)
 
     def _stack(self) -> str:

@@ -28,8 +28,11 @@ LONGEST_TIMEOUT = 3600.0
 def command(host: str, port: int | None, *, no_deadlines: bool) -> None:
     """Receive pushes and run tasks, until SIGTERM."""
     settings = Settings.from_environ(os.environ)
-    emit = logs.configure(settings)
+    logs.configure(settings)
     registry = registries.load(settings)
+    emit = logs.configure(
+        settings
+    )  # again: a plugin, or Django's set-up, may have configured logging for itself
     if no_deadlines:
         registry = Registry(
             [replace(route, timeout=LONGEST_TIMEOUT) for route in registry.routes], registry.modules

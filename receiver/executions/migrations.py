@@ -52,6 +52,11 @@ async def check(executor: Executor) -> None:
         rows = await executor.fetch(FIND_VERSION)
     except asyncpg.UndefinedTableError:
         raise SchemaError("the database has no tables of receiver; run `receiver migrate`") from None
+    except asyncpg.InsufficientPrivilegeError:
+        raise SchemaError(
+            f"this role may not read {VERSION_TABLE}; grant it SELECT there, and SELECT, INSERT, UPDATE, DELETE on "
+            "task_executions, task_attempts and rejected_messages"
+        ) from None
     found = str(rows[0]["version_num"]) if rows else "nothing"
     if found != HEAD and (found in KNOWN or not rows):
         raise SchemaError(

@@ -30,7 +30,7 @@ FAIL_READY = """
 WITH held AS (
     SELECT task_id, fence, attempt FROM task_executions
     WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND (task_name = ANY ($3) OR task_path = ANY ($3))
-    FOR UPDATE
+    FOR NO KEY UPDATE
 ),
 ended AS (
     INSERT INTO task_attempts (task_id, fence, attempt, ended_at, ending, error_type, error_message, message_id,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from receiver.errors import TransactionError
 from receiver.executions.lanes import answers
@@ -48,6 +48,14 @@ class TaskConnection(AsyncConnection):
     async def close(self) -> NoReturn:
         """Raises TransactionError: the receiver returns the connection to the pool."""
         self._not_yours()
+
+
+class TaskSession(AsyncSession):
+    """The AsyncSession that a task is given: as a context manager it ends its savepoint, and the transaction goes on."""
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        """Keeps what was done in the block, or undoes it when the block raised; a plain session would undo it either way."""
+        await (self.commit() if kind is None else self.rollback())
 
 
 class TaskPool:

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.executions import statements
-from receiver.executions.task_pool import TaskConnection
+from receiver.executions.task_pool import TaskConnection, TaskSession
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,7 +97,7 @@ class TaskTransaction:
         """An AsyncSession that joins the transaction by savepoint."""
         connection = await self.connection()
         if self._session is None:
-            self._session = AsyncSession(
+            self._session = TaskSession(
                 bind=connection, join_transaction_mode="create_savepoint", expire_on_commit=False
             )
         return self._session

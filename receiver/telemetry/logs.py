@@ -52,6 +52,9 @@ def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
     handler.setFormatter(JsonFormatter(settings) if settings.on_cloud_run else TerminalFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
+    logging.disable(logging.NOTSET)
+    logger.disabled = False  # `dictConfig` disables every logger that it does not name
+    logger.setLevel(logging.NOTSET)
     root.setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(
         logging.WARNING

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
 from receiver.executions import migrations
+from receiver.executions.dsn import Database
+from receiver.executions.lanes import Lane
 from receiver.executions.schema import metadata
 from tests.postgres.record import connect
 from tests.proxy import Proxy
@@ -205,3 +207,16 @@ def test_a_database_that_is_down_is_one_clear_error(proxy: Proxy) -> None:
     proxy.refuse()
     with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
         migrations.upgrade(proxy.url)
+
+
+async def test_a_role_without_rights_is_told_what_to_grant(database_url: str) -> None:
+    owner = await asyncpg.connect(database_url)
+    await owner.execute("DROP ROLE IF EXISTS stranger; CREATE ROLE stranger LOGIN")
+    lane = Lane(Database.of(database_url.replace("postgres@", "stranger@")), "check")
+    try:
+        with pytest.raises(SchemaError, match="may not read receiver_alembic_version; grant it SELECT"):
+            await migrations.check(lane)
+    finally:
+        await lane.close()
+        await owner.execute("DROP ROLE stranger")
+        await owner.close()

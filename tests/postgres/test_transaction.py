@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -782,3 +784,42 @@ async def test_whatever_the_last_flush_raises_is_an_ordinary_failure(instance: I
 
     assert error_of(await instance.run("hooked", work)) == "ValueError"
     assert await written(look) == []
+
+
+async def test_a_session_used_as_a_context_manager_keeps_what_was_done_in_the_block(
+    instance: Instance, look: Look
+) -> None:
+    async def work(ctx: TaskContext) -> None:
+        async with await ctx.session() as session:
+            session.add(Effect(id=9))
+        with contextlib.suppress(LookupError):
+            async with await ctx.session() as session:
+                session.add(Effect(id=10))
+                raise LookupError
+
+    assert isinstance(await instance.run("block", work), Succeeded)
+    assert await written(look) == [9]
+
+
+async def test_a_row_of_the_applications_that_refers_to_the_execution_holds_nothing_up(
+    instance: Instance, look: Look
+) -> None:
+    """Its foreign key locks the execution's key for the length of the task's transaction: renewal and settlement go on."""
+    await look.connection.execute(
+        'CREATE TABLE notes (task_id text COLLATE "C" REFERENCES task_executions (task_id))'
+    )
+
+    async def work(ctx: TaskContext) -> int:
+        connection = await ctx.connection()
+        await connection.execute(text("INSERT INTO notes VALUES (:id)"), {"id": ctx.task_id})
+        renewed = await statements.renew(
+            instance.ledger.lanes, [(ctx.task_id, 1)], lease=timedelta(minutes=1)
+        )
+        return len(renewed)
+
+    try:
+        ended = await instance.run("noted", work)
+        assert isinstance(ended, Succeeded)
+        assert ended.return_value == "1"
+    finally:
+        await look.connection.execute("DROP TABLE notes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import logging.config
 import re
 import sys
 import typing
@@ -435,3 +436,26 @@ def test_an_event_below_the_level_is_not_rendered(cloud: Lines) -> None:
     logging.getLogger().setLevel(logging.ERROR)
     cloud.emit(ServiceState("quiet"))
     assert cloud.text == ""
+
+
+@pytest.fixture
+def loggers() -> Iterator[None]:
+    """Loggers as they were, afterwards."""
+    known = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    before = [one.disabled for one in known]
+    yield
+    logging.disable(logging.NOTSET)
+    for one, disabled in zip(known, before, strict=True):
+        one.disabled = disabled
+
+
+@pytest.mark.usefixtures("loggers")
+def test_logging_that_a_plugin_has_silenced_speaks_again_when_it_is_configured_again() -> None:
+    """`django.setup()` and many an application call dictConfig, which disables every logger that it does not name."""
+    stream = io.StringIO()
+    emit = logs.configure(CLOUD, stream)
+    logging.config.dictConfig({"version": 1})
+    logging.disable(logging.ERROR)
+    emit(ServiceState("unheard"))
+    logs.configure(CLOUD, stream)(ServiceState("heard"))
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["heard"]

@@ -69,7 +69,7 @@ free AS (
       AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
       AND (i.max_attempts IS NULL OR e.attempt < i.max_attempts)
     ORDER BY e.task_id
-    FOR UPDATE OF e SKIP LOCKED
+    FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 taken AS (
     UPDATE task_executions e
@@ -175,7 +175,7 @@ WITH held AS (
     FROM task_executions
     WHERE task_id = $1 AND NOT final AND attempt >= $2
       AND (status <> 'RUNNING' OR lease_expires_at <= clock_timestamp())
-    FOR UPDATE SKIP LOCKED
+    FOR NO KEY UPDATE SKIP LOCKED
 ),
 expired AS (
     INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)

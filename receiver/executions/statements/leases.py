@@ -18,7 +18,7 @@ held AS (
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
-    FOR UPDATE OF e
+    FOR NO KEY UPDATE OF e
 ),
 ended AS (
     INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, instance)
@@ -47,7 +47,7 @@ WITH held AS (
     FROM unnest($1::text[], $2::bigint[]) AS i(task_id, fence)
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
-    FOR UPDATE OF e SKIP LOCKED
+    FOR NO KEY UPDATE OF e SKIP LOCKED
 )
 UPDATE task_executions e
 SET lease_expires_at = clock_timestamp() + $3::interval
@@ -71,7 +71,7 @@ WITH held AS (
     FROM unnest($1::text[], $2::bigint[]) AS i(task_id, fence)
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
-    FOR UPDATE OF e SKIP LOCKED
+    FOR NO KEY UPDATE OF e SKIP LOCKED
 )
 UPDATE task_executions e
 SET lease_expires_at = least(e.lease_expires_at, clock_timestamp() + $3::interval)

@@ -52,7 +52,7 @@ held AS (
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
-    FOR UPDATE OF e
+    FOR NO KEY UPDATE OF e
 ),
 moved AS (
     UPDATE task_executions e
