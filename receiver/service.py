@@ -48,7 +48,7 @@ CLOSING = 0.3
 """Seconds for shortening leases and closing connections; a silent database must not keep the process."""
 
 READINESS_AGE = 1.0
-"""Seconds for which an answer of /ready is given again."""
+"""Seconds for which a good answer of /ready is given again."""
 
 POLL = 0.01
 """Seconds between two looks at what is still in flight."""
@@ -182,13 +182,14 @@ class Service:
     async def readiness(self) -> dict[str, str]:
         """`database`, `schema` and `certificates`, each "ok" or what is wrong, in one constant phrase.
 
-        Anybody may ask: one look at a time, which is good for a second, so that asking takes nothing from the claims.
+        Anybody may ask: one look at a time, and a good one stands for a second, so that asking takes nothing from the claims.
         """
         async with self._looking:
             at, found = self._seen
             if found is None or time.monotonic() - at > READINESS_AGE:
                 found = await self._look()
-                self._seen = (time.monotonic(), found)
+                good = all(state == "ok" for state in found.values())
+                self._seen = (time.monotonic(), found if good else None)  # what mends is seen at once
         return found
 
     async def _look(self) -> dict[str, str]:

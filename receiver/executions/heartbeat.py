@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,6 @@ class Heartbeat:
         self._lease = lease
         self._emit = emit
         self._held: dict[tuple[str, int], _Held] = {}
-        self._executions: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -94,7 +92,6 @@ class Heartbeat:
         """
         with self._lock:
             self._held[pair] = _Held(since)
-            self._executions[pair[0]] += 1
 
     def watch(self, pair: tuple[str, int], lost: Callable[[], None]) -> None:
         """Has `lost` called, in any thread, once the pair is another's; at once if it already is, or is not held."""
@@ -105,11 +102,6 @@ class Heartbeat:
         if held is None or held.gone:
             lost()
 
-    def holds(self, task_id: str) -> bool:
-        """Whether any fence of this execution is held, lost or not: its code may still run in this process."""
-        with self._lock:
-            return self._executions[task_id] > 0
-
     def expired(self, pair: tuple[str, int]) -> bool:
         """Whether the pair is not held, lost, or not known to be renewed for nearly a lease."""
         with self._lock:
@@ -119,10 +111,7 @@ class Heartbeat:
     def release(self, pair: tuple[str, int]) -> None:
         """No longer renews the pair."""
         with self._lock:
-            if self._held.pop(pair, None) is not None:
-                self._executions[pair[0]] -= 1
-                if not self._executions[pair[0]]:
-                    del self._executions[pair[0]]
+            self._held.pop(pair, None)
 
     @property
     def held(self) -> list[tuple[str, int]]:

@@ -98,8 +98,6 @@ class Ledger:
             OutOfConnections: no connection in time; nothing was done.
             DatabaseUnavailable: the database is down, or its answer is not known.
         """
-        if self._heartbeat.holds(call.delivery.task_id):
-            return Busy()  # it runs right here, perhaps under a lease that was lost meanwhile
         item = _claim_item(call)
         sent = time.monotonic()
         try:

@@ -111,6 +111,7 @@ ENVIRONMENTS: Final[Mapping[Profile, Mapping[str, str]]] = {
         "TASKS_THREADS": "1",
         "TASKS_MAX_CONCURRENCY": "3",
         "TASKS_MAX_INFLIGHT_BYTES": "1MiB",
+        "TASKS_MAX_BODY_BYTES": "1MiB",
         "TASKS_DB_POOL_TIMEOUT": "0.3",
         "TASKS_MAX_REJECTIONS": "3",
         "TASKS_REJECTION_GRACE": "0.3",

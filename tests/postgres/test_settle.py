@@ -435,15 +435,6 @@ async def test_two_fences_of_one_execution_in_one_batch_are_told_apart(
     assert (row["status"], row["fence"], row["return_value"]) == ("SUCCESSFUL", new.fence, '"fresh"')
 
 
-async def test_what_still_runs_here_is_not_claimed_here_again(instance: Instance, look: Look) -> None:
-    """Although its lease ran out and the database would give it."""
-    first = await instance.claim("here")
-    await look.expire("here")
-    assert await instance.ledger.claim(call("here")) == Busy()
-    await instance.ledger.settle(first, Succeeded("1"))
-    assert await instance.ledger.claim(call("here")) == Done()
-
-
 async def test_duplicates_of_a_final_one_in_one_batch_are_all_done(instance: Instance) -> None:
     """A 429 for any of them would slow the whole subscription."""
     await instance.ledger.settle(await instance.claim("often"), Succeeded("1"))
