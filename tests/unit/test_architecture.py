@@ -84,7 +84,9 @@ def test_a_suppression_carries_its_code() -> None:
 
 
 def test_the_project_names_no_place_of_the_machine_it_was_made_on() -> None:
+    # The folder of the checkout, and the one that it stands in unless that is one of the system's own.
+    places = [f"{ROOT}/"] + [f"{ROOT.parent}/"] * (len(ROOT.parent.parts) > 1 and ROOT.parent.name != "tmp")
     for path in MODULES:
         text = path.read_text()
-        assert "/work/" not in text, name(path)
+        assert not [place for place in places if place in text], name(path)
         assert "shared/" not in text, name(path)
