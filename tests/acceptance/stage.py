@@ -26,7 +26,7 @@ from receiver.messages import rejection_key
 
 MODULE = "acceptance_tasks"
 NAMESPACE = "gyrinx"
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a condition that has not come true fails the test; usually it takes milliseconds."""
 
 T = TypeVar("T")

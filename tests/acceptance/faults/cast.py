@@ -89,8 +89,12 @@ class Receiver:
         return self.instance.process.wait()
 
     async def logged(self, text: str, *, within: float = PATIENCE) -> str:
-        """Its log, once it contains this."""
-        await eventually(lambda: text in self.instance.log(), patience=within)
+        """Its log, once it contains this; when it never does, the failure shows the log."""
+        try:
+            await eventually(lambda: text in self.instance.log(), patience=within)
+        except AssertionError as error:
+            code = self.instance.process.poll()
+            raise AssertionError(f"{error}; exit code {code}, log:\n{self.instance.log()}") from None
         return self.instance.log()
 
     async def started(self) -> None:

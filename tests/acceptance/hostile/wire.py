@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,11 +180,6 @@ async def healthy(instance: Instance) -> float:
     )
     assert raw.startswith(b"HTTP/1.1 200 "), raw
     return time.monotonic() - started
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of the values lies."""
-    return sorted(values)[min(int(len(values) * share), len(values) - 1)]
 
 
 def make_effects(url: str) -> None:
