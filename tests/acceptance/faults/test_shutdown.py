@@ -52,7 +52,10 @@ SPARE = 0.25
 
 @dataclass(frozen=True)
 class Exit:
-    """How a shutdown went. `at`: the database's time right after it; `starved`: others had the CPUs meanwhile."""
+    """How a shutdown went. `at`: the database's time right after it; `starved`: others had the CPUs meanwhile.
+
+    Or the database did: an instance that cannot reach it in its last 0.3 s says so and goes, and its leases run out.
+    """
 
     at: datetime
     starved: bool
@@ -80,7 +83,7 @@ async def ended(receiver: Receiver, record: Record, *, sig: signal.Signals = sig
     starved = for_cpu > SPARE
     assert starved or took < grace + LEFT_OVER, (took, for_cpu, receiver.instance.log())
     (row,) = await record.fetch("SELECT clock_timestamp() AS now")
-    return Exit(row["now"], starved)
+    return Exit(row["now"], starved or "connections not closed" in receiver.instance.log())
 
 
 async def is_handed_back(record: Record, label: str) -> dict[str, Any]:
