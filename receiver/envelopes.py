@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Arguments: TypeAlias = tuple[list[Any], dict[str, Any]]
 T = TypeVar("T")
 
+GO_ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+"""What a Go client sends for a time that it never set."""
+
 LARGE: Final = 64 * 1024
 """Bytes from which a text is decoded without garbage collection; ordinary ones are far smaller."""
 
@@ -148,7 +151,7 @@ def loose_task(body: bytes) -> tuple[str, str, bool] | None:
     except (ValueError, RecursionError):
         return None
     if isinstance(payload.task_id, str) and isinstance(payload.task_name, str):
-        return payload.task_id, payload.task_name, payload.enqueued_at is not None
+        return payload.task_id, payload.task_name, payload.enqueued_at not in (None, GO_ZERO_TIME)
     return None
 
 

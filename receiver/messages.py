@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
@@ -212,16 +212,21 @@ def _check_depth(text: bytes) -> None:
 
 
 def _utc(moment: datetime | None, fault: Callable[[str], Rejected], name: str) -> datetime | None:
-    """The moment in UTC; one without a zone is UTC already."""
-    if moment is None or moment.tzinfo is UTC:
-        return moment
-    if moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
+    """The moment in UTC; one without a zone is UTC already.
+
+    The first and the last year of the calendar say that no time was set: Go's zero time is the calendar's first moment, and
+    drivers of PostgreSQL take both of its ends for infinity, which no reader can compare or print.
+    """
+    if moment is None:
+        return None
+    found: datetime | None
     try:
-        return moment.astimezone(UTC)
+        found = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except OverflowError:
-        pass
-    raise fault(f"{name} lies outside the calendar")
+        found = None
+    if found is None:
+        raise fault(f"{name} lies outside the calendar")
+    return None if found.year in {MINYEAR, MAXYEAR} else found
 
 
 def _traceparent(attributes: dict[str, str]) -> str | None:

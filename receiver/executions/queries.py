@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from sqlalchemy import func, or_, select
+from sqlalchemy import DateTime, case, func, literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -25,7 +25,9 @@ from receiver.executions.schema import rejected_messages, task_attempts, task_ex
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from sqlalchemy import Column
     from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.sql import ColumnElement
 
     from receiver.executions.dsn import Database
 
@@ -95,8 +97,24 @@ class Attempt:
     instance: str | None = None
 
 
-_EXECUTION = [task_executions.c[name] for name in Execution.__dataclass_fields__]
-_ATTEMPT = [task_attempts.c[name] for name in Attempt.__dataclass_fields__]
+EARLIEST, LATEST = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
+"""Days within which a time is shown as it is. PostgreSQL's calendar reaches further than Python's and has infinities; whoever
+wrote such a time into the record by hand sees the nearest of these instead, and every other row as ever."""
+
+
+def _readable(column: Column[Any]) -> ColumnElement[Any]:
+    """The column, with times that Python can hold."""
+    if not isinstance(column.type, DateTime):
+        return column
+    bounded = func.least(column, literal_column(LATEST, column.type))
+    bounded = func.greatest(bounded, literal_column(EARLIEST, column.type), type_=column.type)
+    return case((column.is_(None), None), else_=bounded).label(
+        column.name
+    )  # least() would make a time of NULL
+
+
+_EXECUTION = [_readable(task_executions.c[name]) for name in Execution.__dataclass_fields__]
+_ATTEMPT = [_readable(task_attempts.c[name]) for name in Attempt.__dataclass_fields__]
 
 
 @asynccontextmanager

@@ -125,10 +125,11 @@ class Postgres:
         process, self._guard, self._pid = self._guard, None, None
         if process is None:
             return
-        assert process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
-        assert process.stdout is not None  # noqa: S101
-        process.stdin.close()
-        process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is None:
+                message = "the guard of the local PostgreSQL was started without its pipes"
+                raise LocalPostgresError(message)
+            pipe.close()
         process.wait(STOP_TIMEOUT)
 
     def halt(self, mode: Mode = "immediate") -> None:

@@ -69,6 +69,24 @@ async def test_executions_are_listed_newest_first_and_no_more_than_asked_for(rec
     assert await record.ids(limit=2) == ["e1", "e2"]
 
 
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "4713-01-01 BC", "294276-12-31"])
+async def test_times_beyond_the_calendar_hide_no_row(record: Record, moment: str) -> None:
+    """Whoever wrote them did so by hand; the rows are listed in their order, and the story is told."""
+    await record.add("odd", "SUCCESSFUL")
+    await record.add("even")
+    await record.connection.execute(
+        f"UPDATE task_executions SET enqueued_at = '{moment}', finished_at = '{moment}' WHERE task_id = 'odd'"  # noqa: S608 - the constants above
+    )
+    is_past = moment.startswith("-") or moment.endswith("BC")
+    assert await record.ids() == (["even", "odd"] if is_past else ["odd", "even"])
+    async with queries.reading(record.database) as connection:
+        found = await queries.execution(connection, "odd")
+    assert found is not None
+    assert found.enqueued_at == datetime(*((1, 1, 2) if is_past else (9999, 12, 30)), tzinfo=UTC)
+    assert found.enqueued_at == found.finished_at
+    assert [step.at is None for step in history(found, [])] == [False, False, False]
+
+
 async def test_executions_are_filtered_by_status(record: Record) -> None:
     for status in Status:
         await record.add(status.value.lower(), status)

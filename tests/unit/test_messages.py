@@ -15,6 +15,7 @@ from receiver.messages import (
     decode,
     encode_envelope,
     encode_payload,
+    identify,
     rejection_key,
 )
 from tests import malformed
@@ -170,6 +171,8 @@ class TestDecode:
             ("2026-03-01T12:30:14", ENQUEUED),
             ("2026-03-01T12:30:14.000001999Z", ENQUEUED + timedelta(microseconds=2)),
             (None, PUBLISHED),
+            ("0001-01-01T00:00:00Z", PUBLISHED),
+            ("9999-12-31T23:59:59.999999Z", PUBLISHED),
         ],
     )
     def test_enqueued_at_is_utc_and_falls_back_to_the_publish_time(
@@ -191,6 +194,15 @@ class TestDecode:
 
 
 class TestIdentity:
+    def test_gos_zero_time_is_no_time(self) -> None:
+        """A client that never set `enqueued_at` sends it: decoded or refused, the firing has the same identity."""
+        unset = {"task_id": "scheduled-clean", "task_name": "clean", "enqueued_at": "0001-01-01T00:00:00Z"}
+        delivery = decode(payload(**unset))
+        assert (delivery.task_id, delivery.is_scheduled) == ("scheduled-clean-17", True)
+        found = identify(payload(**unset, args="no list"))
+        assert found is not None
+        assert found.task_id == delivery.task_id
+
     def test_a_scheduled_firing_is_an_execution_of_its_own(self) -> None:
         delivery = decode(body(encode_payload("scheduled-clean", "clean")))
         assert (delivery.task_id, delivery.is_scheduled, delivery.enqueued_at) == (
