@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test check format lock image-check clean
+.PHONY: help demo dev test check format bench lock image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,12 +39,17 @@ format: $(STAMP) ## Rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --cache-dir $(CACHE)/ruff --fix $(SOURCES)
 	$(BIN)/ruff format --cache-dir $(CACHE)/ruff $(SOURCES)
 
+bench: $(STAMP) ## Measure the receiver beside what else one would use (BENCH_ARGS="--quick peers" for a part; needs wrk)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 lock: $(STAMP) ## Write the requirement locks anew (UPGRADE=1 for newer releases)
 	$(LOCK) pyproject.toml --extra local --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	$(LOCK) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
 	$(LOCK) --group pyproject.toml:build -c requirements/dev.txt -o requirements/build.txt
 
 image-check: $(STAMP) ## Run the Dockerfile's install steps in a temporary folder

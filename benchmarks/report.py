@@ -1,0 +1,112 @@
+"""What a run found: tables on the terminal, JSON and Markdown in a folder, and one chart."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+Rows = list[dict[str, Any]]
+
+
+def machine() -> dict[str, Any]:
+    """Where and when it was measured."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) // 1024**2
+    cores = len(Path("/proc/cpuinfo").read_text().split("processor\t")) - 1
+    revision = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": cores,
+        "cpu": model,
+        "memory GiB": memory,
+        "python": platform.python_version(),
+        "revision": revision.stdout.strip(),
+    }
+
+
+def show(console: Console, name: str, question: str, rows: Rows) -> None:
+    """One table on the terminal."""
+    console.print(f"\n[bold]{name}[/bold]: {question}")
+    table = Table(box=None, pad_edge=False)
+    columns = _columns(rows)
+    for column in columns:
+        table.add_column(column, justify="left" if column == "" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(text(row.get(column)) for column in columns))
+    console.print(table)
+
+
+def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> None:
+    """`results.json`, `results.md`, and `chart.png` when the peers were measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = machine()
+    (folder / "results.json").write_text(json.dumps({"machine": about, "studies": found}, indent=1) + "\n")
+    where = f"{about['date']}, {about['cores']} cores ({about['cpu']}), {about['memory GiB']} GiB, Python {about['python']}"
+    parts = [f"Measured {where}, revision {about['revision']}.", ""]
+    for name, rows in found.items():
+        parts += [f"**{name}**: {questions[name]}", "", *markdown(rows), ""]
+    (folder / "results.md").write_text("\n".join(parts))
+    if "peers" in found:
+        _chart(folder / "chart.png", found["peers"], where)
+
+
+def markdown(rows: Rows) -> list[str]:
+    """The lines of one table."""
+    columns = _columns(rows)
+    lines = [
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join("---" if c == "" else "---:" for c in columns) + "|",
+    ]
+    return lines + ["| " + " | ".join(text(row.get(column)) for column in columns) + " |" for row in rows]
+
+
+def text(value: object) -> str:
+    """A cell: three significant digits below a thousand, whole numbers above."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _columns(rows: Rows) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def _chart(path: Path, rows: Rows, where: str) -> None:
+    import matplotlib as mpl  # noqa: PLC0415 - only who draws pays for it
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - after its backend is chosen
+
+    measured = [row for row in rows if row.get("deliveries/s")][::-1]
+    figure, axes = plt.subplots(figsize=(8, 0.55 * len(measured) + 1.2))
+    rates = [row["deliveries/s"] for row in measured]
+    bars = axes.barh(
+        [row[""] for row in measured],
+        rates,
+        color=["#2b6cb0" if row[""] == "receiver" else "#a0aec0" for row in measured],
+    )
+    axes.bar_label(bars, labels=[f" {text(rate)}" for rate in rates])
+    axes.set_xlim(0, max(rates) * 1.15)
+    axes.set_xlabel("verified, recorded deliveries a second (the null app records nothing)")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.text(0.01, 0.01, where, fontsize=7, color="#718096")
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    figure.savefig(path, dpi=120)

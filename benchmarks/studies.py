@@ -1,0 +1,278 @@
+"""The questions, each answered within one run: rivals take turns, round by round, and medians are compared.
+
+Ids never repeat: every round begins a hundred million above the one before it.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import gauges, load, pgbench, rivals, tokens
+from benchmarks.ground import Ground, environment
+from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
+from receiver.executions.migrations import upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONNECTIONS = 80
+"""Requests in flight: Cloud Run's default concurrency."""
+
+_ids = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How long: seconds of load a round, rounds a rival, rows of the largest table."""
+
+    seconds: float
+    rounds: int
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One rival under load for one round. `cpu`: seconds a delivery."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu: float
+    connections: int
+    memory: int
+    lost: int
+
+
+Rows = list[dict[str, Any]]
+
+
+def peers(ground: Ground, plan: Plan) -> Rows:
+    """Everything a user would pick instead, at 80 requests in flight."""
+    found: dict[str, list[Round]] = {}
+    starts: dict[str, list[float]] = {}
+    order = (RECEIVER, NULL, BY_HAND, CAREFUL, DJANGO)
+    for number in range(plan.rounds):
+        for rival in order[number % len(order) :] + order[: number % len(order)]:
+            with rivals.started(rival, ground, first=_first()) as running:
+                starts.setdefault(rival.name, []).append(running.started_in)
+                under_load(running, ground, seconds=min(2.0, plan.seconds))
+                found.setdefault(rival.name, []).append(under_load(running, ground, seconds=plan.seconds))
+    rows = [_row(rival.name, found[rival.name], starts[rival.name]) for rival in order]
+    limit = pgbench.rate(ground, clients=10, seconds=plan.seconds * plan.rounds)
+    rows.append({"": "pgbench, the same two commits", "deliveries/s": limit})
+    rows.append({"": "import uvicorn, SQLAlchemy, asyncpg", "start s": bare_import(plan.rounds)})
+    ours = rows[0]["deliveries/s"]
+    for row in rows:
+        if row.get("deliveries/s"):
+            row["receiver is"] = f"{ours / row['deliveries/s']:.2f} x"
+    return rows
+
+
+def concurrency(ground: Ground, plan: Plan) -> Rows:
+    """One request at a time to 256: a lone delivery pays nothing for the batches."""
+    rows: Rows = []
+    with ExitStack() as stack:
+        room = {"TASKS_MAX_CONCURRENCY": "256"}  # else it would shed what is above 80
+        pair = [
+            stack.enter_context(rivals.started(rival, ground, first=_first(), environ=room))
+            for rival in (RECEIVER, BY_HAND)
+        ]
+        for connections in (1, 4, 16, 64, 128, 256):
+            ours, theirs = _in_turns(pair, ground, plan, connections=connections)
+            rows.append(
+                {
+                    "in flight": connections,
+                    "receiver/s": ours.rate,
+                    "by hand/s": theirs.rate,
+                    "ratio": f"{ours.rate / theirs.rate:.2f} x",
+                    "receiver p50 ms": ours.p50 * 1e3,
+                    "by hand p50 ms": theirs.p50 * 1e3,
+                    "connections": ours.connections,
+                }
+            )
+    return rows
+
+
+def table_size(ground: Ground, plan: Plan) -> Rows:
+    """With an empty record, and with millions of final rows in it."""
+    rows: Rows = []
+    with ExitStack() as stack:
+        running: list[Running] = []
+        for size in plan.rows:
+            url = rivals.new_database(ground, f"size_{size}")
+            upgrade(url)
+            pgbench.fill(url, size)
+            running.append(
+                stack.enter_context(rivals.started(RECEIVER, ground, database=url, first=_first()))
+            )
+        for size, round_ in zip(plan.rows, _in_turns(running, ground, plan), strict=True):
+            rows.append({"rows before": size, "deliveries/s": round_.rate, "p99 ms": round_.p99 * 1e3})
+    for row in rows:
+        row["of the first"] = f"{row['deliveries/s'] / rows[0]['deliveries/s']:.2f} x"
+    return rows
+
+
+def payload(ground: Ground, plan: Plan) -> Rows:
+    """From a kilobyte to five megabytes of arguments."""
+    rows: Rows = []
+    with ExitStack() as stack:
+        pair = [
+            stack.enter_context(rivals.started(rival, ground, first=_first()))
+            for rival in (RECEIVER, BY_HAND)
+        ]
+        for size in (1_000, 10_000, 100_000, 1_000_000, 5_000_000):
+            in_flight = CONNECTIONS if size <= 100_000 else 4
+            ours, theirs = _in_turns(pair, ground, plan, payload_bytes=size, connections=in_flight)
+            rows.append(
+                {
+                    "argument": f"{size // 1000:,} kB",
+                    "in flight": in_flight,
+                    "receiver/s": ours.rate,
+                    "by hand/s": theirs.rate,
+                    "ratio": f"{ours.rate / theirs.rate:.2f} x",
+                    "receiver MB/s": ours.rate * size / 1e6,
+                    "memory MB": ours.memory / 1e6,
+                }
+            )
+    return rows
+
+
+def instances(ground: Ground, plan: Plan) -> Rows:
+    """One instance, then two on one database, with the same requests in flight together."""
+    rows: Rows = []
+    url = rivals.new_database(ground, "instances")
+    upgrade(url)
+    with ExitStack() as stack:
+        both = [
+            stack.enter_context(rivals.started(RECEIVER, ground, database=url, first=_first()))
+            for _ in range(2)
+        ]
+        for many in (1, 2):
+            found = []
+            for _ in range(plan.rounds):
+                results = load.press(
+                    [each.url for each in both[:many]],
+                    token=ground.token(),
+                    connections=CONNECTIONS // many,
+                    seconds=plan.seconds,
+                    first=_first(),
+                )
+                found.append(sum(result.rate for result in results))
+            rows.append({"instances": many, "deliveries/s": median(found)})
+    return rows
+
+
+def token_checks(ground: Ground, plan: Plan) -> Rows:
+    """The verifier beside google-auth's own call, in one process."""
+    return tokens.rows(ground, seconds=plan.seconds)
+
+
+def under_load(
+    running: Running, ground: Ground, *, seconds: float, connections: int = CONNECTIONS, **more: Any
+) -> Round:
+    """One round against a started rival; its record is counted against what it answered."""
+    before, records = gauges.usage(running.pid), _recorded(running)
+    most = 0
+
+    def watch() -> None:
+        nonlocal most
+        time.sleep(seconds / 2)
+        if running.rival.table:
+            most = rivals.connections(running)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    (result,) = load.press(
+        [running.url], token=ground.token(), connections=connections, seconds=seconds, first=_first(), **more
+    )
+    watcher.join()
+    after = gauges.usage(running.pid)
+    if result.broken or result.refused:
+        print(
+            f"  {running.rival.name}: {result.refused} refused, {result.broken} broken of {result.requests}"
+        )
+    served = result.requests - result.refused
+    lost = max(0, served - (_recorded(running) - records)) if running.rival.table else 0
+    return Round(
+        result.rate,
+        result.p50,
+        result.p99,
+        (after.cpu - before.cpu) / max(served, 1),
+        most,
+        after.memory,
+        lost,
+    )
+
+
+def bare_import(rounds: int) -> float:
+    """Seconds of a bare import of what any such service imports: median."""
+    python = str(environment(RECEIVER.requirements.stem, RECEIVER.requirements, checkout=True))
+    found = []
+    for _ in range(max(rounds, 3)):
+        begun = time.perf_counter()
+        subprocess.run([python, "-c", "import uvicorn, sqlalchemy.ext.asyncio, asyncpg"], check=True)
+        found.append(time.perf_counter() - begun)
+    return median(found)
+
+
+STUDIES: dict[str, Callable[[Ground, Plan], Rows]] = {
+    "peers": peers,
+    "concurrency": concurrency,
+    "table-size": table_size,
+    "payload": payload,
+    "instances": instances,
+    "tokens": token_checks,
+}
+
+
+def _in_turns(running: Sequence[Running], ground: Ground, plan: Plan, **more: Any) -> Iterator[Round]:
+    """Rounds in turns, the other way round each time; then one median round for each."""
+    found: list[list[Round]] = [[] for _ in running]
+    for number in range(plan.rounds):
+        turns = list(zip(running, found, strict=True))
+        for each, into in turns if number % 2 == 0 else reversed(turns):
+            into.append(under_load(each, ground, seconds=plan.seconds, **more))
+    return (_median(rounds) for rounds in found)
+
+
+def _median(rounds: Sequence[Round]) -> Round:
+    return Round(
+        median(each.rate for each in rounds),
+        median(each.p50 for each in rounds),
+        median(each.p99 for each in rounds),
+        median(each.cpu for each in rounds),
+        max(each.connections for each in rounds),
+        max(each.memory for each in rounds),
+        sum(each.lost for each in rounds),
+    )
+
+
+def _row(name: str, rounds: Sequence[Round], starts: Sequence[float]) -> dict[str, Any]:
+    each = _median(rounds)
+    return {
+        "": name,
+        "deliveries/s": each.rate,
+        "p50 ms": each.p50 * 1e3,
+        "p99 ms": each.p99 * 1e3,
+        "CPU ms each": each.cpu * 1e3,
+        "connections": each.connections or None,
+        "memory MB": each.memory / 1e6,
+        "start s": median(starts),
+        "lost": each.lost,
+    }
+
+
+def _recorded(running: Running) -> int:
+    return rivals.recorded(running) if running.rival.table else 0
+
+
+def _first() -> int:
+    return next(_ids) * 100_000_000 % 10**11
