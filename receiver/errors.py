@@ -14,8 +14,10 @@
     │   ├── Rejected              400: malformed, unknown, or not fitting
     │   └── Saturated             429: no room on this instance now
     ├── ItemRefused               the database refuses the values of one item
-    └── DatabaseUnavailable       the record cannot be reached, or its answer is not known
-        └── OutOfConnections      ... because every connection is in use: back off
+    ├── DatabaseUnavailable       the record cannot be reached, or its answer is not known
+    │   └── OutOfConnections      ... because every connection is in use: back off
+    └── OutputLost                a command cannot print: a full disk, a file that is too large (an OSError)
+        └── PipeClosed            ... because whoever read it has gone: end, and say nothing
 
 Expected endings of a *task* are values (`receiver.outcomes`), not exceptions.
 """
@@ -128,3 +130,11 @@ class DatabaseUnavailable(ReceiverError):
 
 class OutOfConnections(DatabaseUnavailable):
     """No connection in time: the pool is in use, or PostgreSQL is out of slots (53300)."""
+
+
+class OutputLost(ReceiverError, OSError):
+    """What a command prints cannot be written: its answer is not complete."""
+
+
+class PipeClosed(OutputLost):
+    """Whoever read what a command prints has gone, and wants no more of it."""

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import os
+import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from receiver.errors import ReceiverError
+from receiver.cli import streams
+from receiver.errors import ConfigurationError, OutputLost, PipeClosed, ReceiverError
+
+PIPE_EXIT_CODE = 128 + signal.SIGPIPE
+"""What a shell reports of a program that wrote to a pipe without a reader."""
 
 COMMANDS = {
     "serve": "Receive pushes and run tasks, until SIGTERM.",
@@ -50,15 +55,33 @@ def group() -> None:
 
 
 def main() -> None:
-    """The entry point: every error made on purpose is one line, and exit code 2."""
-    here = str(Path.cwd())
-    if here not in sys.path:  # plugins are found in the working folder, as uvicorn and celery do it
-        sys.path.insert(0, here)
+    """The entry point: every error made on purpose is one line, and exit code 2.
+
+    A reader that goes away (`| head -1`) is no error: the command ends as if by SIGPIPE, and says nothing.
+    """
+    streams.prepare()
     try:
-        group(prog_name="receiver")
+        try:
+            _find_plugins_here()
+            group(prog_name="receiver")
+        finally:
+            sys.stdout.flush()  # what cannot be printed is known here, and not after the exit code
+    except PipeClosed:
+        streams.abandon_output()
+        sys.exit(PIPE_EXIT_CODE)
     except ReceiverError as error:
-        click.echo(f"error: {error}", err=True)
+        if isinstance(error, OutputLost):
+            streams.abandon_output()
+        with suppress(OSError):  # nobody can be told; the exit code says it
+            click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+
+
+def _find_plugins_here() -> None:
+    """Puts the working folder on the import path, as uvicorn and celery do it."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise ConfigurationError("the working folder is gone; change to one that is there") from None
+    if here not in sys.path:
+        sys.path.insert(0, here)

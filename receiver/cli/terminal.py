@@ -6,6 +6,7 @@ out, so that none of it steers the terminal.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ PIPE_WIDTH = 320
 """Columns of a table that is not shown on a terminal: wide enough that nothing is cut for want of a screen."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def console() -> Console:
@@ -47,8 +49,13 @@ def clean(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """The value as indented JSON, times in RFC 3339."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    """The value as indented JSON, times in RFC 3339; sound JSON in whatever encoding standard output has."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = _NOT_ASCII.sub(lambda match: json.dumps(match.group())[1:-1], text)
+    click.echo(text)
 
 
 def fail(message: str) -> NoReturn:

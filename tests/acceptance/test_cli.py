@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 
 from receiver.executions.migrations import HEAD
@@ -89,6 +90,115 @@ def execute(url: str, statement: str) -> None:
             await connection.close()
 
     asyncio.run(go())
+
+
+@pytest.fixture
+def shell(environ: dict[str, str], tmp_path: Path) -> Run:
+    """Runs a line of shell in which `receiver` is the command, with the plugin `shop` in the working folder."""
+    (tmp_path / "shop.py").write_text(PLUGIN)
+
+    def call(line: str, **env: str) -> subprocess.CompletedProcess[str]:
+        command = f'receiver() {{ exec {sys.executable} -m receiver "$@"; }}\n{line}'
+        return subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environ | {"TASKS_MODULES": "shop"} | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return call
+
+
+class TestStreams:
+    """A command is started by scripts too: with streams closed, full, cut or in another encoding."""
+
+    @pytest.mark.parametrize("buffering", ["", "1"])
+    def test_a_reader_that_goes_away_ends_a_command_in_silence(
+        self, shell: Run, tmp_path: Path, buffering: str
+    ) -> None:
+        """Whether the first line or the last meets the closed pipe."""
+        lines = "".join(f"def t{n}(): ...\n" for n in range(1000))
+        listed = ", ".join(f"TaskRoute(t{n})" for n in range(1000))
+        (tmp_path / "many.py").write_text(f"from receiver import TaskRoute\n{lines}tasks = [{listed}]\n")
+        for option in ("", "--json"):
+            done = shell(
+                f"receiver check {option} | head -1; exit ${{PIPESTATUS[0]}}",
+                TASKS_MODULES="many",
+                PYTHONUNBUFFERED=buffering,
+            )
+            assert (done.returncode, done.stderr, done.stdout.count("\n")) == (141, "", 1)
+
+    @pytest.mark.parametrize("buffering", ["", "1"])
+    @pytest.mark.parametrize("option", ["", "--json"])
+    def test_a_full_disk_is_one_line(self, shell: Run, option: str, buffering: str) -> None:
+        done = shell(f"receiver check {option} >/dev/full", PYTHONUNBUFFERED=buffering)
+        assert one_line(done, 2) == "error: standard output cannot be written (No space left on device)\n"
+
+    @pytest.mark.parametrize("closed", [">&-", "<&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+    def test_closed_streams_change_nothing_else(self, shell: Run, closed: str) -> None:
+        for arguments, code in (("check", 0), ("check --json", 0), ("executions list", 2)):
+            done = shell(f"receiver {arguments} {closed}")
+            assert done.returncode == code, done
+            assert bool(done.stdout) == (code == 0 and ">&-" not in closed.replace("2>&-", ""))
+            assert done.stderr.count("\n") == (code == 2 and "2>&-" not in closed)
+
+    def test_serving_needs_no_stream(
+        self, environ: dict[str, str], database_url: str, tmp_path: Path
+    ) -> None:
+        """The first descriptors that are free would be the loop's, and libuv aborts on those."""
+        (tmp_path / "shop.py").write_text(PLUGIN)
+        port = str(free_port())
+        serving = {"DATABASE_URL": database_url, "TASKS_PUSH_AUTH": "off", "TASKS_MODULES": "shop"}
+        command = f"exec {sys.executable} -m receiver serve --host 127.0.0.1 --port {port} <&- >&- 2>&-"
+        with subprocess.Popen(["bash", "-c", command], cwd=tmp_path, env=environ | serving) as process:
+
+            def answers() -> bool:
+                assert process.poll() is None
+                try:
+                    return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=20).is_success
+                except httpx.TransportError:
+                    return False
+
+            try:
+                _until(answers, "it serves")
+            finally:
+                process.terminate()
+        assert process.returncode == 0
+
+    def test_errors_that_nobody_can_read_still_have_their_exit_code(self, shell: Run) -> None:
+        assert shell("receiver executions list 2>/dev/full").returncode == 2
+
+    @pytest.mark.parametrize(
+        "locale",
+        [
+            {"PYTHONIOENCODING": "ascii"},
+            {"PYTHONIOENCODING": "latin-1:strict"},
+            {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        ],
+    )
+    def test_what_an_encoding_cannot_spell_is_escaped(
+        self, run: Run, database_url: str, locale: dict[str, str]
+    ) -> None:
+        execute(
+            database_url,
+            """
+            INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at)
+            VALUES ('e', 'greet', 'shop.greet', 'shop', '["→ 🙂"]', '{}', 'READY', clock_timestamp())
+            """,
+        )
+        for arguments in (["list"], ["show", "e"]):
+            done = run("executions", *arguments, DATABASE_URL=database_url, **locale)
+            assert (done.returncode, done.stderr) == (0, "")
+        assert "\\u2192 \\U0001f642" in done.stdout
+        done = run("executions", "show", "e", "--json", DATABASE_URL=database_url, **locale)
+        assert json.loads(done.stdout)["args"] == ["→ 🙂"]
+
+    def test_a_working_folder_that_is_gone_is_one_line(self, shell: Run) -> None:
+        done = shell("mkdir gone && cd gone && rmdir ../gone && receiver check")
+        assert one_line(done, 2) == "error: the working folder is gone; change to one that is there\n"
 
 
 class TestMigrate:

@@ -1,0 +1,76 @@
+"""The three standard streams, as every command finds them.
+
+A container or a script may start a command with some of them closed, on a full disk, in a pipe that nobody reads, or with
+an encoding that knows no arrow. None of that is a traceback: what cannot be printed is one line, and what cannot be
+spelt is escaped. `receiver.cli.main` prepares them once, before anything else.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, BinaryIO, Final, TextIO, cast
+
+from receiver.errors import OutputLost, PipeClosed
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+STANDARD: Final = 3
+"""Descriptors 0, 1 and 2."""
+
+
+def prepare() -> None:
+    """Gives every missing stream the null device, and standard output errors of its own."""
+    _fill_gaps()
+    found: tuple[TextIO | None, ...] = (sys.stdin, sys.stdout, sys.stderr)
+    stdin, stdout, stderr = found
+    if stdin is None:
+        sys.stdin = open(0, closefd=False, encoding="utf-8")  # noqa: SIM115 - by descriptor, for the life of the process
+    if stderr is None:
+        sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115 - likewise
+    raw = _Output(1, "w", closefd=False)
+    is_unbuffered = isinstance(stdout, io.TextIOWrapper) and stdout.write_through
+    sys.stdout = io.TextIOWrapper(
+        # PYTHONUNBUFFERED: the interpreter leaves the buffer out likewise.
+        cast("BinaryIO", raw) if is_unbuffered else io.BufferedWriter(raw),
+        encoding="utf-8" if stdout is None else stdout.encoding,
+        errors="backslashreplace",
+        line_buffering=stdout is not None and stdout.isatty(),
+        write_through=is_unbuffered,
+    )
+
+
+def abandon_output() -> None:
+    """What is still to be printed goes nowhere; the interpreter's own farewell would try again."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def _fill_gaps() -> None:
+    """Opens the null device where a standard descriptor is closed.
+
+    Else the first socket would become one of them: libuv aborts on such a thing, and whatever prints would write to it.
+    """
+    opened = os.open(os.devnull, os.O_RDWR)
+    while opened < STANDARD:
+        opened = os.open(os.devnull, os.O_RDWR)
+    os.close(opened)
+
+
+class _Output(io.FileIO):
+    """Standard output, whose failures are told apart from every other."""
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Writes all of it, as nobody above does when the stream is not buffered."""
+        left = memoryview(data).cast("B")
+        try:
+            while left:
+                left = left[super().write(left) :]
+        except BrokenPipeError:
+            raise PipeClosed from None
+        except OSError as error:
+            raise OutputLost(f"standard output cannot be written ({error.strerror})") from error
+        return memoryview(data).nbytes
