@@ -13,7 +13,15 @@
     │   ├── TooLarge              400: over the cap, never read to its end
     │   ├── Rejected              400: malformed, unknown, or not fitting
     │   └── Saturated             429: no room on this instance now
+    ├── TaskResultMissing         the record has no execution of this id
     ├── ItemRefused               the database refuses the values of one item
+    ├── GoogleError               an API of Google's did not do what was asked
+    │   ├── NoCredentials         there is nothing to say who we are with: log in, or give the service an account
+    │   ├── GoogleUnavailable     no answer, or only answers that say to come again: try later
+    │   └── GoogleRefused         an answer that says no; another try would hear the same
+    │       ├── GoogleForbidden   401, 403: the account lacks a role, or the API is not enabled
+    │       ├── GoogleMissing     404: there is no such resource
+    │       └── GoogleConflict    409: it exists already, or somebody changes it at this moment
     ├── DatabaseUnavailable       the record cannot be reached, or its answer is not known
     │   └── OutOfConnections      ... because every connection is in use: back off
     └── OutputLost                a command cannot print: a full disk, a file that is too large (an OSError)
@@ -115,6 +123,10 @@ class Saturated(Refusal):
         super().__init__(f"no {resource} free in time")
 
 
+class TaskResultMissing(ReceiverError, LookupError):
+    """The record has no execution of this id, or it is another task's: check the id, and how long final rows are kept."""
+
+
 class ItemRefused(ReceiverError):
     """PostgreSQL refuses the values of one item (SQLSTATE class 22, 23 or 54); no other item is concerned."""
 
@@ -122,6 +134,46 @@ class ItemRefused(ReceiverError):
         self.sqlstate = sqlstate
         self.detail = detail[:500]
         super().__init__(f"SQLSTATE {sqlstate}: {self.detail}")
+
+
+class GoogleError(ReceiverError):
+    """An API of Google's did not do what was asked; the message is one line, without anything secret."""
+
+
+class NoCredentials(GoogleError):
+    """There are no Google credentials here, or they are refused; the message says what to do."""
+
+
+class GoogleUnavailable(GoogleError):
+    """A Google API could not be reached, or said 429 or 5xx to the end. What the last try did is not known."""
+
+
+class GoogleRefused(GoogleError):
+    """A Google API says no.
+
+    Args:
+        status: of HTTP.
+        reason: Google's own code, such as `INVALID_ARGUMENT`; "" when it gave none.
+        message: Google's sentence, or ours where that helps more.
+    """
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        self.status = status
+        self.reason = reason
+        self.message = message
+        super().__init__(message or f"Google answers {status} {reason}".rstrip())
+
+
+class GoogleForbidden(GoogleRefused):
+    """The account may not do that (403), or is not known (401): give it the role, or enable the API."""
+
+
+class GoogleMissing(GoogleRefused):
+    """There is no such resource (404)."""
+
+
+class GoogleConflict(GoogleRefused):
+    """It exists already, or another writer is at it (409): `reason` is `ALREADY_EXISTS` or `ABORTED`."""
 
 
 class DatabaseUnavailable(ReceiverError):

@@ -102,6 +102,8 @@ class Settings:
     max_result_bytes: int = 1 * MIB
     retention: timedelta = 30 * _DAY
     status: bool = False
+    pubsub_emulator: str | None = None
+    scheduler_endpoint: str | None = None
     port: int = 8080
     on_cloud_run: bool = False
     service_name: str | None = None
@@ -149,6 +151,8 @@ class Settings:
             max_result_bytes=read("TASKS_MAX_RESULT_BYTES", variables.size(1, 64 * MIB)),
             retention=read("TASKS_RETENTION", variables.duration(_SECOND, 3650 * _DAY)),
             status=read("TASKS_STATUS", variables.flag),
+            pubsub_emulator=read.optional("PUBSUB_EMULATOR_HOST", variables.local_host),
+            scheduler_endpoint=read.optional("TASKS_SCHEDULER_ENDPOINT", variables.local_url),
             port=read("PORT", variables.integer(0, 65535)),
             on_cloud_run=read.raw("K_SERVICE") is not None,
             service_name=read.raw("K_SERVICE"),

@@ -179,6 +179,23 @@ def certificates_url(value: str) -> str:
     return value
 
 
+def local_host(value: str) -> str:
+    """`host:port` on loopback, as `PUBSUB_EMULATOR_HOST` is written; `http://` before it is dropped."""
+    host = value.removeprefix("http://").rstrip("/")
+    parts = _web_address(f"http://{host}")
+    if parts is None or parts.path or parts.query or not parts.port:
+        raise Unreadable("use host:port on loopback, such as 127.0.0.1:8085")
+    return host
+
+
+def local_url(value: str) -> str:
+    """The address of a stand-in on this machine, without path. Its trailing slash is dropped."""
+    parts = _web_address(value)
+    if parts is None or parts.scheme != "http" or parts.path not in {"", "/"} or parts.query:
+        raise Unreadable("use http://host:port on loopback, such as http://127.0.0.1:8086")
+    return value.rstrip("/")
+
+
 def modules(value: str) -> tuple[str, ...]:
     """Dotted module names, separated by commas; blanks between commas are skipped."""
     names = tuple(name for part in value.split(",") if (name := part.strip()))

@@ -97,6 +97,9 @@ GOOD = [
     ("TASKS_MAX_RESULT_BYTES", "64KiB", "max_result_bytes", 64 * 1024),
     ("TASKS_RETENTION", "90d", "retention", timedelta(days=90)),
     ("TASKS_STATUS", "1", "status", True),
+    ("PUBSUB_EMULATOR_HOST", "localhost:8085", "pubsub_emulator", "localhost:8085"),
+    ("PUBSUB_EMULATOR_HOST", "http://[::1]:8085/", "pubsub_emulator", "[::1]:8085"),
+    ("TASKS_SCHEDULER_ENDPOINT", "http://127.0.0.1:8086/", "scheduler_endpoint", "http://127.0.0.1:8086"),
     ("PORT", "65535", "port", 65535),
     ("K_SERVICE", "receiver", "service_name", "receiver"),
     ("K_SERVICE", "receiver", "on_cloud_run", True),
@@ -146,6 +149,13 @@ BAD = {
     "TASKS_MAX_RESULT_BYTES": ["0", "65MiB"],
     "TASKS_RETENTION": ["0", "3651d", "forever"],
     "TASKS_STATUS": ["enabled"],
+    "PUBSUB_EMULATOR_HOST": [
+        "localhost", "8085", "pubsub:8085", "localhost:0", "localhost:x", "https://localhost:8085", "localhost:8085/v1",
+        "localhost:8085?x", "u@localhost:8085", "ftp://localhost:1", "local host:1", "10.0.0.1:8085",
+    ],
+    "TASKS_SCHEDULER_ENDPOINT": [
+        "localhost:8086", "https://localhost:8086", "http://scheduler:8086", "http://localhost:8086/v1", "http://localhost?x",
+    ],
     "PORT": ["65536", "http", "-1"],
 }  # fmt: skip
 
@@ -225,13 +235,17 @@ def test_an_unknown_fault_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "variable",
-    ["TASKS_FAULT_DROP_RATE", "PUBSUB_EMULATOR_HOST", "TASKS_SCHEDULER_ENDPOINT"],
+    ("variable", "value"),
+    [
+        ("TASKS_FAULT_DROP_RATE", "0"),
+        ("PUBSUB_EMULATOR_HOST", "localhost:8085"),
+        ("TASKS_SCHEDULER_ENDPOINT", "http://localhost:8086"),
+    ],
 )
-def test_what_is_for_tests_is_refused_on_cloud_run_only(variable: str) -> None:
-    assert Settings.from_environ({variable: "0"}) is not None
+def test_what_is_for_tests_is_refused_on_cloud_run_only(variable: str, value: str) -> None:
+    assert Settings.from_environ({variable: value}) is not None
     assert Settings.from_environ({variable: " ", "K_SERVICE": "receiver"}) is not None
-    assert "unset it on Cloud Run" in str(refused(**{variable: "0", "K_SERVICE": "receiver"}))
+    assert "unset it on Cloud Run" in str(refused(**{variable: value, "K_SERVICE": "receiver"}))
 
 
 def test_push_authentication_cannot_be_off_on_cloud_run() -> None:

@@ -13,19 +13,33 @@ from __future__ import annotations
 from receiver.executions.statements.claims import ClaimItem, ClaimRow, claim, defer, exhaust, find_claimed
 from receiver.executions.statements.executor import Executor
 from receiver.executions.statements.leases import hand_back, renew, shorten_leases
+from receiver.executions.statements.outbox import (
+    Inserted,
+    NewRow,
+    OutboxRow,
+    find_owed,
+    insert,
+    mark_published,
+)
 from receiver.executions.statements.settlements import SettleItem, find_status, settle, settle_with_effects
 
 __all__ = [
     "ClaimItem",
     "ClaimRow",
     "Executor",
+    "Inserted",
+    "NewRow",
+    "OutboxRow",
     "SettleItem",
     "claim",
     "defer",
     "exhaust",
     "find_claimed",
+    "find_owed",
     "find_status",
     "hand_back",
+    "insert",
+    "mark_published",
     "renew",
     "settle",
     "settle_with_effects",

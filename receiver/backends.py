@@ -1,0 +1,131 @@
+"""Where a task's calls go: the backend that this process enqueues with.
+
+There is one a process. `configure` sets it; unless it was set, the first call makes a `receiver.enqueue.PubSubBackend`, from the
+settings of the service that runs here, or from the environment. Nothing heavy is imported before that: a module of tasks is
+loaded by web processes and by `receiver serve` alike, and not each of them enqueues.
+
+Next: `receiver.tasks` makes entries, `receiver.enqueue` writes and publishes them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from receiver.results import TaskResult
+    from receiver.settings import Settings
+    from receiver.tasks import Task
+
+__all__ = ["Backend", "Entry", "Options", "configure", "current", "offer", "running_trace"]
+
+running_trace: ContextVar[str | None] = ContextVar("receiver.running_trace", default=None)
+"""The W3C traceparent of the delivery that runs here, for what its task enqueues."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a call is enqueued; see `Task.using`."""
+
+    run_after: datetime | timedelta | None = None
+    group_key: str | None = None
+    label: str | None = None
+    connection: Any = field(default=None, repr=False)
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One call that is to be enqueued: a task, and arguments that fit it."""
+
+    task: Task[..., Any]
+    args: tuple[Any, ...] = field(repr=False)
+    kwargs: dict[str, Any] = field(repr=False)
+    options: Options = field(default_factory=Options)
+
+
+class Backend(Protocol):
+    """What takes calls and knows their results. The flags say what it can do, as Django's do."""
+
+    supports_defer: bool
+    supports_async_task: bool
+    supports_get_result: bool
+    supports_priority: bool
+
+    def enqueue(self, entry: Entry) -> TaskResult:
+        """Enqueues one call."""
+
+    async def aenqueue(self, entry: Entry) -> TaskResult:
+        """Enqueues one call."""
+
+    def enqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
+        """Enqueues many calls at once."""
+
+    async def aenqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
+        """Enqueues many calls at once."""
+
+    def get_result(self, task_id: str) -> TaskResult:
+        """What is known of a call."""
+
+    async def aget_result(self, task_id: str) -> TaskResult:
+        """What is known of a call."""
+
+
+class _Place:
+    """What this process has: the backend, or what makes it."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.backend: Backend | None = None
+        self.make: Callable[[], Backend] | None = None
+
+
+_place = _Place()
+
+
+def configure(backend: Backend | None) -> None:
+    """Sets the backend of this process; None has the next call make one anew. The former one is not closed."""
+    with _place.lock:
+        _place.backend = backend
+
+
+def current() -> Backend:
+    """The backend of this process, made now if it must be.
+
+    Raises:
+        SettingError: a variable that enqueueing needs is missing or wrong.
+    """
+    backend = _place.backend
+    if backend is None:
+        with _place.lock:
+            if _place.backend is None:
+                _place.backend = (_place.make or _from_environ)()
+            backend = _place.backend
+    return backend
+
+
+def offer(make: Callable[[], Backend] | None) -> None:
+    """A service that runs here says how its backend is made, at the first call that needs one; None takes it back."""
+    with _place.lock:
+        _place.make = make
+
+
+def from_settings(settings: Settings) -> Backend:
+    """A backend that publishes to Pub/Sub."""
+    # By name: the enqueue client stands above this room and imports HTTP and database libraries.
+    module = importlib.import_module("receiver.enqueue")
+    backend: Backend = module.PubSubBackend(settings)
+    return backend
+
+
+def _from_environ() -> Backend:
+    from receiver.settings import Settings  # noqa: PLC0415 - a module of tasks needs no settings to be imported
+
+    return from_settings(Settings.from_environ(os.environ))

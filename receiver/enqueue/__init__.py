@@ -1,0 +1,4 @@
+"""From a call to a message, with nothing lost between the caller's transaction and Pub/Sub: the READY row is the outbox.
+
+publications   how a row becomes a message, and messages are published
+"""

@@ -1,0 +1,202 @@
+"""One request to a Google API: authorised, repeated where that is safe, its refusals sorted.
+
+Invariants: a token goes to https addresses of googleapis.com only, to a stand-in on this machine never; whatever comes back
+is decoded JSON or one of `GoogleError`'s kinds. A request is repeated when the answer says that it may succeed later (429, 5xx),
+and when no answer came: then only where sending it twice does no harm, or when it was never sent.
+
+Cloud Run stops the CPU between requests, so that a pooled connection may have died hours ago: one that was idle is not used
+again, by whichever clock says so.
+
+Next: `receiver.google.pubsub`; provisioning has more of the kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+import msgspec
+
+from receiver import variables
+from receiver.errors import (
+    GoogleConflict,
+    GoogleForbidden,
+    GoogleMissing,
+    GoogleRefused,
+    GoogleUnavailable,
+)
+from receiver.google.credentials import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TIMEOUT: Final = 10.0
+"""Seconds for one try; Google's APIs answer in well under one."""
+
+RETRIES: Final = 4
+"""Tries after the first: with the pauses below about 3 s in the mean, 6 s at most, and the time the tries take."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.4, 4.0
+"""Seconds: the bound of the first pause, doubled for each after it, and where that ends. Each pause is any part of its bound
+(full jitter), so that the clients of one outage do not come back together."""
+
+REPEATED: Final = frozenset({429, 500, 502, 503, 504})
+
+IDLE: Final = 5.0
+"""Seconds for which an idle connection is kept. Google keeps them for minutes, a frozen instance cannot know how long it slept."""
+
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_CODES: Final = {"ALREADY_EXISTS": GoogleConflict, "ABORTED": GoogleConflict, "NOT_FOUND": GoogleMissing}
+_STATUSES: Final = {401: GoogleForbidden, 403: GoogleForbidden, 404: GoogleMissing, 409: GoogleConflict}
+
+
+class _Problem(msgspec.Struct):
+    status: str = ""
+    message: str = ""
+
+
+class _Answer(msgspec.Struct):
+    error: _Problem
+
+
+class GoogleClient:
+    """Requests to Google's APIs, from one event loop.
+
+    Args:
+        credentials: for addresses at Google; looked for at the first such request.
+        transport: takes the network's place, in tests.
+    """
+
+    def __init__(
+        self, credentials: Credentials | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self._credentials = credentials or Credentials()
+        self._transport = transport
+        self._client: httpx.AsyncClient | None = None
+        self._stale: httpx.AsyncClient | None = None
+        self._used = (0.0, 0.0)
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        timeout: float = TIMEOUT,  # noqa: ASYNC109 - of one try; there may be several
+        retries: int = RETRIES,
+        repeatable: bool | None = None,
+    ) -> Any:
+        """The decoded answer, `{}` for an empty one.
+
+        Args:
+            body: is encoded as JSON; bytes become base64.
+            timeout: seconds for one try.
+            retries: tries after the first.
+            repeatable: whether it may be sent again when it is not known what became of it; every method but POST, unless given.
+
+        Raises:
+            GoogleForbidden, GoogleMissing, GoogleConflict, GoogleRefused: the answer, by its kind.
+            GoogleUnavailable: no answer, or only answers that say to come again.
+            NoCredentials: there is nothing to authorise it with.
+        """
+        content = None if body is None else msgspec.json.encode(body)
+        again = method != "POST" if repeatable is None else repeatable
+        renewed = False
+        attempt = 0
+        while True:
+            try:
+                answer = await self._send(method, url, params, content, timeout)
+            except (httpx.TransportError, TimeoutError) as error:
+                if attempt >= retries or not (again or isinstance(error, _NOT_SENT)):
+                    raise GoogleUnavailable(
+                        f"no answer from {httpx.URL(url).host} ({type(error).__name__})"
+                    ) from error
+            else:
+                if answer.is_success:
+                    return _decoded(answer)
+                if answer.status_code == httpx.codes.UNAUTHORIZED and not renewed:
+                    renewed = True  # withdrawn before its end, perhaps: once, and it is no attempt
+                    self._credentials.forget()
+                    continue
+                if answer.status_code not in REPEATED or attempt >= retries:
+                    raise _refusal(answer)
+            await asyncio.sleep(_pause(attempt))
+            attempt += 1
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._credentials.close()
+        clients = (self._client, self._stale)
+        self._client = self._stale = None
+        for client in clients:
+            if client is not None:
+                await client.aclose()
+
+    async def _send(
+        self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None, seconds: float
+    ) -> httpx.Response:
+        headers = {"content-type": "application/json"} if content is not None else {}
+        if not _stands_in(url):
+            headers |= await self._credentials.headers()
+        client = await self._connected()
+        async with asyncio.timeout(seconds):  # httpx's own are for each step
+            return await client.request(method, url, params=params, content=content, headers=headers)
+
+    async def _connected(self) -> httpx.AsyncClient:
+        """The client, with no connection in it that only looks alive. The pool's own clock stands still where the CPU does."""
+        now = (time.time(), time.monotonic())
+        slept = (now[0] - self._used[0]) - (now[1] - self._used[1])
+        self._used = now
+        if slept > IDLE and self._client is not None:
+            # What is under way on it ends there; it is closed at the next awakening, or at the end.
+            stale, self._stale, self._client = self._stale, self._client, None
+            if stale is not None:
+                await stale.aclose()
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                transport=self._transport,
+                timeout=None,  # noqa: S113 - `_send` has one for all of it
+                limits=httpx.Limits(max_connections=20, keepalive_expiry=IDLE),
+            )
+        return self._client
+
+
+def _stands_in(url: str) -> bool:
+    """Whether this is on loopback. Raises ValueError for what is neither that nor Google's: no token may go there."""
+    where = httpx.URL(url)
+    if variables.is_loopback(where.host):
+        return True
+    if where.scheme != "https" or not where.host.endswith(".googleapis.com"):
+        raise ValueError(f"{where.host} is not an address of Google's")
+    return False
+
+
+def _decoded(answer: httpx.Response) -> Any:
+    if not answer.content:
+        return {}
+    try:
+        return msgspec.json.decode(answer.content)
+    except (ValueError, RecursionError) as error:
+        raise GoogleUnavailable(f"{answer.url.host} answers {answer.status_code} without JSON") from error
+
+
+def _refusal(answer: httpx.Response) -> GoogleRefused | GoogleUnavailable:
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Answer).error
+    except (ValueError, RecursionError):  # a proxy's page, or nothing
+        problem = _Problem(message=f"{answer.url.host} answers {answer.status_code}")
+    message = " ".join(problem.message.split())[:300]
+    status = answer.status_code
+    if status in REPEATED and problem.status not in _CODES:
+        return GoogleUnavailable(f"{answer.url.host} answers {status} again and again: {message}")
+    kind = _STATUSES.get(status) or _CODES.get(problem.status) or GoogleRefused
+    return kind(status, problem.status, message)
+
+
+def _pause(attempt: int) -> float:
+    """Seconds until the next try."""
+    return random.uniform(0, min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE))  # noqa: S311 - spreads load, keeps no secret

@@ -1,0 +1,37 @@
+"""Where Google's APIs are: at Google, or a stand-in on this machine.
+
+Invariant: an address is https at googleapis.com, or plain http on loopback; `receiver.google.client` sends a token to the
+first kind only. The stand-ins are for laptops and tests: `Settings` refuses them on Cloud Run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from receiver.settings import Settings
+
+
+PUBSUB: Final = "https://pubsub.googleapis.com/v1"
+SCHEDULER: Final = "https://cloudscheduler.googleapis.com/v1"
+RESOURCE_MANAGER: Final = "https://cloudresourcemanager.googleapis.com/v3"
+IAM: Final = "https://iam.googleapis.com/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The base address of each API, its version included, without a slash at the end."""
+
+    pubsub: str = PUBSUB
+    scheduler: str = SCHEDULER
+    resource_manager: str = RESOURCE_MANAGER
+    iam: str = IAM
+
+    @classmethod
+    def of(cls, settings: Settings) -> Endpoints:
+        """Google's, except what `PUBSUB_EMULATOR_HOST` and `TASKS_SCHEDULER_ENDPOINT` replace."""
+        return cls(
+            pubsub=f"http://{settings.pubsub_emulator}/v1" if settings.pubsub_emulator else PUBSUB,
+            scheduler=f"{settings.scheduler_endpoint}/v1" if settings.scheduler_endpoint else SCHEDULER,
+        )

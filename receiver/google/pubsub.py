@@ -1,0 +1,102 @@
+"""Publishing: messages to one topic, in batches that Pub/Sub takes.
+
+A publish whose answer is lost is sent again: the messages may then come twice, and the record absorbs the second, because
+both carry the same task_id. So nothing is lost here as long as somebody hears the error.
+
+Next: `receiver.enqueue` marks what was published.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+import msgspec
+
+from receiver.errors import GoogleMissing, GoogleUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from receiver.google.client import GoogleClient
+
+MAX_MESSAGES: Final = 1000
+"""Messages of one request: Pub/Sub's limit."""
+
+MAX_BYTES: Final = 9_500_000
+"""Bytes of one request with several messages: Pub/Sub's limit is 10 MB, and how it counts is not said to the byte."""
+
+MAX_DATA: Final = 10_000_000
+"""Bytes of one message's data, before base64: Pub/Sub's limit."""
+
+_OVERHEAD: Final = 100
+"""Bytes that a message costs beside its data and its attributes, about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message: at most 10 MB of data, 100 attributes, 256 bytes a key, 1024 bytes a value."""
+
+    data: bytes = field(repr=False)
+    attributes: Mapping[str, str]
+
+    @property
+    def size(self) -> int:
+        """Bytes it adds to its request, about."""
+        texts = sum(len(key.encode()) + len(value.encode()) for key, value in self.attributes.items())
+        return len(self.data) + texts + _OVERHEAD
+
+
+class _Published(msgspec.Struct):
+    ids: list[str] = msgspec.field(name="messageIds", default_factory=list)
+
+
+class Pubsub:
+    """Pub/Sub, as a publisher.
+
+    Args:
+        url: of the API, as in `Endpoints.pubsub`.
+    """
+
+    def __init__(self, client: GoogleClient, url: str) -> None:
+        self._client = client
+        self._url = url
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
+        """Publishes to a topic, `projects/{project}/topics/{name}`; the messages' ids, in their order.
+
+        Raises:
+            GoogleMissing: there is no such topic.
+            GoogleError: as `GoogleClient.request`. Of several batches those before the failing one are published.
+        """
+        return [one for batch in batches(messages) for one in await self._publish(topic, batch)]
+
+    async def _publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
+        body = {"messages": [{"data": each.data, "attributes": each.attributes} for each in messages]}
+        url = f"{self._url}/{quote(topic, safe='/')}:publish"
+        try:
+            answer = await self._client.request("POST", url, body=body, repeatable=True)
+        except GoogleMissing as error:
+            name = topic.rpartition("/")[2]
+            message = f"there is no topic {name}: run `receiver provision`"
+            raise GoogleMissing(error.status, error.reason, message) from error
+        try:
+            ids = msgspec.convert(answer, _Published).ids
+        except msgspec.ValidationError:
+            ids = []
+        if len(ids) != len(messages):
+            raise GoogleUnavailable("Pub/Sub answers a publish without the messages' ids")
+        return ids
+
+
+def batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
+    """The messages in their order, in parts that one request may hold."""
+    start = size = 0
+    for index, message in enumerate(messages):
+        if index > start and (index - start == MAX_MESSAGES or size + message.size > MAX_BYTES):
+            yield messages[start:index]
+            start, size = index, 0
+        size += message.size
+    if start < len(messages):
+        yield messages[start:]

@@ -1,0 +1,113 @@
+"""The row is the outbox: written once, owed until somebody marks it, never marked when it has gone on."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from receiver.executions import statements
+from receiver.executions.dsn import Database
+from receiver.executions.lanes import Lane
+from receiver.executions.statements import NewRow
+from tests.postgres.record import NAMESPACE, Instance, Look
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def new(task_id: str, **changed: Any) -> NewRow:
+    return NewRow(task_id, "noop", "tests.postgres.record.noop", **({"args": "[]", "kwargs": "{}"} | changed))
+
+
+@pytest.fixture
+async def lane(database_url: str) -> Any:
+    made = Lane(Database.of(database_url), "test")
+    yield made
+    await made.close()
+
+
+async def test_a_new_row_is_ready_and_owed(lane: Lane, look: Look) -> None:
+    row = new("a", args='[1, "x"]', kwargs='{"b": null}', group_key="g", label="l", trace=TRACE)
+    done = await statements.insert(lane, [row], namespace=NAMESPACE)
+    kept = await look.row("a")
+    assert (kept["status"], kept["final"], kept["attempt"], kept["fence"]) == ("READY", False, 0, 0)
+    assert (json.loads(kept["args"]), json.loads(kept["kwargs"])) == ([1, "x"], {"b": None})
+    assert (kept["group_key"], kept["label"], kept["trace"]) == ("g", "l", TRACE)
+    assert (kept["task_name"], kept["task_path"], kept["namespace"]) == (
+        row.task_name,
+        row.task_path,
+        NAMESPACE,
+    )
+    assert (kept["published_at"], kept["run_after"]) == (None, None)
+    assert (done["a"].enqueued_at, done["a"].run_after, done["a"].due) == (kept["enqueued_at"], None, True)
+    assert await statements.find_owed(lane, ["a", "b"]) == {"a"}
+
+
+async def test_a_statement_that_is_repeated_writes_nothing_again(lane: Lane, look: Look) -> None:
+    first = await statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE)
+    again = await statements.insert(lane, [new("a"), new("c")], namespace=NAMESPACE)
+    assert again["a"] == first["a"]
+    assert again.keys() == {"a", "c"}
+    assert await look.value("SELECT count(*) FROM task_executions") == 3
+
+
+async def test_what_waits_for_its_time_is_not_owed_yet(lane: Lane) -> None:
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+    rows = [new("later", run_after=now + hour), new("past", run_after=now - hour), new("delayed", delay=hour)]
+    done = await statements.insert(lane, rows, namespace=NAMESPACE)
+    assert {name: each.due for name, each in done.items()} == {"later": False, "past": True, "delayed": False}
+    delayed = done["delayed"]
+    assert delayed.run_after is not None
+    assert timedelta(0) <= delayed.run_after - delayed.enqueued_at - hour < timedelta(seconds=1)
+    assert await statements.find_owed(lane, done) == {"past"}
+
+
+async def test_a_published_row_is_owed_no_more(lane: Lane, look: Look) -> None:
+    await statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE)
+    assert await statements.mark_published(lane, ["b", "a"]) == {"a", "b"}
+    assert await statements.find_owed(lane, ["a", "b"]) == set()
+    at = (await look.row("a"))["published_at"]
+    assert await statements.mark_published(lane, ["a"]) == set()
+    assert (await look.row("a"))["published_at"] == at
+
+
+async def test_a_row_that_has_gone_on_is_left_alone(instance: Instance, lane: Lane, look: Look) -> None:
+    await statements.insert(lane, [new("a")], namespace=NAMESPACE)
+    await instance.claim("a")
+    before = await look.row("a")
+    assert before["published_at"] is not None
+    assert await statements.find_owed(lane, ["a"]) == set()
+    assert await statements.mark_published(lane, ["a"]) == set()
+    assert await look.row("a") == before
+
+
+async def test_a_row_that_somebody_holds_is_not_waited_for(lane: Lane, look: Look, other: Any) -> None:
+    await statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE)
+    async with other.transaction():
+        await other.execute("SELECT FROM task_executions WHERE task_id = 'a' FOR UPDATE")
+        assert await statements.mark_published(lane, ["a", "b"]) == {"b"}
+
+
+async def test_an_uncommitted_row_is_nobodys_to_publish(lane: Lane, other: Any) -> None:
+    transaction = other.transaction()
+    await transaction.start()
+    await statements.insert(other, [new("a")], namespace=NAMESPACE)
+    assert await statements.find_owed(lane, ["a"]) == set()
+    await transaction.commit()
+    assert await statements.find_owed(lane, ["a"]) == {"a"}
+
+
+async def test_a_published_row_that_the_sweeper_took_up_is_marked_anew(lane: Lane, look: Look) -> None:
+    await statements.insert(lane, [new("a")], namespace=NAMESPACE)
+    await statements.mark_published(lane, ["a"])
+    await look.execute(
+        "UPDATE task_executions SET published_at = published_at - interval '8 days',"
+        " publishing_until = clock_timestamp() + interval '1 min'"
+    )
+    assert await statements.mark_published(lane, ["a"]) == {"a"}
+    row = await look.row("a")
+    assert row["publishing_until"] is None
+    assert row["published_at"] > row["enqueued_at"]

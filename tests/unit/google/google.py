@@ -1,0 +1,55 @@
+"""Google, as far as these tests need it: answers given one after another, and what was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from google.auth import credentials as google_credentials
+
+from receiver.google.credentials import Credentials
+
+Reply = httpx.Response | Exception | Callable[[httpx.Request], httpx.Response]
+
+
+class Scripted(httpx.AsyncBaseTransport):
+    """Answers with these replies, in this order, and with nothing else."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self.replies = list(replies)
+        self.requests: list[httpx.Request] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        await request.aread()
+        self.requests.append(request)
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply if isinstance(reply, httpx.Response) else reply(request)
+
+
+def refusal(status: int, reason: str, message: str = "No.") -> httpx.Response:
+    """An error in Google's form."""
+    return httpx.Response(
+        status, json={"error": {"code": status, "status": reason, "message": message, "details": []}}
+    )
+
+
+class Account(google_credentials.Credentials):
+    """Credentials with a new token at every refresh: token-1, token-2, ..."""
+
+    def __init__(self, expiry: Any = None) -> None:
+        super().__init__()
+        self.expiry = expiry
+        self.refreshed = 0
+
+    def refresh(self, request: object) -> None:
+        self.refreshed += 1
+        self.token = f"token-{self.refreshed}"
+
+
+def credentials(account: Account | None = None) -> Credentials:
+    """Ours, of that account."""
+    known = account or Account()
+    return Credentials(lambda: known)
