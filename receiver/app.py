@@ -6,6 +6,8 @@ ack, so nothing here ever redirects.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import time
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from receiver.outcomes import reply
 from receiver.push import ClientGone, Push
 from receiver.service import Service
 from receiver.settings import PUSH_PATH, Settings
+from receiver.telemetry import logs, uncaught
 from receiver.telemetry.events import Delivered
 
 if TYPE_CHECKING:
@@ -41,16 +44,17 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         ConfigurationError: one line on what to change.
     """
     if service is None:
-        import os  # noqa: PLC0415
-
-        from receiver.telemetry import logs  # noqa: PLC0415
-
         settings = settings or Settings.from_environ(os.environ)
-        service = Service(settings, emit=logs.configure(settings))
+        emit = logs.configure(settings)
+        uncaught.watch(emit)
+        service = Service(settings, emit=emit)
     owner = service
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        if loop.get_exception_handler() is None:
+            loop.set_exception_handler(uncaught.in_loop(owner.emit))
         await owner.check_schema()
         await owner.start()
         yield

@@ -12,7 +12,7 @@ from receiver.registry import Registry
 from receiver.server import run
 from receiver.service import Service
 from receiver.settings import Settings
-from receiver.telemetry import logs
+from receiver.telemetry import logs, uncaught
 from receiver.telemetry.events import Emit, Event, ReceiverTrouble
 
 LONGEST_TIMEOUT = 3600.0
@@ -28,7 +28,7 @@ LONGEST_TIMEOUT = 3600.0
 def command(host: str, port: int | None, *, no_deadlines: bool) -> None:
     """Receive pushes and run tasks, until SIGTERM."""
     settings = Settings.from_environ(os.environ)
-    logs.configure(settings)
+    uncaught.watch(logs.configure(settings))
     registry = registries.load(settings)
     emit = logs.configure(
         settings

@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -48,7 +49,7 @@ logger = logging.getLogger("receiver")
 
 def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
     """Sets the process's logging up and returns where events go. `stream` defaults to standard error."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Lines(stream or sys.stderr)
     handler.setFormatter(JsonFormatter(settings) if settings.on_cloud_run else TerminalFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -130,6 +131,19 @@ def _why(ending: Ending) -> str | None:
             return f"{switch} is off"
         case _:
             return None
+
+
+class _Lines(logging.StreamHandler[TextIO]):
+    """Writes lines; a record that cannot be made into one costs its content, not the form of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's name and signature
+        """Says that a record was lost. The standard library would print a traceback of many lines."""
+        error = sys.exc_info()[1]
+        why = "unknown" if error is None else error_type(error)
+        lost = logger.makeRecord(logger.name, logging.ERROR, "", 0, f"log record lost: {why}", (), None)
+        with suppress(OSError, ValueError):  # the stream itself is gone: nobody can be told
+            self.stream.write(self.format(lost) + self.terminator)
+            self.flush()
 
 
 class JsonFormatter(logging.Formatter):

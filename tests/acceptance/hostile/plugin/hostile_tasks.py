@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import logging
 import os
 import signal
 import sys
 import threading
 import time
+import warnings
 from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FOLDER = Path(os.environ.get("ACCEPTANCE_FOLDER", "."))
+UGLY = 'ugly \n{"severity":"INFO"}\r\n\x1b[31m\u2028\ud800\0'
 HUGE = 50 * 1024 * 1024
 """Characters of what is huge."""
 
@@ -377,6 +380,62 @@ async def disturb(label: str, how: str) -> str:
     return "disturbed"
 
 
+class Falling:
+    """Raises when it is collected, and when anybody looks at it."""
+
+    def __repr__(self) -> NoReturn:
+        raise SystemExit("from __repr__")
+
+    def __del__(self) -> None:
+        raise ValueError(UGLY)
+
+
+def raise_ugly(*_: object) -> NoReturn:
+    raise ValueError(UGLY)
+
+
+async def raise_later() -> NoReturn:
+    raise ValueError(UGLY)
+
+
+def raise_in_a_thread() -> None:
+    thread = threading.Thread(target=raise_ugly, name="a\nb")
+    thread.start()
+    thread.join()
+
+
+def drop_a_failed_task() -> None:
+    asyncio.get_running_loop().create_task(raise_later(), name="dropped\ntask")
+
+
+def raise_in_a_callback() -> None:
+    asyncio.get_running_loop().call_soon(raise_ugly, Falling)
+
+
+def log_what_is_no_record() -> None:
+    logging.getLogger("task").handle(
+        logging.makeLogRecord({"levelno": 40, "created": float("nan"), "msg": UGLY})
+    )
+
+
+MUTTERS: dict[str, Callable[[], object]] = {
+    "thread": raise_in_a_thread,
+    "__del__": Falling,
+    "task": drop_a_failed_task,
+    "callback": raise_in_a_callback,
+    "warning": lambda: warnings.warn(UGLY, stacklevel=1),
+    "never awaited": raise_later,
+    "no record": log_what_is_no_record,
+    "log": lambda: logging.getLogger("task").error(UGLY),
+}
+
+
+@task
+async def mutter(label: str, how: str) -> None:
+    note(label)
+    MUTTERS[how]()
+
+
 def exit_at_once() -> None:
     os._exit(7)
 
@@ -424,6 +483,7 @@ tasks = [
     TaskRoute(give_in_thread),
     TaskRoute(give_with_effect),
     TaskRoute(disturb),
+    TaskRoute(mutter),
     TaskRoute(die, max_attempts=2),
     TaskRoute(die_in_thread, max_attempts=2),
 ]

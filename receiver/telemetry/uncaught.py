@@ -1,0 +1,70 @@
+"""Exceptions that nobody caught → events: of threads, of `__del__`, of the main thread, of the loop's callbacks.
+
+The interpreter would print each as a traceback of many lines to standard error, where Cloud Logging takes every line for
+an entry of its own. Nothing of an exception's own is called here but its text, which `receiver.failures` reads with care.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import BuiltinFunctionType, FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+from receiver.failures import Failure
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from types import TracebackType
+
+WHAT: Final = "uncaught exception"
+
+_NAME: Final = type.__dict__["__qualname__"]
+"""The interpreter's slot: a metaclass may answer anything."""
+
+
+def watch(emit: Emit) -> None:
+    """From now on an exception that nobody caught is an event, wherever in the process it was raised.
+
+    For a process that is ours: these hooks are the interpreter's, and there is one of each.
+    """
+
+    def in_main(_kind: type[BaseException], error: BaseException, _trail: TracebackType | None) -> None:
+        emit(_trouble("in the main thread", error))
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):  # a thread may leave
+            emit(_trouble(f"in thread {args.thread.name if args.thread else '(gone)'}", args.exc_value))
+
+    def unraisable(args: sys.UnraisableHookArgs) -> None:
+        error = args.exc_value
+        emit(_trouble(f"in {_named(args.object)}", error if error is not None else args.exc_type()))
+
+    sys.excepthook = in_main
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
+
+
+def in_loop(emit: Emit) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
+    """A handler for `loop.set_exception_handler`: says what happened, and shows none of the objects concerned."""
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error: BaseException | None = context.get("exception")
+        what = str(context["message"])
+        emit(_trouble(what, error) if error is not None else ReceiverTrouble("event loop", what))
+
+    return handle
+
+
+def _trouble(where: str, error: BaseException) -> ReceiverTrouble:
+    failure = Failure.of(error)
+    return ReceiverTrouble(WHAT, f"{where}: {failure.error_type}: {failure.message}", error=error)
+
+
+def _named(thing: object) -> str:
+    """What the interpreter was doing: usually a `__del__`. The object is not asked: its `repr` may do anything."""
+    if type(thing) in {FunctionType, BuiltinFunctionType}:
+        return str(thing.__qualname__)  # type: ignore[attr-defined]  # mypy does not narrow by type()
+    return f"an object of type {_NAME.__get__(type(thing))}"
