@@ -12,21 +12,19 @@ from benchmarks import load, report
 from benchmarks.ground import WORK, ground
 from benchmarks.studies import STUDIES, Plan
 
-QUICK = Plan(seconds=2.0, rounds=1, rows=(0, 100_000))
-FULL = Plan(seconds=8.0, rounds=5, rows=(0, 1_000_000, 10_000_000))
+QUICK = Plan(seconds=2, rounds=1, rows=(0, 100_000))
+FULL = Plan(seconds=8, rounds=5, rows=(0, 1_000_000, 10_000_000))
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(list(STUDIES)))
 @click.option("--quick", is_flag=True, help="Seconds instead of an hour: to see that it runs, not to quote.")
-@click.option("--seconds", type=float, help="Seconds of load a round.")
+@click.option("--seconds", type=click.IntRange(1), help="Seconds of load a round.")
 @click.option("--rounds", type=int, help="Rounds for each competitor.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default=WORK / "results", help="Where the results go."
 )
-def main(
-    names: tuple[str, ...], *, quick: bool, seconds: float | None, rounds: int | None, out: Path
-) -> None:
+def main(names: tuple[str, ...], *, quick: bool, seconds: int | None, rounds: int | None, out: Path) -> None:
     """Answer the named questions, or all of them."""
     plan = QUICK if quick else FULL
     plan = Plan(seconds or plan.seconds, rounds or plan.rounds, plan.rows)

@@ -81,12 +81,12 @@ def press(
     *,
     token: str,
     connections: int,
-    seconds: float,
+    seconds: int,
     first: int,
     payload_bytes: int = 0,
     task: str = "add",
 ) -> list[Load]:
-    """Sends for so many seconds to every address at once, with so many connections each; one result an address.
+    """Sends for so many seconds (wrk knows whole ones only) to every address at once, with so many connections each; one result an address.
 
     Args:
         token: the push token that every delivery carries.
@@ -105,7 +105,7 @@ def press(
                 "wrk",
                 "-t1",
                 f"-c{connections}",
-                f"-d{seconds:g}s",
+                f"-d{seconds}s",
                 "--timeout",
                 "30s",
                 "-s",

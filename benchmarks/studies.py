@@ -33,7 +33,7 @@ _ids = count(1)
 class Plan:
     """How long: seconds of load a round, rounds a rival, rows of the largest table."""
 
-    seconds: float
+    seconds: int
     rounds: int
     rows: tuple[int, ...]
 
@@ -63,7 +63,7 @@ def peers(ground: Ground, plan: Plan) -> Rows:
         for rival in order[number % len(order) :] + order[: number % len(order)]:
             with rivals.started(rival, ground, first=_first()) as running:
                 starts.setdefault(rival.name, []).append(running.started_in)
-                under_load(running, ground, seconds=min(2.0, plan.seconds))
+                under_load(running, ground, seconds=min(2, plan.seconds))
                 found.setdefault(rival.name, []).append(under_load(running, ground, seconds=plan.seconds))
     rows = [_row(rival.name, found[rival.name], starts[rival.name]) for rival in order]
     limit = pgbench.rate(ground, clients=10, seconds=plan.seconds * plan.rounds)
@@ -176,7 +176,7 @@ def token_checks(ground: Ground, plan: Plan) -> Rows:
 
 
 def under_load(
-    running: Running, ground: Ground, *, seconds: float, connections: int = CONNECTIONS, **more: Any
+    running: Running, ground: Ground, *, seconds: int, connections: int = CONNECTIONS, **more: Any
 ) -> Round:
     """One round against a started rival; its record is counted against what it answered."""
     before, records = gauges.usage(running.pid), _recorded(running)
