@@ -48,6 +48,9 @@ SERVER_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
+    # The plan is always the same. Left to itself the planner makes a new one for every call of a statement with arrays,
+    # which was more than half of the time of a lone claim (0.77 ms with it, 0.34 ms without).
+    "plan_cache_mode": "force_generic_plan",
 }
 
 BROKEN = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)

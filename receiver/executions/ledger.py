@@ -190,15 +190,13 @@ class Ledger:
         first = {item.task_id: item for item in reversed(items)}
         distinct = [item for item in items if first[item.task_id] is item]
         try:
-            async with self.lanes.lane() as lane:
-                rows = await statements.claim(
-                    lane,
-                    distinct,
-                    namespace=self._settings.namespace,
-                    owner=self._settings.instance,
-                    lease=self._settings.lease,
-                )
-            found = {row.task_id: row for row in rows}
+            found = await statements.claim(
+                self.lanes,
+                distinct,
+                namespace=self._settings.namespace,
+                owner=self._settings.instance,
+                lease=self._settings.lease,
+            )
         except ConnectionFailed:
             found = await statements.find_claimed(self.lanes, distinct)
             if not found:

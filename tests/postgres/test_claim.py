@@ -14,6 +14,7 @@ from receiver.executions import statements
 from receiver.outcomes import Busy, Done, Exhausted, HandedBack, NotDue, Succeeded
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, other_task, route, token
+from tests.proxy import Proxy
 
 
 async def test_a_new_execution_is_claimed_and_counted_before_it_runs(instance: Instance, look: Look) -> None:
@@ -344,3 +345,19 @@ async def test_a_lease_is_a_matter_of_the_databases_clock(instance: Instance, lo
         await statements.claim(other, [item], namespace=NAMESPACE, owner="here", lease=timedelta(seconds=60))
         began = await other.fetchval("SELECT now()")
     assert (await look.row("clock"))["started_at"] - began >= timedelta(seconds=0.05)
+
+
+async def test_a_claim_stands_though_its_neighbours_verdict_cannot_be_had(
+    instances: Instances, proxy: Proxy, look: Look
+) -> None:
+    """The claim is committed by then: without an answer nobody would run it until its lease ends."""
+    instance = instances(url=proxy.url)
+    await look.seed(
+        "over", status="SUCCESSFUL", final=True, started_at=datetime.now(UTC), finished_at=datetime.now(UTC)
+    )
+    cut = proxy.cut_before(b"AS verdict")
+    new, over = await asyncio.gather(instance.ledger.claim(call("new")), instance.ledger.claim(call("over")))
+    await cut.happened()
+    assert isinstance(new, Claimed)
+    assert isinstance(over, Busy)
+    assert isinstance(await instance.ledger.claim(call("over")), Done)

@@ -82,10 +82,10 @@ async def _works(
                         )
                         for task_id in sorted(ids)  # as a group commit hands them in
                     ]
-                    rows = await statements.claim(
+                    found = await statements.claim(
                         lane, items, namespace=NAMESPACE, owner="worker", lease=LEASE
                     )
-                    moved = [row for row in rows if row.verdict == "claimed"]
+                    moved = [row for row in found.values() if row.verdict == "claimed"]
                     for row in moved:
                         assert row.fence > fences.get(row.task_id, 0), "a fence fell"
                         fences[row.task_id] = row.fence

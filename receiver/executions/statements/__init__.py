@@ -10,7 +10,14 @@ Next: `receiver.executions.ledger` decides which of them to call, and what a los
 
 from __future__ import annotations
 
-from receiver.executions.statements.claims import ClaimItem, ClaimRow, claim, defer, exhaust, find_claimed
+from receiver.executions.statements.claims import (
+    ClaimItem,
+    ClaimRow,
+    claim,
+    defer,
+    exhaust,
+    find_claimed,
+)
 from receiver.executions.statements.executor import Executor
 from receiver.executions.statements.leases import hand_back, renew, shorten_leases
 from receiver.executions.statements.outbox import (
