@@ -23,9 +23,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.app import create_app
+from receiver.connections import Connection
 from receiver.errors import ConfigurationError, SettingError
 from receiver.service import Service
 from receiver.telemetry.events import ServiceState
@@ -94,9 +94,7 @@ class Server(uvicorn.Server):
         Past their own code, because what hangs in a driver need not end when it is cancelled.
         """
         waiting = [
-            protocol.cycle
-            for protocol in self.server_state.connections
-            if isinstance(protocol, HttpToolsProtocol)
+            protocol.cycle for protocol in self.server_state.connections if isinstance(protocol, Connection)
         ]
         for cycle in waiting:
             if cycle is not None and not cycle.response_started:
@@ -125,7 +123,7 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
     listener = _bound(host, port)
     config = uvicorn.Config(
         create_app(service=service),
-        http="httptools",
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,
