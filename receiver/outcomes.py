@@ -58,7 +58,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class HandedBack:
-    """The instance stops; the task has really stopped and was rolled back. READY again, the attempt not counted."""
+    """The instance stops, or got its claim's answer too late: nothing runs and nothing counts. READY again, the attempt not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def reply(ending: Ending) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table: o
         case Abandoned():
             return Reply(500, "The task ran out of time.")
         case HandedBack():
-            return Reply(500, "The service is shutting down.")
+            return Reply(500, "The task was handed back.")
         case Lost():
             return Reply(500, "The task's lease was lost.")
         case Unrecorded():

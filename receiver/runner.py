@@ -75,8 +75,10 @@ class Runner:
         try:
             return await self._run(claimed, admitted)
         except Exception:
-            # A defect of ours: nobody will settle it, and a lease that is renewed for ever would block every retry.
-            self._heartbeat.release(claimed.lease)
+            # A defect of ours: nobody will settle it, and a lease that is renewed for ever would block every retry. Code
+            # that still runs keeps its lease, and is recorded when it returns.
+            if not any(execution.claimed is claimed for execution in self._executions):
+                self._heartbeat.release(claimed.lease)
             raise
 
     async def _run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
@@ -85,7 +87,7 @@ class Runner:
         if self._leaving:
             return HandedBack()
         if self._heartbeat.expired(claimed.lease):  # the claim was answered late: another may run it
-            return Lost()
+            return HandedBack()  # if it still is ours; else that moves nothing
         try:
             execution = self._start(claimed, admitted)
         except Exception as error:  # noqa: BLE001 - no thread, no memory: unsettled, the lease would be renewed for ever
@@ -96,7 +98,7 @@ class Runner:
         try:
             ended = await self._in_time(execution, code)
         except (
-            asyncio.CancelledError
+            BaseException
         ):  # a server that cancels requests: the code goes on, renewed, and is recorded late
             self._abandon(execution, code)
             raise

@@ -4,23 +4,23 @@ Each request hands in its item and waits for its own result. While one batch is 
 arrives gathers for the next: batches grow by themselves under load, and a lone request is written at once. Two
 commits a delivery are what limits a receiver on a small database; shared by eighty requests they cost little.
 
-What it keeps: every item gets exactly one result or error, its own; an item whose values PostgreSQL refuses, or whose
-row somebody keeps locked, fails alone; a request that stops waiting before its item was taken leaves nothing behind, and one that stops later has its
-result handed to `orphaned`.
+What it keeps: every item gets exactly one result or error, its own, within `wait`; an item whose values PostgreSQL
+refuses, or whose row somebody keeps locked, fails alone, and while it is being found the next batch is on its way; a request
+that stops waiting before its item was taken leaves nothing behind, and one that stops later has its result handed to
+`orphaned`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from receiver.errors import ItemRefused, OutOfConnections
 from receiver.executions.lanes import LockedOut, TransientConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 MAX_ITEMS = 256
 """Items of one batch at most: three times the default concurrency, and short of what delays a heartbeat."""
@@ -30,10 +30,6 @@ MAX_BYTES = 1024 * 1024
 
 REPEATS = 3
 """How often a batch is repeated that PostgreSQL rolled back because of another (SQLSTATE 40)."""
-
-
-ALONE = 5.0
-"""Seconds in which the items of a refused batch go one by one; when the whole table is locked each waits for itself."""
 
 
 class Item(Protocol):
@@ -62,12 +58,12 @@ class _Waiting(Generic[I, R]):
 
 
 class GroupCommit(Generic[I, R]):
-    """Batches items into calls of `write`, one call at a time.
+    """Batches items into calls of `write`: one batch at a time, and beside it one item of a batch that was refused.
 
     Args:
         write: writes a batch, in the given order, and returns one result an item. It raises for the whole batch.
         orphaned: is given an item and its result when nobody waits for it any more.
-        wait: seconds that an item may wait for its batch before it is refused.
+        wait: seconds that an item may wait for its result before it is refused.
     """
 
     def __init__(
@@ -82,13 +78,14 @@ class GroupCommit(Generic[I, R]):
         self._wait = wait
         self._queue: deque[_Waiting[I, R]] = deque()
         self._flusher: asyncio.Task[None] | None = None
-        self._orphans: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
+        self._apart = asyncio.Lock()
 
     async def submit(self, item: I) -> R:
         """The item's result, once its batch is committed.
 
         Raises:
-            OutOfConnections: no batch took the item in time.
+            OutOfConnections: not in time. Nothing was done, or what is done still is handed to `orphaned`.
             Exception: what `write` raised for this item.
         """
         loop = asyncio.get_running_loop()
@@ -111,13 +108,14 @@ class GroupCommit(Generic[I, R]):
 
     async def close(self) -> None:
         """Waits until everything handed in is written."""
-        while pending := self._orphans | ({self._flusher} if self._flusher else set()):
+        while pending := self._aside | ({self._flusher} if self._flusher else set()):
             await asyncio.wait(pending)
 
     def _expire(self, waiting: _Waiting[I, R]) -> None:
-        if waiting in self._queue and not waiting.future.done():
+        """Also when its batch is under way: somebody may have locked the table, and the request has its deadline."""
+        if waiting in self._queue:
             self._queue.remove(waiting)
-            waiting.future.set_exception(OutOfConnections("the database did not take the item in time"))
+        _fail([waiting], OutOfConnections("the database did not take the item in time"))
 
     async def _flush(self) -> None:
         try:
@@ -143,21 +141,13 @@ class GroupCommit(Generic[I, R]):
         return sorted(batch, key=_lock_order)
 
     async def _commit(self, batch: list[_Waiting[I, R]]) -> None:
-        for waiting in batch:
-            if waiting.timer is not None:
-                waiting.timer.cancel()
         try:
             results = await self._written([waiting.item for waiting in batch])
         except (ItemRefused, TransientConflict) as error:
             if len(batch) == 1:
                 _fail(batch, error)
-                return
-            end = time.monotonic() + ALONE
-            for place, waiting in enumerate(batch):
-                if time.monotonic() > end:
-                    _fail(batch[place:], error)
-                    return
-                await self._commit([waiting])
+            else:
+                self._beside(self._one_by_one(batch), "one by one")
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
             _fail(batch, error)
         else:
@@ -167,24 +157,33 @@ class GroupCommit(Generic[I, R]):
                 else:
                     self._orphan(waiting.item, result)
 
-    def _orphan(self, item: I, result: R) -> None:
-        """Hands over a result that nobody waits for; in a task of its own, so that no batch waits for that either."""
-        if self._orphaned is not None:
-            orphan = asyncio.get_running_loop().create_task(self._hand_over(item, result), name="orphan")
-            self._orphans.add(orphan)
-            orphan.add_done_callback(self._orphans.discard)
+    async def _one_by_one(self, batch: list[_Waiting[I, R]]) -> None:
+        """Finds whose fault it was. One such batch at a time: what waits longer than it may is refused by its timer."""
+        async with self._apart:
+            for waiting in batch:
+                if not waiting.future.done():
+                    await self._commit([waiting])
 
-    async def _hand_over(self, item: I, result: R) -> None:
+    def _orphan(self, item: I, result: R) -> None:
+        """Hands over a result that nobody waits for."""
         if self._orphaned is not None:
-            await self._orphaned(item, result)
+            self._beside(self._hand_over(self._orphaned, item, result), "orphan")
+
+    async def _hand_over(self, orphaned: Callable[[I, R], Awaitable[None]], item: I, result: R) -> None:
+        await orphaned(item, result)
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """In a task of its own, so that no batch waits for it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
 
     async def _written(self, items: Sequence[I]) -> Sequence[R]:
         for _ in range(REPEATS - 1):
             try:
                 return await self._write(items)
-            except LockedOut:
-                if len(items) > 1:  # who is locked out is found by going one by one
-                    raise
+            except LockedOut:  # it has waited already
+                raise
             except TransientConflict:
                 continue
         return await self._write(items)

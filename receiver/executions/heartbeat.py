@@ -38,6 +38,7 @@ EXPIRY_MARGIN = 0.1
 
 @dataclass(slots=True)
 class _Held:
+    fence: int
     confirmed: float
     """When the lease was last known to start, by `time.monotonic()`, taken before the statement was sent."""
     lost: Callable[[], None] | None = None
@@ -45,7 +46,7 @@ class _Held:
 
 
 class Heartbeat:
-    """The leases of one instance. `hold` and `release` may be called from any thread.
+    """The leases of one instance, one of each execution at most. `hold` and `release` may be called from any thread.
 
     Args:
         lease: how long a renewal stands; a beat is a third of it.
@@ -55,7 +56,7 @@ class Heartbeat:
         self._database = database
         self._lease = lease
         self._emit = emit
-        self._held: dict[tuple[str, int], _Held] = {}
+        self._held: dict[str, _Held] = {}
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
@@ -84,40 +85,58 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join(timeout=within)
 
-    def hold(self, pair: tuple[str, int], *, since: float) -> None:
-        """Renews the pair from now on.
+    def hold(self, pair: tuple[str, int], *, since: float) -> bool:
+        """Renews the pair from now on. False, and nothing is held, when another fence of the execution is: its code may run.
 
         Args:
             since: `time.monotonic()` before the claim was sent.
         """
+        task_id, fence = pair
         with self._lock:
-            self._held[pair] = _Held(since)
+            held = self._held.get(task_id)
+            if held is not None and held.fence != fence:
+                return False
+            self._held[task_id] = _Held(fence, since)
+            return True
+
+    def find(self, task_id: str) -> tuple[str, int] | None:
+        """The pair that is held of an execution, lost or not: what it ran may still run here."""
+        with self._lock:
+            held = self._held.get(task_id)
+        return None if held is None else (task_id, held.fence)
 
     def watch(self, pair: tuple[str, int], lost: Callable[[], None]) -> None:
         """Has `lost` called, in any thread, once the pair is another's; at once if it already is, or is not held."""
         with self._lock:
-            held = self._held.get(pair)
+            held = self._of(pair)
             if held is not None:
                 held.lost = lost
-        if held is None or held.gone:
+            late = held is None or held.gone
+        if late:
             lost()
 
     def expired(self, pair: tuple[str, int]) -> bool:
         """Whether the pair is not held, lost, or not known to be renewed for nearly a lease."""
         with self._lock:
-            held = self._held.get(pair)
+            held = self._of(pair)
         return held is None or held.gone or held.confirmed < self._limit()
 
     def release(self, pair: tuple[str, int]) -> None:
         """No longer renews the pair."""
         with self._lock:
-            self._held.pop(pair, None)
+            if self._of(pair) is not None:
+                del self._held[pair[0]]
 
     @property
     def held(self) -> list[tuple[str, int]]:
         """The pairs that are renewed now."""
         with self._lock:
-            return list(self._held)
+            return [(task_id, held.fence) for task_id, held in self._held.items()]
+
+    def _of(self, pair: tuple[str, int]) -> _Held | None:
+        """What is held under exactly this fence; asked under the lock."""
+        held = self._held.get(pair[0])
+        return held if held is not None and held.fence == pair[1] else None
 
     def _wake(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -167,7 +186,7 @@ class Heartbeat:
             return False
         with self._lock:
             for pair in renewed:
-                if held := self._held.get(pair):
+                if held := self._of(pair):
                     held.confirmed = sent
         for pair in missing:
             if status.get(pair) != "RUNNING":
@@ -191,13 +210,15 @@ class Heartbeat:
     def _call_off_expired(self) -> None:
         limit = self._limit()
         with self._lock:
-            expired = [pair for pair, held in self._held.items() if held.confirmed < limit]
+            expired = [
+                (task_id, held.fence) for task_id, held in self._held.items() if held.confirmed < limit
+            ]
         for pair in expired:
             self._lose(pair)
 
     def _lose(self, pair: tuple[str, int]) -> None:
         with self._lock:
-            held = self._held.get(pair)
+            held = self._of(pair)
             if held is None or held.gone:
                 return
             held.gone = True

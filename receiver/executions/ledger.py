@@ -5,33 +5,34 @@ through a group commit: one statement for whatever arrived meanwhile. What keeps
 guards; what happens here is the reading of silence:
 
 - a claim without an answer is looked for by its token; found, it is ours; not found, the delivery ends as
-  unrecorded and comes again.
-- a settlement without an answer is repeated (the fence makes that harmless), then looked up.
+  unrecorded and comes again, and should it commit after all it is handed back (`stragglers`).
+- a settlement without an answer is repeated (the fence makes that harmless), then looked up (`settling`).
 - a COMMIT of a task's transaction without an answer is contested with a fenced FAILED: if that moves the row, the
   effects are gone; if not, the row says what happened.
+
+What this instance holds it does not claim again: its old code may still run here, although the record has forgotten it.
 
 200 leaves this room only when the row was seen to be committed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from receiver.calls import Call, Claimed
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected, RejectionReason
-from receiver.executions import statements
+from receiver.executions import items, statements
 from receiver.executions.group_commit import GroupCommit
-from receiver.executions.lanes import CALL_DEADLINE, ConnectionFailed, Lanes, NotConnected, TransientConflict
-from receiver.executions.statements import ClaimItem, ClaimRow, SettleItem
+from receiver.executions.lanes import ConnectionFailed, Lanes, TransientConflict
+from receiver.executions.settling import Settlements
+from receiver.executions.statements import ClaimItem, ClaimRow
+from receiver.executions.stragglers import Stragglers
 from receiver.failures import Failure
 from receiver.outcomes import (
     Abandoned,
-    AttemptEnding,
     Busy,
     Done,
     Ending,
@@ -55,15 +56,19 @@ if TYPE_CHECKING:
     from receiver.executions.heartbeat import Heartbeat
     from receiver.executions.transaction import TaskTransaction
 
-LANES = 3
-"""Connections of the ledger: one for the batch of claims, one for that of settlements, one for everything rare."""
-
-PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6, 1.6, 1.6, 1.6)
-"""Seconds between the tries of a settlement: its work is done, so a restarting database is worth waiting for."""
+LANES = 4
+"""Connections of the ledger: one for the batch of claims, one for that of settlements, one that may wait for a locked row,
+and one for everything rare. Each is opened when it is first needed, so that there are mostly two."""
 
 INSIST = 10.0
-"""Seconds after which no further try begins: a database that refuses says so at once, one that is silent takes a call's
-deadline a try, and seven of those would keep the batches behind this one waiting for a minute."""
+"""Seconds that a settlement is insisted on at least, though nobody may hear the answer: a restart takes some."""
+
+INSIST_AT_MOST = 120.0
+"""And at most, though the request could still be answered: Cloud SQL's restarts and failovers take about a minute, and each
+that waits takes one of `TASKS_MAX_CONCURRENCY` places."""
+
+ANSWERING = 1.0
+"""Seconds before the ack deadline at which the answer has to leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,8 @@ class Ledger:
         wait = settings.wait.total_seconds()
         self.lanes = Lanes(database, size=LANES, application="receiver ledger", wait=wait)
         self._claims = GroupCommit(self._write_claims, orphaned=self._hand_back_orphan, wait=wait)
-        self._settlements = GroupCommit(self._write_settlements, orphaned=None, wait=2 * CALL_DEADLINE)
+        self._settlements = Settlements(self.lanes)
+        self._stragglers = Stragglers(self.lanes, instance=settings.instance, lease=settings.lease, emit=emit)
 
     async def claim(self, call: Call) -> Claimed | NotStarted:
         """Makes the execution this instance's, or says why it is not.
@@ -98,7 +104,9 @@ class Ledger:
             OutOfConnections: no connection in time; nothing was done.
             DatabaseUnavailable: the database is down, or its answer is not known.
         """
-        item = _claim_item(call)
+        item = items.claim_item(call)
+        if (held := self._heartbeat.find(item.task_id)) is not None:
+            return await self._beside(item, held)
         sent = time.monotonic()
         try:
             row = await self._claims.submit(item)
@@ -112,9 +120,7 @@ class Ledger:
             raise OutOfConnections(str(conflict)) from conflict
         match row.verdict:
             case "claimed":
-                claimed = Claimed(call, row.fence, row.attempt)
-                self._heartbeat.hold(claimed.lease, since=sent)
-                return claimed
+                return await self._held(Claimed(call, row.fence, row.attempt), item, row, since=sent)
             case "done":
                 return Done()
             case "not_due":
@@ -158,15 +164,17 @@ class Ledger:
         """Waits for what was handed in, then closes the connections."""
         await self._claims.close()
         await self._settlements.close()
+        await self._stragglers.close()
         await self.lanes.close()
 
     async def _record(self, claimed: Claimed, outcome: Succeeded | Skipped | Failed) -> Ending:
         try:
-            moved = await self._settlements.submit(self._settle_item(claimed, outcome))
+            item = items.settle_item(claimed, outcome, instance=self._settings.instance)
+            moved = await self._settlements.settle(item, until=_patience(claimed))
         except ItemRefused as refused:
             if isinstance(outcome, Failed):
                 raise DatabaseUnavailable(f"PostgreSQL refuses the failure's text: {refused}") from refused
-            return await self._record(claimed, _not_storable(claimed, str(refused)))
+            return await self._record(claimed, items.not_storable(claimed, str(refused)))
         return outcome if moved else Lost()
 
     async def _commit(self, claimed: Claimed, outcome: Succeeded, transaction: TaskTransaction) -> Ending:
@@ -182,7 +190,7 @@ class Ledger:
             return outcome if status == "SUCCESSFUL" else Lost()
         except SettlementRefused as refused:
             if refused.unstorable:
-                return await self._record(claimed, _not_storable(claimed, str(refused.reason)))
+                return await self._record(claimed, items.not_storable(claimed, str(refused.reason)))
             return await self._record(claimed, claimed.failed(Failure.of(refused.reason)))
 
     async def _write_claims(self, items: Sequence[ClaimItem]) -> list[ClaimRow]:
@@ -198,7 +206,7 @@ class Ledger:
                 lease=self._settings.lease,
             )
         except ConnectionFailed:
-            found = await statements.find_claimed(self.lanes, distinct)
+            found = await self._find_claimed(distinct)
             if not found:
                 raise
         rows = [found.get(item.task_id, _busy(item)) for item in items]
@@ -207,28 +215,35 @@ class Ledger:
             for item, row in zip(items, rows, strict=True)
         ]
 
-    async def _write_settlements(self, items: Sequence[SettleItem]) -> list[bool]:
-        """Whether each is committed as it was to be, by this call or by one before it whose answer was lost."""
-        moved = await self._insist(items)
-        if len(moved) < len(items):
-            missing = [item for item in items if (item.task_id, item.fence) not in moved]
-            pairs = [(item.task_id, item.fence) for item in missing]
-            status = await statements.find_status(self.lanes, pairs)
-            moved |= {
-                pair for pair, item in zip(pairs, missing, strict=True) if status.get(pair) == item.status
-            }
-        return [(item.task_id, item.fence) in moved for item in items]
+    async def _find_claimed(self, items: Sequence[ClaimItem]) -> dict[str, ClaimRow]:
+        """What is ours of a batch without an answer: all that it could claim, or none of it yet."""
+        found: dict[str, ClaimRow] = {}
+        try:
+            found = await statements.find_claimed(self.lanes, items)
+        finally:
+            if not found:
+                self._stragglers.expect(items)
+        return found
 
-    async def _insist(self, items: Sequence[SettleItem]) -> set[tuple[str, int]]:
-        end = time.monotonic() + INSIST
-        for pause in PAUSES:
-            try:
-                return await statements.settle(self.lanes, items)
-            except (ConnectionFailed, NotConnected, OutOfConnections):
-                if time.monotonic() + pause > end:
-                    raise
-                await asyncio.sleep(pause)
-        return await statements.settle(self.lanes, items)
+    async def _held(
+        self, claimed: Claimed, item: ClaimItem, row: ClaimRow, *, since: float
+    ) -> Claimed | Busy:
+        """The claim, held from now on; handed back when another one from here came first, because that may run."""
+        if self._heartbeat.hold(claimed.lease, since=since):
+            return claimed
+        await self._hand_back_orphan(item, row)
+        return Busy()
+
+    async def _beside(self, item: ClaimItem, held: tuple[str, int]) -> Done | Busy:
+        """The answer while this instance holds the execution: its code runs here, or is being recorded.
+
+        Once the lease is lost another instance may have finished it; then the record knows.
+        """
+        if self._heartbeat.expired(held) and await statements.is_done(
+            self.lanes, item, namespace=self._settings.namespace
+        ):
+            return Done()
+        return Busy()
 
     async def _hand_back_orphan(self, item: ClaimItem, row: ClaimRow) -> None:
         """A claim whose request has gone: nobody would run it, so it is READY again at once."""
@@ -241,54 +256,13 @@ class Ledger:
         except (DatabaseUnavailable, TransientConflict) as error:
             self._emit(ReceiverTrouble("claim not handed back; its lease runs out", str(error), item.task_id))
 
-    def _settle_item(self, claimed: Claimed, outcome: Succeeded | Skipped | Failed) -> SettleItem:
-        """The one place where an outcome becomes columns."""
-        match outcome:
-            case Succeeded(return_value=value):
-                return SettleItem(claimed.task_id, claimed.fence, return_value=value)
-            case Skipped(switch=switch):
-                return SettleItem(claimed.task_id, claimed.fence, skipped_by=switch)
-            case Failed(failure=failure, ending=ending, final=final):
-                return SettleItem(
-                    claimed.task_id,
-                    claimed.fence,
-                    final=final,
-                    ending=ending,
-                    error_type=failure.error_type,
-                    error_message=failure.message,
-                    error_traceback=failure.traceback,
-                    message_id=claimed.call.delivery.message_id,
-                    delivery_attempt=claimed.call.delivery.delivery_attempt,
-                    instance=self._settings.instance,
-                )
 
-
-def _claim_item(call: Call) -> ClaimItem:
-    delivery, route = call.delivery, call.route
-    args, kwargs = delivery.args.decode(), delivery.kwargs.decode()
-    return ClaimItem(
-        task_id=delivery.task_id,
-        task_name=route.name,
-        task_path=route.path,
-        paths=route.paths,
-        args=args,
-        kwargs=kwargs,
-        enqueued_at=delivery.enqueued_at,
-        trace=delivery.traceparent,
-        max_attempts=route.max_attempts,
-        token=uuid4(),
-        size=len(args) + len(kwargs) + 500,
-    )
+def _patience(claimed: Claimed) -> float:
+    """Until when, by `time.monotonic()`, an outcome is insisted on: while its request can be answered, within bounds."""
+    now = time.monotonic()
+    answerable = claimed.call.arrived + claimed.call.route.ack_deadline - ANSWERING
+    return min(max(answerable, now + INSIST), now + INSIST_AT_MOST)
 
 
 def _busy(item: ClaimItem) -> ClaimRow:
     return ClaimRow(item.task_id, "busy", 0, 0)
-
-
-def _not_storable(claimed: Claimed, why: str) -> Failed:
-    """A result that cannot be stored is final: a retry would only repeat the task's effects."""
-    return claimed.failed(
-        Failure("ResultNotStorable", f"the task returned, but its result cannot be stored: {why}"),
-        AttemptEnding.FAILED,
-        final=True,
-    )

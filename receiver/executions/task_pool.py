@@ -10,6 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import asyncpg
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -58,12 +59,56 @@ class TaskSession(AsyncSession):
         await (self.commit() if kind is None else self.rollback())
 
 
+class TaskDriver(asyncpg.Connection):  # type: ignore[misc]  # asyncpg carries no type information
+    """The driver's connection, which a task may reach too. It notices what it would keep on this side of the wire.
+
+    `marked`: it has something of a task's that no statement takes away; it is not to be used for another.
+    """
+
+    marked = False
+
+    async def set_type_codec(self, *args: Any, **options: Any) -> None:
+        """As the driver's."""
+        self.marked = True
+        await super().set_type_codec(*args, **options)
+
+    async def reset_type_codec(self, *args: Any, **options: Any) -> None:
+        """As the driver's."""
+        self.marked = True
+        await super().reset_type_codec(*args, **options)
+
+    async def set_builtin_type_codec(self, *args: Any, **options: Any) -> None:
+        """As the driver's."""
+        self.marked = True
+        await super().set_builtin_type_codec(*args, **options)
+
+    async def add_listener(self, *args: Any) -> None:
+        """As the driver's."""
+        self.marked = True
+        await super().add_listener(*args)
+
+    def add_log_listener(self, *args: Any) -> None:
+        """As the driver's."""
+        self.marked = True
+        super().add_log_listener(*args)
+
+    def add_termination_listener(self, *args: Any) -> None:
+        """As the driver's."""
+        self.marked = True
+        super().add_termination_listener(*args)
+
+    def add_query_logger(self, *args: Any) -> None:
+        """As the driver's."""
+        self.marked = True
+        super().add_query_logger(*args)
+
+
 class TaskPool:
     """The connections that tasks may borrow: `TASKS_DB_POOL_SIZE` of them, opened when first wanted."""
 
     def __init__(self, database: Database, *, size: int, wait: float) -> None:
         async def connect() -> Any:
-            return await database.connect("receiver task", SERVER_SETTINGS)
+            return await database.connect("receiver task", SERVER_SETTINGS, connection_class=TaskDriver)
 
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -100,3 +145,6 @@ def _ping(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
     if "used" in record.info and not connection.run_async(answers):
         connection.driver_connection.terminate()  # else SQLAlchemy would wait for its farewell
         raise InvalidatePoolError
+    connection.driver_connection.marked = (
+        False  # what marked it was SQLAlchemy, which has codecs of its own for JSON
+    )

@@ -4,7 +4,8 @@ One transaction on a connection from the tasks' own pool, begun when the task fi
 transaction only (`receiver.fence`) must still be there at settlement: a task that sent COMMIT or ROLLBACK past us is
 found out, because a setting made with SET LOCAL ends with its transaction.
 
-The fenced settlement is its last statement before COMMIT. A server that says no (a deferred constraint, a
+The fenced settlement is its last statement before COMMIT. It is done as the role and with the search_path that the
+connection had when the task got it, and what the task has set instead is put back for its deferred triggers. A server that says no (a deferred constraint, a
 serialization failure) has rolled back; only a server that says nothing leaves the outcome open (`CommitUnknown`).
 """
 
@@ -23,7 +24,7 @@ from receiver.executions import statements
 from receiver.executions.task_pool import TaskConnection, TaskSession
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from receiver.executions.task_pool import TaskPool
 
@@ -33,8 +34,28 @@ IDLE_MARGIN = 5.0
 COMMIT_DEADLINE = 10.0
 """Seconds for settlement and COMMIT, by this side's clock; also for rolling back and resetting."""
 
-RESET = "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; SELECT pg_advisory_unlock_all()"
-"""What a connection forgets on its way back to the pool; prepared statements stay."""
+RESET = (
+    "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;"
+    " SELECT pg_advisory_unlock_all(), 1 / (NOT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql))::int"
+)
+"""What a connection forgets on its way back to the pool. Statements that the driver has prepared stay; a PREPARE of the task's
+makes this fail, and the connection is thrown away."""
+
+STANDING = ("session_authorization", "role", "search_path")
+"""The settings that decide which table the settlement means, and whether it may write there; in the order of setting them."""
+
+BEGIN = """
+SELECT set_config('receiver.fence', $1, true) AS fence,
+       set_config('idle_in_transaction_session_timeout', $2, true) AS idle_limit,
+       current_setting('session_authorization') AS session_authorization,
+       current_setting('role') AS role, current_setting('search_path') AS search_path
+"""
+
+READ_STANDING = """
+SELECT current_setting('receiver.fence', true) AS fence,
+       current_setting('session_authorization') AS session_authorization,
+       current_setting('role') AS role, current_setting('search_path') AS search_path
+"""
 
 
 class CommitUnknown(DatabaseUnavailable):
@@ -68,6 +89,7 @@ class TaskTransaction:
         self._opening = asyncio.Lock()
         self._connection: TaskConnection | None = None
         self._session: AsyncSession | None = None
+        self._standing: Mapping[str, Any] = {}
         self._ended = False
 
     @property
@@ -135,9 +157,29 @@ class TaskTransaction:
         return True
 
     async def _settle(self, executor: _Executor, return_value: str) -> bool:
+        [found] = await executor.fetch(READ_STANDING)
+        if (found["fence"] or "") != str(self._fence):
+            raise TransactionError("the task ended its transaction with a COMMIT or ROLLBACK of its own")
+        if all(found[name] == self._standing[name] for name in STANDING):
+            return await self._record(executor, return_value)
+        await self._stand(executor, self._standing, instead_of=found)
+        moved = await self._record(executor, return_value)
+        await self._stand(executor, found, instead_of=self._standing)
+        return moved
+
+    @staticmethod
+    async def _stand(
+        executor: _Executor, standing: Mapping[str, Any], *, instead_of: Mapping[str, Any]
+    ) -> None:
+        """Takes another standing, for the rest of the transaction."""
+        for name in STANDING:
+            # The role anyway: it ends with the session's authorization.
+            if name == "role" or standing[name] != instead_of[name]:
+                await executor.fetch("SELECT set_config($1, $2, true)", name, standing[name])
+
+    async def _record(self, executor: _Executor, return_value: str) -> bool:
         try:
-            if await statements.settle_with_effects(executor, self._task_id, self._fence, return_value):
-                return True
+            return await statements.settle_with_effects(executor, self._task_id, self._fence, return_value)
         except DBAPIError as error:
             if _sqlstate(error)[:2] in (
                 "22",
@@ -145,10 +187,6 @@ class TaskTransaction:
             ):  # not a value, or nested too deeply: as `lanes` sorts them
                 raise SettlementRefused(error, unstorable=True) from error
             raise
-        marker = await executor.fetch("SELECT current_setting('receiver.fence', true) AS fence")
-        if (marker[0]["fence"] or "") != str(self._fence):
-            raise TransactionError("the task ended its transaction with a COMMIT or ROLLBACK of its own")
-        return False
 
     async def rollback(self) -> None:
         """Undoes everything and gives the connection back; never raises, takes at most `COMMIT_DEADLINE`."""
@@ -187,16 +225,12 @@ class TaskTransaction:
             raise
         left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
         try:
-            await _Executor(connection).fetch(
-                "SELECT set_config('receiver.fence', $1, true),"
-                " set_config('idle_in_transaction_session_timeout', $2, true)",
-                str(self._fence),
-                f"{int(left * 1000)}ms",
-            )
+            [begun] = await _Executor(connection).fetch(BEGIN, str(self._fence), f"{int(left * 1000)}ms")
         except BaseException:
             await AsyncConnection.invalidate(connection)
             await AsyncConnection.close(connection)
             raise
+        self._standing = {name: begun[name] for name in STANDING}
         return connection
 
     async def _release(self) -> None:
@@ -213,7 +247,7 @@ class TaskTransaction:
                     not connection.invalidated
                 ):  # asked for its raw connection, an invalidated one opens another
                     driver = (await connection.get_raw_connection()).driver_connection
-                    clean = driver is not None and not driver.is_in_transaction()
+                    clean = driver is not None and not driver.is_in_transaction() and not driver.marked
                     if driver is not None and clean:
                         await driver.execute(RESET)
         except Exception:  # noqa: BLE001 - whatever it was, this connection is not to be used again
@@ -251,7 +285,7 @@ class _Executor:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+    async def fetch(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
         result = await self._connection.exec_driver_sql(statement, arguments)
         return [dict(row) for row in result.mappings()]
 

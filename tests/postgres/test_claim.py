@@ -171,6 +171,46 @@ async def test_a_killed_last_attempt_ends_in_a_final_failure_that_says_so(
     assert await look.endings("killed") == ["LEASE_EXPIRED"]
 
 
+async def test_what_this_instance_still_holds_it_does_not_claim_again(instance: Instance, look: Look) -> None:
+    """The record has forgotten the lease; here the old code may still run."""
+    claimed = await instance.claim("held")
+    await look.expire("held")
+    before = await look.row("held")
+    assert await instance.ledger.claim(call("held")) == Busy()
+    assert await look.row("held") == before
+    instance.heartbeat.release(claimed.lease)  # it has returned
+    assert (await instance.claim("held")).fence == 2
+
+
+async def test_what_is_still_held_here_and_was_finished_elsewhere_is_done(
+    instances: Instances, look: Look
+) -> None:
+    stale, newer = instances("stale", lease=timedelta(microseconds=1)), instances("newer")
+    await stale.claim("elsewhere")
+    claimed = await newer.claim("elsewhere")
+    assert await stale.ledger.claim(call("elsewhere")) == Busy()
+    await newer.ledger.settle(claimed, Succeeded("1"))
+    assert await stale.ledger.claim(call("elsewhere")) == Done()
+
+
+async def test_of_two_claims_from_one_instance_only_the_first_is_kept(
+    instances: Instances, look: Look
+) -> None:
+    """The second is sent when the first is not yet known to be held, and finds its lease over."""
+    instance = instances(lease=timedelta(microseconds=1))
+    await instance.ledger.lanes.fetch("SELECT 1")
+    first = asyncio.create_task(instance.ledger.claim(call("twice")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # its batch is on its way
+    second = asyncio.create_task(instance.ledger.claim(call("twice")))
+    kept = await first
+    assert isinstance(kept, Claimed)
+    assert await second == Busy()
+    assert instance.heartbeat.held == [("twice", 1)]
+    assert await look.state("twice") == ("READY", False, 1, 2)
+    assert await look.endings("twice") == ["LEASE_EXPIRED", "HANDED_BACK"]
+
+
 async def test_of_two_claims_at_once_exactly_one_wins(instances: Instances, look: Look) -> None:
     """A READY row each, two instances, fifty times."""
     first, second = instances("first"), instances("second")

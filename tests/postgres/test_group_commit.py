@@ -10,7 +10,7 @@ import pytest
 
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
 from receiver.executions.group_commit import MAX_BYTES, MAX_ITEMS, REPEATS, GroupCommit
-from receiver.executions.lanes import TransientConflict
+from receiver.executions.lanes import LockedOut, TransientConflict
 from tests.postgres.record import until
 
 
@@ -32,19 +32,24 @@ class Writer:
         self.refused: set[str] = set()
         self.errors: list[Exception] = []
         self.locked: set[str] = set()
+        self.waiting: dict[str, asyncio.Event] = {}
         self.orphans: list[tuple[str, str]] = []
         self.at_once = 0
 
     async def write(self, items: Sequence[Thing]) -> list[str]:
         """Its result for each item is the item's name in capitals."""
-        assert self.at_once == 0, "one batch at a time"
+        assert self.at_once < 2, "one batch at a time, and one item of a refused one beside it"
         self.at_once += 1
         try:
             self.batches.append([item.task_id for item in items])
             await self.gate.wait()
             if self.errors:
                 raise self.errors.pop(0)
+            if len(items) == 1 and items[0].task_id in self.waiting:
+                await self.waiting[items[0].task_id].wait()
             for item in items:
+                if item.task_id in self.waiting and not self.waiting[item.task_id].is_set():
+                    raise LockedOut("55P03")
                 if item.task_id in self.refused:
                     raise ItemRefused("22003", "no")
                 if item.task_id in self.locked:
@@ -171,16 +176,42 @@ async def test_a_database_that_is_down_fails_all_of_the_batch_and_none_after(
 
 
 async def test_who_waits_too_long_for_a_batch_is_refused(writer: Writer) -> None:
-    """Nothing was done for it; the batch before it is not disturbed."""
+    """Nothing was done for it."""
     group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.05)
     first = await under_way(writer, group)
     with pytest.raises(OutOfConnections):
         await group.submit(Thing("late"))
     writer.gate.set()
-    assert await first == "FIRST"  # whoever was taken is waited for
+    await asyncio.gather(first, return_exceptions=True)
     await group.close()
     assert writer.batches == [["first"]]
-    assert writer.orphans == []
+    assert ("late", "LATE") not in writer.orphans
+
+
+async def test_whose_batch_is_stuck_is_refused_in_time_and_leaves_an_orphan(writer: Writer) -> None:
+    """Somebody locks the table: the batch waits for it, the request does not."""
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.05)
+    first = await under_way(writer, group)
+    with pytest.raises(OutOfConnections):
+        await first
+    writer.gate.set()
+    await group.close()
+    assert writer.orphans == [("first", "FIRST")]
+
+
+async def test_a_locked_item_keeps_nobody_waiting_who_comes_after_it(writer: Writer, group: Group) -> None:
+    """Its own batch is taken apart beside the next one."""
+    writer.waiting = {"stuck": asyncio.Event(), "stuck too": asyncio.Event()}
+    first = await under_way(writer, group)
+    rest = submit_all(group, "a", "stuck", "stuck too")
+    await asyncio.sleep(0)
+    writer.gate.set()
+    assert [await first, await rest[0]] == ["FIRST", "A"]
+    assert await asyncio.gather(*submit_all(group, "behind", "and behind")) == ["BEHIND", "AND BEHIND"]
+    assert not rest[1].done()
+    for each in writer.waiting.values():
+        each.set()
+    assert await asyncio.gather(*rest) == ["A", "STUCK", "STUCK TOO"]
 
 
 async def test_who_goes_before_being_taken_leaves_nothing(writer: Writer, group: Group) -> None:

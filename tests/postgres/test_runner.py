@@ -289,16 +289,34 @@ async def test_a_sync_task_learns_through_ctx_that_its_lease_is_lost(
     assert await look.state("taken") == ("RUNNING", False, 1, 2)
 
 
-async def test_a_lease_lost_before_the_task_starts_is_noticed(instance: Instance, look: Look) -> None:
-    """The heartbeat no longer holds it when the runner asks."""
+async def test_a_lease_lost_before_the_task_starts_is_handed_back(instance: Instance, look: Look) -> None:
+    """The heartbeat no longer holds it when the runner asks. Nothing ran, so that no attempt is used up."""
 
     async def work() -> None:
-        await asyncio.sleep(30)
+        raise AssertionError("it must not run")
 
     claimed = await instance.claim("early", route(work))
     instance.heartbeat.release(claimed.lease)
     async with asyncio.timeout(10):
-        assert await instance.finish(claimed) == Lost()
+        assert await instance.finish(claimed) == HandedBack()
+    assert await look.state("early") == ("READY", False, 0, 1)
+
+
+async def test_a_lease_lost_before_the_task_starts_stays_with_its_next_owner(
+    instances: Instances, look: Look
+) -> None:
+    late, next_owner = instances("late"), instances("next")
+
+    async def work() -> None:
+        raise AssertionError("it must not run")
+
+    claimed = await late.claim("early", route(work))
+    late.heartbeat.release(claimed.lease)
+    await look.expire("early")
+    await next_owner.claim("early", route(work))
+    before = await look.row("early")
+    assert await late.finish(claimed) == HandedBack()
+    assert await look.row("early") == before
 
 
 async def test_leaving_hands_back_what_stops_and_abandons_what_does_not(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from receiver.errors import DatabaseUnavailable
+from receiver.calls import Claimed
+from receiver.errors import DatabaseUnavailable, OutOfConnections
+from receiver.executions.lanes import SERVER_SETTINGS
 from receiver.executions.migrations import upgrade
 from receiver.failures import Failure
 from receiver.local.postgres import Postgres
@@ -17,6 +21,7 @@ from receiver.outcomes import (
     AttemptEnding,
     Busy,
     Done,
+    Ending,
     Failed,
     HandedBack,
     Lost,
@@ -26,7 +31,7 @@ from receiver.outcomes import (
     Unrecorded,
 )
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Instance, Look, call, connect, failure, route
+from tests.postgres.record import Instance, Look, call, connect, failure, route, until
 from tests.proxy import Proxy
 
 
@@ -217,20 +222,106 @@ async def test_settlements_of_one_batch_are_told_apart(instance: Instance, look:
             assert row["error_message"] == str(number)
 
 
-async def test_a_settlement_waits_for_no_longer_than_a_lock_and_harms_no_neighbour(
+async def test_rows_that_somebody_keeps_locked_hold_up_no_neighbour_and_are_settled_when_free(
     instance: Instance, look: Look, other: Any
 ) -> None:
-    """Somebody sits on one row, an operator or a vanished instance: the others in its batch are recorded."""
-    claims = [await instance.claim(task_id) for task_id in ("locked", "a", "b", "z")]
-    transaction = other.transaction()
-    await transaction.start()
-    await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
-    endings = await asyncio.gather(*(instance.ledger.settle(claimed, Succeeded("1")) for claimed in claims))
-    await transaction.rollback()
-    assert endings[1:] == [Succeeded("1")] * 3
-    assert endings[0] == Unrecorded()
+    """An operator's transaction, a partitioned instance's: the others are recorded meanwhile, in this batch and the next."""
+    locked = [await instance.claim(f"locked-{number}") for number in range(12)]
+    claims = [await instance.claim(task_id) for task_id in ("a", "b", "z")]
+    late = await instance.claim("late")
+
+    def settle(claimed: Claimed) -> asyncio.Task[Ending]:
+        return asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1")))
+
+    async with other.transaction():
+        await other.execute("SELECT 1 FROM task_executions WHERE task_id LIKE 'locked-%' FOR UPDATE")
+        waiting = [settle(claimed) for claimed in locked]
+        assert await asyncio.gather(*map(settle, claims)) == [Succeeded("1")] * 3
+        assert await settle(late) == Succeeded("1")
+        assert not any(task.done() for task in waiting)
+        assert await look.state("locked-0") == ("RUNNING", False, 1, 1)
+    assert await asyncio.gather(*waiting) == [Succeeded("1")] * len(locked)
+    assert await look.value("SELECT count(*) FROM task_executions WHERE status = 'RUNNING'") == 0
+
+
+async def test_a_row_that_stays_locked_is_given_up_in_the_end(
+    instance: Instance, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.executions.ledger.INSIST_AT_MOST", 0.2)
+    claimed = await instance.claim("locked")
+    async with other.transaction():
+        await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
+        assert await instance.ledger.settle(claimed, Succeeded("1")) == Unrecorded()
     assert await look.state("locked") == ("RUNNING", False, 1, 1)
-    assert (await look.state("z"))[0] == "SUCCESSFUL"
+
+
+async def test_a_row_that_moved_while_it_was_locked_is_lost(
+    instance: Instance, look: Look, other: Any
+) -> None:
+    """Waited for, it turns out to be another's."""
+    claimed = await instance.claim("moving")
+    async with other.transaction():
+        await other.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'moving'")
+        settling = asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1")))
+        await until(lambda: _waits_for_a_lock(look))
+        assert not settling.done()
+    assert await settling == Lost()
+    assert await look.state("moving") == ("RUNNING", False, 1, 2)
+
+
+async def _waits_for_a_lock(look: Look) -> bool:
+    waiting = await look.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'receiver ledger' AND wait_event_type = 'Lock'"
+    )
+    return bool(waiting)
+
+
+async def test_a_table_that_is_locked_for_a_while_costs_no_settlement(
+    instances: Instances, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration of the application's: its work done, a settlement is tried for longer than a few lock_timeouts."""
+    monkeypatch.setitem(SERVER_SETTINGS, "lock_timeout", "100ms")
+    instance = instances()
+    claims = [await instance.claim(task_id) for task_id in ("a", "b", "c")]
+    tries: set[Any] = set()
+
+    async def tried() -> bool:
+        tries.add(
+            await look.value(
+                "SELECT max(query_start) FROM pg_stat_activity WHERE datname = current_database()"
+                " AND application_name = 'receiver ledger' AND wait_event_type = 'Lock'"
+            )
+        )
+        return len(tries - {None}) > 5
+
+    async with other.transaction():
+        await other.execute("LOCK TABLE task_executions IN ACCESS EXCLUSIVE MODE")
+        settling = [
+            asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1"))) for claimed in claims
+        ]
+        await until(tried, within=30)
+        assert not any(task.done() for task in settling)
+    assert await asyncio.gather(*settling) == [Succeeded("1")] * 3
+
+
+async def test_claims_behind_a_locked_table_are_refused_within_the_pools_timeout(
+    instances: Instances, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their statement still waits then; what it claims in the end is handed back."""
+    monkeypatch.setitem(SERVER_SETTINGS, "lock_timeout", "4s")
+    instance = instances(wait=0.3)
+    ids = ["first", *(f"behind-{number}" for number in range(5))]
+    async with other.transaction():
+        await other.execute("LOCK TABLE task_executions IN SHARE MODE")
+        refused = await asyncio.gather(
+            *(instance.ledger.claim(call(task_id)) for task_id in ids), return_exceptions=True
+        )
+        assert [type(each) for each in refused] == [OutOfConnections] * len(ids)
+        assert await _waits_for_a_lock(look)
+    await instance.ledger.close()
+    rows = await look.connection.fetch("SELECT DISTINCT status, attempt FROM task_executions")
+    assert [tuple(row) for row in rows] == [("READY", 0)]
 
 
 # --- silence ------------------------------------------------------------------------------------------------------
@@ -320,6 +411,37 @@ async def test_a_claim_that_never_arrived_is_a_500_and_the_next_delivery_runs(
     assert (await instance.claim("silent")).attempt == 1
 
 
+@pytest.mark.parametrize("when", ["later", "on exit"])
+async def test_a_claim_that_commits_after_its_connection_broke_uses_up_no_attempt(
+    instances: Instances, proxy: Proxy, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """The server finishes the statement when its client has long been told 500: its only attempt is still to come."""
+    monkeypatch.setattr("receiver.executions.stragglers.ENDED", 1.5 if when == "later" else 60.0)
+    monkeypatch.setitem(SERVER_SETTINGS, "lock_timeout", "4s")
+    once = route(max_attempts=1)
+    instance = instances(url=proxy.url)
+    await instance.claim("warm")  # the statement is prepared: it would already wait while it is
+    async with other.transaction():
+        await other.execute("LOCK TABLE task_executions IN SHARE MODE")
+        claiming = asyncio.create_task(instance.ledger.claim(call("straggler", once)))
+        await until(lambda: _waits_for_a_lock(look))
+        proxy.cut()
+        with pytest.raises(DatabaseUnavailable):
+            await claiming
+        assert await look.find("straggler") is None
+    await until(lambda: look.find("straggler"))
+    if when == "on exit":
+        assert await look.state("straggler") == ("RUNNING", False, 1, 1)
+        await instance.ledger.close()
+        assert await look.state("straggler") == ("READY", False, 0, 1)
+    await until(lambda: _is_ready(look, "straggler"))
+    assert (await instances("next").claim("straggler", once)).attempt == 1
+
+
+async def _is_ready(look: Look, task_id: str) -> bool:
+    return (await look.state(task_id))[0] == "READY"
+
+
 async def test_a_claim_that_cannot_be_looked_for_is_a_500_and_keeps_its_lease(
     instances: Instances, proxy: Proxy, look: Look
 ) -> None:
@@ -337,10 +459,27 @@ async def test_a_claim_that_cannot_be_looked_for_is_a_500_and_keeps_its_lease(
     assert (await instance.claim("silent")).fence == 2
 
 
+async def test_a_claim_that_cannot_be_looked_for_is_handed_back_once_it_can(
+    instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.executions.stragglers.ENDED", 0.1)
+    monkeypatch.setattr("receiver.executions.stragglers.PAUSE", 0.1)
+    instance = instances(url=proxy.url)
+    await instance.claim("warm")
+    lost = proxy.lose_reply_to(b"silent", everything=True)
+    with pytest.raises(DatabaseUnavailable):
+        await instance.ledger.claim(call("silent"))
+    assert lost.fired.is_set()
+    assert await look.state("silent") == ("RUNNING", False, 1, 1)
+    proxy.accept()
+    await until(lambda: _is_ready(look, "silent"))
+    assert await look.state("silent") == ("READY", False, 0, 1)
+
+
 async def test_an_outcome_that_cannot_be_recorded_is_a_500_and_lets_the_lease_run_out(
     instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.executions.ledger.PAUSES", (0.01, 0.02))
+    monkeypatch.setattr("receiver.executions.ledger.INSIST_AT_MOST", 0.2)
     instance = instances(url=proxy.url)
     claimed = await instance.claim("down")
     proxy.refuse()
@@ -350,6 +489,28 @@ async def test_an_outcome_that_cannot_be_recorded_is_a_500_and_lets_the_lease_ru
     assert instance.heartbeat.held == []
     [trouble] = instance.events
     assert "settlement not recorded" in str(trouble)
+
+
+async def test_a_settlement_is_insisted_on_while_its_request_can_be_answered(
+    instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is away for longer than nobody's request would be worth; who comes meanwhile is settled with it."""
+    monkeypatch.setattr("receiver.executions.ledger.INSIST", 0.1)
+    instance = instances(url=proxy.url)
+    first, second = await instance.claim("first"), await instance.claim("second")
+    unheard = await instance.claim("unheard", route(ack_deadline=10))
+    unheard = replace(unheard, call=replace(unheard.call, arrived=time.monotonic() - 9))
+    proxy.refuse()
+    proxy.cut()
+    settling = asyncio.create_task(instance.ledger.settle(first, Succeeded("1")))
+    assert await instance.ledger.settle(unheard, Succeeded("1")) == Unrecorded()
+    also = asyncio.create_task(instance.ledger.settle(second, Succeeded("2")))
+    await asyncio.sleep(0)
+    assert not settling.done()
+    proxy.accept()
+    assert [await settling, await also] == [Succeeded("1"), Succeeded("2")]
+    assert await look.state("first") == ("SUCCESSFUL", True, 1, 1)
+    assert await look.state("unheard") == ("RUNNING", False, 1, 1)
 
 
 async def test_a_settlement_survives_a_crash_of_the_database(

@@ -63,6 +63,9 @@ class Record(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.models = {"a": Model(), "b": Model()}
         self.claims: list[tuple[int, Claimed]] = []
+        self.held: dict[
+            tuple[int, str], int
+        ] = {}  # what an owner has not settled: its code may still run there
         self.do(self._open())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -101,7 +104,7 @@ class Record(RuleBasedStateMachine):
     def claim(self, task_id: str, owner: int) -> None:
         model = self.models[task_id]
         got = self.do(self.owners[owner].ledger.claim(call(task_id, DECLARED)))
-        match self._expected(model):
+        match Busy() if (owner, task_id) in self.held else self._expected(model):
             case None:
                 assert isinstance(got, Claimed), got
                 if model.status == "RUNNING":
@@ -111,6 +114,7 @@ class Record(RuleBasedStateMachine):
                 model.fence += 1
                 assert (got.attempt, got.fence) == (model.attempt, model.fence)
                 self.claims.append((owner, got))
+                self.held[owner, task_id] = got.fence
             case Exhausted() as expected:
                 assert got == expected
                 if model.status == "RUNNING":
@@ -145,6 +149,8 @@ class Record(RuleBasedStateMachine):
             "unstorable": Succeeded('"\\u0000"'),
         }
         ending = self.do(self.owners[owner].ledger.settle(claimed, outcomes[kind]))
+        if self.held.get((owner, claimed.task_id)) == claimed.fence:
+            del self.held[owner, claimed.task_id]
         if not ours:
             # Nothing moves (see the invariant); only what this owner wrote before may be confirmed to it.
             same = model.status == ("SUCCESSFUL" if isinstance(ending, Succeeded) else "FAILED")
@@ -180,6 +186,13 @@ class Record(RuleBasedStateMachine):
     def leave(self, data: st.DataObject) -> None:
         _, claimed = data.draw(st.sampled_from(self.claims))
         self.do(statements.shorten_leases(self.lane, [claimed.lease], left=timedelta(seconds=50)))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        """The code is gone without a settlement, as when the process was killed and another has its name."""
+        owner, task_id = data.draw(st.sampled_from(sorted(self.held)))
+        self.owners[owner].heartbeat.release((task_id, self.held.pop((owner, task_id))))
 
     @rule(task_id=TASK_IDS)
     def expire(self, task_id: str) -> None:

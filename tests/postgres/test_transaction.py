@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -441,6 +441,7 @@ async def test_a_commit_that_hangs_ends_in_time_and_neighbours_are_settled_meanw
 ) -> None:
     """The row stays locked by a connection that nobody hears of: 500, and its lease runs out."""
     monkeypatch.setattr("receiver.executions.transaction.COMMIT_DEADLINE", 0.3)
+    monkeypatch.setattr("receiver.executions.ledger.INSIST_AT_MOST", 1.0)
     instance = instances(tasks_url=proxy.url)
     stalled = proxy.stall_before(b"COMMIT;")
     began = time.monotonic()
@@ -823,3 +824,145 @@ async def test_a_row_of_the_applications_that_refers_to_the_execution_holds_noth
         assert ended.return_value == "1"
     finally:
         await look.connection.execute("DROP TABLE notes")
+
+
+# --- what a task sets -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def clerk(look: Look) -> AsyncIterator[str]:
+    """A role that may write effects, and nothing of the record."""
+    await look.execute("DROP ROLE IF EXISTS clerk")
+    await look.execute("CREATE ROLE clerk")
+    await look.execute("GRANT SELECT, INSERT ON effects TO clerk")
+    yield "clerk"
+    await look.execute("DROP OWNED BY clerk")
+    await look.execute("DROP ROLE clerk")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "SET LOCAL search_path = pg_catalog",
+        "SET search_path = pg_catalog",
+        "SET LOCAL ROLE clerk",
+        "SET ROLE clerk",
+        "SET LOCAL SESSION AUTHORIZATION clerk",
+        "SET SESSION AUTHORIZATION clerk",
+    ],
+)
+async def test_a_settlement_stands_above_what_the_task_has_set(
+    instance: Instance, look: Look, clerk: str, setting: str
+) -> None:
+    async def work(ctx: TaskContext) -> None:
+        connection = await insert(ctx)
+        await connection.exec_driver_sql(setting)
+        await connection.exec_driver_sql("INSERT INTO public.effects VALUES (2)")
+
+    ending = await instance.run("stands", work)
+    assert isinstance(ending, Succeeded), ending
+    assert await look.state("stands") == ("SUCCESSFUL", True, 1, 1)
+    assert await written(look) == [1, 2]
+
+
+async def test_a_deferred_trigger_sees_what_the_task_has_set(
+    instance: Instance, look: Look, clerk: str
+) -> None:
+    """It runs at COMMIT, behind the settlement."""
+    await look.execute(
+        "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'as % in %', current_setting('role'), current_setting('search_path'); END $$"
+    )
+    await look.execute(
+        "CREATE CONSTRAINT TRIGGER tell AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION tell()"
+    )
+
+    async def work(ctx: TaskContext) -> None:
+        connection = await insert(ctx)
+        await connection.exec_driver_sql("SET LOCAL search_path = pg_catalog, public")
+        await connection.exec_driver_sql("SET LOCAL ROLE clerk")
+
+    ending = await instance.run("told", work)
+    assert isinstance(ending, Failed), ending
+    assert "as clerk in pg_catalog, public" in ending.failure.message
+    assert await look.state("told") == ("FAILED", False, 1, 1)
+
+
+async def _codec(connection: AsyncConnection) -> None:
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    await raw.driver_connection.set_type_codec(
+        "int4", schema="pg_catalog", encoder=str, decoder=lambda _: "spoilt", format="text"
+    )
+
+
+async def _codec_through_sync(connection: AsyncConnection) -> None:
+    def spoil(sync: Any) -> None:
+        def decoder(_: str) -> str:
+            return "spoilt"
+
+        sync.connection.dbapi_connection.run_async(
+            lambda driver: driver.set_type_codec(
+                "int4", schema="pg_catalog", encoder=str, decoder=decoder, format="text"
+            )
+        )
+
+    await connection.run_sync(spoil)
+
+
+async def _prepared(connection: AsyncConnection) -> None:
+    await connection.exec_driver_sql("PREPARE mine AS SELECT 1")
+
+
+async def _listener(connection: AsyncConnection) -> None:
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    await raw.driver_connection.add_listener("gossip", lambda *_: None)
+
+
+async def _logger(connection: AsyncConnection) -> None:
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    raw.driver_connection.add_query_logger(lambda _: None)
+
+
+@pytest.mark.parametrize("leaves", [_codec, _codec_through_sync, _prepared, _listener, _logger])
+@pytest.mark.filterwarnings("ignore::asyncpg.exceptions.InterfaceWarning")
+async def test_what_no_reset_takes_away_goes_with_its_connection(
+    instances: Instances, leaves: Callable[[AsyncConnection], Awaitable[None]]
+) -> None:
+    instance = instances(pool_size=1)
+    pids: list[Any] = []
+
+    async def messy(ctx: TaskContext) -> None:
+        connection = await ctx.connection()
+        pids.append(await connection.scalar(text("SELECT pg_backend_pid()::text")))
+        await leaves(connection)
+
+    async def tidy(ctx: TaskContext) -> int:
+        connection = await ctx.connection()
+        pids.append(await connection.scalar(text("SELECT pg_backend_pid()::text")))
+        return await connection.scalar(text("SELECT 7::int4")) or 0
+
+    assert isinstance(await instance.run("messy", messy), Succeeded)
+    for name in ("tidy", "tidy again"):
+        ending = await instance.run(name, tidy)
+        assert isinstance(ending, Succeeded)
+        assert ending.return_value == "7"
+    assert pids[0] != pids[1]
+    assert pids[1] == pids[2], "who leaves nothing keeps the connection"
+
+
+async def test_the_last_value_of_a_sequence_is_the_tasks_own(instances: Instances, look: Look) -> None:
+    await look.execute("CREATE TABLE counted (id serial)")
+    instance = instances(pool_size=1)
+
+    async def counts(ctx: TaskContext) -> None:
+        await (await ctx.connection()).exec_driver_sql("INSERT INTO counted DEFAULT VALUES")
+
+    async def asks(ctx: TaskContext) -> None:
+        await (await ctx.connection()).exec_driver_sql("SELECT lastval()")
+
+    assert isinstance(await instance.run("counts", counts), Succeeded)
+    assert error_of(await instance.run("asks", asks)).endswith("DBAPIError")

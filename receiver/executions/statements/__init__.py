@@ -17,6 +17,7 @@ from receiver.executions.statements.claims import (
     defer,
     exhaust,
     find_claimed,
+    is_done,
 )
 from receiver.executions.statements.executor import Executor
 from receiver.executions.statements.leases import hand_back, renew, shorten_leases
@@ -46,6 +47,7 @@ __all__ = [
     "find_status",
     "hand_back",
     "insert",
+    "is_done",
     "mark_published",
     "renew",
     "settle",

@@ -186,6 +186,17 @@ async def find_claimed(executor: Executor, items: Sequence[ClaimItem]) -> dict[s
     return {row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows}
 
 
+IS_DONE = """
+SELECT task_id FROM task_executions
+WHERE task_id = $1 AND final AND namespace = $2 AND (task_name = $3 OR task_path = ANY ($4::text[]))
+"""
+
+
+async def is_done(executor: Executor, item: ClaimItem, *, namespace: str) -> bool:
+    """Whether the item's execution is final; nothing is claimed."""
+    return bool(await executor.fetch(IS_DONE, item.task_id, namespace, item.task_name, list(item.paths)))
+
+
 DEFER = """
 UPDATE task_executions SET published_at = NULL, publishing_until = NULL
 WHERE task_id = $1 AND status = 'READY' AND run_after > clock_timestamp()

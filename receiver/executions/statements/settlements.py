@@ -52,7 +52,7 @@ held AS (
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
-    FOR NO KEY UPDATE OF e
+    FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 moved AS (
     UPDATE task_executions e
@@ -74,11 +74,18 @@ ended AS (
 SELECT task_id, fence FROM moved
 """
 
+SETTLE_WAITING = SETTLE.replace(" SKIP LOCKED", "")
 
-async def settle(executor: Executor, items: Sequence[SettleItem]) -> set[tuple[str, int]]:
-    """RUNNING → SUCCESSFUL or FAILED, where the fence still is the owner's; returns the (task_id, fence) that moved."""
+
+async def settle(
+    executor: Executor, items: Sequence[SettleItem], *, waiting: bool = False
+) -> set[tuple[str, int]]:
+    """RUNNING → SUCCESSFUL or FAILED, where the fence still is the owner's; returns the (task_id, fence) that moved.
+
+    A row that somebody else has locked does not move, unless `waiting`: then it is waited for, `lock_timeout` long.
+    """
     rows = await executor.fetch(
-        SETTLE,
+        SETTLE_WAITING if waiting else SETTLE,
         [item.task_id for item in items],
         [item.fence for item in items],
         [item.status for item in items],

@@ -56,20 +56,23 @@ async def test_a_late_settlement_and_a_late_heartbeat_move_nothing(database_url:
 
 async def test_fence_and_attempt_over_a_long_life(database_url: str, record: Record) -> None:
     """The fence rises with every claim and with nothing else; the attempt counts what was not handed back."""
-    one = Instance(database_url, "one", lease=timedelta(milliseconds=1))
+    lives = [Instance(database_url, "one", lease=timedelta(milliseconds=1))]
     seen = []
     try:
         outcomes: list[Failed | HandedBack | Succeeded | None]
         outcomes = [failure(), HandedBack(), None, HandedBack(), failure(), None, Succeeded("1")]
         for outcome in outcomes:
-            claimed = await one.claim("long")
-            if outcome is not None:  # else it is left to its lease
-                assert await one.ledger.settle(claimed, outcome) == outcome
+            claimed = await lives[-1].claim("long")
+            if outcome is None:  # its instance is gone; it is left to its lease
+                lives.append(Instance(database_url, "next", lease=timedelta(milliseconds=1)))
+            else:
+                assert await lives[-1].ledger.settle(claimed, outcome) == outcome
             row = await row_of(record, "long")
             assert row["fence"] == claimed.fence
             seen.append((row["status"], row["attempt"], row["fence"]))
     finally:
-        await one.close()
+        for one in lives:
+            await one.close()
     assert seen == [
         ("FAILED", 1, 1),
         ("READY", 1, 2),

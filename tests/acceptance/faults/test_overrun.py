@@ -12,7 +12,17 @@ import pytest
 
 from receiver import runner, watchdog
 from receiver.outcomes import Abandoned
-from tests.acceptance.faults.cast import NO_ANSWER, Marks, Receiver, message, new_label, redelivered, row_of
+from tests.acceptance.faults.cast import (
+    NO_ANSWER,
+    HoldingProxy,
+    Marks,
+    Receiver,
+    expired,
+    message,
+    new_label,
+    redelivered,
+    row_of,
+)
 from tests.acceptance.faults.conftest import Launch
 from tests.acceptance.stage import Record, eventually
 from tests.postgres.record import Instance
@@ -197,3 +207,42 @@ async def test_code_that_only_lost_its_lease_does_not_cost_the_instance(
     finally:
         goes_on.set()
         await one.close()
+
+
+async def test_what_still_runs_here_is_not_claimed_here_again(
+    launch: Launch, proxy: HoldingProxy, record: Record, marks: Marks
+) -> None:
+    """Cut off from the database past its lease, called off, it goes on: a coroutine that swallows that, and a thread.
+
+    Redelivered to the same instance in the moment in which the database is back, nothing runs beside it.
+    """
+    labels = {task: new_label() for task in ("swallowing", "gated_in_thread")}
+    first = await launch(proxy.url, lease=LEASE)
+    answers = [await first.running(task, label) for task, label in labels.items()]
+    proxy.refuse()
+    proxy.cut()
+    for label in labels.values():
+        await expired(record, label)
+
+    async def redeliver(task: str, label: str) -> set[int]:
+        """Until the lease is renewed, and the record knows again."""
+        statuses = set()
+        end = await lease_of(record, label)
+        while await lease_of(record, label) == end:
+            statuses.add((await first.push(message(task, label))).status)
+        return statuses
+
+    redeliveries = [asyncio.create_task(redeliver(task, label)) for task, label in labels.items()]
+    await eventually(lambda: first.sent > 12)
+    proxy.accept()
+    seen = set().union(*await asyncio.gather(*redeliveries))
+    assert {marks.count(label) for label in labels.values()} == {1}
+    assert seen <= {429, 500}
+    assert 429 in seen
+    for task, label in labels.items():
+        marks.let_go(label)
+        assert (await redelivered(first, message(task, label)))[0].status == 200
+        row = await row_of(record, label)
+        assert (row["status"], row["attempt"], row["fence"]) == ("SUCCESSFUL", 1, 1)
+        assert await record.attempts(label) == []
+    await asyncio.gather(*answers)
