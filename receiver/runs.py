@@ -10,6 +10,8 @@ import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from receiver import forks
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -95,14 +97,18 @@ class Ended:
 async def awaited(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Ended:
     """Runs an `async def` task. Whatever it raises is returned."""
     try:
-        return Ended(value=await function(*args, **kwargs))
+        ended = Ended(value=await function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, nor its record be lost
-        return Ended(error=error)
+        ended = Ended(error=error)
+    forks.end_if_child(ended.error)
+    return ended
 
 
 def called(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Ended:
     """Runs a `def` task, in its thread. Whatever it raises is returned."""
     try:
-        return Ended(value=function(*args, **kwargs))
+        ended = Ended(value=function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - as above
-        return Ended(error=error)
+        ended = Ended(error=error)
+    forks.end_if_child(ended.error)
+    return ended

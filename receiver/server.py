@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
+from receiver import forks
 from receiver.app import create_app
 from receiver.connections import Connection
 from receiver.errors import ConfigurationError, SettingError
@@ -136,6 +137,8 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
     server = Server(config, service)
 
     async def main() -> None:
+        forks.withhold(listener)
+        forks.guard(asyncio.get_running_loop())
         await service.check_schema()
         address = listener.getsockname()
         service.emit(ServiceState(f"listening on http://{address[0]}:{address[1]}"))

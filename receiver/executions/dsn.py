@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from receiver import forks
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -43,9 +45,11 @@ class Database:
         """
         if not self.prepared_statements:
             options["statement_cache_size"] = 0
-        return await asyncpg.connect(
+        connection = await asyncpg.connect(
             self.dsn,
             timeout=CONNECT_TIMEOUT,
             server_settings={"application_name": application, **(server_settings or {})},
             **options,
         )
+        forks.withhold(connection._transport)  # noqa: SLF001 - asyncpg has no public name for it
+        return connection

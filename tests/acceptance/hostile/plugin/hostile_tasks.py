@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -436,6 +437,69 @@ async def mutter(label: str, how: str) -> None:
     MUTTERS[how]()
 
 
+# --- children of the process ---------------------------------------------------------------------------------------
+
+
+def sleep_on() -> None:
+    time.sleep(600)
+
+
+@task
+def terminate_a_child(label: str) -> int | None:
+    note(label)
+    child = multiprocessing.get_context("fork").Process(target=sleep_on)
+    child.start()
+    child.terminate()
+    child.join(20)
+    child.kill()
+    return child.exitcode
+
+
+@task
+async def leave_a_child(ctx: TaskContext, label: str) -> int:
+    """With a connection of the task's own open at the fork, beside those of the receiver."""
+    await (await ctx.connection()).execute(text("SELECT 1"))
+    note(label)
+    child = os.fork()
+    if child == 0:
+        try:
+            sleep_on()
+        finally:
+            os._exit(1)
+    return child
+
+
+def go_astray(how: str) -> None:
+    """What a child does that should have ended by itself; it gets out of its task by returning, too."""
+    if how == "raise":
+        raise ValueError("of the child")
+    if how == "leave":
+        sys.exit(3)
+
+
+async def fork_astray(label: str, how: str) -> object:
+    note(label)
+    child = os.fork()
+    if child == 0:
+        go_astray(how)
+        if how == "wait":
+            await asyncio.sleep(0)
+            await asyncio.sleep(600)
+        return "of the child"
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def fork_astray_in_thread(label: str, how: str) -> object:
+    note(label)
+    child = os.fork()
+    if child == 0:
+        go_astray(how)
+        return "of the child"
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
 def exit_at_once() -> None:
     os._exit(7)
 
@@ -484,6 +548,10 @@ tasks = [
     TaskRoute(give_with_effect),
     TaskRoute(disturb),
     TaskRoute(mutter),
+    TaskRoute(terminate_a_child),
+    TaskRoute(leave_a_child),
+    TaskRoute(fork_astray, timeout=30),
+    TaskRoute(fork_astray_in_thread, timeout=30),
     TaskRoute(die, max_attempts=2),
     TaskRoute(die_in_thread, max_attempts=2),
 ]
