@@ -4,7 +4,7 @@
     ├── ConfigurationError        start is refused; the message is one line for the operator
     │   ├── SettingError          an environment variable
     │   ├── PluginError           a plugin module, its list of routes, or TASKS_SETUP
-    │   └── SchemaError           the database's tables are older than this code
+    │   └── SchemaError           the database's tables are older than this code, or not ours to use
     ├── DeclarationError          a @task or TaskRoute that Pub/Sub or Scheduler would refuse (a ValueError)
     ├── PermanentError            raised by a task: do not try again
     ├── TransactionError          a task ended or bypassed its own transaction
@@ -65,7 +65,15 @@ class PluginError(ConfigurationError):
 
 
 class SchemaError(ConfigurationError):
-    """The database's tables are missing or older than this code: run `receiver migrate`."""
+    """The database's tables are missing or older than this code, or not this role's to use; the message says what to do.
+
+    Args:
+        state: the same in two words, for /ready.
+    """
+
+    def __init__(self, message: str, *, state: str = "not migrated") -> None:
+        self.state = state
+        super().__init__(message)
 
 
 class DeclarationError(ReceiverError, ValueError):

@@ -12,6 +12,7 @@ A client that disconnects cancels nothing: Pub/Sub will ask again, and the recor
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -226,6 +227,8 @@ class Runner:
             encoded = self._encoder.encode(value)
             if len(encoded) > self._max_result_bytes:
                 reason = f"it has {len(encoded)} bytes, TASKS_MAX_RESULT_BYTES is {self._max_result_bytes}"
+            elif not _is_finite(value, encoded):
+                reason = "it has a NaN or an infinite number, and JSON has none"
             else:
                 return Succeeded(encoded.decode())
         except BaseException as error:  # noqa: BLE001 - encoding calls the value's own code, which may raise anything
@@ -234,6 +237,21 @@ class Runner:
             "ResultNotStorable", f"the task returned, but its result cannot be stored: {reason}"
         )
         return claimed.failed(failure, final=True)
+
+
+def _is_finite(value: Any, encoded: bytes) -> bool:
+    """Whether no number of the value is NaN or infinite: those are encoded as null, and nobody would know.
+
+    So only a value with a null somewhere is looked at again, by the standard library's encoder, which can refuse them.
+    """
+    if value is None or b"null" not in encoded:
+        return True
+    try:
+        # The hook is for msgspec.Raw, which is JSON already; whatever else there is has just been encoded.
+        json.dumps(msgspec.to_builtins(value, enc_hook=lambda _: None), allow_nan=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _timed_out(claimed: Claimed, ended: Ended) -> Failure:

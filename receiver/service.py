@@ -120,15 +120,15 @@ class Service:
         )
 
     async def check_schema(self) -> None:
-        """Refuses to serve on tables older than this code. A database that is down is not a reason to refuse.
+        """Refuses to serve on tables older than this code, or not ours to use. One that is down or read-only may recover.
 
         Raises:
-            SchemaError: run `receiver migrate`.
+            SchemaError: run `receiver migrate`, or grant what it names.
         """
         try:
             await migrations.check(self.ledger.lanes)
         except DatabaseUnavailable as error:
-            self.emit(ReceiverTrouble("the database cannot be reached yet", str(error)))
+            self.emit(ReceiverTrouble("the database cannot be used yet", str(error)))
 
     async def start(self) -> None:
         """Starts the heartbeat and fetches the certificates ahead of the first push."""
@@ -196,8 +196,10 @@ class Service:
         found = {"database": "ok", "schema": "ok", "certificates": "ok"}
         try:
             await migrations.check(self.ledger.lanes)
-        except SchemaError:
-            found["schema"] = "not migrated"
+        except SchemaError as error:
+            found["schema"] = error.state
+        except migrations.ReadOnly:
+            found["database"] = "read-only"
         except DatabaseUnavailable:
             found |= {"database": "unavailable", "schema": "unknown"}
         if self.certificates is not None and not await self.certificates.ready():

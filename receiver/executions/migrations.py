@@ -36,32 +36,64 @@ ADVISORY_LOCK = 0x7265636569766572
 LOCK_TIMEOUT = "5s"
 """How long a step waits for a table; longer would queue every claim behind it."""
 
-FIND_VERSION = f"SELECT version_num FROM {VERSION_TABLE}"  # noqa: S608 - a constant of ours
+TABLES = ("task_executions", "task_attempts", "rejected_messages")
+"""What a delivery reads and writes."""
+
+NEEDED = ("SELECT", "INSERT", "UPDATE")
+"""The rights that a delivery needs on each; pruning needs DELETE too."""
+
+LOOK = f"""
+SELECT (SELECT version_num FROM {VERSION_TABLE} LIMIT 1) AS version,
+       current_setting('transaction_read_only')::bool AS read_only,
+       current_user::text AS role,
+       ARRAY(SELECT t FROM unnest($1::text[]) AS t WHERE to_regclass(t) IS NULL) AS missing,
+       ARRAY(SELECT t FROM unnest($1::text[]) AS t
+             WHERE NOT (SELECT bool_and(has_table_privilege(to_regclass(t), p)) FROM unnest($2::text[]) AS p)) AS denied
+"""  # noqa: S608 - a constant of ours
+
+
+class ReadOnly(DatabaseUnavailable):
+    """The database takes no writes: a replica, or `default_transaction_read_only`."""
 
 
 async def check(executor: Executor) -> None:
-    """Passes when the tables are those of this code, or newer.
+    """Passes when the tables are those of this code, or newer, and this role may use them. One statement.
 
     Raises:
-        SchemaError: they are missing or older.
+        SchemaError: they are missing or older, or the role lacks rights.
+        ReadOnly: nothing can be written.
         DatabaseUnavailable: not known.
     """
     import asyncpg  # noqa: PLC0415 - the constants above are read by commands that never connect
 
     try:
-        rows = await executor.fetch(FIND_VERSION)
+        [found] = await executor.fetch(LOOK, TABLES, NEEDED)
     except asyncpg.UndefinedTableError:
         raise SchemaError("the database has no tables of receiver; run `receiver migrate`") from None
     except asyncpg.InsufficientPrivilegeError:
+        raise _denied(f"may not read {VERSION_TABLE}", "this role") from None
+    version = found["version"]
+    if version != HEAD and (version in KNOWN or version is None):
         raise SchemaError(
-            f"this role may not read {VERSION_TABLE}; grant it SELECT there, and SELECT, INSERT, UPDATE, DELETE on "
-            "task_executions, task_attempts and rejected_messages"
-        ) from None
-    found = str(rows[0]["version_num"]) if rows else "nothing"
-    if found != HEAD and (found in KNOWN or not rows):
-        raise SchemaError(
-            f"the database is at version {found}, this code needs {HEAD}; run `receiver migrate`"
+            f"the database is at version {version or 'nothing'}, this code needs {HEAD}; run `receiver migrate`"
         )
+    if found["missing"]:
+        raise SchemaError(
+            f"the database has no {' and no '.join(found['missing'])}, although it is migrated: give it its name back, or "
+            "put its schema on the search_path",
+            state="a table is missing",
+        )
+    if found["denied"]:
+        raise _denied(f"may not use {', '.join(found['denied'])}", f"the role {found['role']}")
+    if found["read_only"]:
+        raise ReadOnly("it is read-only: a replica, or default_transaction_read_only is on")
+
+
+def _denied(what: str, who: str) -> SchemaError:
+    return SchemaError(
+        f"{who} {what}; grant it SELECT on {VERSION_TABLE}, and SELECT, INSERT, UPDATE, DELETE on {', '.join(TABLES)}",
+        state="no rights",
+    )
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:

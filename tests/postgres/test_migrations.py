@@ -216,7 +216,15 @@ async def test_a_role_without_rights_is_told_what_to_grant(database_url: str) ->
     try:
         with pytest.raises(SchemaError, match="may not read receiver_alembic_version; grant it SELECT"):
             await migrations.check(lane)
+        await owner.execute("GRANT SELECT ON receiver_alembic_version TO stranger")
+        await owner.execute("GRANT SELECT, INSERT, UPDATE ON task_executions TO stranger")
+        await owner.execute("GRANT SELECT, INSERT ON task_attempts, rejected_messages TO stranger")
+        told = "the role stranger may not use task_attempts, rejected_messages; grant it .* UPDATE"
+        with pytest.raises(SchemaError, match=told):
+            await migrations.check(lane)
+        await owner.execute("GRANT UPDATE ON task_attempts, rejected_messages TO stranger")
+        await migrations.check(lane)
     finally:
         await lane.close()
-        await owner.execute("DROP ROLE stranger")
+        await owner.execute("DROP OWNED BY stranger; DROP ROLE stranger")
         await owner.close()

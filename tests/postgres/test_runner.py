@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import pytest
 
 from receiver import PermanentError, TaskContext
@@ -123,12 +129,31 @@ async def test_a_permanent_error_is_final(
     assert await look.state("never") == ("FAILED", True, 1, 1)
 
 
+@dataclass
+class Point:
+    """A result with a number in it."""
+
+    x: float | None
+
+
 class Unencodable:
     """A result that is no JSON."""
 
 
 @pytest.mark.parametrize(
-    "value", [Unencodable(), object, {1j: 2}, "x" * 3000, "\ud800", "\0"], ids=lambda v: type(v).__name__
+    "value",
+    [
+        Unencodable(),
+        object,
+        {1j: 2},
+        "x" * 3000,
+        "\ud800",
+        "\0",
+        math.nan,
+        {"a": [None, -math.inf]},
+        Point(math.inf),
+    ],
+    ids=lambda v: type(v).__name__,
 )
 async def test_a_result_that_cannot_be_stored_is_a_final_failure(
     instances: Instances, look: Look, value: Any
@@ -140,6 +165,30 @@ async def test_a_result_that_cannot_be_stored_is_a_final_failure(
     assert isinstance(ending, Failed)
     assert await look.state("odd") == ("FAILED", True, 1, 1)
     assert (await look.row("odd"))["error_type"] == "ResultNotStorable"
+
+
+@pytest.mark.parametrize(
+    ("value", "stored"),
+    [
+        (None, None),
+        ([None, 1.5, "null"], [None, 1.5, "null"]),
+        (
+            {"point": Point(None), "raw": msgspec.Raw(b'{"a": null}')},
+            {"point": {"x": None}, "raw": {"a": None}},
+        ),
+        ({UUID(int=1): None, 2: Decimal("NaN")}, {str(UUID(int=1)): None, "2": "NaN"}),
+    ],
+)
+async def test_a_result_with_nothing_in_it_is_stored(
+    instance: Instance, look: Look, value: Any, stored: Any
+) -> None:
+    """A null of the task's own is no number that JSON has not."""
+
+    async def work() -> Any:
+        return value
+
+    assert isinstance(await instance.run("nothing", work), Succeeded)
+    assert json.loads((await look.row("nothing"))["return_value"]) == stored
 
 
 async def test_an_async_task_is_called_off_at_its_deadline(instance: Instance, look: Look) -> None:
