@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 CLOUD_RUN_GRACE: Final = timedelta(seconds=8)
 """Cloud Run kills 10 s after SIGTERM; handing back what has stopped takes its part of the rest."""
 
+SUBSCRIPTION_RETENTION: Final = timedelta(days=7)
+"""How long Pub/Sub keeps a message that nobody acks: its default."""
+
+DEAD_LETTER_RETENTION: Final = timedelta(days=7)
+"""How long it keeps the message after that, as a dead letter."""
+
+LEAST_RETENTION: Final = SUBSCRIPTION_RETENTION + DEAD_LETTER_RETENTION + timedelta(days=1)
+"""How long the record must know what is final."""
+
 _NAMES: Final = frozenset(variable.name for variable in VARIABLES)
 _FAULT: Final = "TASKS_FAULT_"
 _LOCAL_ONLY: Final = ("TASKS_SCHEDULER_ENDPOINT", "PUBSUB_EMULATOR_HOST")
@@ -67,6 +76,20 @@ def contradictions(settings: Settings) -> None:
             str(settings.max_inflight_bytes),
             f"it must be TASKS_MAX_BODY_BYTES ({settings.max_body_bytes}) or more, or a large message never fits",
         )
+    if settings.retention < LEAST_RETENTION:
+        raise SettingError("TASKS_RETENTION", _days(settings.retention), retention_too_short())
+
+
+def retention_too_short() -> str:
+    """What is allowed instead, and why."""
+    return (
+        f"use {_days(LEAST_RETENTION)} or more: Pub/Sub keeps a message for {_days(SUBSCRIPTION_RETENTION)} and its dead "
+        f"letter for {_days(DEAD_LETTER_RETENTION)} more, and what comes back after its record was pruned would run again"
+    )
+
+
+def _days(time: timedelta) -> str:
+    return f"{time / timedelta(days=1):.3g}d"
 
 
 def shown(value: str) -> str:

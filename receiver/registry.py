@@ -11,7 +11,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from receiver import plugins
+from receiver import maintenance, plugins
 from receiver.errors import PluginError, Rejected, RejectionReason
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Registry:
     """All routes of this receiver, found by any of their names.
 
     Args:
-        routes: in the order in which plugins declare them.
+        routes: in the order in which plugins declare them; the receiver's own come after them.
         modules: the plugin modules they come from, for `undeclared`.
 
     Raises:
@@ -40,6 +40,7 @@ class Registry:
 
     def __init__(self, routes: Sequence[TaskRoute], modules: Sequence[str] = ()) -> None:
         by_name: dict[str, TaskRoute] = {}
+        routes = (*routes, *maintenance.ROUTES)
         for route in routes:
             for name in sorted(route.names):
                 other = by_name.setdefault(name, route)
@@ -56,7 +57,17 @@ class Registry:
         raise AttributeError(f"the registry is frozen: {name} cannot be deleted")
 
     def __repr__(self) -> str:
-        return f"<Registry of {len(self.routes)} routes>"
+        return f"<Registry of {len(self.declared)} routes>"
+
+    @property
+    def declared(self) -> tuple[TaskRoute, ...]:
+        """The routes that plugins declare, without the receiver's own."""
+        return self.routes[: -len(maintenance.ROUTES)]
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The path of the task that each name, path and alias means."""
+        return {name: route.path for name, route in self._by_name.items()}
 
     def find(self, task_name: str) -> TaskRoute | None:
         """The route with this name, path or alias, or None."""
@@ -91,6 +102,11 @@ def undeclared(registry: Registry) -> list[str]:
 def _clash(name: str, first: TaskRoute, second: TaskRoute) -> str:
     if first.path == second.path:
         return f"two routes declare {first.path}; keep one TaskRoute for it"
+    if maintenance.is_built_in(second):
+        return (
+            f"{first.path} is known as {name!r}, as is the receiver's own {second.path}; "
+            "rename the function, or drop the alias"
+        )
     return (
         f"{first.path} and {second.path} are both known as {name!r}; rename one function, or drop the alias"
     )

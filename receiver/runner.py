@@ -15,12 +15,14 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from receiver.errors import PermanentError
 from receiver.failures import Failure
+from receiver.maintenance import MaintenanceContext, Surroundings, is_built_in
 from receiver.outcomes import Abandoned, AttemptEnding, HandedBack, Lost, Outcome, Skipped, Succeeded
 from receiver.runs import Ended, Reason, Run, awaited, called
 from receiver.tasks import TaskContext
@@ -46,6 +48,7 @@ class Runner:
     Args:
         pool: makes the tasks' pool, at the first task that may use it.
         stuck: called once abandoned code has not returned for a lease: the instance has to go.
+        around: what the built-in tasks are given; without it they refuse to run.
     """
 
     def __init__(
@@ -58,7 +61,9 @@ class Runner:
         max_result_bytes: int,
         stuck: Callable[[], None],
         emit: Emit,
+        around: Surroundings | None = None,
     ) -> None:
+        self._around = around
         self._ledger = ledger
         self._heartbeat = heartbeat
         self._pool = pool
@@ -137,11 +142,14 @@ class Runner:
 
     def _start(self, claimed: Claimed, admitted: Admitted) -> Run:
         route, call = claimed.call.route, claimed.call
-        transaction = self._transaction(claimed) if route.is_async and route.takes_context else None
+        ours = self._around if is_built_in(route) else None
+        transacts = route.is_async and route.takes_context and not is_built_in(route)
+        transaction = self._transaction(claimed) if transacts else None
         execution = Run(claimed, transaction)
         args = call.args
         if route.takes_context:
-            context = TaskContext(
+            made = TaskContext if ours is None else partial(MaintenanceContext, ours)
+            context = made(
                 task_id=claimed.task_id,
                 attempt=claimed.attempt,
                 message_id=call.delivery.message_id,

@@ -23,6 +23,7 @@ from receiver.executions.dsn import Database
 from receiver.executions.heartbeat import Heartbeat
 from receiver.executions.ledger import Ledger, LedgerSettings
 from receiver.executions.rejections import Rejections
+from receiver.maintenance import Surroundings
 from receiver.oidc import NoVerifier, Verifier
 from receiver.push import PushEndpoint
 from receiver.runner import Runner
@@ -98,6 +99,7 @@ class Service:
             max_result_bytes=settings.max_result_bytes,
             stuck=self._stuck,
             emit=emit,
+            around=Surroundings(settings, self.registry.paths, emit),
         )
         self.admission = Admission(
             Threads(settings.threads, wait=wait.total_seconds()),
@@ -139,11 +141,11 @@ class Service:
         self.watchdog.start()
         if self.certificates is not None:
             self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
-        if any(route.is_async and route.takes_context for route in self.registry.routes):
+        if any(route.is_async and route.takes_context for route in self.registry.declared):
             # In a thread and ahead of the first such task: SQLAlchemy's import would hold the loop for 0.2 s.
             load = asyncio.to_thread(importlib.import_module, "receiver.executions.transaction")
             self._loading = asyncio.create_task(load, name="load SQLAlchemy")
-        self.emit(ServiceState(f"receiving pushes for {len(self.registry.routes)} tasks"))
+        self.emit(ServiceState(f"receiving pushes for {len(self.registry.declared)} tasks"))
 
     async def drain(self, *, since: float | None = None) -> None:
         """Admits nothing more, waits the grace for what is in flight, then calls off what runs and hands back what stops.

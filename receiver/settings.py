@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from receiver import refusals, variables
 from receiver.errors import SettingError
+from receiver.refusals import DEAD_LETTER_RETENTION, LEAST_RETENTION, SUBSCRIPTION_RETENTION
 from receiver.variables import VARIABLES, Unreadable, Variable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = [
+    "DEAD_LETTER_RETENTION",
+    "LEAST_RETENTION",
+    "SUBSCRIPTION_RETENTION",
     "VARIABLES",
     "PushAuth",
     "Serving",

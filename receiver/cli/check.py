@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receiver import plugins
+from receiver import maintenance, plugins
 from receiver.cli import terminal
 from receiver.errors import PluginError
 from receiver.registry import Registry
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the plugins declare. `findings` must be mended before a deployment; `notes` should be known.
+    """What the plugins declare, and the receiver's own after that. `findings` must be mended before a deployment; `notes` should be known.
 
     `undeclared` are those findings with which `serve` starts all the same.
     """
@@ -71,7 +71,8 @@ def inspect(settings: Settings) -> Report:
         f"{path} is a @task that no TaskRoute declares; add it to the list, or remove the decorator"
         for path in plugins.undeclared(found.modules, declared)
     ]
-    return Report(found.routes, (*findings, *undeclared), tuple(undeclared), tuple(_notes(found.routes)))
+    routes = (*found.routes, *maintenance.ROUTES)
+    return Report(routes, (*findings, *undeclared), tuple(undeclared), tuple(_notes(found.routes)))
 
 
 def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
@@ -109,8 +110,9 @@ def _print(report: Report) -> None:
     listing = terminal.table("NAME", "PATH", "SCHEDULE", "TIMEOUT", "ATTEMPTS", "KILL SWITCH", "TOPIC")
     for route in report.routes:
         enabled = route.is_enabled(os.environ)
+        ours = maintenance.is_built_in(route)
         listing.add_row(
-            terminal.cell(route.name),
+            terminal.cell(f"{route.name} (built in)" if ours else route.name, "dim" if ours else ""),
             terminal.cell(route.path),
             terminal.cell(f"{route.schedule} {route.schedule_timezone}" if route.is_scheduled else None),
             terminal.cell(f"{route.effective_timeout:g} s"),
@@ -122,12 +124,12 @@ def _print(report: Report) -> None:
             terminal.cell(route.topic_name),
         )
     console = terminal.console()
-    if report.routes:
+    count = sum(not maintenance.is_built_in(route) for route in report.routes)
+    if count:
         console.print(listing)
     for note in report.notes:
         console.print(f"note: {terminal.clean(note)}")
     if not report.findings:
-        count = len(report.routes)
         console.print(f"{count} task{'' if count == 1 else 's'}, nothing to mend")
 
 
@@ -135,6 +137,7 @@ def _as_json(route: TaskRoute) -> Mapping[str, Any]:
     return {
         "name": route.name,
         "path": route.path,
+        "built_in": maintenance.is_built_in(route),
         "aliases": route.aliases,
         "is_async": route.is_async,
         "takes_context": route.takes_context,

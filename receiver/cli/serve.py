@@ -35,7 +35,7 @@ def command(host: str, port: int | None, *, no_deadlines: bool) -> None:
     )  # again: a plugin, or Django's set-up, may have configured logging for itself
     if no_deadlines:
         registry = Registry(
-            [replace(route, timeout=LONGEST_TIMEOUT) for route in registry.routes], registry.modules
+            [replace(route, timeout=LONGEST_TIMEOUT) for route in registry.declared], registry.modules
         )
         emit = _undisturbed(emit)
     service = Service(settings, registry, emit=emit)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 VERSION_TABLE = "receiver_alembic_version"
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest step; a test compares it with the folder of steps, so that serving need not import alembic."""
 
-KNOWN = ("0001",)
+KNOWN = ("0001", "0002")
 """Every step up to HEAD. A version that is not among them is of a newer release."""
 
 ADVISORY_LOCK = 0x7265636569766572

@@ -47,10 +47,11 @@ RETURNING e.task_id
 # The fence is raised although nothing was claimed: the line in task_attempts needs a number of its own.
 
 KEEP = """
-INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, count, first_seen, last_seen)
-VALUES ($1, $2, $3, $4, $5, 1, clock_timestamp(), clock_timestamp())
+INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, task_name, count, first_seen, last_seen)
+VALUES ($1, $2, $3, $4, $5, $8, 1, clock_timestamp(), clock_timestamp())
 ON CONFLICT (key) DO UPDATE
-SET count = r.count + 1, last_seen = clock_timestamp(), reason = EXCLUDED.reason, detail = EXCLUDED.detail
+SET count = r.count + 1, last_seen = clock_timestamp(), reason = EXCLUDED.reason, detail = EXCLUDED.detail,
+    task_name = EXCLUDED.task_name
 RETURNING count >= $6 AND last_seen - first_seen >= $7::interval AS enough
 """
 
@@ -100,6 +101,7 @@ class Rejections:
             self._namespace,
             self._most,
             self._grace,
+            None if identity is None else min(identity.names, key=len),
         )
         return Refused(rejected.reason, rejected.detail, acked=rows[0]["enough"])
 

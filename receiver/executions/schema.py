@@ -81,6 +81,14 @@ task_executions = Table(
     CheckConstraint("skipped_by IS NULL OR status = 'SUCCESSFUL'", name="task_executions_skipped"),
     CheckConstraint("attempt >= 0 AND fence >= attempt", name="task_executions_fence"),
     Index("task_executions_enqueued_at", "enqueued_at"),
+    # Neither a claim nor a settlement changes what these are made of, so that their updates stay HOT.
+    Index(
+        "task_executions_owed",
+        "namespace",
+        text("coalesce(run_after, enqueued_at)"),
+        postgresql_where=text("published_at IS NULL"),
+    ),
+    Index("task_executions_group_key", "group_key", postgresql_where=text("group_key IS NOT NULL")),
 )
 
 task_attempts = Table(
@@ -121,5 +129,13 @@ rejected_messages = Table(
     Column("first_seen", _moment, nullable=False),
     Column("last_seen", _moment, nullable=False),
     Column("replayed_at", _moment),
+    Column("task_name", Text),
     CheckConstraint("count >= 1", name="rejected_messages_count"),
+    Index(
+        "rejected_messages_unknown",
+        "namespace",
+        "task_name",
+        postgresql_where=text("reason = 'unknown_task' AND replayed_at IS NULL"),
+    ),
+    Index("rejected_messages_first_seen", "first_seen"),
 )

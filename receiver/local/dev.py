@@ -66,7 +66,7 @@ class Dev:
         self._scheduler = Scheduler(
             self._broker,
             lambda route: ground.place.topic(route.topic_name),
-            lambda name: say(f"scheduled     {name}"),
+            self._fired,
         )
 
     async def run(self) -> None:
@@ -146,7 +146,9 @@ class Dev:
             url=self._ground.place.url,
             debug=self._debug,
         )
-        self._say("tasks         " + (", ".join(route.name for route in routes) or "none"))
+        self._say(
+            "tasks         " + (", ".join(route.name for route in routes if not route.built_in) or "none")
+        )
         attending = asyncio.create_task(self._attend(child))
         self._attending.add(attending)
         attending.add_done_callback(self._attending.discard)
@@ -175,6 +177,10 @@ class Dev:
                 await asyncio.shield(stopping)
             finally:
                 await stopping  # cancelled or not: it is gone before anything else happens
+
+    def _fired(self, route: LocalRoute) -> None:
+        if not route.built_in:  # a line a minute would tell nobody anything
+            self._say(f"scheduled     {route.name}")
 
     def _patient(self, route: LocalRoute) -> LocalRoute:
         return replace(route, ack_deadline=MAX_ACK_DEADLINE) if self._debug else route

@@ -36,6 +36,7 @@ class LocalRoute(msgspec.Struct, frozen=True):
 
     name: str
     path: str
+    built_in: bool
     schedule: str | None
     schedule_timezone: str | None
     ack_deadline: int

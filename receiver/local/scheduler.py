@@ -50,11 +50,11 @@ class Scheduler:
 
     Args:
         topic: the full topic name of a route.
-        fired: is told the name of each task that was fired.
+        fired: is told the route of each task that was fired.
     """
 
     def __init__(
-        self, broker: Broker, topic: Callable[[LocalRoute], str], fired: Callable[[str], None]
+        self, broker: Broker, topic: Callable[[LocalRoute], str], fired: Callable[[LocalRoute], None]
     ) -> None:
         self._broker = broker
         self._topic = topic
@@ -85,7 +85,7 @@ class Scheduler:
                 if due <= now and route.schedule is not None and route.schedule_timezone is not None:
                     self._due[name] = (next_firing(route.schedule, route.schedule_timezone, now), route)
                     self._broker.publish(self._topic(route), [scheduled_message(name)])
-                    self._fired(name)
+                    self._fired(route)
             first = min((due for due, _ in self._due.values()), default=now + LONGEST_SLEEP)
             try:
                 async with asyncio.timeout(min(max(first - time.time(), 0), LONGEST_SLEEP)):

@@ -246,7 +246,7 @@ class TestCheck:
     def test_sound_plugins_are_listed(self, run: Run) -> None:
         done = run("check", TASKS_MODULES="shop", ENABLE_GREET="off")
         assert (done.returncode, done.stderr) == (0, "")
-        header, greet, fails, note, last = done.stdout.splitlines()
+        header, greet, fails, sweep, note, last = done.stdout.splitlines()
         assert header.split() == [
             "NAME",
             "PATH",
@@ -264,6 +264,7 @@ class TestCheck:
         assert "ENABLE_GREET (OFF)" in greet
         assert "dev--gyrinx.tasks--shop.greet" in greet
         assert fails.split()[:4] == ["fails", "shop.fails", "400", "s"]
+        assert sweep.startswith("sweep (built in)  receiver.maintenance.sweep  * * * * * UTC")
         assert note.startswith("note: shop.fails: timeout 400 s is longer than ack_deadline 300 s")
         assert last == "2 tasks, nothing to mend"
 
@@ -274,11 +275,13 @@ class TestCheck:
         done = run("check", "--json", TASKS_MODULES="shop", TASKS_ENVIRONMENT="prod")
         report = json.loads(done.stdout)
         assert (done.returncode, report["findings"], len(report["notes"])) == (0, [], 1)
-        greet, fails = report["routes"]
+        greet, fails, sweep = report["routes"]
         assert (greet["name"], greet["topic_name"]) == ("greet", "prod--gyrinx.tasks--shop.greet")
         assert greet["scheduler_job_name"] == "prod--gyrinx-scheduler--shop-greet"
         assert (greet["enabled"], greet["schedule"]) == (True, "0 3 * * *")
         assert (fails["max_attempts"], fails["timeout"], fails["scheduler_job_name"]) == (3, 400.0, None)
+        assert [route["built_in"] for route in report["routes"]] == [False, False, True]
+        assert (sweep["path"], sweep["schedule"]) == ("receiver.maintenance.sweep", "* * * * *")
 
     def test_every_finding_is_a_line(self, run: Run, tmp_path: Path) -> None:
         """What would stop the start comes all at once, not one at a time."""

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from receiver.local.beside import Beside, running
 from receiver.local.postgres import Postgres
-from tests.postgres.record import Instance, Look, connect
+from tests.postgres.record import Instance, Look, connect, route
 from tests.postgres.reused import ReusedDatabase
+from tests.postgres.sweeps import Post, Sweeps
 from tests.proxy import Proxy
 
 Instances = Callable[..., Instance]
@@ -78,3 +80,24 @@ def own_server() -> Iterator[Postgres]:
     """A small PostgreSQL that tests may halt and fill up; each leaves it running and empty."""
     with Postgres(settings={"max_connections": "12", "superuser_reserved_connections": "1"}) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pubsub_beside() -> Iterator[Beside]:
+    """A local Pub/Sub; each test has a project of its own in it."""
+    with running() as beside:
+        yield beside
+
+
+@pytest.fixture
+def post(pubsub_beside: Beside) -> Post:
+    """A project with the topic of `noop`."""
+    made = Post(pubsub_beside)
+    made.open(route())
+    return made
+
+
+@pytest.fixture
+def sweeps(database_url: str, post: Post) -> Sweeps:
+    """Sweeps of this test's database, published to its project."""
+    return Sweeps(database_url, post)

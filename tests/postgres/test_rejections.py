@@ -58,6 +58,7 @@ async def test_a_rejected_message_is_kept_whole(lanes: Lanes, look: Look) -> Non
         "namespace": NAMESPACE,
         "count": 1,
         "replayed_at": None,
+        "task_name": "noop",
     } | {"body": row["body"]}
     assert await look.find("id") is None
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from receiver.errors import PluginError, Rejected, RejectionReason
+from receiver.maintenance import SWEEP
 from receiver.registry import Registry
 from receiver.routes import TaskRoute
 from receiver.tasks import TaskContext
@@ -13,7 +14,7 @@ from receiver.tasks import TaskContext
 def send(user_id: str, *, copies: int = 1) -> None: ...
 
 
-async def sweep(ctx: TaskContext, depth: int = 1) -> None: ...
+async def tidy(ctx: TaskContext, depth: int = 1) -> None: ...
 
 
 def other() -> None: ...
@@ -21,7 +22,7 @@ def other() -> None: ...
 
 def test_a_route_is_found_by_name_path_and_alias() -> None:
     route = TaskRoute(send, aliases=["old.send"])
-    registry = Registry([route, TaskRoute(sweep)])
+    registry = Registry([route, TaskRoute(tidy)])
     for name in ("send", f"{__name__}.send", "old.send"):
         assert registry.find(name) is route
     assert registry.find("Send") is None
@@ -29,10 +30,25 @@ def test_a_route_is_found_by_name_path_and_alias() -> None:
 
 
 def test_routes_keep_their_order() -> None:
-    routes = [TaskRoute(sweep), TaskRoute(send)]
-    assert Registry(routes).routes == tuple(routes)
-    assert Registry([]).routes == ()
+    routes = [TaskRoute(tidy), TaskRoute(send)]
+    assert Registry(routes).declared == tuple(routes)
+    assert Registry([]).declared == ()
     assert repr(Registry(routes)) == "<Registry of 2 routes>"
+
+
+def test_the_receivers_own_routes_are_always_there() -> None:
+    registry = Registry([TaskRoute(send)])
+    assert registry.routes == (TaskRoute(send), SWEEP)
+    assert registry.find("sweep") is SWEEP
+    assert registry.paths["receiver.maintenance.sweep"] == registry.paths["sweep"] == SWEEP.path
+    assert registry.paths["send"] == f"{__name__}.send"
+
+
+def test_a_name_of_the_receivers_own_is_refused_with_what_to_do() -> None:
+    def sweep() -> None: ...
+
+    with pytest.raises(PluginError, match=r"receiver's own receiver.maintenance.sweep; rename the function"):
+        Registry([TaskRoute(sweep)])
 
 
 def clashing() -> list[tuple[list[TaskRoute], str]]:
@@ -41,9 +57,9 @@ def clashing() -> list[tuple[list[TaskRoute], str]]:
     return [
         ([TaskRoute(other), TaskRoute(other)], "two routes declare"),
         ([TaskRoute(globals()["send"]), TaskRoute(send)], "are both known as 'send'"),
-        ([TaskRoute(sweep), TaskRoute(other, aliases=["sweep"])], "are both known as 'sweep'"),
-        ([TaskRoute(sweep, aliases=["x"]), TaskRoute(other, aliases=["x"])], "are both known as 'x'"),
-        ([TaskRoute(sweep), TaskRoute(other, aliases=[f"{__name__}.sweep"])], "are both known as"),
+        ([TaskRoute(tidy), TaskRoute(other, aliases=["tidy"])], "are both known as 'tidy'"),
+        ([TaskRoute(tidy, aliases=["x"]), TaskRoute(other, aliases=["x"])], "are both known as 'x'"),
+        ([TaskRoute(tidy), TaskRoute(other, aliases=[f"{__name__}.tidy"])], "are both known as"),
     ]
 
 
@@ -71,12 +87,12 @@ def test_the_registry_is_frozen() -> None:
 
 @pytest.mark.parametrize(
     ("name", "args", "kwargs"),
-    [("send", ["1"], {}), ("send", [], {"user_id": "1", "copies": 2}), ("sweep", [], {}), ("sweep", [2], {})],
+    [("send", ["1"], {}), ("send", [], {"user_id": "1", "copies": 2}), ("tidy", [], {}), ("tidy", [2], {})],
 )
 def test_arguments_that_fit_are_bound_without_calling(
     name: str, args: list[Any], kwargs: dict[str, Any]
 ) -> None:
-    registry = Registry([TaskRoute(send), TaskRoute(sweep)])
+    registry = Registry([TaskRoute(send), TaskRoute(tidy)])
     route = registry.find(name)
     assert route is not None
     registry.bind(route, args, kwargs)
@@ -89,14 +105,14 @@ def test_arguments_that_fit_are_bound_without_calling(
         ("send", ["1", "2"], {}),
         ("send", ["1"], {"user_id": "1"}),
         ("send", ["1"], {"nul\x00 and \udcff": 1}),
-        ("sweep", [1, 2], {}),
-        ("sweep", [], {"ctx": {}}),
+        ("tidy", [1, 2], {}),
+        ("tidy", [], {"ctx": {}}),
     ],
 )
 def test_arguments_that_do_not_fit_are_rejected_with_a_storable_reason(
     name: str, args: list[Any], kwargs: dict[str, Any]
 ) -> None:
-    registry = Registry([TaskRoute(send), TaskRoute(sweep)])
+    registry = Registry([TaskRoute(send), TaskRoute(tidy)])
     route = registry.find(name)
     assert route is not None
     with pytest.raises(Rejected) as caught:

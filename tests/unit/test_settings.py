@@ -95,6 +95,7 @@ GOOD = [
     ("TASKS_REJECTION_GRACE", "15m", "rejection_grace", timedelta(minutes=15)),
     ("TASKS_MAX_BODY_BYTES", "32MiB", "max_body_bytes", 32 * 1024**2),
     ("TASKS_MAX_RESULT_BYTES", "64KiB", "max_result_bytes", 64 * 1024),
+    ("TASKS_RETENTION", "15d", "retention", timedelta(days=15)),
     ("TASKS_RETENTION", "90d", "retention", timedelta(days=90)),
     ("TASKS_STATUS", "1", "status", True),
     ("PUBSUB_EMULATOR_HOST", "localhost:8085", "pubsub_emulator", "localhost:8085"),
@@ -147,7 +148,7 @@ BAD = {
     "TASKS_REJECTION_GRACE": ["32d"],
     "TASKS_MAX_BODY_BYTES": ["0", "33MiB"],
     "TASKS_MAX_RESULT_BYTES": ["0", "65MiB"],
-    "TASKS_RETENTION": ["0", "3651d", "forever"],
+    "TASKS_RETENTION": ["0", "1d", "14.99d", "3651d", "forever"],
     "TASKS_STATUS": ["enabled"],
     "PUBSUB_EMULATOR_HOST": [
         "localhost", "8085", "pubsub:8085", "localhost:0", "localhost:x", "https://localhost:8085", "localhost:8085/v1",
@@ -322,3 +323,11 @@ def test_a_grace_that_cloud_run_does_not_give_is_refused_there() -> None:
     assert Settings.from_environ({"TASKS_SHUTDOWN_GRACE": "60"}).shutdown_grace.total_seconds() == 60
     with pytest.raises(SettingError, match=r"TASKS_SHUTDOWN_GRACE is '60'; use 8 or less"):
         Settings.from_environ({"TASKS_SHUTDOWN_GRACE": "60", "K_SERVICE": "receiver"})
+
+
+def test_a_retention_below_what_pubsub_may_bring_back_is_refused_with_the_reason() -> None:
+    """What comes back after its record was pruned would run again."""
+    with pytest.raises(
+        SettingError, match=r"TASKS_RETENTION is '14d'; use 15d or more: .* 7d .* would run again"
+    ):
+        Settings.from_environ({"TASKS_RETENTION": "14d"})

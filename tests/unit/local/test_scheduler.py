@@ -23,6 +23,7 @@ def route(schedule: str | None = "* * * * *", name: str = "cleanup") -> LocalRou
     return LocalRoute(
         name=name,
         path=f"m.{name}",
+        built_in=False,
         schedule=schedule,
         schedule_timezone="UTC" if schedule else None,
         ack_deadline=60,
@@ -78,7 +79,9 @@ async def test_it_fires_once_when_it_is_due(tmp_path: Path) -> None:
     broker, seen = Broker(), list[str]()
     broker.put_topic(TOPIC, {"name": TOPIC})
     broker.put_subscription("projects/p/subscriptions/s", {"topic": TOPIC})
-    scheduler = Scheduler(broker, lambda one: f"projects/p/topics/{one.topic_name}", seen.append)
+    scheduler = Scheduler(
+        broker, lambda one: f"projects/p/topics/{one.topic_name}", lambda route: seen.append(route.name)
+    )
     with time_machine.travel(at("2026-01-01T00:00:30"), tick=False):
         scheduler.replace([route(), route(None, "greet")])
     assert await fired([0, 29, 1, 10, 600], scheduler, seen) == [
@@ -93,7 +96,7 @@ async def test_it_fires_once_when_it_is_due(tmp_path: Path) -> None:
 
 async def test_a_reload_keeps_the_next_firing_of_what_did_not_change() -> None:
     seen = list[str]()
-    scheduler = Scheduler(Broker(), lambda _: TOPIC, seen.append)
+    scheduler = Scheduler(Broker(), lambda _: TOPIC, lambda route: seen.append(route.name))
     with time_machine.travel(at("2026-01-01T00:00:30"), tick=False) as clock:
         scheduler.replace([route(), route("*/2 * * * *", "other")])
         clock.shift(31)

@@ -1,0 +1,194 @@
+"""Replays: of messages that were rejected before their task was known, and of executions that failed for good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from receiver import messages
+from receiver.enqueue.sweeper import Swept
+from receiver.errors import Rejected, RejectionReason
+from receiver.executions import statements
+from receiver.executions.rejections import Rejections
+from receiver.messages import Identity, encode_envelope, encode_payload
+from receiver.outcomes import Busy, Done, Lost, Succeeded
+from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, identity, route
+from tests.postgres.sweeps import Post, Sweeps
+
+UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
+MISFIT = Rejected(RejectionReason.BAD_ARGUMENTS, "noop: too many")
+
+
+def body(
+    task_id: str = "a", message_id: str = "1", *, name: str = "noop", args: Any = (), **fields: Any
+) -> bytes:
+    """What was pushed."""
+    payload = encode_payload(task_id, name, list(args), {}, fields.get("enqueued_at", datetime.now(UTC)))
+    return encode_envelope(
+        fields.get("payload", payload),
+        message_id,
+        datetime.now(UTC),
+        fields.get("subscription", "projects/p/subscriptions/s"),
+        {"googclient_traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+    )
+
+
+async def reject(
+    instance: Instance, pushed: bytes, rejected: Rejected = UNKNOWN, *, times: int = 1, name: str = "noop"
+) -> None:
+    """Rejects a push so often."""
+    room = Rejections(instance.ledger.lanes, namespace=NAMESPACE, instance="i", most=1, grace=timedelta(0))
+    known: Identity | None = messages.identify(pushed)
+    for _ in range(times):
+        await room.reject(pushed, rejected, known or identity("a", name))
+
+
+ACKED_AT_ONCE = {"max_rejections": 1, "rejection_grace": timedelta(0)}
+
+
+async def test_a_message_of_a_task_that_is_known_now_is_published_once(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    sweeps.options |= ACKED_AT_ONCE
+    await reject(instance, body(args=["1", 1e300, 12345678901234567890]))
+    assert await sweeps.sweep() == Swept(replayed=1)
+    assert await sweeps.sweep() == Swept()
+    [message] = post.messages()
+    assert (message["task_id"], message["args"]) == ("a", ["1", 1e300, 12345678901234567890])
+    assert message["attributes"]["googclient_traceparent"].startswith("00-0af7")
+    assert await look.value("SELECT replayed_at IS NOT NULL FROM rejected_messages")
+
+
+async def test_only_what_pubsub_gave_up_is_replayed(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    """What it still delivers comes by itself."""
+    sweeps.options |= {"max_rejections": 3, "rejection_grace": timedelta(minutes=10)}
+    await reject(instance, body("still delivered", "1"), times=5)
+    assert await sweeps.sweep() == Swept()
+    await look.execute("UPDATE rejected_messages SET first_seen = first_seen - interval '10 min'")
+    await reject(instance, body("silent", "2"))
+    assert await sweeps.sweep() == Swept(replayed=1)
+    await look.execute("UPDATE rejected_messages SET last_seen = last_seen - interval '26 min'")
+    assert await sweeps.sweep() == Swept(replayed=1)
+    assert post.ids() == ["silent", "still delivered"]
+
+
+async def test_what_was_rejected_for_another_reason_or_elsewhere_or_is_still_unknown_waits(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    sweeps.options |= ACKED_AT_ONCE
+    await reject(instance, body("a", "1"), MISFIT)
+    await reject(instance, body("b", "2", name="not_yet"), name="not_yet")
+    await reject(instance, body("c", "3"))
+    await look.execute("UPDATE rejected_messages SET namespace = 'elsewhere' WHERE key LIKE '% 3'")
+    assert await sweeps.sweep() == Swept()
+    assert post.ids() == []
+
+
+async def test_a_replayed_firing_keeps_its_id(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    """Extended once more it would be another execution, and the row that failed meanwhile would never be done."""
+    sweeps.options |= ACKED_AT_ONCE
+    await reject(instance, body("scheduled-noop", "77", enqueued_at=None))
+    assert await sweeps.sweep() == Swept(replayed=1)
+    [message] = post.messages()
+    pushed = encode_envelope(
+        encode_payload(
+            message["task_id"],
+            message["task_name"],
+            message["args"],
+            message["kwargs"],
+            datetime.fromisoformat(message["enqueued_at"]),
+        ),
+        "88",
+        datetime.now(UTC),
+        "s",
+        {},
+    )
+    assert messages.decode(pushed).task_id == "scheduled-noop-77"
+
+
+async def test_a_row_that_failed_because_its_task_was_unknown_runs_after_its_replay(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    sweeps.options |= ACKED_AT_ONCE
+    await look.seed("a", published_at=datetime.now(UTC))
+    await reject(instance, body("a"))
+    assert (await look.state("a"))[0] == "FAILED"
+    assert await sweeps.sweep() == Swept(replayed=1)
+    claimed = await instance.claim("a")
+    assert isinstance(await instance.ledger.settle(claimed, Succeeded("1")), Succeeded)
+
+
+async def test_what_cannot_be_published_stays_and_holds_nothing_up(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    gone = route(reject)
+    sweeps.routes = (route(), gone)
+    sweeps.options |= ACKED_AT_ONCE
+    await reject(instance, body("a", "1", name="reject"), name="reject")
+    await reject(instance, body("b", "2"))
+    assert await sweeps.sweep() == Swept(replayed=1)
+    assert post.ids() == ["b"]
+    [(what, why)] = sweeps.troubles
+    assert what == "rejected messages not replayed"
+    assert "run `receiver provision`" in why
+    post.open(gone)
+    assert await sweeps.sweep() == Swept(replayed=1)
+
+
+async def test_an_operator_may_replay_what_no_code_understands_yet(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    """The very bytes, to the topic that they came from."""
+    topic = post.topic(route().path)
+    pushed = body(payload=b"not JSON", subscription=f"projects/p/subscriptions/{topic}-sub")
+    await reject(instance, pushed, Rejected(RejectionReason.MALFORMED_PAYLOAD, "no"))
+    await reject(instance, b"no envelope", Rejected(RejectionReason.MALFORMED_ENVELOPE, "no"))
+    rows = await look.connection.fetch("SELECT * FROM rejected_messages ORDER BY reason")
+    nothing, one = (statements.RejectedMessage(**row) for row in rows)
+    async with sweeps.sweeper() as sweeper:
+        replayed = await sweeper.replays.replay([nothing, one])
+    assert replayed.keys == (one.key,)
+    assert list(replayed.failures) == [nothing.key]
+    held = post.beside.call(lambda broker: [list(each.backlog) for each in broker.subscriptions.values()])
+    assert "bm90IEpTT04=" in {owed.message.data for backlog in held for owed in backlog}
+
+
+# --- executions ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    declared = route(max_attempts=1)
+    first = await instance.claim("a", declared, args='["1"]', bound=["1"])
+    await instance.ledger.settle(first, first.failed(failure().failure))
+    assert await look.state("a") == ("FAILED", True, 1, 1)
+    assert isinstance(await instance.ledger.claim(call("a", declared)), Done)
+    lanes = instance.ledger.lanes
+    assert await statements.replay(lanes, ["a", "nobody"], namespace=NAMESPACE) == {"a"}
+    assert await look.state("a") == ("READY", False, 0, 1)
+    assert await statements.replay(lanes, ["a"], namespace=NAMESPACE) == set()
+    async with sweeps.sweeper() as sweeper:
+        assert (await sweeper.owed.publish_these(["a"])).owed == 1
+    [message] = post.messages()
+    assert (message["task_id"], message["args"]) == ("a", ["1"])
+    second = await instance.claim("a", declared)
+    assert (second.fence, second.attempt) == (2, 1)
+    assert isinstance(await instance.ledger.settle(first, Succeeded("1")), Lost)
+    assert isinstance(await instance.ledger.settle(second, Succeeded("2")), Succeeded)
+    assert isinstance(await instance.ledger.claim(call("a", declared)), Done)
+
+
+async def test_nothing_but_a_failure_is_replayed(look: Look, instance: Instance) -> None:
+    for status in ("READY", "RUNNING", "SUCCESSFUL"):
+        await look.seed(status, status)
+    await look.seed("elsewhere", "FAILED", namespace="elsewhere")
+    before = await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id")
+    ids = ["READY", "RUNNING", "SUCCESSFUL", "elsewhere"]
+    assert await statements.replay(instance.ledger.lanes, ids, namespace=NAMESPACE) == set()
+    assert await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id") == before
+    assert isinstance(await instance.ledger.claim(call("RUNNING")), Busy)
