@@ -18,13 +18,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from receiver.results import TaskResult
     from receiver.settings import Settings
     from receiver.tasks import Task
-
-__all__ = ["Backend", "Entry", "Options", "configure", "current", "offer", "running_trace"]
+    from receiver.telemetry.events import Emit
 
 running_trace: ContextVar[str | None] = ContextVar("receiver.running_trace", default=None)
 """The W3C traceparent of the delivery that runs here, for what its task enqueues."""
@@ -77,6 +76,9 @@ class Backend(Protocol):
     async def aget_result(self, task_id: str) -> TaskResult:
         """What is known of a call."""
 
+    async def aclose(self) -> None:
+        """Closes what it has open."""
+
 
 class _Place:
     """What this process has: the backend, or what makes it."""
@@ -84,7 +86,7 @@ class _Place:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.backend: Backend | None = None
-        self.make: Callable[[], Backend] | None = None
+        self.offers: list[Callable[[], Backend]] = []
 
 
 _place = _Place()
@@ -105,27 +107,56 @@ def current() -> Backend:
     backend = _place.backend
     if backend is None:
         with _place.lock:
-            if _place.backend is None:
-                _place.backend = (_place.make or _from_environ)()
-            backend = _place.backend
+            backend = _place.backend = _place.backend or _made()
     return backend
 
 
-def offer(make: Callable[[], Backend] | None) -> None:
-    """A service that runs here says how its backend is made, at the first call that needs one; None takes it back."""
+def offer(make: Callable[[], Backend]) -> None:
+    """A service that runs here says how its backend is made, at the first call that needs one."""
     with _place.lock:
-        _place.make = make
+        _place.offers.append(make)
 
 
-def from_settings(settings: Settings) -> Backend:
-    """A backend that publishes to Pub/Sub."""
+def withdraw(make: Callable[[], Backend], made: Backend | None) -> None:
+    """The service ends: its offer goes, and what was made of it is no longer the one of this process."""
+    with _place.lock:
+        _place.offers.remove(make)
+        if _place.backend is made:
+            _place.backend = None
+
+
+def from_settings(settings: Settings, emit: Emit | None = None) -> Backend:
+    """A backend that publishes to Pub/Sub. `emit`: where its events go, to the log unless given."""
     # By name: the enqueue client stands above this room and imports HTTP and database libraries.
     module = importlib.import_module("receiver.enqueue")
-    backend: Backend = module.PubSubBackend(settings)
+    backend: Backend = module.PubSubBackend(settings, emit=emit)
     return backend
 
 
-def _from_environ() -> Backend:
+def enqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[TaskResult]:
+    """Enqueues many calls, of one task or of several, with few statements and requests.
+
+        receiver.enqueue_many(send_mail.entry(user_id) for user_id in users)
+
+    Args:
+        entries: what `Task.entry` makes; those with options by way of `using(...).entry(...)`.
+        connection: as for `Task.using`: then all of them exist once it commits, or none. Without, thousands are written by
+            several statements, and an error between two leaves the first ones enqueued.
+
+    Raises:
+        TypeError, RuntimeError, DatabaseUnavailable, SettingError: as `Task.enqueue`.
+    """
+    return current().enqueue_many(list(entries), connection=connection)
+
+
+async def aenqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[TaskResult]:
+    """As `enqueue_many`, awaited."""
+    return await current().aenqueue_many(list(entries), connection=connection)
+
+
+def _made() -> Backend:
+    if _place.offers:
+        return _place.offers[-1]()
     from receiver.settings import Settings  # noqa: PLC0415 - a module of tasks needs no settings to be imported
 
     return from_settings(Settings.from_environ(os.environ))

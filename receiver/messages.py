@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 
     from receiver.errors import Rejected
 
-__all__ = ["Delivery", "Identity", "decode", "encode_envelope", "encode_payload", "identify", "rejection_key"]
+__all__ = [
+    "Delivery",
+    "Identity",
+    "check_arguments",
+    "decode",
+    "encode_envelope",
+    "encode_payload",
+    "identify",
+    "rejection_key",
+]
 
 MAX_TASK_ID_BYTES: Final = 255  # the CHECK on task_executions.task_id
 MAX_TASK_NAME_CHARACTERS: Final = 500
@@ -148,6 +157,20 @@ def decode(body: bytes) -> Delivery:
         traceparent=_traceparent(attributes),
         decoded=decoded,
     )
+
+
+def check_arguments(args: bytes, kwargs: bytes) -> Arguments:
+    """The arguments that a message with this JSON text would bring: what an enqueuer asks before it sends one.
+
+    Raises:
+        Rejected: malformed_payload, as `decode` would raise for such a message.
+    """
+    decoded = open_arguments(args, kwargs)
+    for text in (args, kwargs):
+        if b"\\u0000" in text and _NUL_ESCAPE.search(text):
+            raise payload_fault("a NUL character in args or kwargs")
+        _check_depth(text)
+    return decoded
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ class TaskResult:
 
     Attributes:
         task: the task, where it is known.
+        task_path: its path, as it was enqueued.
         final: whether this is its end. A FAILED that is not final is tried again.
         attempts: runs so far, the one under way included; a run that was handed back on shutdown is not counted.
         started_at: when the first attempt began.
@@ -72,6 +73,7 @@ class TaskResult:
     """
 
     task: Task[..., Any] | None
+    task_path: str
     id: str
     status: TaskResultStatus
     final: bool

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from receiver.contexts import TaskContext
 from receiver.errors import PermanentError
 from receiver.failures import Failure
 from receiver.maintenance import MaintenanceContext, Surroundings, is_built_in
 from receiver.outcomes import Abandoned, AttemptEnding, HandedBack, Lost, Outcome, Skipped, Succeeded
 from receiver.runs import Ended, Reason, Run, awaited, called
-from receiver.tasks import TaskContext
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Runner:
         transacts = route.is_async and route.takes_context and not is_built_in(route)
         transaction = self._transaction(claimed) if transacts else None
         execution = Run(claimed, transaction)
-        args = call.args
+        args, trace = call.args, call.delivery.traceparent
         if route.takes_context:
             made = TaskContext if ours is None else partial(MaintenanceContext, ours)
             context = made(
@@ -159,9 +159,10 @@ class Runner:
             )
             args = [context, *args]
         if admitted.thread is not None:
-            execution.code = admitted.thread.run(lambda: called(route.function, args, call.kwargs))
+            execution.code = admitted.thread.run(lambda: called(route.function, args, call.kwargs, trace))
         else:
-            execution.code = asyncio.create_task(awaited(route.function, args, call.kwargs), name=route.name)
+            code = awaited(route.function, args, call.kwargs, trace)
+            execution.code = asyncio.create_task(code, name=route.name)
         self._executions.add(execution)
         return execution
 

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from receiver import forks
+from receiver.backends import running_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,8 +95,11 @@ class Ended:
         return ended
 
 
-async def awaited(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Ended:
-    """Runs an `async def` task. Whatever it raises is returned."""
+async def awaited(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], trace: str | None = None
+) -> Ended:
+    """Runs an `async def` task. Whatever it raises is returned; what it enqueues continues `trace`."""
+    running_trace.set(trace)
     try:
         ended = Ended(value=await function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, nor its record be lost
@@ -104,11 +108,16 @@ async def awaited(function: Callable[..., Any], args: list[Any], kwargs: dict[st
     return ended
 
 
-def called(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Ended:
-    """Runs a `def` task, in its thread. Whatever it raises is returned."""
+def called(
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], trace: str | None = None
+) -> Ended:
+    """Runs a `def` task, in its thread. Whatever it raises is returned; what it enqueues continues `trace`."""
+    before = running_trace.set(trace)
     try:
         ended = Ended(value=function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - as above
         ended = Ended(error=error)
+    finally:
+        running_trace.reset(before)
     forks.end_if_child(ended.error)
     return ended

@@ -14,6 +14,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from receiver import backends
 from receiver import registry as registries
 from receiver.admission import Admission, Threads
 from receiver.certificates import Certificates
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    from receiver.backends import Backend
     from receiver.executions.task_pool import TaskPool
     from receiver.registry import Registry
 
@@ -77,6 +79,7 @@ class Service:
             self.serving.database_url, prepared_statements=settings.db_prepared_statements
         )
         self._pool: TaskPool | None = None
+        self._enqueuing: Backend | None = None
         self._started = False
         self._drained = False
         self._looking = asyncio.Lock()
@@ -137,6 +140,7 @@ class Service:
         if self._started:
             return
         self._started = True
+        backends.offer(self._enqueue_backend)
         self.heartbeat.start()
         self.watchdog.start()
         if self.certificates is not None:
@@ -168,10 +172,14 @@ class Service:
     async def stop(self) -> None:
         """After `drain`: leaves what does not stop to a short lease, and closes every connection, or gives it up."""
         self.heartbeat.leave(left=LEASE_AFTER_EXIT)
+        if self._started:
+            backends.withdraw(self._enqueue_backend, self._enqueuing)
         try:
             async with asyncio.timeout(CLOSING):
                 await self.heartbeat.ended()
                 await self.ledger.close()
+                if self._enqueuing is not None:
+                    await self._enqueuing.aclose()
                 if self._pool is not None:
                     await self._pool.close()
                 if self.certificates is not None:
@@ -215,6 +223,11 @@ class Service:
             wait = self.settings.db_pool_timeout.total_seconds()
             self._pool = TaskPool(self._database, size=self.settings.db_pool_size, wait=wait)
         return self._pool
+
+    def _enqueue_backend(self) -> Backend:
+        """What tasks here enqueue with, made at the first that does."""
+        self._enqueuing = backends.from_settings(self.settings, self.emit)
+        return self._enqueuing
 
     def _certificates(self, emit: Emit) -> Certificates:
         import httpx  # noqa: PLC0415

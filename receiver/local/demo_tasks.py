@@ -8,9 +8,10 @@ from typing import Any
 
 from sqlalchemy import text
 
+from receiver.contexts import TaskContext
 from receiver.errors import PermanentError
 from receiver.routes import TaskRoute
-from receiver.tasks import TaskContext, task
+from receiver.tasks import task
 
 KILL_SWITCH = "DEMO_NEWSLETTER"
 TIMEOUT = 0.3

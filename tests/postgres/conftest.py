@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+import receiver
+from receiver.enqueue import PubSubBackend
 from receiver.local.beside import Beside, running
 from receiver.local.postgres import Postgres
+from tests.postgres.outbox import Published, publishing
 from tests.postgres.record import Instance, Look, connect, route
 from tests.postgres.reused import ReusedDatabase
 from tests.postgres.sweeps import Post, Sweeps
@@ -101,3 +104,20 @@ def post(pubsub_beside: Beside) -> Post:
 def sweeps(database_url: str, post: Post) -> Sweeps:
     """Sweeps of this test's database, published to its project."""
     return Sweeps(database_url, post)
+
+
+@pytest.fixture
+def published() -> Iterator[Published]:
+    """A local Pub/Sub with topics for the tasks of `tests.postgres.outbox`."""
+    with publishing() as made:
+        yield made
+
+
+@pytest.fixture
+async def backend(database_url: str, published: Published) -> AsyncIterator[PubSubBackend]:
+    """The backend of this process, on this test's database and Pub/Sub."""
+    made = published.backend(database_url)
+    receiver.configure(made)
+    yield made
+    receiver.configure(None)
+    await made.aclose()

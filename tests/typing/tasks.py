@@ -11,7 +11,9 @@ from typing import Any, assert_type
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
-from receiver import Task, TaskContext, TaskRoute, task
+from receiver import Task, TaskContext, TaskResult, TaskRoute, aenqueue_many, task
+from receiver.backends import Entry
+from receiver.results import TaskResultStatus
 
 
 @task
@@ -70,3 +72,58 @@ task(7)  # type: ignore[arg-type]
 # A route takes a task or a function, and says nothing about their types.
 routes: list[TaskRoute] = [TaskRoute(ship), TaskRoute(bill, schedule="0 3 * * *"), TaskRoute(awaited)]
 tasks: list[Task[..., Any]] = [ship, bill, audit]
+
+
+# Enqueueing takes the function's arguments, without the context; it is not the caller's to give.
+assert_type(ship.enqueue(1), TaskResult)
+assert_type(ship.enqueue(1, express=True), TaskResult)
+assert_type(ship.entry(1), Entry)
+assert_type(audit.entry(1), Entry)
+assert_type(audit.entry(order=1), Entry)
+ship.enqueue()  # type: ignore[call-arg]
+ship.enqueue("1")  # type: ignore[arg-type]
+ship.enqueue(1, True)  # type: ignore[call-arg]  # noqa: FBT003 - that is what is wrong
+ship.enqueue(1, slow=True)  # type: ignore[call-arg]
+ship.using(run_after=timedelta(minutes=5)).enqueue("1")  # type: ignore[arg-type]
+ship.using(priority=1)  # type: ignore[call-arg]
+ship.using(run_after=5)  # type: ignore[arg-type]
+audit.entry("1")  # type: ignore[arg-type]
+audit.entry()  # type: ignore[call-arg]
+
+
+@task
+def report(payload: Any, pages: int = 1) -> None: ...
+
+
+@task
+def archive(document: object, pages: int = 1) -> None: ...
+
+
+@task
+def collect(rows: list[dict[str, Any]], pages: int = 1) -> None: ...
+
+
+# What takes anything is not checked, and never refused.
+report.enqueue(payload=1, pages=2)
+archive.enqueue(document=1, pages=2)
+collect.enqueue([{}], pages="2")  # type: ignore[arg-type]
+collect.enqueue()  # type: ignore[call-arg]
+
+
+async def enqueues(ctx: TaskContext) -> None:
+    assert_type(await bill.aenqueue(1), TaskResult)
+    assert_type(await audit.aenqueue(1), TaskResult)
+    await bill.aenqueue("1")  # type: ignore[arg-type]
+    await audit.aenqueue(ctx, 1)  # type: ignore[call-arg, arg-type]
+    bill.aenqueue(1)  # type: ignore[unused-coroutine]
+    assert_type(await ctx.enqueue(ship, 1, express=True), TaskResult)
+    assert_type(await ctx.enqueue(audit, 1), TaskResult)
+    await ctx.enqueue(ship, "1")  # type: ignore[call-overload]
+    await ctx.enqueue(ship)  # type: ignore[call-overload]
+    await ctx.enqueue(audit, "1")  # type: ignore[call-overload]
+    await ctx.enqueue(archive, document=1)
+    result = await ship.aget_result("id")
+    assert_type(result.status, TaskResultStatus)
+    assert_type(result.finished_at, datetime | None)
+    assert_type([error.traceback for error in result.errors], list[str])
+    assert_type(await aenqueue_many([ship.entry(1), audit.entry(1)]), list[TaskResult])

@@ -67,4 +67,4 @@ def test_a_task_keeps_the_types_of_its_function(
     (line,) = checked(project_root, plugin)
     revealed = re.search(r'Revealed type is "(.*)"', line)
     assert revealed is not None
-    assert re.sub(r"\b(receiver\.tasks|typing|builtins)\.", "", revealed[1]) == expected
+    assert re.sub(r"\b(receiver\.tasks|receiver\.contexts|typing|builtins)\.", "", revealed[1]) == expected

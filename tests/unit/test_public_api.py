@@ -39,7 +39,17 @@ def below(modules: set[str], *packages: str) -> set[str]:
 
 
 def test_the_public_names_are_these() -> None:
-    assert receiver.__all__ == ["PermanentError", "Task", "TaskContext", "TaskRoute", "task"]
+    assert receiver.__all__ == [
+        "PermanentError",
+        "Task",
+        "TaskContext",
+        "TaskResult",
+        "TaskRoute",
+        "aenqueue_many",
+        "configure",
+        "enqueue_many",
+        "task",
+    ]
 
 
 @pytest.mark.parametrize("name", receiver.__all__)

@@ -10,8 +10,8 @@ import pytest
 import time_machine
 
 from receiver import Task, TaskContext, task
+from receiver.contexts import Transaction
 from receiver.errors import DeclarationError
-from receiver.tasks import Transaction
 
 
 class Off:
@@ -151,3 +151,60 @@ async def test_connection_and_session_are_those_of_the_transaction() -> None:
 def test_a_def_task_is_told_at_the_call_to_use_its_task_id(name: str) -> None:
     with pytest.raises(TypeError, match=r"ctx\.task_id \('order-7'\) as the idempotency key"):
         getattr(context(), name)()
+
+
+def test_arguments_that_do_not_fit_are_refused_where_they_are_given() -> None:
+    with pytest.raises(TypeError, match=r"test_tasks\.ship: missing a required argument: 'order'"):
+        ship.entry()  # type: ignore[call-arg] # that is the point
+    with pytest.raises(TypeError, match="slow"):
+        ship.entry(7, slow=True)  # type: ignore[call-arg] # likewise
+    assert ship.entry(7, express=True).kwargs == {"express": True}
+
+
+def test_the_context_is_not_the_callers_to_give() -> None:
+    @task
+    async def audit(ctx: TaskContext, order: int) -> None: ...
+
+    assert audit.entry(7).args == (7,)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        audit.entry(cast("Any", context()), 7)  # type: ignore[call-arg] # that is the point
+
+
+def test_a_generator_is_found_out_when_it_is_enqueued() -> None:
+    @task
+    def stream() -> Any:
+        yield 1
+
+    with pytest.raises(TypeError, match="is a generator"):
+        stream.entry()
+
+
+def test_options_are_of_a_copy_and_add_up() -> None:
+    urgent = ship.using(group_key="g")
+    both = urgent.using(label="l", run_after=timedelta(seconds=5))
+    assert (both.entry(1).options.group_key, both.entry(1).options.label) == ("g", "l")
+    assert urgent.entry(1).options.label is None
+    assert ship.entry(1).options.group_key is None
+    assert both(1) == ship(1)
+    assert (both.name, both.path) == (ship.name, ship.path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"run_after": datetime(2026, 1, 1)}, "has no zone"),  # noqa: DTZ001 - that is what is refused
+        ({"group_key": ""}, "group_key is ''"),
+        ({"group_key": "x" * 256}, "1 to 255 bytes"),
+        ({"label": "a\0"}, "without NUL"),
+        ({"label": "\ud800"}, "label is"),
+        ({"traceparent": "00-1-2-3"}, "W3C's form"),
+    ],
+)
+def test_an_option_that_cannot_be_stored_is_refused(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        ship.using(**options)
+
+
+def test_a_def_task_is_told_how_to_enqueue_another() -> None:
+    with pytest.raises(TypeError, match=r"use ship\.enqueue\(\.\.\.\)"):
+        context().enqueue(ship, 7)

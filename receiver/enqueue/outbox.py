@@ -1,0 +1,223 @@
+"""The outbox, to one event loop: rows are written, then published, then marked.
+
+Invariant: nothing is published before its row is committed, and whatever happens after that commit costs no task: a row that is
+not published is owed, and the sweeper pays. So an error is raised only while the row may not exist; what goes wrong
+later is an event.
+
+Calls that come together share statements and requests (`receiver.executions.group_commit`); a lone one waits for nobody.
+
+Next: `receiver.enqueue.publications` publishes; `receiver.enqueue.transactions` writes rows in a caller's transaction and
+comes here after its commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from receiver.enqueue.publications import OutboxRow, Published
+from receiver.errors import DatabaseUnavailable, GoogleError, GoogleUnavailable
+from receiver.executions import statements
+from receiver.executions.group_commit import GroupCommit
+from receiver.executions.lanes import ConnectionFailed, Lanes
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+
+    from receiver.executions.dsn import Database
+    from receiver.executions.statements import Inserted, NewRow
+
+LANES: Final = 2
+"""Connections of an event loop that enqueues: one inserts while the other marks."""
+
+PATIENCE: Final = 10.0
+"""Seconds that a publication may take, its repetitions included, before it is left to the sweeper. Pub/Sub answers in tens of
+milliseconds; whoever waits for an answer that does not come waits in vain, the row is committed."""
+
+AFTER_COMMIT: Final = 2.0
+"""Seconds that a caller's commit waits for the publication of what it enqueued."""
+
+MOST_ROWS, MOST_BYTES = 5000, 8 * 1024 * 1024
+"""Of one statement that inserts many rows: well within its 5 s."""
+
+PUBLICATION_BYTES: Final = 300
+"""What a message adds to its row's arguments, about."""
+
+
+class Publishes(Protocol):
+    """What the outbox needs of `publications.Publisher`; the test kit has its own."""
+
+    async def publish(self, rows: Sequence[OutboxRow]) -> Published:
+        """What became of each row."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    """A row on its way to Pub/Sub, as the group commit takes it."""
+
+    row: OutboxRow
+
+    @property
+    def task_id(self) -> str:
+        return self.row.task_id
+
+    @property
+    def size(self) -> int:
+        return len(self.row.args) + len(self.row.kwargs) + PUBLICATION_BYTES
+
+
+class Outbox:
+    """Writes rows, publishes them, marks them.
+
+    Args:
+        close: closes what the publisher has open.
+        wait: seconds that a call may wait for a connection of ours.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        publisher: Publishes,
+        close: Callable[[], Awaitable[None]],
+        *,
+        namespace: str,
+        wait: float,
+        emit: Emit,
+    ) -> None:
+        self.lanes = Lanes(database, size=LANES, application="receiver enqueue", wait=wait)
+        self._publisher = publisher
+        self._close = close
+        self._namespace = namespace
+        self._emit = emit
+        self._inserts = GroupCommit(self._write, orphaned=None, wait=wait)
+        self._publications = GroupCommit(self._send, orphaned=None, wait=PATIENCE)
+        self._ending: AsyncGenerator[None, None] | None = None
+
+    async def open(self) -> None:
+        """Has the event loop close this at its end, as `asyncio.run` ends every asynchronous generator."""
+        self._ending = self._until_the_loop_ends()
+        await anext(self._ending)
+
+    async def put(self, row: NewRow) -> Inserted:
+        """Writes a row and publishes it; errors as `put_many`. A row that is due later is left to the sweeper."""
+        inserted = await self._inserts.submit(row)
+        if inserted.due:
+            with contextlib.suppress(
+                DatabaseUnavailable
+            ):  # nobody took it in time: an outage, and `_send` told of it
+                await self._publications.submit(_Publication(owed_of(row, inserted)))
+        return inserted
+
+    async def put_many(self, rows: Sequence[NewRow]) -> list[Inserted]:
+        """Writes many rows, then publishes them.
+
+        Raises:
+            ItemRefused: PostgreSQL refuses the values of a row.
+            DatabaseUnavailable: the record cannot be reached; ConnectionFailed when it is not known whether the rows are there.
+        """
+        done: list[Inserted] = []
+        async with asyncio.TaskGroup() as publishing:
+            for part in _parts(rows):
+                try:
+                    written = await self._write(part)
+                except Exception as error:  # noqa: BLE001 - out of the group as it is; those before are written, and published
+                    failed = error
+                    break
+                done += written
+                due = [owed_of(row, one) for row, one in zip(part, written, strict=True) if one.due]
+                publishing.create_task(self._publish(due, within=PATIENCE + len(due) / 1000))
+            else:
+                failed = None
+        if failed is not None:
+            raise failed
+        return done
+
+    async def publish_committed(self, rows: Sequence[OutboxRow]) -> None:
+        """Publishes what is seen to be committed of these rows, within `AFTER_COMMIT`; never raises for anybody's outage.
+
+        A row that no other connection sees was rolled back with a savepoint, or its transaction is not over yet: it is
+        not published, and if it appears later, the sweeper finds it.
+        """
+        try:
+            async with asyncio.timeout(AFTER_COMMIT):
+                owed = await statements.find_owed(self.lanes, [row.task_id for row in rows])
+                await self._publish([row for row in rows if row.task_id in owed], within=AFTER_COMMIT)
+        except TimeoutError:
+            self._later(f"it took more than {AFTER_COMMIT:g} s")
+        except DatabaseUnavailable as error:
+            self._later(str(error))
+
+    async def close(self) -> None:
+        """Waits for what is under way, then closes the connections."""
+        await self._inserts.close()
+        await self._publications.close()
+        await self.lanes.close()
+        await self._close()
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            await self.close()
+
+    async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
+        """Inserts rows; when the answer is lost, once more: that changes nothing where they are there already."""
+        try:
+            found = await statements.insert(self.lanes, rows, namespace=self._namespace)
+        except ConnectionFailed:
+            found = await statements.insert(self.lanes, rows, namespace=self._namespace)
+        return [found[row.task_id] for row in rows]
+
+    async def _send(self, publications: Sequence[_Publication]) -> list[None]:
+        await self._publish([each.row for each in publications], within=PATIENCE)
+        return [None] * len(publications)
+
+    async def _publish(self, rows: Sequence[OutboxRow], *, within: float) -> None:
+        """Publishes and marks; what cannot be stays owed, and somebody is told."""
+        if not rows:
+            return
+        try:
+            async with asyncio.timeout(within):
+                done = await self._publisher.publish(rows)
+        except TimeoutError:
+            late = GoogleUnavailable(f"Pub/Sub has not answered within {within:g} s")
+            done = Published(frozenset(), {row.task_id: late for row in rows})
+        self._tell(done.failures)
+        if done.task_ids:
+            try:
+                await statements.mark_published(self.lanes, done.task_ids)
+            except DatabaseUnavailable as error:
+                # The sweeper publishes them again, and the record absorbs that.
+                self._emit(ReceiverTrouble("published tasks are not marked as such", str(error)))
+
+    def _tell(self, failures: Mapping[str, GoogleError]) -> None:
+        by_line: dict[str, list[str]] = {}
+        for task_id, error in failures.items():
+            by_line.setdefault(str(error), []).append(task_id)
+        for line, task_ids in by_line.items():
+            self._later(line, task_ids[0], count=len(task_ids))
+
+    def _later(self, why: str, task_id: str | None = None, *, count: int = 1) -> None:
+        more = f"{count} tasks are" if count > 1 else "a task is"
+        self._emit(ReceiverTrouble("enqueued, not published", f"{more} left to the sweeper: {why}", task_id))
+
+
+def owed_of(row: NewRow, inserted: Inserted) -> OutboxRow:
+    """What a written row owes to Pub/Sub."""
+    return OutboxRow(
+        row.task_id, row.task_name, row.task_path, row.args, row.kwargs, inserted.enqueued_at, row.trace
+    )
+
+
+def _parts(rows: Sequence[NewRow]) -> list[Sequence[NewRow]]:
+    parts: list[Sequence[NewRow]] = []
+    start = size = 0
+    for index, row in enumerate(rows):
+        if index > start and (index - start == MOST_ROWS or size + row.size > MOST_BYTES):
+            parts.append(rows[start:index])
+            start, size = index, 0
+        size += row.size
+    return [*parts, rows[start:]] if start < len(rows) else parts
