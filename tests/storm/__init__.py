@@ -1,0 +1,7 @@
+"""The storm: instances killed, frozen and lied to, the database restarted and cut off, everything delivered twice; and then
+the books are balanced.
+
+`plugin` is what runs in the receivers: the tasks, and the points at which a process may die or be lied to. `cast` starts
+the receivers again and again, `weather` does the harm from outside, `books` says what must be true afterwards. Everything
+comes from one seed. `python -m tests.storm` is the whole of it; a short form is part of the suite.
+"""

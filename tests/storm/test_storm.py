@@ -1,0 +1,18 @@
+"""A short storm in every run of the suite; `make storm` is the long one."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.storm.storm import SHORT, storm
+
+
+@pytest.mark.timeout(240)
+async def test_a_storm_leaves_the_books_balanced() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - shown when it fails, to repeat it
+    report = await storm(SHORT, seed)
+    assert not report.balance.wrong, report.balance.wrong[:20]
+    assert sum(report.kills.values()) >= 5, report
