@@ -37,6 +37,10 @@ def table(report: Report) -> str:
         ("killed at a named point", f"{sum(report.kills.values())} at {len(report.kills)} points"),
         *((f"- {name}", str(n)) for name, n in sorted(report.kills.items())),
         *((name, str(n)) for name, n in sorted(report.faults.items())),
+        (
+            "processes that ended, by exit code",
+            ", ".join(f"{code}: {n}" for code, n in sorted(report.exits.items())),
+        ),
         ("executions by status", ", ".join(f"{name}: {n}" for name, n in sorted(found.statuses.items()))),
         ("claimed more than once", str(found.retried)),
         ("leases that ran out", str(found.expired)),

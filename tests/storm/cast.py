@@ -17,6 +17,7 @@ from typing import Final
 
 from receiver.local.instance import Instance
 from receiver.local.signer import Signer
+from tests.acceptance.faults.cast import new_port
 from tests.proxy import Proxy
 from tests.storm.plugin.storm_points import POINTS
 
@@ -101,7 +102,7 @@ class Receiver:
     def _made(self) -> Instance:
         wild = {
             "STORM_POINT": POINTS[self._chance.randrange(len(POINTS))],
-            "STORM_PASSINGS": str(self._chance.randint(1, 40)),
+            "STORM_PASSINGS": str(self._chance.randint(1, 12)),
             "STORM_SEED": str(self._chance.randrange(2**32)),
         }
         return Instance(
@@ -110,6 +111,7 @@ class Receiver:
             signer=self._signer,
             certs_url=self._certs_url,
             folder=PLUGIN,
+            port=new_port(),
             env={
                 "TASKS_SETUP": "storm_points:install",
                 "TASKS_LEASE_SECONDS": str(LEASE),

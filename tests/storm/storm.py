@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +29,9 @@ from tests.storm.books import STAGE, Balance, Expected, balance
 from tests.storm.cast import FrontDoor, Receiver
 from tests.storm.weather import Forecast, Weather
 
-TOPIC: Final = "projects/local/topics/storm"
-SUBSCRIPTION: Final = "projects/local/subscriptions/storm"
+PROJECT: Final = "projects/local"
+SHARDS: Final = 8
+"""Subscriptions a task: one whose every second push fails is pushed to at a push a second at most, as by Pub/Sub."""
 MIX: Final = {
     "plain": 25,
     "threaded": 10,
@@ -79,6 +81,7 @@ class Report:
     deliveries: Counter[int] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     kills: Counter[str] = field(default_factory=Counter)
+    exits: Counter[int] = field(default_factory=Counter)
     balance: Balance = field(default_factory=Balance)
 
 
@@ -134,6 +137,7 @@ async def storm(plan: Plan, seed: int, say: Callable[[str], None] = lambda _: No
         report.balance = _with(await balance(record, expected, _marks(folder / "marks")), report.balance)
         await _connections(record, report.balance)
         report.faults = weather.done
+        report.exits = Counter(code for one in receivers for code in one.ended)
         report.kills = _marks(folder / "kills")
     report.seconds = time.monotonic() - begun
     return report
@@ -151,20 +155,23 @@ async def _stage(postgres: Postgres) -> Record:
 
 
 def _subscribe(broker: Broker, door: str) -> None:
-    broker.put_topic(TOPIC, {"name": TOPIC})
-    broker.put_subscription(
-        SUBSCRIPTION,
-        {
-            "name": SUBSCRIPTION,
-            "topic": TOPIC,
-            "ackDeadlineSeconds": 10,
-            "pushConfig": {
-                "pushEndpoint": door + PUSH_PATH,
-                "oidcToken": {"serviceAccountEmail": EMAIL, "audience": AUDIENCE},
+    """A topic and a subscription for each task and shard: one that fails slows only itself."""
+    for name, shard in itertools.product(MIX, range(SHARDS)):
+        topic, subscription = _topic(name, shard), f"{PROJECT}/subscriptions/{name}-{shard}"
+        broker.put_topic(topic, {"name": topic})
+        broker.put_subscription(
+            subscription,
+            {
+                "name": subscription,
+                "topic": topic,
+                "ackDeadlineSeconds": 10,
+                "pushConfig": {
+                    "pushEndpoint": door + PUSH_PATH,
+                    "oidcToken": {"serviceAccountEmail": EMAIL, "audience": AUDIENCE},
+                },
+                "retryPolicy": {"minimumBackoff": "0.1s", "maximumBackoff": "2s"},
             },
-            "retryPolicy": {"minimumBackoff": "0.1s", "maximumBackoff": "2s"},
-        },
-    )
+        )
 
 
 async def _publish(
@@ -181,10 +188,7 @@ async def _publish(
             (name, f"{name}-{len(expected) + n:06d}")
             for n, name in enumerate(chance.choices(names, weights, k=count))
         ]
-        messages = [Published(base64.b64encode(_payload(name, label)).decode()) for name, label in batch]
-        ids = await asyncio.to_thread(
-            pubsub.call, lambda broker, sent=messages: broker.publish(TOPIC, sent) if sent else []
-        )
+        ids = await asyncio.to_thread(pubsub.call, lambda broker, sent=batch: _put(broker, sent))
         expected += [
             Expected(
                 f"scheduled-nightly-{message_id}" if name == "nightly" else label,
@@ -194,6 +198,20 @@ async def _publish(
             for (name, label), message_id in zip(batch, ids, strict=True)
         ]
         await asyncio.sleep(begun + plan.seconds * SPREAD * (step + 1) / steps - loop.time())
+
+
+def _topic(name: str, number: int) -> str:
+    return f"{PROJECT}/topics/{name}-{number % SHARDS}"
+
+
+def _put(broker: Broker, batch: Sequence[tuple[str, str]]) -> list[str]:
+    """Publishes each to its task's topic; their message ids."""
+    return [
+        broker.publish(
+            _topic(name, int(label[-6:])), [Published(base64.b64encode(_payload(name, label)).decode())]
+        )[0]
+        for name, label in batch
+    ]
 
 
 def _payload(name: str, label: str) -> bytes:

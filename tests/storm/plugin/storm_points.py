@@ -35,10 +35,6 @@ POINTS = (
     "after the commit",
     "before the answer",
     "after the answer",
-    "before the outbox row",
-    "after the outbox row",
-    "before the publish",
-    "after the publish",
 )
 
 
@@ -82,7 +78,6 @@ def install() -> None:
     _around(TaskTransaction, "commit", point, "before the commit", "after the commit", during="commit sent")
     _before(app, "reply", point, "before the answer")
     _before(app, "Delivered", point, "after the answer")
-    _outbox(point)
     rate = float(os.environ.get("STORM_LIES", "0"))
     if rate:
         _lie(rate, random.Random(int(os.environ["STORM_SEED"])))
@@ -113,10 +108,6 @@ def _before(owner: Any, name: str, point: Point, at: str) -> None:
         return original(*args, **kwargs)
 
     setattr(owner, name, wrapped)
-
-
-def _outbox(point: Point) -> None:
-    """The enqueue client's: the row, and the publish."""
 
 
 def _lie(rate: float, chance: random.Random) -> None:
