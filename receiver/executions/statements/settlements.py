@@ -48,31 +48,30 @@ WITH input AS MATERIALIZED (
              error_traceback, message_id, delivery_attempt, instance)
 ),
 held AS (
-    SELECT e.task_id, e.fence, e.attempt, e.started_at
+    SELECT i.*, e.attempt, e.started_at
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
-moved AS (
-    UPDATE task_executions e
-    SET status = i.status, final = i.final, return_value = i.return_value::jsonb, skipped_by = i.skipped_by,
-        error_type = i.error_type, error_message = i.error_message, error_traceback = i.error_traceback,
-        finished_at = clock_timestamp(), claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
-    FROM held h JOIN input i ON i.task_id = h.task_id AND i.fence = h.fence
-    WHERE e.task_id = h.task_id
-    RETURNING e.task_id, e.fence
-),
 ended AS (
     INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message,
                                error_traceback, message_id, delivery_attempt, instance)
-    SELECT h.task_id, m.fence, h.attempt, h.started_at, clock_timestamp(), i.ending, i.error_type, i.error_message,
-           i.error_traceback, i.message_id, i.delivery_attempt, i.instance
-    FROM moved m JOIN held h ON h.task_id = m.task_id JOIN input i ON i.task_id = m.task_id AND i.fence = m.fence
-    WHERE i.ending IS NOT NULL
+    SELECT task_id, fence, attempt, started_at, clock_timestamp(), ending, error_type, error_message,
+           error_traceback, message_id, delivery_attempt, instance
+    FROM held
+    WHERE ending IS NOT NULL
 )
-SELECT task_id, fence FROM moved
+UPDATE task_executions e
+SET status = h.status, final = h.final, return_value = h.return_value::jsonb, skipped_by = h.skipped_by,
+    error_type = h.error_type, error_message = h.error_message, error_traceback = h.error_traceback,
+    finished_at = clock_timestamp(), claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
+FROM held h
+WHERE e.task_id = h.task_id
+RETURNING e.task_id, e.fence
 """
+# Locked in their newest versions, all of `held` moves. It carries the input's columns, because a join of two CTEs, which
+# have no index, took most of the time of a batch of eighty (3.7 ms with two of them, 1.9 ms without).
 
 SETTLE_WAITING = SETTLE.replace(" SKIP LOCKED", "")
 
