@@ -46,6 +46,7 @@ __all__ = [
     "encode_payload",
     "identify",
     "rejection_key",
+    "scheduled_payload",
 ]
 
 MAX_TASK_ID_BYTES: Final = 255  # the CHECK on task_executions.task_id
@@ -195,6 +196,11 @@ def identify(body: bytes) -> Identity | None:
     if not all(text.isprintable() and len(text.encode()) <= MAX_TASK_NAME_CHARACTERS for text in texts):
         return None
     return Identity(task_id, frozenset({task_name}), message_id)
+
+
+def scheduled_payload(name: str) -> bytes:
+    """What each firing of a scheduled task carries: no `enqueued_at`, and an id that `decode` extends by the message's."""
+    return encode_payload(SCHEDULED_PREFIX + name, name)
 
 
 def rejection_key(body: bytes) -> str:

@@ -24,6 +24,11 @@ _DIGITS: Final = 10
 _LOOKS_HASHED: Final = re.compile(rf"[-.][0-9a-f]{{{_DIGITS}}}\Z")
 
 
+def topic_prefix(environment: str, namespace: str) -> str:
+    """How the topics and subscriptions of one receiver's tasks begin. No other receiver's do: neither part holds `--`."""
+    return f"{environment}--{namespace}.tasks--"
+
+
 def topic_name(environment: str, namespace: str, path: str) -> str:
     """The topic of a task, `{environment}--{namespace}.tasks--{path}`, at most 251 characters.
 
@@ -32,7 +37,7 @@ def topic_name(environment: str, namespace: str, path: str) -> str:
         namespace: the middle part.
         path: the task's full module path.
     """
-    prefix = f"{environment}--{namespace}.tasks--"
+    prefix = topic_prefix(environment, namespace)
     if _is_plain(path, r"[A-Za-z0-9_.~+%-]+", TOPIC_LIMIT - len(prefix)):
         return prefix + path
     return _hashed(prefix, re.sub(r"[^A-Za-z0-9_.~+%-]", "_", path), path, TOPIC_LIMIT)
@@ -50,13 +55,22 @@ def scheduler_job_name(environment: str, namespace: str, path: str) -> str:
     name, so that `a.b` and `a-b` stay apart.
     """
     whole = f"{environment}--{namespace}-scheduler--{path}"
-    prefix = whole.removesuffix(path).replace(".", "-")
+    prefix = scheduler_job_prefix(environment, namespace)
     dotted = "." in environment or "." in namespace
     # Hyphens are odd here: `a.b` is written `a-b`, so `a-b` itself needs its digest.
     if not dotted and _is_plain(path, r"[A-Za-z0-9_.]+", JOB_LIMIT - len(prefix)):
         return prefix + path.replace(".", "-")
     slug = re.sub(r"[^A-Za-z0-9_-]", "_", path.replace(".", "-"))
     return _hashed(prefix, slug, whole if dotted else path, JOB_LIMIT)
+
+
+def scheduler_job_prefix(environment: str, namespace: str) -> str:
+    """How the scheduler jobs of one receiver begin.
+
+    Another's may begin like that too: `a.b` and `a-b` are written alike, and so is `shop` the beginning of a namespace
+    `shop-scheduler-`. Whose a job is, its description says.
+    """
+    return f"{environment}--{namespace}-scheduler--".replace(".", "-")
 
 
 def dead_letter_topic_name(environment: str, namespace: str) -> str:

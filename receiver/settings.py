@@ -102,6 +102,7 @@ class Settings:
     shutdown_grace: timedelta = 8 * _SECOND
     max_rejections: int = 5
     rejection_grace: timedelta = 900 * _SECOND
+    max_delivery_attempts: int = 100
     max_body_bytes: int = 20 * MIB
     max_result_bytes: int = 1 * MIB
     retention: timedelta = 30 * _DAY
@@ -149,6 +150,8 @@ class Settings:
             shutdown_grace=read("TASKS_SHUTDOWN_GRACE", variables.duration(0 * _SECOND, _HOUR)),
             max_rejections=read("TASKS_MAX_REJECTIONS", variables.integer(1, 1_000_000)),
             rejection_grace=read("TASKS_REJECTION_GRACE", variables.duration(0 * _SECOND, 31 * _DAY)),
+            # Pub/Sub's own limits.
+            max_delivery_attempts=read("TASKS_MAX_DELIVERY_ATTEMPTS", variables.integer(5, 100)),
             # 32 MiB is Cloud Run's limit for an HTTP/1 body.
             max_body_bytes=read("TASKS_MAX_BODY_BYTES", variables.size(1, 32 * MIB)),
             # jsonb itself ends at 255 MiB; a result is also held in memory and sent in a batch.

@@ -29,9 +29,7 @@ class Variable:
 
 VARIABLES: Final = (
     Variable("GCP_PROJECT_ID", "", "the Google Cloud project; required to serve"),
-    Variable(
-        "CLOUD_RUN_SERVICE_URL", "", "the service's own URL, https or http on loopback; required to serve"
-    ),
+    Variable("CLOUD_RUN_SERVICE_URL", "", "the service's URL, https or http on loopback; required to serve"),
     Variable("TASKS_SERVICE_ACCOUNT", "", "the account whose tokens pushes carry; required to serve"),
     Variable("TASKS_ENVIRONMENT", "dev", "prefix of every resource name"),
     Variable("TASKS_NAMESPACE", "gyrinx", "middle part of every resource name"),
@@ -60,6 +58,7 @@ VARIABLES: Final = (
     Variable("TASKS_SHUTDOWN_GRACE", "8", "how long work may finish after SIGTERM"),
     Variable("TASKS_MAX_REJECTIONS", "5", "rejections of one message before it may be acked"),
     Variable("TASKS_REJECTION_GRACE", "900s", "and how long they must have gone on"),
+    Variable("TASKS_MAX_DELIVERY_ATTEMPTS", "100", "deliveries until a message is a dead letter, 5 to 100"),
     Variable("TASKS_MAX_BODY_BYTES", "20MiB", "largest push body that is read"),
     Variable("TASKS_MAX_RESULT_BYTES", "1MiB", "largest result that is stored"),
     Variable("TASKS_RETENTION", "30d", "how long final rows are kept, 15d at least"),
@@ -70,7 +69,7 @@ VARIABLES: Final = (
     Variable("TASKS_FAULT_LATENCY_SECONDS", "", "local only: delay of every delivery"),
     Variable("TASKS_FAULT_LATENCY_JITTER", "", "local only: random part of that delay"),
     Variable("TASKS_FAULT_SEED", "", "local only: makes the faults repeatable"),
-    Variable("TASKS_SCHEDULER_ENDPOINT", "", "local only: stands in for Cloud Scheduler"),
+    Variable("TASKS_SCHEDULER_ENDPOINT", "", "local only: stands in for Cloud Scheduler and IAM"),
     Variable("PUBSUB_EMULATOR_HOST", "", "local only: host:port of the official emulator"),
     Variable("PORT", "8080", "port to listen on; 0 lets the system choose"),
     Variable("K_SERVICE", "", "set by Cloud Run: the service's name"),

@@ -21,6 +21,7 @@ COMMANDS = {
     "dev": "Run everything on one laptop, with no cloud; plugins reload on change.",
     "migrate": "Bring the database's tables up to date.",
     "check": "Load every plugin and list its tasks.",
+    "provision": "Show what must change in Pub/Sub and Cloud Scheduler, and make it so.",
     "executions": "List executions, or show one with its attempts and history.",
     "push": "Send one signed push to a receiver on this machine.",
     "demo": "Show every ending of a delivery, with nothing set up.",

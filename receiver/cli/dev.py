@@ -19,7 +19,7 @@ from receiver.local import plan
 from receiver.local.binaries import LocalPostgresError
 from receiver.local.child import Tether
 from receiver.local.folder import Folder
-from receiver.local.scheduler import scheduled_payload
+from receiver.messages import scheduled_payload
 
 if TYPE_CHECKING:
     from types import FrameType

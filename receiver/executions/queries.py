@@ -196,6 +196,17 @@ async def rejected_count(connection: AsyncConnection, *, namespace: str | None =
     return int((await connection.execute(query)).scalar_one())
 
 
+async def unfinished(connection: AsyncConnection, namespace: str) -> dict[str, int]:
+    """How many executions of this receiver are not final, by the path of their task."""
+    query = (
+        select(task_executions.c.task_path, func.count().label("rows"))
+        .where(task_executions.c.namespace == namespace, task_executions.c.final.is_(False))
+        .group_by(task_executions.c.task_path)
+    )
+    rows = await connection.execute(query)
+    return {row["task_path"]: row["rows"] for row in rows.mappings()}
+
+
 def _explained(error: DBAPIError | asyncpg.PostgresError) -> SchemaError | DatabaseUnavailable:
     cause = error.orig if isinstance(error, DBAPIError) else error
     state = getattr(cause, "sqlstate", None) or ""

@@ -30,8 +30,9 @@ class Endpoints:
 
     @classmethod
     def of(cls, settings: Settings) -> Endpoints:
-        """Google's, except what `PUBSUB_EMULATOR_HOST` and `TASKS_SCHEDULER_ENDPOINT` replace."""
-        return cls(
-            pubsub=f"http://{settings.pubsub_emulator}/v1" if settings.pubsub_emulator else PUBSUB,
-            scheduler=f"{settings.scheduler_endpoint}/v1" if settings.scheduler_endpoint else SCHEDULER,
-        )
+        """Google's, except what `PUBSUB_EMULATOR_HOST` replaces, and `TASKS_SCHEDULER_ENDPOINT`: all but Pub/Sub."""
+        pubsub = f"http://{settings.pubsub_emulator}/v1" if settings.pubsub_emulator else PUBSUB
+        elsewhere = settings.scheduler_endpoint
+        if elsewhere is None:
+            return cls(pubsub=pubsub)
+        return cls(pubsub, f"{elsewhere}/v1", f"{elsewhere}/v3", f"{elsewhere}/v1")

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from receiver.local.broker import Published
-from receiver.messages import encode_payload
+from receiver.messages import scheduled_payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 LONGEST_SLEEP: Final = 30.0
 """Seconds between two looks at the clock at most: a laptop may sleep, and its clock may be set."""
-
-
-def scheduled_payload(name: str) -> bytes:
-    """What a firing of the task carries."""
-    return encode_payload(f"scheduled-{name}", name)
 
 
 def scheduled_message(name: str) -> Published:

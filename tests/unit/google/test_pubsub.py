@@ -105,4 +105,5 @@ def test_endpoints_are_googles_unless_a_stand_in_is_set() -> None:
     )
     assert Endpoints.of(settings).pubsub == "http://localhost:8085/v1"
     assert Endpoints.of(settings).scheduler == "http://127.0.0.1:8086/v1"
-    assert Endpoints.of(settings).iam == Endpoints().iam
+    assert Endpoints.of(settings).iam == "http://127.0.0.1:8086/v1"
+    assert Endpoints.of(settings).resource_manager == "http://127.0.0.1:8086/v3"

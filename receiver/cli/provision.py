@@ -1,0 +1,232 @@
+"""`receiver provision`: topics, subscriptions, dead letters and scheduler jobs as the registry needs them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from receiver import registry
+from receiver.cli import terminal
+from receiver.errors import ConfigurationError, SettingError
+from receiver.google.client import GoogleClient
+from receiver.google.endpoints import Endpoints
+from receiver.provision import rendering
+from receiver.provision.applying import Failed, Result
+from receiver.provision.cloud import Cloud
+from receiver.provision.desired import Push
+from receiver.provision.observed import ALL_KINDS
+from receiver.provision.provisioning import (
+    Goal,
+    Options,
+    Run,
+    provisioning_goal,
+    removal_goal,
+    wanted_by,
+)
+from receiver.provision.resources import Kind
+from receiver.provision.scope import Scope
+from receiver.settings import Settings, require_database
+
+if TYPE_CHECKING:
+    from receiver.provision.planning import Needed, Plan
+
+PUBSUB = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION})
+
+
+@click.command("provision")
+@click.option(
+    "--plan", "only_plan", is_flag=True, help="Show what would change, and change nothing.  [default]"
+)
+@click.option("--apply", "applies", is_flag=True, help="Make the changes, after asking.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--only", metavar="NAME", multiple=True, help="Only this task's resources (may be repeated).")
+@click.option("--skip-scheduler", is_flag=True, help="Leave Cloud Scheduler alone.")
+@click.option("--skip-pubsub", is_flag=True, help="Leave topics and subscriptions alone.")
+@click.option("--grant", is_flag=True, help="Also give Pub/Sub's own account the roles that it needs.")
+@click.option("--prune", is_flag=True, help="Also delete topics and subscriptions that no task uses.")
+@click.option(
+    "--take-over", is_flag=True, help="What belongs to another service of this environment is ours: it moved."
+)
+@click.option(
+    "--destroy", is_flag=True, help="Delete everything of this environment, after asking for its name."
+)
+def command(
+    *,
+    only_plan: bool,
+    applies: bool,
+    yes: bool,
+    as_json: bool,
+    only: tuple[str, ...],
+    skip_scheduler: bool,
+    skip_pubsub: bool,
+    grant: bool,
+    prune: bool,
+    take_over: bool,
+    destroy: bool,
+) -> None:
+    """Show what has to change in Pub/Sub and Cloud Scheduler; with --apply, make it so.
+
+    Exit code 0: the plan is shown, or what is there is as it should be now. 1: it is not.
+    """
+    changes = (applies or destroy) and not only_plan
+    if applies and only_plan:
+        raise click.UsageError("--plan and --apply exclude each other")
+    if destroy and (only or grant or prune):
+        raise click.UsageError(
+            "--destroy deletes a whole environment; it goes with no --only, --grant or --prune"
+        )
+    if skip_pubsub and (skip_scheduler or grant or prune):
+        raise click.UsageError("--skip-pubsub leaves nothing to do for --skip-scheduler, --grant or --prune")
+    if prune and only:
+        raise click.UsageError("--prune looks at all tasks; it goes with no --only")
+    if as_json and changes and not yes:
+        raise click.UsageError("--json cannot ask; add --yes")
+    settings = Settings.from_environ(os.environ)
+    scope = Scope.of(settings)
+    kinds = _kinds(settings, skip_scheduler=skip_scheduler, skip_pubsub=skip_pubsub, grant=grant)
+    options = Options(kinds, only, grant, take_over, prune)
+    session = _Session(settings, scope, options, changes=changes, yes=yes, as_json=as_json)
+    sys.exit(0 if asyncio.run(session.run(destroy=destroy)) else 1)
+
+
+class _Session:
+    """One call of the command."""
+
+    def __init__(
+        self, settings: Settings, scope: Scope, options: Options, *, changes: bool, yes: bool, as_json: bool
+    ) -> None:
+        self._settings = settings
+        self._scope = scope
+        self._options = options
+        self._changes = changes
+        self._yes = yes
+        self._as_json = as_json
+        self._console = terminal.console()
+
+    async def run(self, *, destroy: bool) -> bool:
+        """Plans, asks, applies, looks again; whether all is well."""
+        client = GoogleClient()
+        try:
+            endpoints = Endpoints.of(self._settings)
+            cloud = Cloud(client, endpoints, is_emulated=self._settings.pubsub_emulator is not None)
+            goal = (
+                removal_goal(self._scope, self._options) if destroy else await self._provisioning_goal(cloud)
+            )
+            run = Run(cloud, self._scope, goal, self._ask_the_record)
+            plan = await run.plan()
+            if not self._changes:
+                self._show(plan)
+                return True
+            return await self._carry_out(run, plan, destroy=destroy)
+        finally:
+            await client.close()
+
+    async def _provisioning_goal(self, cloud: Cloud) -> Goal:
+        push = Push.of(self._settings)
+        tasks = registry.load(self._settings)
+        wanted = await wanted_by(tasks, cloud, self._scope, push, self._options)
+        return provisioning_goal(wanted, self._scope, self._options)
+
+    async def _ask_the_record(self) -> Needed:
+        try:
+            url = require_database(self._settings)
+        except SettingError as error:
+            raise ConfigurationError(
+                f"--prune asks the record first whether executions still need what it deletes: {error}"
+            ) from None
+        # SQLAlchemy and the driver are loaded for this only: without --prune no database is needed.
+        from receiver.executions.dsn import Database  # noqa: PLC0415 - as said
+        from receiver.provision.record import needed  # noqa: PLC0415 - as said
+
+        database = Database.of(url, prepared_statements=self._settings.db_prepared_statements)
+        return await needed(database, self._scope)
+
+    async def _carry_out(self, run: Run, plan: Plan, *, destroy: bool) -> bool:
+        if not self._as_json:
+            self._show(plan)
+        total = len(plan.changes)
+        if total and not self._yes:
+            self._ask(plan, destroy=destroy)
+        results: list[Result] = []
+
+        def tell(result: Result) -> None:
+            results.append(result)
+            if not self._as_json:
+                self._print(rendering.progress(result, len(results), total))
+
+        left = plan
+        if total:
+            await run.apply(plan, tell)
+            left = await run.remaining()
+        failed = [result for result in results if isinstance(result, Failed)]
+        if self._as_json:
+            shown = rendering.as_json(left, self._scope)
+            terminal.print_json({**shown, "results": rendering.results_as_json(results)})
+        else:
+            self._conclude(left, len(failed), total)
+        return left.is_settled and not failed
+
+    def _conclude(self, left: Plan, failed: int, total: int) -> None:
+        if total and not left.is_settled:
+            self._console.print("what is there still differs:")
+            for line in rendering.lines(left):
+                self._print(line)
+        if failed:
+            self._console.print(f"{failed} of {total} failed")
+        if left.is_settled and not failed:
+            self._console.print("what is there is as it should be")
+
+    def _show(self, plan: Plan) -> None:
+        if self._as_json:
+            terminal.print_json(rendering.as_json(plan, self._scope))
+            return
+        for line in rendering.lines(plan):
+            self._print(line)
+        self._console.print(rendering.summary(plan))
+
+    def _ask(self, plan: Plan, *, destroy: bool) -> None:
+        if not sys.stdin.isatty():
+            terminal.fail("nobody can be asked here, so nothing was changed; add --yes")
+        count = f"{len(plan.changes)} change{'' if len(plan.changes) == 1 else 's'}"
+        place = f"environment {self._scope.environment} of {self._scope.namespace} in {self._scope.project}"
+        if not destroy:
+            if not click.confirm(f"Make {count} in {place}?"):
+                terminal.fail("nothing was changed")
+            return
+        typed = click.prompt(f"This deletes {place}. Type the environment's name to go on", default="")
+        if typed != self._scope.environment:
+            terminal.fail("that is not its name; nothing was changed")
+
+    def _print(self, line: rendering.Line) -> None:
+        self._console.print(terminal.clean(line.text), style=line.style, soft_wrap=True)
+
+
+def _kinds(settings: Settings, *, skip_scheduler: bool, skip_pubsub: bool, grant: bool) -> frozenset[Kind]:
+    """Which kinds to look at. A stand-in for one API never goes together with the real other one."""
+    emulated, stood_in = settings.pubsub_emulator is not None, settings.scheduler_endpoint is not None
+    if grant and emulated and not stood_in:
+        raise ConfigurationError(
+            "--grant: Pub/Sub is an emulator (PUBSUB_EMULATOR_HOST), and has no roles to give"
+        )
+    if skip_pubsub and emulated and not stood_in:
+        raise ConfigurationError(
+            "--skip-pubsub leaves nothing to do: Pub/Sub is an emulator (PUBSUB_EMULATOR_HOST), so Cloud Scheduler "
+            "is left alone"
+        )
+    if stood_in and not emulated and not (skip_scheduler or skip_pubsub):
+        raise SettingError(
+            "PUBSUB_EMULATOR_HOST",
+            None,
+            "TASKS_SCHEDULER_ENDPOINT is a stand-in, so set this as well, or use --skip-pubsub or --skip-scheduler",
+        )
+    if skip_pubsub:
+        return frozenset({Kind.JOB})
+    if emulated and not stood_in and not skip_scheduler:
+        click.echo("note: Pub/Sub is an emulator, so Cloud Scheduler is left alone", err=True)
+        return PUBSUB
+    return PUBSUB if skip_scheduler else ALL_KINDS

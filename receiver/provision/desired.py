@@ -1,0 +1,199 @@
+"""What should be there: for every route a topic, a push subscription and, if it is scheduled, a job; and the dead letters.
+
+Pure: the routes and the settings go in, resources come out, in Google's own words. Names are `receiver.naming`'s.
+
+Next: `receiver.provision.planning` holds them against what is there.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from receiver.errors import SettingError
+from receiver.messages import scheduled_payload
+from receiver.provision.resources import Grant, Kind, Resource, Wanted
+from receiver.provision.scope import Scope
+from receiver.routes import TaskRoute
+from receiver.settings import PUSH_PATH, PushAuth, Settings
+
+RETENTION: Final = timedelta(days=7)
+"""How long Pub/Sub keeps what a service does not take, and then a dead letter for somebody to look at it: its default, and the most
+that its emulator knows. Final rows must be kept for longer than both together, or a replayed letter would run again what is done."""
+
+DEAD_LETTER_ACK_DEADLINE: Final = timedelta(seconds=60)
+"""For somebody who reads dead letters by hand."""
+
+JOB_RETRIES: Final = 3
+"""Times that Cloud Scheduler tries again when publishing fails; its own default is none. The limit is 5."""
+
+JOB_BACKOFF: Final = (timedelta(seconds=5), timedelta(hours=1))
+"""The shortest and longest pause between those tries: Cloud Scheduler's own bounds."""
+
+PUBLISHER: Final = "roles/pubsub.publisher"
+SUBSCRIBER: Final = "roles/pubsub.subscriber"
+MAKES_TOKENS: Final = "roles/iam.serviceAccountTokenCreator"
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """How pushes are made: where to, with whose token (None: no token), and after how many tries a message is a dead letter."""
+
+    url: str
+    account: str | None
+    max_delivery_attempts: int
+
+    @classmethod
+    def of(cls, settings: Settings) -> Push:
+        """What the settings say.
+
+        Raises:
+            SettingError: the service's URL or the account is missing, or Pub/Sub would not push like that.
+        """
+        url, local = settings.service_url, settings.pubsub_emulator is not None
+        if url is None:
+            raise SettingError(
+                "CLOUD_RUN_SERVICE_URL", None, "set it to the service's URL, which subscriptions push to"
+            )
+        if not local and not url.startswith("https://"):
+            raise SettingError("CLOUD_RUN_SERVICE_URL", url, "Pub/Sub pushes to an https address only")
+        if settings.push_auth is PushAuth.OFF:
+            if not local:
+                raise SettingError(
+                    "TASKS_PUSH_AUTH", "off", "subscriptions are made with tokens, except in an emulator"
+                )
+            return cls(url, None, settings.max_delivery_attempts)
+        if settings.service_account is None:
+            raise SettingError(
+                "TASKS_SERVICE_ACCOUNT", None, "set it to the account whose tokens pushes carry"
+            )
+        return cls(url, settings.service_account, settings.max_delivery_attempts)
+
+
+def desired(routes: Sequence[TaskRoute], scope: Scope, push: Push) -> tuple[Wanted, ...]:
+    """Everything that these routes need, each resource once."""
+    found = {wanted.item.name: wanted for wanted in _dead_letters(scope)}
+    for route in routes:
+        found |= {wanted.item.name: wanted for wanted in _of_route(route, scope, push)}
+    for route in routes:
+        for wanted in _of_former_names(route, scope, push):
+            found.setdefault(wanted.item.name, wanted)
+    return tuple(found.values())
+
+
+def former_paths(route: TaskRoute) -> frozenset[str]:
+    """The paths that its aliases may have had topics under. A bare name was a function of the same module, most likely."""
+    module = route.function.__module__
+    bare = {f"{module}.{alias}" for alias in route.aliases if "." not in alias}
+    return frozenset({*route.aliases, *bare}) - {route.path}
+
+
+def desired_grants(
+    wanted: Iterable[Wanted], scope: Scope, push: Push, project_number: str
+) -> Iterator[Wanted]:
+    """The roles that Pub/Sub's own account needs.
+
+    To write dead letters, to take them from their subscriptions, and, in projects from before April 2021, to make tokens of
+    the push account.
+    """
+    agent = f"serviceAccount:service-{project_number}@gcp-sa-pubsub.iam.gserviceaccount.com"
+    letters = scope.dead_letter_topic
+    for one in wanted:
+        name = one.item.name
+        if name == letters:
+            yield Wanted(Grant(name, PUBLISHER, agent), (name,))
+        elif isinstance(one.item, Resource) and "deadLetterPolicy" in one.item.body:
+            yield Wanted(Grant(name, SUBSCRIBER, agent), (name,), one.former)
+    if push.account is not None:
+        yield Wanted(Grant(f"projects/-/serviceAccounts/{push.account}", MAKES_TOKENS, agent))
+
+
+def _dead_letters(scope: Scope) -> Iterator[Wanted]:
+    topic = scope.dead_letter_topic
+    yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.owner.labels}))
+    body = {
+        "topic": topic,
+        "pushConfig": {},
+        "ackDeadlineSeconds": int(DEAD_LETTER_ACK_DEADLINE.total_seconds()),
+        "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"},
+        "messageRetentionDuration": _duration(RETENTION),
+        "expirationPolicy": {},
+        "labels": scope.owner.labels,
+    }
+    yield Wanted(Resource(Kind.SUBSCRIPTION, scope.dead_letter_subscription, body), (topic,))
+
+
+def _of_route(route: TaskRoute, scope: Scope, push: Push) -> Iterator[Wanted]:
+    yield from _delivery(route, route.path, scope, push)
+    if route.schedule is not None:
+        body = _job(route, route.schedule, scope)
+        yield Wanted(Resource(Kind.JOB, scope.job(route.path), body), (scope.topic(route.path),))
+
+
+def _of_former_names(route: TaskRoute, scope: Scope, push: Push) -> Iterator[Wanted]:
+    for path in sorted(former_paths(route)):
+        yield from _delivery(route, path, scope, push, former=route.path)
+
+
+def _delivery(
+    route: TaskRoute, path: str, scope: Scope, push: Push, former: str | None = None
+) -> Iterator[Wanted]:
+    topic = scope.topic(path)
+    yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.owner.labels}), former=former)
+    body = _subscription(route, topic, scope, push)
+    needs = (topic, scope.dead_letter_topic)
+    yield Wanted(Resource(Kind.SUBSCRIPTION, scope.subscription(path), body), needs, former)
+
+
+def _subscription(route: TaskRoute, topic: str, scope: Scope, push: Push) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "pushEndpoint": push.url + PUSH_PATH,
+        "attributes": {"x-goog-version": "v1"},
+    }
+    if push.account is not None:
+        config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": push.url}
+    return {
+        "topic": topic,
+        "pushConfig": config,
+        "ackDeadlineSeconds": route.ack_deadline,
+        # Always: without it Pub/Sub tries again at once.
+        "retryPolicy": {
+            "minimumBackoff": f"{route.min_retry_delay}s",
+            "maximumBackoff": f"{route.max_retry_delay}s",
+        },
+        "deadLetterPolicy": {
+            "deadLetterTopic": scope.dead_letter_topic,
+            "maxDeliveryAttempts": push.max_delivery_attempts,
+        },
+        "messageRetentionDuration": _duration(RETENTION),
+        # Never: a monthly task's subscription would be gone after 31 days without a message.
+        "expirationPolicy": {},
+        "labels": scope.owner.labels,
+    }
+
+
+def _job(route: TaskRoute, schedule: str, scope: Scope) -> dict[str, Any]:
+    least, most = JOB_BACKOFF
+    return {
+        "description": scope.owner.description,
+        "schedule": schedule,
+        "timeZone": route.schedule_timezone,
+        "pubsubTarget": {
+            "topicName": scope.topic(route.path),
+            "data": base64.b64encode(scheduled_payload(route.name)).decode(),
+            "attributes": {"task_name": route.name},
+        },
+        "retryConfig": {
+            "retryCount": JOB_RETRIES,
+            "minBackoffDuration": _duration(least),
+            "maxBackoffDuration": _duration(most),
+            "maxRetryDuration": "0s",
+        },
+    }
+
+
+def _duration(value: timedelta) -> str:
+    return f"{value.total_seconds():.0f}s"

@@ -1,0 +1,76 @@
+"""Google's refusals in one line: what could not be done, in Google's words, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from httpx import codes
+
+from receiver.errors import (
+    GoogleConflict,
+    GoogleError,
+    GoogleForbidden,
+    GoogleMissing,
+    GoogleRefused,
+    GoogleUnavailable,
+)
+from receiver.provision.resources import Kind
+from receiver.provision.scope import Scope
+
+_ROLES: Final = {
+    Kind.TOPIC: "roles/pubsub.editor",
+    Kind.SUBSCRIPTION: "roles/pubsub.editor",
+    Kind.JOB: "roles/cloudscheduler.admin",
+    Kind.GRANT: "roles/pubsub.admin, and roles/iam.serviceAccountAdmin on the push account",
+    None: "roles/browser",
+}
+_APIS: Final = {
+    Kind.TOPIC: "pubsub",
+    Kind.SUBSCRIPTION: "pubsub",
+    Kind.JOB: "cloudscheduler",
+    Kind.GRANT: "iam",
+    None: "cloudresourcemanager",
+}
+
+
+def explained(error: GoogleError, doing: str, kind: Kind | None, scope: Scope) -> GoogleError:
+    """The same error, its message saying what could not be done and what to do."""
+    line = f"cannot {doing} of project {scope.project}: {reason(error, kind, scope)}"
+    match error:
+        case GoogleRefused():
+            return type(error)(error.status, error.reason, line)
+        case GoogleUnavailable():
+            return GoogleUnavailable(line)
+        case _:  # no credentials: says what to do already
+            return error
+
+
+def reason(error: GoogleError, kind: Kind | None, scope: Scope) -> str:
+    """Google's words and the way out."""
+    said = str(error)
+    match error:
+        case GoogleForbidden() if _is_disabled(error):
+            return f"its API is not enabled: gcloud services enable {_APIS[kind]}.googleapis.com --project {scope.project}"
+        case GoogleForbidden():
+            return f"{said}; {_permission(error, kind)}"
+        case GoogleMissing() if kind is Kind.JOB:
+            return (
+                f"{said}; is SCHEDULER_LOCATION {scope.location} a region of Cloud Scheduler? "
+                f"gcloud scheduler locations list --project {scope.project}; or use --skip-scheduler"
+            )
+        case GoogleConflict() | GoogleUnavailable():
+            return f"{said}; try again"
+        case _:
+            return said
+
+
+def _permission(error: GoogleForbidden, kind: Kind | None) -> str:
+    if error.status == codes.UNAUTHORIZED:
+        return "log in again: gcloud auth application-default login"
+    if "actAs" in error.message:
+        return "whoever provisions needs roles/iam.serviceAccountUser on the push account"
+    return f"whoever provisions needs {_ROLES[kind]}"
+
+
+def _is_disabled(error: GoogleForbidden) -> bool:
+    return "API has not been used" in error.message or "it is disabled" in error.message

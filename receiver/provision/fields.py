@@ -1,0 +1,198 @@
+"""The fields of each resource that are ours to say, and in which of them two resources differ.
+
+What is not listed here belongs to whoever set it: other labels, a paused job, a schema. Values are compared as what they mean
+("10s" and "10.0s", the text inside base64, `utc` and `Etc/UTC`), and shown in that form. A field that Google does not let
+change is `fixed`, with what its wrong value would do.
+
+Invariant: `differences(wanted, wanted) == ()`; and applying the top-level fields that `mask` names makes it so.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from receiver.provision.ownership import ENVIRONMENT, NAMESPACE, SERVICE
+from receiver.provision.resources import Kind, Resource
+
+NEVER: Final = "never"
+_UTC: Final = frozenset(
+    {"utc", "etc/utc", "gmt", "etc/gmt", "etc/universal", "universal", "zulu", "etc/zulu"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One field of a resource: as it is and as it should be, in words; None where it is absent."""
+
+    field: str
+    old: str | None
+    new: str | None
+    fixed: str | None = None
+    """Why it matters, for a field that cannot be changed; None for one that can."""
+
+    def __str__(self) -> str:
+        return f"{self.field}: {_shown(self.old)} → {_shown(self.new)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field that is ours to say: where it is, and how its value is read. `read` is given None where it is absent."""
+
+    path: str
+    read: Callable[[Any], str | None]
+    fixed: str | None = None
+
+    @property
+    def top(self) -> str:
+        """The field of the resource itself: what an update mask names. The emulator refuses deeper ones."""
+        return self.path.partition(".")[0]
+
+    def of(self, body: Mapping[str, Any]) -> str | None:
+        """Its value in a body, in words."""
+        value: Any = body
+        for key in self.path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return self.read(value)
+
+
+def differences(wanted: Resource, found: Resource) -> tuple[Difference, ...]:
+    """The fields in which what was found is not what is wanted."""
+    pairs = ((field, field.of(found.body), field.of(wanted.body)) for field in FIELDS[wanted.kind])
+    return tuple(Difference(field.path, old, new, field.fixed) for field, old, new in pairs if old != new)
+
+
+def mask(kind: Kind, changed: tuple[Difference, ...]) -> tuple[str, ...]:
+    """The top-level fields that an update must name. A field that is Google's own result names all of ours."""
+    paths = {difference.field for difference in changed}
+    tops = dict.fromkeys(field.top for field in FIELDS[kind] if field.fixed is None and field.top != STATE)
+    if STATE in paths:
+        return tuple(tops)
+    return tuple(top for top in tops if any(path.partition(".")[0] == top for path in paths))
+
+
+def merged(wanted: Resource, found: Resource, names: tuple[str, ...]) -> dict[str, Any]:
+    """The body of an update: the wanted fields, and of the labels those that others set as well."""
+    body = {name: wanted.body[name] for name in names if name in wanted.body}
+    if "labels" in body:
+        body["labels"] = {**found.body.get("labels", {}), **body["labels"]}
+    return body
+
+
+def _shown(value: str | None) -> str:
+    return "none" if value is None else value
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _flag(value: Any) -> str | None:
+    return "yes" if value else None
+
+
+def _present(value: Any) -> str | None:
+    return None if value is None else "set"
+
+
+def _filter(value: Any) -> str | None:
+    return str(value) if value else None
+
+
+def _duration(value: Any) -> str | None:
+    """`"10s"`, whatever way Google writes it; zero where it is left out of a message that is there."""
+    if value is None:
+        return None
+    try:
+        seconds = float(str(value).removesuffix("s"))
+    except ValueError:
+        return str(value)
+    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
+
+
+def _limit(value: Any) -> str | None:
+    return _duration("0s" if value is None else value)
+
+
+def _expiry(value: Any) -> str | None:
+    """`{}` is never; nothing at all is Google's default, 31 idle days."""
+    if value is None:
+        return "after 31 idle days (default)"
+    return f"after {value['ttl']} idle" if value.get("ttl") else NEVER
+
+
+def _pushed_as(value: Any) -> str | None:
+    """The form of a pushed message: v1, which v1beta2 is another name of, and which nothing said means."""
+    return "v1" if value in {None, "v1", "v1beta2"} else str(value)
+
+
+def _zone(value: Any) -> str | None:
+    return "UTC" if value is None or str(value).lower() in _UTC else str(value)
+
+
+def _payload(value: Any) -> str | None:
+    if value is None:
+        return None
+    try:
+        return base64.b64decode(value, validate=True).decode(errors="backslashreplace")
+    except (binascii.Error, ValueError):
+        return str(value)
+
+
+def _mapping(value: Any) -> str | None:
+    return " ".join(f"{key}={text}" for key, text in sorted(value.items())) if value else None
+
+
+def _count(value: Any) -> str | None:
+    return str(value or 0)
+
+
+def _state(value: Any) -> str | None:
+    """A job whose last update failed stays broken until an update succeeds; any other state is not ours to change."""
+    return "UPDATE_FAILED" if value == "UPDATE_FAILED" else None
+
+
+STATE: Final = "state"
+_LABELS: Final = tuple(Field(f"labels.{key}", _text) for key in (ENVIRONMENT, NAMESPACE, SERVICE))
+
+FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
+    Kind.TOPIC: _LABELS,
+    Kind.SUBSCRIPTION: (
+        Field("topic", _text, "it receives nothing of this topic"),
+        Field("filter", _filter, "it drops what does not match"),
+        Field("detached", _flag, "it receives nothing any more"),
+        Field("bigqueryConfig", _present, "it writes to BigQuery instead"),
+        Field("bigtableConfig", _present, "it writes to Bigtable instead"),
+        Field("cloudStorageConfig", _present, "it writes to Cloud Storage instead"),
+        Field("pushConfig.pushEndpoint", _filter),
+        Field("pushConfig.oidcToken.serviceAccountEmail", _text),
+        Field("pushConfig.oidcToken.audience", _text),
+        Field("pushConfig.noWrapper", _present),
+        Field("pushConfig.attributes.x-goog-version", _pushed_as),
+        Field("ackDeadlineSeconds", _count),
+        Field("retryPolicy.minimumBackoff", _duration),
+        Field("retryPolicy.maximumBackoff", _duration),
+        Field("deadLetterPolicy.deadLetterTopic", _text),
+        Field("deadLetterPolicy.maxDeliveryAttempts", _text),
+        Field("messageRetentionDuration", _duration),
+        Field("expirationPolicy", _expiry),
+        *_LABELS,
+    ),
+    Kind.JOB: (
+        Field("description", _filter),
+        Field("schedule", _text),
+        Field("timeZone", _zone),
+        Field("pubsubTarget.topicName", _text),
+        Field("pubsubTarget.data", _payload),
+        Field("pubsubTarget.attributes", _mapping),
+        Field("retryConfig.retryCount", _count),
+        Field("retryConfig.minBackoffDuration", _duration),
+        Field("retryConfig.maxBackoffDuration", _duration),
+        Field("retryConfig.maxRetryDuration", _limit),
+        Field(STATE, _state),
+    ),
+}
+"""What is compared, in the order in which it is shown. Everything else on a resource is left as it is."""

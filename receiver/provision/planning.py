@@ -1,0 +1,273 @@
+"""The plan: what must be made, changed and deleted so that what is there becomes what should be.
+
+Pure. Every resource ends in exactly one of the values below; a plan may be printed, tested and refused before anything happens.
+
+Invariants: a change names only what `Scope.contains`, or a wanted grant; another owner's resource is never changed; a
+resource is deleted only when it says that it is ours. `plan` of a state that equals the desired one holds no change.
+
+Next: `receiver.provision.rendering` shows it, `receiver.provision.applying` makes it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from receiver.provision.fields import Difference, differences
+from receiver.provision.observed import Observed
+from receiver.provision.ownership import Belongs, owner_of_description, owner_of_labels
+from receiver.provision.resources import Grant, Kind, Resource, Wanted, kind_of
+from receiver.provision.scope import Scope
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """It is not there."""
+
+    item: Resource
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Give:
+    """A member lacks a role."""
+
+    item: Grant
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """It is there, and differs. `adopted`: it was nobody's until now."""
+
+    item: Resource
+    found: Resource
+    differences: tuple[Difference, ...]
+    needs: tuple[str, ...] = ()
+    adopted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """It is there, is ours, and nothing needs it any more."""
+
+    item: Resource
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It should change, and must not, or cannot: `why`, with the way out."""
+
+    item: Resource
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """No task needs it, and it stays as it is: `why`. It is no reason to call the state wrong."""
+
+    item: Resource
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """It is as it should be."""
+
+    item: Resource | Grant
+
+
+Change: TypeAlias = Create | Give | Update | Delete
+Entry: TypeAlias = Create | Give | Update | Delete | Refused | Kept | Unchanged
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every resource that is wanted or is within the scope, each with what happens to it."""
+
+    entries: tuple[Entry, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What is to be done, in order: made and changed from topics to grants, then deleted the other way."""
+        order = list(Kind)
+        made = [entry for entry in self.entries if isinstance(entry, Create | Give | Update)]
+        gone = [entry for entry in self.entries if isinstance(entry, Delete)]
+        made.sort(key=lambda entry: order.index(entry.item.kind))
+        gone.sort(key=lambda entry: -order.index(entry.item.kind))
+        return (*made, *gone)
+
+    @property
+    def refused(self) -> tuple[Refused, ...]:
+        """What must not or cannot be changed."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Refused))
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """What nothing needs and stays."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Kept))
+
+    @property
+    def unchanged(self) -> int:
+        """How many are as they should be."""
+        return sum(isinstance(entry, Unchanged) for entry in self.entries)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what is there equals what should be."""
+        return not self.changes and not self.refused
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What the record still needs of topics and subscriptions that no task has: for each topic's full name, why."""
+
+    topics: Mapping[str, str]
+
+
+def plan(
+    wanted: Sequence[Wanted],
+    observed: Observed,
+    scope: Scope,
+    *,
+    take_over: bool = False,
+    prune: Needed | None = None,
+    orphans: bool = True,
+) -> Plan:
+    """What leads from `observed` to `wanted`.
+
+    Args:
+        take_over: resources of another service with our environment and namespace count as ours: the service has moved.
+        prune: delete orphaned topics and subscriptions, save those that are still needed.
+        orphans: look at what nothing wants; False when only some of the tasks are wanted.
+    """
+    entries = [
+        entry
+        for one in wanted
+        for entry in _of_wanted(one, observed, scope, take_over=take_over, pruning=prune is not None)
+    ]
+    if orphans:
+        names = {one.item.name for one in wanted}
+        entries += [
+            _of_orphan(found, scope, prune, take_over=take_over)
+            for found in observed.resources
+            if found.name not in names and scope.contains(found.name)
+        ]
+    return Plan(tuple(entries))
+
+
+def removal(observed: Observed, scope: Scope, *, take_over: bool = False) -> Plan:
+    """Everything that is ours in this environment is deleted, and nothing else."""
+    entries: list[Entry] = []
+    for found in observed.resources:
+        if not scope.contains(found.name):
+            continue
+        refusal = _not_ours(found, scope, take_over=take_over)
+        if refusal is None:
+            entries.append(Delete(found, f"environment {scope.environment} is removed"))
+        else:
+            entries.append(Kept(found, refusal))
+    return Plan(tuple(entries))
+
+
+def _of_wanted(
+    one: Wanted, observed: Observed, scope: Scope, *, take_over: bool, pruning: bool
+) -> Iterator[Entry]:
+    item = one.item
+    if isinstance(item, Grant):
+        if observed.has(item):
+            yield Unchanged(item)
+        elif one.former is None or item.target in observed:
+            yield Give(item, one.needs)
+        return
+    found = observed.find(item.name)
+    if found is None:
+        if one.former is None:
+            yield Create(item, one.needs)
+        return
+    belongs = _belongs(found, scope)
+    if belongs is Belongs.OTHERS or (belongs is Belongs.FORMER_SERVICES and not take_over):
+        yield Refused(item, f"{_foreign(found)}; {_WAYS[belongs]}")
+        return
+    changed = differences(item, found)
+    fixed = [difference for difference in changed if difference.fixed is not None]
+    if fixed and one.former is not None:
+        what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
+        yield Kept(found, f"a former name of {one.former}, and of no more use: {what}")
+    elif fixed:
+        yield Refused(item, _way_out(item, fixed))
+    elif changed:
+        yield Update(item, found, changed, one.needs, adopted=belongs is Belongs.NOBODYS)
+    elif one.former is not None and pruning:
+        yield Kept(item, f"{one.former} is still known by this name (its aliases)")
+    else:
+        yield Unchanged(item)
+
+
+def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over: bool) -> Entry:
+    refusal = _not_ours(found, scope, take_over=take_over)
+    if refusal is not None:
+        return Kept(found, refusal)
+    if found.kind is Kind.JOB:
+        return Delete(found, "no task has this schedule")
+    if prune is None:
+        return Kept(found, "no task uses it; --prune deletes it")
+    still = prune.topics.get(_topic_of(found, scope))
+    return Delete(found, "no task uses it") if still is None else Refused(found, still)
+
+
+def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
+    match _belongs(found, scope):
+        case Belongs.OURS:
+            return None
+        case Belongs.FORMER_SERVICES if take_over:
+            return None
+        case Belongs.NOBODYS:
+            return "it names no owner; delete it by hand if nobody needs it"
+        case Belongs.FORMER_SERVICES | Belongs.OTHERS:
+            return _foreign(found)
+
+
+def _belongs(found: Resource, scope: Scope) -> Belongs:
+    if found.kind is Kind.JOB:
+        return scope.owner.of_description(found.body.get("description", ""))
+    return scope.owner.of_labels(found.body.get("labels", {}))
+
+
+def _foreign(found: Resource) -> str:
+    if found.kind is Kind.JOB:
+        return f"it belongs to {owner_of_description(found.body.get('description', ''))}"
+    return f"it belongs to {owner_of_labels(found.body.get('labels', {}))}"
+
+
+_WAYS: Final = {
+    Belongs.OTHERS: "choose another TASKS_NAMESPACE or TASKS_ENVIRONMENT",
+    Belongs.FORMER_SERVICES: "if this service has moved from there, use --take-over",
+}
+
+
+def _topic_of(found: Resource, scope: Scope) -> str:
+    """The topic that an orphan is, or serves; a subscription whose topic is gone is known by its own name."""
+    if found.kind is Kind.TOPIC:
+        return found.name
+    return f"projects/{scope.project}/topics/{found.id.removesuffix('-sub')}"
+
+
+def _way_out(item: Resource, fixed: Sequence[Difference]) -> str:
+    """Google changes none of these: deleting is for people to decide, because it drops what waits in there."""
+    what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
+    project, name = item.name.split("/")[1], item.id
+    return (
+        f"{what}. Pub/Sub cannot change that: `gcloud pubsub subscriptions delete {name} --project {project}` "
+        "drops what waits in it, then apply again makes it anew"
+    )
+
+
+def is_within(entry: Change, scope: Scope) -> bool:
+    """Whether a change stays inside the scope: the last fence before Google is asked for it."""
+    if isinstance(entry.item, Grant):
+        target = entry.item.target
+        return scope.contains(target) or target.startswith("projects/-/serviceAccounts/")
+    return scope.contains(entry.item.name) and kind_of(entry.item.name) is entry.item.kind

@@ -1,0 +1,139 @@
+"""A plan and its results, for people (`+ ~ -` lines) and for programs (JSON-able values)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from receiver.provision.applying import Done, Failed, Result
+from receiver.provision.planning import (
+    Change,
+    Create,
+    Delete,
+    Entry,
+    Give,
+    Kept,
+    Plan,
+    Refused,
+    Unchanged,
+    Update,
+)
+from receiver.provision.scope import Scope
+
+_SIGNS: Final[dict[type[Entry], tuple[str, str, str]]] = {
+    Create: ("+", "green", "create"),
+    Give: ("+", "green", "grant"),
+    Update: ("~", "yellow", "update"),
+    Delete: ("-", "red", "delete"),
+    Refused: ("!", "bold red", "refused"),
+    Kept: ("=", "dim", "kept"),
+    Unchanged: (" ", "dim", "unchanged"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text, and the style that it has on a terminal."""
+
+    text: str
+    style: str = ""
+
+
+def lines(plan: Plan) -> list[Line]:
+    """One line a change, one more for each field of an update; what is refused or kept with its reason."""
+    entries = (*plan.changes, *plan.refused, *plan.kept)
+    return [line for entry in entries for line in _entry(entry)]
+
+
+def summary(plan: Plan) -> str:
+    """How many of each, the unchanged counted only."""
+    made = plan.changes
+    parts = [
+        f"{sum(isinstance(change, Create | Give) for change in made)} to create",
+        f"{sum(isinstance(change, Update) for change in made)} to change",
+        f"{sum(isinstance(change, Delete) for change in made)} to delete",
+        f"{plan.unchanged} unchanged",
+    ]
+    if plan.refused:
+        parts.append(f"{len(plan.refused)} refused")
+    if plan.kept:
+        parts.append(f"{len(plan.kept)} kept")
+    return ", ".join(parts)
+
+
+def progress(result: Result, number: int, total: int) -> Line:
+    """One change that has ended."""
+    sign, style, _ = _SIGNS[type(result.change)]
+    head = f"[{number:{len(str(total))}}/{total}] {sign} {result.change.item.kind} {result.change.item.id}"
+    match result:
+        case Done(note=note):
+            return Line(f"{head}: {note}" if note else head, style)
+        case Failed(why=why):
+            return Line(f"{head}: failed: {why}", "bold red")
+
+
+def as_json(plan: Plan, scope: Scope) -> dict[str, Any]:
+    """The plan as JSON values. `settled` is true when nothing has to change."""
+    return {
+        "project": scope.project,
+        "location": scope.location,
+        "environment": scope.environment,
+        "namespace": scope.namespace,
+        "service": scope.service,
+        "settled": plan.is_settled,
+        "changes": [_change(change) for change in plan.changes],
+        "refused": [_told(entry) for entry in plan.refused],
+        "kept": [_told(entry) for entry in plan.kept],
+        "unchanged": plan.unchanged,
+    }
+
+
+def results_as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """What became of each change."""
+    return [
+        {
+            **_named(result.change),
+            "done": isinstance(result, Done),
+            "note": result.note if isinstance(result, Done) else result.why,
+        }
+        for result in results
+    ]
+
+
+def _entry(entry: Change | Refused | Kept) -> Iterator[Line]:
+    sign, style, _ = _SIGNS[type(entry)]
+    head = f"{sign} {entry.item.kind} {entry.item.id}"
+    match entry:
+        case Create() | Give():
+            yield Line(head, style)
+        case Update(differences=differences, adopted=adopted):
+            yield Line(f"{head} (was nobody's)" if adopted else head, style)
+            for difference in differences:
+                yield Line(f"    {difference}", style)
+        case Delete(why=why):
+            yield Line(f"{head} ({why})", style)
+        case Refused(why=why) | Kept(why=why):
+            yield Line(f"{head}: {why}", style)
+
+
+def _named(entry: Entry) -> dict[str, Any]:
+    return {"action": _SIGNS[type(entry)][2], "kind": entry.item.kind.value, "name": entry.item.name}
+
+
+def _change(change: Change) -> dict[str, Any]:
+    shown = _named(change)
+    match change:
+        case Create(item=item):
+            return {**shown, "body": item.body}
+        case Give():
+            return shown
+        case Update(differences=differences, adopted=adopted):
+            fields = [{"field": one.field, "old": one.old, "new": one.new} for one in differences]
+            return {**shown, "adopted": adopted, "fields": fields}
+        case Delete(why=why):
+            return {**shown, "why": why}
+
+
+def _told(entry: Refused | Kept) -> dict[str, Any]:
+    return {**_named(entry), "why": entry.why}

@@ -1,0 +1,441 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from receiver import TaskRoute
+from receiver.errors import GoogleError, GoogleForbidden, GoogleMissing
+from receiver.google import client as google_client
+from receiver.provision import applying
+from receiver.provision.applying import Done, Failed, apply
+from receiver.provision.cloud import Cloud
+from receiver.provision.desired import desired_grants
+from receiver.provision.planning import Delete, Needed, Plan
+from receiver.provision.provisioning import Options, Run, provisioning_goal, removal_goal
+from receiver.provision.resources import Kind, Resource, Wanted
+from receiver.provision.scope import Scope
+from tests.google_fake import GoogleFake
+from tests.unit.provision.world import (
+    ACCOUNT,
+    CLEAN,
+    HERE,
+    MAIL,
+    PUSH,
+    ROUTES,
+    SCOPE,
+    send_mail,
+    wanted,
+)
+
+P = "projects/shop-prod"
+TOPIC = f"{P}/topics/prod--shop.tasks--{HERE}.send_mail"
+SUBSCRIPTION = f"{P}/subscriptions/prod--shop.tasks--{HERE}.send_mail-sub"
+JOB = SCOPE.job(CLEAN.path)
+AGENT = "serviceAccount:service-415104041262@gcp-sa-pubsub.iam.gserviceaccount.com"
+
+
+@pytest.fixture(autouse=True)
+def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is tried again soon."""
+    monkeypatch.setattr(applying, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(google_client, "FIRST_PAUSE", 0.001)
+
+
+async def nothing_needed() -> Needed:
+    return Needed({})
+
+
+def run_for(
+    cloud: Cloud, found: Sequence[Wanted], options: Options | None = None, scope: Scope = SCOPE
+) -> Run:
+    return Run(cloud, scope, provisioning_goal(found, scope, options or Options()), nothing_needed)
+
+
+async def applied(run: Run) -> dict[str, str]:
+    """Applies the plan; what was unusual about it, by the last part of the name."""
+    results = await run.apply(await run.plan())
+    notes = {
+        result.change.item.id: result.note if isinstance(result, Done) else f"FAILED {result.why}"
+        for result in results
+    }
+    return {name: note for name, note in notes.items() if note}
+
+
+async def test_everything_is_made_once_and_a_second_plan_is_empty(cloud: Cloud, google: GoogleFake) -> None:
+    run = run_for(cloud, wanted())
+    assert await applied(run) == {}
+    assert (await run.remaining()).is_settled
+    again = await run.plan()
+    assert (again.changes, again.unchanged) == ((), 7)
+    google.calls.clear()
+    assert await applied(run) == {}
+    assert google.writes() == []
+
+
+async def test_drift_is_mended_and_what_others_set_stays(cloud: Cloud, google: GoogleFake) -> None:
+    run = run_for(cloud, wanted())
+    await applied(run)
+    google.pubsub.topics[TOPIC]["labels"] = {"team": "core"}
+    drifted = google.pubsub.subscriptions[SUBSCRIPTION]
+    drifted |= {
+        "ackDeadlineSeconds": 10,
+        "expirationPolicy": {"ttl": "86400s"},
+        "enableMessageOrdering": True,
+    }
+    del drifted["retryPolicy"]
+    drifted["pushConfig"]["noWrapper"] = {"writeMetadata": True}
+    google.scheduler.jobs[JOB] |= {"schedule": "0 4 * * *", "timeZone": "UTC", "state": "PAUSED"}
+    google.calls.clear()
+
+    assert await applied(run) == {}
+    assert google.writes() == [f"PATCH /v1/{TOPIC}", f"PATCH /v1/{SUBSCRIPTION}", f"PATCH /v1/{JOB}"]
+    assert (await run.remaining()).is_settled
+    assert google.pubsub.topics[TOPIC]["labels"] == {"team": "core", **SCOPE.owner.labels}
+    mended = google.pubsub.subscriptions[SUBSCRIPTION]
+    assert mended["retryPolicy"] == {"minimumBackoff": "5s", "maximumBackoff": "120s"}
+    assert mended["enableMessageOrdering"] is True
+    assert "noWrapper" not in mended["pushConfig"]
+    assert google.scheduler.jobs[JOB]["state"] == "PAUSED", "an operator's pause is no drift"
+
+
+async def test_names_that_need_escaping_in_an_address_survive_it(cloud: Cloud, google: GoogleFake) -> None:
+    item = Resource(Kind.TOPIC, f"{P}/topics/prod--shop.tasks--a%b+c~d", {})
+    await cloud.create(item)
+    assert item.name in google.pubsub.topics
+    assert await cloud.get(item.name) is not None
+    await cloud.delete(item)
+    assert google.pubsub.topics == {}
+
+
+async def test_lists_are_read_page_by_page(cloud: Cloud, google: GoogleFake) -> None:
+    for number in range(2100):
+        google.pubsub.topics[f"{P}/topics/t{number:04}"] = {"name": f"{P}/topics/t{number:04}"}
+    assert len(await cloud.listed(Kind.TOPIC, SCOPE)) == 2100
+    assert google.calls == [f"GET /v1/{P}/topics"] * 3
+
+
+async def test_unchanged_resources_cost_three_requests_in_all(cloud: Cloud, google: GoogleFake) -> None:
+    run = run_for(cloud, wanted())
+    await applied(run)
+    google.calls.clear()
+    await run.plan()
+    assert sorted(google.calls) == [
+        f"GET /v1/{P}/locations/europe-west2/jobs",
+        f"GET /v1/{P}/subscriptions",
+        f"GET /v1/{P}/topics",
+    ]
+
+
+async def test_requests_go_side_by_side_within_a_bound(cloud: Cloud, google: GoogleFake) -> None:
+    google.latency = 0.02
+    many = [Wanted(Resource(Kind.TOPIC, SCOPE.topic(f"t{number}"), {})) for number in range(40)]
+    await applied(run_for(cloud, many))
+    assert 2 < google.most_in_flight <= 10
+
+
+async def test_a_failing_item_stops_only_what_needs_it(cloud: Cloud, google: GoogleFake) -> None:
+    google.fail(f"PUT .*{re.escape(TOPIC)}$", 400, "INVALID_ARGUMENT", "no such luck")
+    run = run_for(cloud, wanted())
+    assert await applied(run) == {
+        TOPIC.rpartition("/")[2]: "FAILED no such luck",
+        SUBSCRIPTION.rpartition("/")[2]: f"FAILED not tried: it needs {TOPIC.rpartition('/')[2]}",
+    }
+    left = await run.remaining()
+    assert [change.item.name for change in left.changes] == [TOPIC, SUBSCRIPTION]
+    assert left.unchanged == 5
+
+
+async def test_a_half_applied_plan_is_finished_by_the_next_run(cloud: Cloud, google: GoogleFake) -> None:
+    google.fail("PUT .*-sub$|POST .*jobs", 403, "PERMISSION_DENIED", "not you", times=4)
+    run = run_for(cloud, wanted())
+    notes = await applied(run)
+    assert len(notes) == 4
+    assert "FAILED not you; whoever provisions needs roles/cloudscheduler.admin" in notes.values()
+    assert "FAILED not you; whoever provisions needs roles/pubsub.editor" in notes.values()
+    google.calls.clear()
+    assert await applied(run) == {}
+    assert len(google.writes()) == 4
+    assert (await run.remaining()).is_settled
+
+
+async def test_one_that_somebody_else_made_just_like_this_is_done(cloud: Cloud, google: GoogleFake) -> None:
+    run = run_for(cloud, wanted())
+    body = {"name": TOPIC, "labels": SCOPE.owner.labels}
+    google.before(f"PUT .*{re.escape(TOPIC)}$", lambda: google.pubsub.topics.update({TOPIC: body}))
+    assert await applied(run) == {
+        TOPIC.rpartition("/")[2]: "made by somebody else at the same moment, just like this"
+    }
+    assert (await run.remaining()).is_settled
+
+
+async def test_one_that_somebody_else_made_differently_is_told_field_by_field(
+    cloud: Cloud, google: GoogleFake
+) -> None:
+    def meanwhile() -> None:
+        (other,) = (
+            one.item for one in wanted(TaskRoute(send_mail, ack_deadline=77)) if one.item.name == SUBSCRIPTION
+        )
+        assert isinstance(other, Resource)
+        google.pubsub.subscriptions[SUBSCRIPTION] = {
+            "name": SUBSCRIPTION,
+            **other.body,
+            "ackDeadlineSeconds": 77,
+        }
+
+    google.before(f"PUT .*{re.escape(SUBSCRIPTION)}$", meanwhile)
+    notes = await applied(run_for(cloud, wanted(MAIL)))
+    (note,) = notes.values()
+    assert note.startswith(
+        "FAILED made by somebody else at the same moment, and differs in ackDeadlineSeconds: 77 → 60"
+    )
+    assert google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] == 77, (
+        "the plan said create, not change"
+    )
+
+
+@pytest.mark.parametrize("verb", ["PUT", "PATCH", "DELETE"])
+async def test_a_conflict_that_passes_is_tried_again(cloud: Cloud, google: GoogleFake, verb: str) -> None:
+    run = run_for(cloud, wanted(MAIL), Options(prune=True))
+    if verb != "PUT":
+        await applied(run)
+    if verb == "PATCH":
+        google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
+    if verb == "DELETE":
+        run = Run(cloud, SCOPE, removal_goal(SCOPE, Options()), nothing_needed)
+    google.fail(f"{verb} .*{re.escape(SUBSCRIPTION)}$", 409, "ABORTED", "concurrent", times=3)
+    assert await applied(run) == {}
+    assert (await run.remaining()).is_settled
+
+
+async def test_a_conflict_that_never_passes_names_the_fields_that_differ(
+    cloud: Cloud, google: GoogleFake
+) -> None:
+    run = run_for(cloud, wanted(MAIL))
+    await applied(run)
+    google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
+
+    def meanwhile() -> None:
+        google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] += 1
+
+    google.before(f"PATCH .*{re.escape(SUBSCRIPTION)}$", meanwhile, times=99)
+    google.fail(f"PATCH .*{re.escape(SUBSCRIPTION)}$", 409, "ABORTED", "concurrent", times=99)
+    (note,) = (await applied(run)).values()
+    assert note == (
+        "FAILED somebody else kept changing it through 5 tries: try again; it differs in ackDeadlineSeconds: 15 → 60"
+    )
+
+
+async def test_an_update_that_somebody_else_made_is_done(cloud: Cloud, google: GoogleFake) -> None:
+    run = run_for(cloud, wanted(MAIL))
+    await applied(run)
+    google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
+    pattern = f"PATCH .*{re.escape(SUBSCRIPTION)}$"
+    google.before(pattern, lambda: google.pubsub.subscriptions[SUBSCRIPTION].update(ackDeadlineSeconds=60))
+    google.fail(pattern, 409, "ABORTED", "concurrent")
+    (note,) = (await applied(run)).values()
+    assert note == "changed by somebody else at the same moment, to just this"
+
+
+async def test_one_that_is_deleted_under_an_update_is_told(cloud: Cloud, google: GoogleFake) -> None:
+    run = run_for(cloud, wanted(MAIL))
+    await applied(run)
+    google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
+    pattern = f"PATCH .*{re.escape(SUBSCRIPTION)}$"
+    google.before(pattern, lambda: google.pubsub.subscriptions.pop(SUBSCRIPTION))
+    (note,) = (await applied(run)).values()
+    assert note == "FAILED deleted by somebody else since the plan was made: plan again"
+
+
+async def test_what_is_gone_before_it_is_deleted_is_done(cloud: Cloud, google: GoogleFake) -> None:
+    await applied(run_for(cloud, wanted(CLEAN)))
+    google.before(f"DELETE .*{re.escape(JOB)}$", lambda: google.scheduler.jobs.pop(JOB))
+    run = run_for(cloud, wanted(MAIL))
+    assert await applied(run) == {JOB.rpartition("/")[2]: "it was gone already"}
+
+
+async def test_429_is_waited_out(cloud: Cloud, google: GoogleFake) -> None:
+    google.fail("PUT .*/topics/", 429, "RESOURCE_EXHAUSTED", "quota", times=6)
+    run = run_for(cloud, wanted())
+    assert await applied(run) == {}
+    assert (await run.remaining()).is_settled
+
+
+async def test_a_lost_answer_is_no_error(cloud: Cloud, google: GoogleFake) -> None:
+    """The request is sent again, and the conflict is read back as one's own work."""
+    google.fail(f"PUT .*{re.escape(TOPIC)}$", 503, "UNAVAILABLE", "try later")
+    google.before(
+        f"PUT .*{re.escape(TOPIC)}$",
+        lambda: google.pubsub.topics.update({TOPIC: {"name": TOPIC, "labels": SCOPE.owner.labels}}),
+    )
+    run = run_for(cloud, wanted())
+    assert set(await applied(run)) == {TOPIC.rpartition("/")[2]}
+    assert (await run.remaining()).is_settled
+
+
+async def refusal(run: Run) -> GoogleError:
+    with pytest.raises(GoogleError) as refused:
+        await run.plan()
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    ("pattern", "code", "said", "line"),
+    [
+        (
+            "/topics$",
+            403,
+            "User not authorized to perform this action.",
+            (
+                "cannot list the topics of project shop-prod: User not authorized to perform this action.; "
+                "whoever provisions needs roles/pubsub.editor"
+            ),
+        ),
+        (
+            "/jobs$",
+            403,
+            "Cloud Scheduler API has not been used in project shop-prod before or it is disabled. Enable it by ...",
+            (
+                "cannot list the scheduler jobs of project shop-prod: its API is not enabled: "
+                "gcloud services enable cloudscheduler.googleapis.com --project shop-prod"
+            ),
+        ),
+        (
+            "/subscriptions$",
+            401,
+            "Request had invalid authentication credentials.",
+            (
+                "cannot list the subscriptions of project shop-prod: Request had invalid authentication credentials.; "
+                "log in again: gcloud auth application-default login"
+            ),
+        ),
+    ],
+)
+async def test_what_cannot_be_read_is_one_line_that_says_what_to_do(
+    cloud: Cloud, google: GoogleFake, pattern: str, code: int, said: str, line: str
+) -> None:
+    google.fail(f"GET .*{pattern}", code, "PERMISSION_DENIED", said, times=2)
+    error = await refusal(run_for(cloud, wanted()))
+    assert isinstance(error, GoogleForbidden)
+    assert str(error) == line
+
+
+async def test_a_location_that_cloud_scheduler_does_not_have_is_named(cloud: Cloud) -> None:
+    mars = Scope("shop-prod", "mars", "prod", "shop", SCOPE.service)
+    error = await refusal(run_for(cloud, wanted(scope=mars), scope=mars))
+    assert isinstance(error, GoogleMissing)
+    assert "is SCHEDULER_LOCATION mars a region of Cloud Scheduler?" in str(error)
+    assert str(error).endswith("or use --skip-scheduler")
+
+
+async def test_a_lagging_list_is_looked_through(cloud: Cloud, google: GoogleFake) -> None:
+    """Lists may show what was before: what seems to differ is read by itself."""
+    run = run_for(cloud, wanted())
+    await applied(run)
+    hidden = google.pubsub.subscriptions.pop(SUBSCRIPTION)
+    google.before(
+        f"GET .*{re.escape(SUBSCRIPTION)}$",
+        lambda: google.pubsub.subscriptions.update({SUBSCRIPTION: hidden}),
+    )
+    assert (await run.remaining()).is_settled
+
+
+async def test_what_is_orphaned_goes_and_neighbours_stay_byte_for_byte(
+    cloud: Cloud, google: GoogleFake
+) -> None:
+    near = [
+        Scope("shop-prod", "europe-west2", "prod", "shop-scheduler-", SCOPE.service),
+        Scope("shop-prod", "europe-west2", "prod-", "shop", SCOPE.service),
+        Scope("shop-prod", "europe-west2", "staging", "shop", SCOPE.service),
+    ]
+    for scope in near:
+        assert await applied(run_for(cloud, wanted(scope=scope), scope=scope)) == {}
+    google.pubsub.topics[f"{P}/topics/orders"] = {"name": f"{P}/topics/orders"}
+    before = google.everything()
+
+    await applied(run_for(cloud, wanted()))
+    await applied(run_for(cloud, wanted(MAIL), Options(prune=True)))
+    assert not [
+        name for name in google.everything() if "clean_up" in name or "clean-up" in name if name not in before
+    ]
+    removal = Run(cloud, SCOPE, removal_goal(SCOPE, Options()), nothing_needed)
+    assert await applied(removal) == {}
+    assert (await removal.remaining()).is_settled
+    assert google.everything() == before
+
+
+async def test_orphans_are_pruned_only_after_the_record_was_asked(cloud: Cloud, google: GoogleFake) -> None:
+    await applied(run_for(cloud, wanted()))
+    asked = []
+
+    async def ask() -> Needed:
+        asked.append("record")
+        return Needed({SCOPE.topic(CLEAN.path): "1 execution is not final yet"})
+
+    goal = provisioning_goal(wanted(MAIL), SCOPE, Options(prune=True))
+    made = await Run(cloud, SCOPE, goal, ask).plan()
+    assert [change.item.kind for change in made.changes] == [Kind.JOB]
+    assert len(made.refused) == 2
+    assert asked == ["record"]
+    goal = provisioning_goal(wanted(MAIL), SCOPE, Options())
+    assert (await Run(cloud, SCOPE, goal, ask).plan()).refused == ()
+    assert asked == ["record"]
+
+
+async def test_roles_are_given_beside_those_that_are_there(cloud: Cloud, google: GoogleFake) -> None:
+    account = f"projects/-/serviceAccounts/{ACCOUNT}"
+    condition = {"title": "for now", "expression": "request.time < timestamp('2030-01-01T00:00:00Z')"}
+    theirs: list[dict[str, Any]] = [
+        {"role": "roles/iam.serviceAccountTokenCreator", "members": ["user:a@b.c"], "condition": condition},
+        {"role": "roles/iam.serviceAccountUser", "members": ["user:a@b.c"]},
+    ]
+    google.policies.write(account, theirs)
+    everything = (
+        *wanted(MAIL),
+        *desired_grants(wanted(MAIL), SCOPE, PUSH, await cloud.project_number(SCOPE)),
+    )
+    run = run_for(cloud, everything, Options(grant=True))
+    assert await applied(run) == {}
+    assert (await run.remaining()).is_settled
+    assert google.policies.bindings(account) == [
+        *theirs,
+        {"role": "roles/iam.serviceAccountTokenCreator", "members": [AGENT]},
+    ]
+    assert google.policies.bindings(SUBSCRIPTION) == [{"role": "roles/pubsub.subscriber", "members": [AGENT]}]
+    assert google.policies.bindings(SCOPE.dead_letter_topic) == [
+        {"role": "roles/pubsub.publisher", "members": [AGENT]}
+    ]
+    again = await run.plan()
+    assert (again.changes, again.unchanged) == ((), 7)
+
+
+async def test_a_policy_that_changes_in_between_is_read_again(cloud: Cloud, google: GoogleFake) -> None:
+    everything = (*wanted(MAIL), *desired_grants(wanted(MAIL), SCOPE, PUSH, "415104041262"))
+    theirs = {"role": "roles/pubsub.viewer", "members": ["user:a@b.c"]}
+    google.before(
+        f"POST .*{re.escape(SUBSCRIPTION)}:setIamPolicy",
+        lambda: google.policies.write(SUBSCRIPTION, [theirs]),
+    )
+    run = run_for(cloud, everything, Options(grant=True))
+    assert await applied(run) == {}
+    assert google.policies.bindings(SUBSCRIPTION) == [
+        theirs,
+        {"role": "roles/pubsub.subscriber", "members": [AGENT]},
+    ]
+
+
+async def test_a_change_outside_the_environment_is_never_sent(cloud: Cloud, google: GoogleFake) -> None:
+    foreign = Plan((Delete(Resource(Kind.TOPIC, f"{P}/topics/orders"), "by mistake"),))
+    with pytest.raises(AssertionError, match="orders is not this environment's"):
+        await apply(foreign, cloud, SCOPE)
+    assert google.calls == []
+
+
+async def test_each_result_is_told_as_it_comes(cloud: Cloud, google: GoogleFake) -> None:
+    told: list[Done | Failed] = []
+    run = run_for(cloud, wanted())
+    assert await run.apply(await run.plan(), told.append) == tuple(told)
+    assert len(told) == 7
+    assert {route.path for route in ROUTES} == {send_mail.path, CLEAN.path}
