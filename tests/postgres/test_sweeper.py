@@ -15,6 +15,7 @@ from receiver.executions import statements
 from receiver.executions.dsn import Database
 from receiver.executions.lanes import Lane
 from receiver.outcomes import NotDue, Succeeded
+from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, Instance, Look, call, other_task, route
 from tests.postgres.sweeps import ENVIRONMENT, Post, Sweeps
 
@@ -274,15 +275,16 @@ async def test_stranded_and_forgotten_rows_are_published_again_and_not_every_min
 
 
 async def test_a_stranded_owner_that_comes_back_settles_and_a_new_one_takes_over(
-    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+    sweeps: Sweeps, look: Look, post: Post, instances: Instances
 ) -> None:
     """Publishing again changes neither fence nor lease: who may do what stays as it was."""
+    instance, other = instances(), instances()
     first, second = await instance.claim("a"), await instance.claim("b")
     await look.execute("UPDATE task_executions SET lease_expires_at = clock_timestamp() - interval '2 h'")
     await look.execute("UPDATE task_executions SET published_at = clock_timestamp() - interval '2 h'")
     assert await sweeps.sweep() == Swept(stranded=2)
     assert isinstance(await instance.ledger.settle(first, Succeeded("1")), Succeeded)
-    again = await instance.claim("b")
+    again = await other.claim("b")
     assert (again.fence, again.attempt) == (second.fence + 1, 2)
     assert not isinstance(await instance.ledger.settle(second, Succeeded("1")), Succeeded)
 
