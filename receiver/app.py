@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
+import threading
 import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -20,13 +22,14 @@ from starlette.routing import Route
 
 from receiver.outcomes import reply
 from receiver.push import ClientGone, Push
-from receiver.service import Service
+from receiver.service import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.settings import PUSH_PATH, Settings
 from receiver.telemetry import logs, uncaught
 from receiver.telemetry.events import Delivered
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from datetime import timedelta
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -40,6 +43,11 @@ CLOUD_TRACE = re.compile(rb"([0-9a-fA-F]{32})/([0-9]{1,19})(?:;o=([01]))?")
 def create_app(settings: Settings | None = None, *, service: Service | None = None) -> Starlette:
     """The application for any ASGI server. Settings come from the environment unless given; or a Service is.
 
+    Without a Service the process is taken for one worker of a server that stops in order at SIGTERM, as uvicorn, hypercorn
+    and gunicorn's workers do. A task that does not stop for a lease past its deadline then sends it SIGTERM, so that
+    what else is in flight is drained, and ends the process with exit code 1 if it still lives a little later than its
+    grace: only the exit ends a thread. Whoever gives a Service decides that by `service.on_stuck`.
+
     Raises:
         ConfigurationError: one line on what to change.
     """
@@ -48,6 +56,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         emit = logs.configure(settings)
         uncaught.watch(emit)
         service = Service(settings, emit=emit)
+        service.on_stuck = _leave_in_order(settings.shutdown_grace)
     owner = service
 
     @asynccontextmanager
@@ -79,6 +88,18 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _leave_in_order(grace: timedelta) -> Callable[[], None]:
+    """What to do when the instance gives up on a task under a server that is not ours."""
+
+    def leave() -> None:
+        last = threading.Timer(grace.total_seconds() + OVERTIME, os._exit, (STUCK_EXIT_CODE,))
+        last.daemon = True
+        last.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return leave
 
 
 class _PushRoute:

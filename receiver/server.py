@@ -28,23 +28,17 @@ from receiver import forks
 from receiver.app import create_app
 from receiver.connections import Connection
 from receiver.errors import ConfigurationError, SettingError
-from receiver.service import Service
+from receiver.service import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.telemetry.events import ServiceState
 
 if TYPE_CHECKING:
     from types import FrameType
-
-STUCK_EXIT_CODE = 1
-"""When the instance gives up on a task that does not stop: the platform sees a failure and starts another."""
 
 ARRIVAL = 0.05
 """Seconds in which what was sent before the signal still comes out of the kernel; it is answered like the rest."""
 
 ANSWERS = 0.2
 """Seconds for the last answers after the drain. What has none by then is told 500: its outcome is not known."""
-
-OVERTIME = 1.6
-"""Seconds after the grace at which the watchdog ends a shutdown that hangs."""
 
 EXIT = 0.3
 """Seconds for what a plugin has registered with `atexit`, and for what still runs in the loop to be cancelled."""

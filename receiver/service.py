@@ -50,8 +50,20 @@ that everything after the grace together has less than 2 (`receiver.server`)."""
 CLOSING = 0.3
 """Seconds for shortening leases and closing connections; a silent database must not keep the process."""
 
+STUCK_EXIT_CODE = 1
+"""When the instance gives up on a task that does not stop: the platform sees a failure and starts another."""
+
+OVERTIME = 1.6
+"""Seconds after the grace at which a shutdown that hangs is ended."""
+
 READINESS_AGE = 1.0
 """Seconds for which a good answer of /ready is given again."""
+
+SCHEMA_PATIENCE = 2.0
+"""Seconds at start for the database to say how old its tables are: Cloud Run's start-up probe waits for the port."""
+
+SCHEMA_PAUSE = 30.0
+"""Seconds, at most, between two looks at a database that was away at start."""
 
 POLL = 0.01
 """Seconds between two looks at what is still in flight."""
@@ -81,6 +93,8 @@ class Service:
         self._pool: TaskPool | None = None
         self._enqueuing: Backend | None = None
         self._started = False
+        self._checked = False
+        self._checking: asyncio.Task[None] | None = None
         self._drained = False
         self._looking = asyncio.Lock()
         self._seen: tuple[float, dict[str, str] | None] = (0.0, None)
@@ -125,15 +139,40 @@ class Service:
         )
 
     async def check_schema(self) -> None:
-        """Refuses to serve on tables older than this code, or not ours to use. One that is down or read-only may recover.
+        """Refuses to serve on tables older than this code, or not ours to use: once, before anything is listened for.
+
+        A database that is down, silent or read-only is no reason to refuse, nor to keep anybody waiting: it is looked at again
+        in the background until it can be used, and until then the instance is not ready.
 
         Raises:
             SchemaError: run `receiver migrate`, or grant what it names.
         """
+        if self._checked:
+            return
+        self._checked = True
         try:
-            await migrations.check(self.ledger.lanes)
-        except DatabaseUnavailable as error:
-            self.emit(ReceiverTrouble("the database cannot be used yet", str(error)))
+            async with asyncio.timeout(SCHEMA_PATIENCE):
+                await migrations.check(self.ledger.lanes)
+        except (DatabaseUnavailable, TimeoutError) as error:
+            why = str(error) or f"it has not answered for {SCHEMA_PATIENCE:g} s"
+            self.emit(ReceiverTrouble("the database cannot be used yet", why))
+            self._checking = asyncio.create_task(self._check_later(), name="check the schema")
+
+    async def _check_later(self) -> None:
+        """Until the database answers; then the log says what it found. Serving goes on: what /ready says is asked anew."""
+        pause = SCHEMA_PATIENCE
+        while True:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, SCHEMA_PAUSE)
+            try:
+                await migrations.check(self.ledger.lanes)
+            except DatabaseUnavailable:
+                continue
+            except SchemaError as error:
+                self.emit(ReceiverTrouble("not ready", str(error)))
+            else:
+                self.emit(ServiceState("the database can be used now"))
+            return
 
     async def start(self) -> None:
         """Starts the heartbeat and fetches the certificates ahead of the first push."""
@@ -174,6 +213,8 @@ class Service:
         self.heartbeat.leave(left=LEASE_AFTER_EXIT)
         if self._started:
             backends.withdraw(self._enqueue_backend, self._enqueuing)
+        if self._checking is not None:
+            self._checking.cancel()
         try:
             async with asyncio.timeout(CLOSING):
                 await self.heartbeat.ended()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from receiver.app import create_app, traceparent
 from receiver.errors import SettingError
 from receiver.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded, reply
 from receiver.registry import Registry
-from receiver.service import Service
+from receiver.service import SCHEMA_PATIENCE, Service
 from receiver.settings import PUSH_PATH, PushAuth, Settings
 from receiver.telemetry.events import Delivered, Event, ReceiverTrouble
 
@@ -160,6 +161,29 @@ async def test_ready_misses_the_certificates(guarded: App) -> None:
     assert [event.what for event in guarded.events if isinstance(event, ReceiverTrouble)] == [
         "certificates not fetched"
     ]
+
+
+async def test_a_silent_database_holds_the_start_no_longer_than_its_patience() -> None:
+    """It takes connections and never answers; the schema is looked at once, and later again."""
+    asked = asyncio.Event()
+    never = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await never.wait()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
+        port = silent.sockets[0].getsockname()[1]
+        app = App(database_url=f"postgresql://nobody@127.0.0.1:{port}/none")
+        async with asyncio.timeout(SCHEMA_PATIENCE + 2):  # a connection alone may take 5 s
+            await app.service.check_schema()
+            await app.service.check_schema()
+        assert asked.is_set()
+        (event,) = app.events
+        assert event == ReceiverTrouble("the database cannot be used yet", "it has not answered for 2 s")
+        await app.service.stop()
+        never.set()
 
 
 # --- a push that ends before the database -----------------------------------------------------------------------

@@ -330,3 +330,23 @@ async def test_a_database_that_falls_silent_keeps_nobody_waiting_beyond_the_dead
     await asyncio.gather(*(until_acked(instance, message(kind, name)) for name, kind in names.items()))
     await only_once(truth, label, *names, f"{label}-warm")
     await settled_down(truth)
+
+
+async def test_a_database_that_is_silent_at_start_is_waited_for_beside_the_service(
+    begin: Begin, empty_database_url: str
+) -> None:
+    """/health answers meanwhile; when the database does and its tables are not there, the log says what to do."""
+    with Proxy(empty_database_url) as proxy:
+        proxy.stall()
+        instance = begin(proxy.url)
+        assert instance.log().count("the database cannot be used yet") == 1
+        proxy.resume()
+        await eventually(
+            lambda: (
+                "not ready: the database has no tables of receiver; run `receiver migrate`" in instance.log()
+            )
+        )
+        ready = await asyncio.to_thread(instance.get, "/ready")
+        assert (ready.status_code, ready.json()["schema"]) == (503, "not migrated")
+        await asyncio.to_thread(upgrade, empty_database_url)
+        assert (await asyncio.to_thread(instance.get, "/ready")).status_code == 200
