@@ -18,8 +18,6 @@ from receiver import backends
 from receiver import registry as registries
 from receiver.admission import Admission, Threads
 from receiver.certificates import Certificates
-from receiver.errors import DatabaseUnavailable, SchemaError
-from receiver.executions import migrations
 from receiver.executions.dsn import Database
 from receiver.executions.heartbeat import Heartbeat
 from receiver.executions.ledger import Ledger, LedgerSettings
@@ -27,6 +25,7 @@ from receiver.executions.rejections import Rejections
 from receiver.maintenance import Surroundings
 from receiver.oidc import NoVerifier, Verifier
 from receiver.push import PushEndpoint
+from receiver.readiness import Readiness
 from receiver.runner import Runner
 from receiver.settings import PushAuth, Serving, Settings, require_serving
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
@@ -56,15 +55,6 @@ STUCK_EXIT_CODE = 1
 OVERTIME = 1.6
 """Seconds after the grace at which a shutdown that hangs is ended."""
 
-READINESS_AGE = 1.0
-"""Seconds for which a good answer of /ready is given again."""
-
-SCHEMA_PATIENCE = 2.0
-"""Seconds at start for the database to say how old its tables are: Cloud Run's start-up probe waits for the port."""
-
-SCHEMA_PAUSE = 30.0
-"""Seconds, at most, between two looks at a database that was away at start."""
-
 POLL = 0.01
 """Seconds between two looks at what is still in flight."""
 
@@ -93,11 +83,7 @@ class Service:
         self._pool: TaskPool | None = None
         self._enqueuing: Backend | None = None
         self._started = False
-        self._checked = False
-        self._checking: asyncio.Task[None] | None = None
         self._drained = False
-        self._looking = asyncio.Lock()
-        self._seen: tuple[float, dict[str, str] | None] = (0.0, None)
         self._warming: asyncio.Task[bool] | None = None
         self._loading: asyncio.Task[ModuleType] | None = None
         wait = settings.db_pool_timeout
@@ -133,6 +119,7 @@ class Service:
         )
         self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
         self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
+        self._readiness = Readiness(self.ledger.lanes, self.certificates, emit)
         verifier = _verifier(self.certificates, self.serving)
         self.endpoint = PushEndpoint(
             verifier, self.registry, self.admission, self.ledger, self.runner, rejections, emit
@@ -141,38 +128,10 @@ class Service:
     async def check_schema(self) -> None:
         """Refuses to serve on tables older than this code, or not ours to use: once, before anything is listened for.
 
-        A database that is down, silent or read-only is no reason to refuse, nor to keep anybody waiting: it is looked at again
-        in the background until it can be used, and until then the instance is not ready.
-
         Raises:
             SchemaError: run `receiver migrate`, or grant what it names.
         """
-        if self._checked:
-            return
-        self._checked = True
-        try:
-            async with asyncio.timeout(SCHEMA_PATIENCE):
-                await migrations.check(self.ledger.lanes)
-        except (DatabaseUnavailable, TimeoutError) as error:
-            why = str(error) or f"it has not answered for {SCHEMA_PATIENCE:g} s"
-            self.emit(ReceiverTrouble("the database cannot be used yet", why))
-            self._checking = asyncio.create_task(self._check_later(), name="check the schema")
-
-    async def _check_later(self) -> None:
-        """Until the database answers; then the log says what it found. Serving goes on: what /ready says is asked anew."""
-        pause = SCHEMA_PATIENCE
-        while True:
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, SCHEMA_PAUSE)
-            try:
-                await migrations.check(self.ledger.lanes)
-            except DatabaseUnavailable:
-                continue
-            except SchemaError as error:
-                self.emit(ReceiverTrouble("not ready", str(error)))
-            else:
-                self.emit(ServiceState("the database can be used now"))
-            return
+        await self._readiness.check_schema()
 
     async def start(self) -> None:
         """Starts the heartbeat and fetches the certificates ahead of the first push."""
@@ -213,8 +172,7 @@ class Service:
         self.heartbeat.leave(left=LEASE_AFTER_EXIT)
         if self._started:
             backends.withdraw(self._enqueue_backend, self._enqueuing)
-        if self._checking is not None:
-            self._checking.cancel()
+        self._readiness.close()
         try:
             async with asyncio.timeout(CLOSING):
                 await self.heartbeat.ended()
@@ -231,31 +189,8 @@ class Service:
         self.emit(ServiceState("stopped"))
 
     async def readiness(self) -> dict[str, str]:
-        """`database`, `schema` and `certificates`, each "ok" or what is wrong, in one constant phrase.
-
-        Anybody may ask: one look at a time, and a good one stands for a second, so that asking takes nothing from the claims.
-        """
-        async with self._looking:
-            at, found = self._seen
-            if found is None or time.monotonic() - at > READINESS_AGE:
-                found = await self._look()
-                good = all(state == "ok" for state in found.values())
-                self._seen = (time.monotonic(), found if good else None)  # what mends is seen at once
-        return found
-
-    async def _look(self) -> dict[str, str]:
-        found = {"database": "ok", "schema": "ok", "certificates": "ok"}
-        try:
-            await migrations.check(self.ledger.lanes)
-        except SchemaError as error:
-            found["schema"] = error.state
-        except migrations.ReadOnly:
-            found["database"] = "read-only"
-        except DatabaseUnavailable:
-            found |= {"database": "unavailable", "schema": "unknown"}
-        if self.certificates is not None and not await self.certificates.ready():
-            found["certificates"] = "unavailable"
-        return found
+        """`database`, `schema` and `certificates`, each "ok" or what is wrong, in one constant phrase."""
+        return await self._readiness.look()
 
     def _tasks_pool(self) -> TaskPool:
         if self._pool is None:

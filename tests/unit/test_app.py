@@ -13,8 +13,9 @@ from receiver import TaskRoute
 from receiver.app import create_app, traceparent
 from receiver.errors import SettingError
 from receiver.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded, reply
+from receiver.readiness import PATIENCE
 from receiver.registry import Registry
-from receiver.service import SCHEMA_PATIENCE, Service
+from receiver.service import Service
 from receiver.settings import PUSH_PATH, PushAuth, Settings
 from receiver.telemetry.events import Delivered, Event, ReceiverTrouble
 
@@ -176,7 +177,7 @@ async def test_a_silent_database_holds_the_start_no_longer_than_its_patience() -
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
         app = App(database_url=f"postgresql://nobody@127.0.0.1:{port}/none")
-        async with asyncio.timeout(SCHEMA_PATIENCE + 2):  # a connection alone may take 5 s
+        async with asyncio.timeout(PATIENCE + 2):  # a connection alone may take 5 s
             await app.service.check_schema()
             await app.service.check_schema()
         assert asked.is_set()
