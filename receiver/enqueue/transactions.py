@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from sqlalchemy import RootTransaction
     from sqlalchemy.sql.dml import ReturningInsert
 
-Publish = "Callable[[Connection, list[OutboxRow]], None]"
-
+COMMIT: Final = "_commit_impl"
 UNDEFINED_TABLE: Final = "42P01"
 
 _columns = task_executions.c
@@ -159,8 +158,8 @@ def _put(
 
 def _watch(connection: Connection, publish: Callable[[Connection, list[OutboxRow]], None]) -> None:
     """Has the connection publish after its COMMITs what was written before them."""
-    commit: Any = getattr(Connection, "_commit_impl", None)
-    if commit is None or "_commit_impl" in vars(connection):
+    commit = _commit_of(Connection)
+    if commit is None or COMMIT in vars(connection):
         return
     # A weak reference: the connection must not hold itself, and stay out of its pool until it is collected.
     itself = weakref.ref(connection)
@@ -174,7 +173,12 @@ def _watch(connection: Connection, publish: Callable[[Connection, list[OutboxRow
         if rows:
             publish(here, rows)
 
-    vars(connection)["_commit_impl"] = commit_and_publish
+    vars(connection)[COMMIT] = commit_and_publish
+
+
+def _commit_of(kind: type[Connection]) -> Callable[[Connection], None] | None:
+    """How connections of this SQLAlchemy send COMMIT; None when that has changed."""
+    return getattr(kind, COMMIT, None)
 
 
 def _commits_by_itself(connection: Connection) -> bool:

@@ -110,11 +110,12 @@ async def insert(executor: Executor, rows: Sequence[NewRow], *, namespace: str) 
 
 
 FIND_OWED = """
-SELECT e.task_id
-FROM unnest($1::text[]) AS i(task_id)
-JOIN task_executions e ON e.task_id = i.task_id
-WHERE e.status = 'READY' AND e.published_at IS NULL AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
+SELECT task_id
+FROM task_executions
+WHERE task_id = ANY ($1::text[])
+  AND status = 'READY' AND published_at IS NULL AND (run_after IS NULL OR run_after <= clock_timestamp())
 """
+# Not as a join: on a table without statistics the planner compared every row with every id, 3 000 in half a second.
 
 
 async def find_owed(executor: Executor, task_ids: Iterable[str]) -> set[str]:
