@@ -7,6 +7,8 @@ step. Nothing of an exception's own is asked here. Next: `receiver.runner` decid
 from __future__ import annotations
 
 import asyncio
+import threading
+from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,7 @@ class Run:
         self.noticed = False
         self.code: asyncio.Future[Any] | None = None
         self._loop = asyncio.get_running_loop()
+        self._deciding = threading.Lock()
         self.called_off: asyncio.Future[Any] = self._loop.create_future()
         self.given_up: asyncio.Future[Any] = self._loop.create_future()
 
@@ -53,13 +56,16 @@ class Run:
 
     def call_off(self, reason: Reason) -> None:
         """Asks the task to stop, from any thread; the first reason counts. `ctx.cancelled` says it at once: the loop may be blocked."""
-        if self.reason is None:
+        with self._deciding:  # heartbeat and loop may have a reason at the same moment
+            if self.reason is not None:
+                return
             self.reason = reason
+        with suppress(
+            RuntimeError
+        ):  # the loop has ended: the process does too, and the heartbeat has others to look after
             self._loop.call_soon_threadsafe(self._stop)
 
     def _stop(self) -> None:
-        if self.called_off.done():  # two threads had a reason at the same moment
-            return
         self.called_off.set_result(None)
         if isinstance(self.code, asyncio.Task):
             self.code.cancel()

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit, urlunsplit
 READY_FOR_QUERY: Final = b"Z\x00\x00\x00\x05"
 """How PostgreSQL ends its answer: what it was asked is done, and committed if it was to be."""
 
+PROTOCOL_3: Final = b"\x00\x03\x00\x00"
+"""How a connection begins, behind its length."""
+
 HOST: Final = "127.0.0.1"
 TIMEOUT: Final = 10.0  # seconds that a command may take
 
@@ -270,3 +273,40 @@ class Proxy:
                 lost.cut()
             fault.fired.set()
         return False
+
+
+class Strict(Proxy):
+    """Takes no setting at the start of a connection but those that a pooler knows, as PgBouncer does.
+
+    Attributes:
+        refused: the settings that somebody tried to begin with.
+    """
+
+    KNOWN = frozenset(
+        {
+            "user",
+            "database",
+            "application_name",
+            "client_encoding",
+            "DateStyle",
+            "TimeZone",
+            "standard_conforming_strings",
+        }
+    )
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.refused: list[str] = []
+        self._greeted: set[_Link] = set()
+
+    def _sent(self, link: _Link, chunk: bytes) -> bool:
+        if link not in self._greeted and chunk[4:8] == PROTOCOL_3:
+            self._greeted.add(link)
+            fields = chunk[8:].split(b"\0")
+            unknown = [name.decode() for name in fields[:-2:2] if name.decode() not in self.KNOWN]
+            if unknown:
+                self.refused += unknown
+                text = f"SFATAL\0C08P01\0Munsupported startup parameter: {unknown[0]}\0\0".encode()
+                link.client.write(b"E" + (len(text) + 4).to_bytes(4, "big") + text)
+                return False
+        return super()._sent(link, chunk)

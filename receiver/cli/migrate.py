@@ -17,8 +17,9 @@ from receiver.settings import Settings, require_database
 )
 def command(*, check: bool) -> None:
     """Bring the database's tables up to date."""
-    url = require_database(Settings.from_environ(os.environ))
-    found = migrations.current(url)
+    settings = Settings.from_environ(os.environ)
+    url, prepared = require_database(settings), settings.db_prepared_statements
+    found = migrations.current(url, prepared_statements=prepared)
     if found == migrations.HEAD:
         click.echo(f"up to date at {found}")
     elif found is not None and found not in migrations.KNOWN:
@@ -28,8 +29,9 @@ def command(*, check: bool) -> None:
         click.echo(f"behind: {_named(found)} → {migrations.HEAD}; run `receiver migrate`")
         sys.exit(1)
     else:
-        migrations.upgrade(url)
-        click.echo(f"migrated: {_named(found)} → {migrations.current(url)}")
+        migrations.upgrade(url, prepared_statements=prepared)
+        now = migrations.current(url, prepared_statements=prepared)
+        click.echo(f"migrated: {_named(found)} → {now}")
 
 
 def _named(version: str | None) -> str:

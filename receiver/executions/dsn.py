@@ -25,7 +25,7 @@ _SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://"
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where the record is, as a DSN for asyncpg. `prepared_statements`: off for poolers that cannot keep them."""
+    """Where the record is, as a DSN for asyncpg. `prepared_statements`: off for poolers in transaction mode, which keep nothing."""
 
     dsn: str = field(repr=False)
     prepared_statements: bool = True
@@ -40,11 +40,16 @@ class Database:
     ) -> asyncpg.Connection[asyncpg.Record]:
         """A new connection. `application` shows in pg_stat_activity.
 
+        Args:
+            server_settings: for the life of the connection. A pooler would refuse them: without prepared statements each
+                transaction has to make them its own (`begin_with`).
+
         Raises:
             OSError, TimeoutError, asyncpg.PostgresError: as the driver raises them.
         """
         if not self.prepared_statements:
             options["statement_cache_size"] = 0
+            server_settings = None
         connection = await asyncpg.connect(
             self.dsn,
             timeout=CONNECT_TIMEOUT,
@@ -53,3 +58,10 @@ class Database:
         )
         forks.withhold(connection._transport)  # noqa: SLF001 - asyncpg has no public name for it
         return connection
+
+
+def begin_with(settings: Mapping[str, str]) -> str:
+    """What begins a transaction that has these settings for its time, in one message to the server."""
+    return "BEGIN ISOLATION LEVEL READ COMMITTED; " + "; ".join(
+        f"SET LOCAL {name} = '{value}'" for name, value in settings.items()
+    )

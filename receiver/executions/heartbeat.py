@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -139,8 +140,11 @@ class Heartbeat:
         return held if held is not None and held.fence == pair[1] else None
 
     def _wake(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._loop is not None:
+            with suppress(
+                RuntimeError
+            ):  # it has ended already, or ends in this moment: leaving may be asked for twice
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
     def _run(self) -> None:
         asyncio.run(self._beat())

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import asyncpg
 
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
+from receiver.executions.dsn import begin_with
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -101,9 +102,8 @@ class Lane:
             async with asyncio.timeout(self._deadline):
                 if self._database.prepared_statements:
                     rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
-                else:  # a pooler may change servers between the messages of a statement, but not within a transaction
-                    async with connection.transaction():
-                        rows = await connection.fetch(statement, *arguments)
+                else:
+                    rows = await _fetch_in_transaction(connection, statement, arguments)
         except asyncpg.PostgresError as error:
             self._drop_if_unusable(error)
             raise_sorted(error)
@@ -227,10 +227,24 @@ async def answers(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
     """Whether an idle connection still lives, within `PING_DEADLINE`."""
     try:
         async with asyncio.timeout(PING_DEADLINE):
-            await connection.fetchval("SELECT 1")
+            await connection.execute("SELECT 1")  # one message: a pooler may change servers after each
     except (*BROKEN, asyncpg.PostgresError):
         return False
     return True
+
+
+async def _fetch_in_transaction(
+    connection: asyncpg.Connection[asyncpg.Record], statement: str, arguments: tuple[Any, ...]
+) -> list[asyncpg.Record]:
+    """A pooler may change servers between the messages of a statement, but not within a transaction; it knows no settings."""
+    await connection.execute(begin_with(SERVER_SETTINGS))
+    try:
+        rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+    except asyncpg.PostgresError:
+        await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
+    return rows
 
 
 def _sqlstate(error: asyncpg.PostgresError) -> str:

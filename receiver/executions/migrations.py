@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
 from receiver.executions.dsn import Database
@@ -96,25 +96,28 @@ def _denied(what: str, who: str) -> SchemaError:
     )
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
+def upgrade(database_url: str, revision: str = "head", *, prepared_statements: bool = True) -> None:
     """Brings the tables up to date, or to `revision`. For synchronous callers; `migrate` and tests.
+
+    Args:
+        prepared_statements: off behind a pooler in transaction mode.
 
     Raises:
         DatabaseUnavailable: it cannot be reached.
         ReceiverError: it refuses, with its own words.
     """
-    asyncio.run(_run(database_url, "upgrade", revision))
+    asyncio.run(_run(Database.of(database_url, prepared_statements=prepared_statements), "upgrade", revision))
 
 
 def downgrade(database_url: str, revision: str) -> None:
     """Takes the tables back to `revision`; `base` removes them with all they hold. Errors as `upgrade`."""
-    asyncio.run(_run(database_url, "downgrade", revision))
+    asyncio.run(_run(Database.of(database_url), "downgrade", revision))
 
 
-def current(database_url: str) -> str | None:
+def current(database_url: str, *, prepared_statements: bool = True) -> str | None:
     """The version of the tables, None when there are none. Errors as `upgrade`."""
     seen: list[str | None] = []
-    asyncio.run(_run(database_url, "current", "", seen))
+    asyncio.run(_run(Database.of(database_url, prepared_statements=prepared_statements), "current", "", seen))
     return seen[0] if seen else None
 
 
@@ -134,18 +137,14 @@ def steps_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "alembic"
 
 
-async def _run(database_url: str, action: str, revision: str, seen: list[str | None] | None = None) -> None:
+async def _run(database: Database, action: str, revision: str, seen: list[str | None] | None = None) -> None:
     # Serving imports this module for `check`: the libraries below are 0.3 s that only a migration pays.
     from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - as said above
-    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - likewise
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 - likewise
 
-    database = Database.of(database_url)
+    from receiver.executions.engines import engine_of  # noqa: PLC0415 - likewise
 
-    async def connect() -> Any:
-        return await database.connect("receiver migrate", {"lock_timeout": LOCK_TIMEOUT})
-
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    engine = engine_of(database, "receiver migrate", poolclass=NullPool)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(_step, action, revision, seen)
@@ -162,6 +161,7 @@ def _step(connection: Connection, action: str, revision: str, seen: list[str | N
     from alembic import command  # noqa: PLC0415 - only migrations pay for it
     from alembic.migration import MigrationContext  # noqa: PLC0415 - likewise
 
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
     if action == "current":
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         if seen is not None:

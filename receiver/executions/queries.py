@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from sqlalchemy import DateTime, case, func, literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from receiver.errors import DatabaseUnavailable, SchemaError
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
 
     from receiver.executions.dsn import Database
+from receiver.executions.engines import engine_of
 
 STATEMENT_TIMEOUT = "30s"
 """A listing that takes longer is given up: it must not hold a snapshot while the service works."""
@@ -125,14 +125,11 @@ async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
         SchemaError: the tables are missing or older than this code.
         DatabaseUnavailable: the database cannot be reached, or does not answer.
     """
-
-    async def connect() -> Any:
-        return await database.connect("receiver executions", {"statement_timeout": STATEMENT_TIMEOUT})
-
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    engine = engine_of(database, "receiver executions", poolclass=NullPool)
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     try:
         async with snapshot.connect() as connection:
+            await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
             yield connection
     except (DBAPIError, asyncpg.PostgresError) as error:
         raise _explained(error) from error

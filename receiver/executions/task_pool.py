@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import asyncpg
 from sqlalchemy import event
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from receiver.errors import TransactionError
+from receiver.executions.engines import PoolerDriver, engine_of
 from receiver.executions.lanes import answers
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from receiver.executions.dsn import Database
-
-SERVER_SETTINGS = {
-    # At any stricter level the settlement would always fail once the heartbeat had renewed the row meanwhile.
-    "default_transaction_isolation": "read committed",
-}
 
 
 class TaskConnection(AsyncConnection):
@@ -103,25 +99,25 @@ class TaskDriver(asyncpg.Connection):  # type: ignore[misc]  # asyncpg carries n
         super().add_query_logger(*args)
 
 
+class PooledTaskDriver(TaskDriver, PoolerDriver):
+    """The same, to a pooler in transaction mode."""
+
+
 class TaskPool:
     """The connections that tasks may borrow: `TASKS_DB_POOL_SIZE` of them, opened when first wanted."""
 
     def __init__(self, database: Database, *, size: int, wait: float) -> None:
-        async def connect() -> Any:
-            return await database.connect("receiver task", SERVER_SETTINGS, connection_class=TaskDriver)
-
-        self.engine: AsyncEngine = create_async_engine(
-            "postgresql+asyncpg://",
-            async_creator=connect,
+        self.engine: AsyncEngine = engine_of(
+            database,
+            "receiver task",
+            driver=TaskDriver if database.prepared_statements else PooledTaskDriver,
+            # At any stricter level the settlement would always fail once the heartbeat had renewed the row meanwhile.
+            isolation_level="READ COMMITTED",
             pool_size=size,
             max_overflow=0,
             pool_timeout=wait,
             pool_reset_on_return=None,  # TaskTransaction resets, and invalidates what it could not reset
-            **(
-                {} if database.prepared_statements else {"connect_args": {"prepared_statement_cache_size": 0}}
-            ),
         )
-
         pool = self.engine.sync_engine.pool
         event.listen(pool, "checkin", _mark_used)
         event.listen(pool, "checkout", _ping)

@@ -15,7 +15,7 @@ from tests.postgres.outbox import Published, publishing
 from tests.postgres.record import Instance, Look, connect, route
 from tests.postgres.reused import ReusedDatabase
 from tests.postgres.sweeps import Post, Sweeps
-from tests.proxy import Proxy
+from tests.proxy import Proxy, Strict
 
 Instances = Callable[..., Instance]
 
@@ -75,6 +75,13 @@ async def other(database_url: str) -> AsyncIterator[Any]:
 def proxy(database_url: str) -> Iterator[Proxy]:
     """A proxy to this test's database."""
     with Proxy(database_url) as made:
+        yield made
+
+
+@pytest.fixture
+def pooler(database_url: str) -> Iterator[Strict]:
+    """A proxy to this test's database that refuses what a pooler refuses."""
+    with Strict(database_url) as made:
         yield made
 
 

@@ -203,7 +203,8 @@ class Instance:
         self.heartbeat = Heartbeat(self.database, lease=lease, emit=self.events.append)
         settings = LedgerSettings(namespace, name, lease, timedelta(seconds=wait))
         self.ledger = Ledger(self.database, settings, self.heartbeat, self.events.append)
-        self.pool = TaskPool(Database.of(tasks_url or url), size=pool_size, wait=pool_wait)
+        tasks = Database.of(tasks_url or url, prepared_statements=prepared_statements)
+        self.pool = TaskPool(tasks, size=pool_size, wait=pool_wait)
         self.threads = Threads(4, wait=1.0)
         self.runner = Runner(
             self.ledger,

@@ -1,0 +1,109 @@
+"""Behind a pooler in transaction mode: no setting at the start, nothing prepared, and the limits hold all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from receiver import TaskContext
+from receiver.errors import ItemRefused
+from receiver.executions import migrations, queries
+from receiver.executions.dsn import Database
+from receiver.executions.lanes import Lane, LockedOut
+from receiver.outcomes import Failed, HandedBack, Succeeded
+from tests.postgres.conftest import Instances
+from tests.postgres.record import Look, connect, until
+from tests.proxy import Strict
+
+PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE name <> ''"
+
+
+async def test_a_delivery_needs_no_setting_and_prepares_nothing(
+    instances: Instances, pooler: Strict, look: Look
+) -> None:
+    """Claim, task, transaction, renewal, settlement, hand-back."""
+    instance = instances(url=pooler.url, prepared_statements=False, lease=timedelta(seconds=1.5))
+    instance.heartbeat.start()
+    await look.execute("CREATE TABLE effects (note jsonb)")
+    seen: list[Any] = []
+
+    async def work(ctx: TaskContext) -> str:
+        connection = await ctx.connection()
+        for number in range(3):
+            await connection.execute(
+                text("INSERT INTO effects VALUES (cast(:note AS jsonb))"), {"note": f"[{number}]"}
+            )
+        notes = (await connection.execute(text("SELECT note FROM effects ORDER BY note"))).scalars().all()
+        seen.append(notes)
+        seen.append(await connection.scalar(text(PREPARED)))
+        seen.append(await connection.scalar(text("SHOW transaction_isolation")))
+        before = await look.value("SELECT lease_expires_at FROM task_executions")
+        await until(lambda: _renewed(look, before))
+        return "done"
+
+    ending = await instance.run("pooled", work)
+    assert isinstance(ending, Succeeded), ending
+    assert seen == [[[0], [1], [2]], 0, "read committed"]
+    assert await look.state("pooled") == ("SUCCESSFUL", True, 1, 1)
+
+    async def fails() -> None:
+        raise ValueError
+
+    assert isinstance(await instance.run("bad", fails), Failed)
+    assert await instance.ledger.settle(await instance.claim("back"), HandedBack()) == HandedBack()
+    assert (await instance.ledger.lanes.fetch(PREPARED))[0]["count"] == 0
+    assert pooler.refused == []
+
+
+async def _renewed(look: Look, before: Any) -> bool:
+    return bool(await look.value("SELECT lease_expires_at FROM task_executions") != before)
+
+
+async def test_the_limits_of_a_statement_hold_in_its_transaction(
+    pooler: Strict, look: Look, other: Any
+) -> None:
+    lane = Lane(Database.of(pooler.url, prepared_statements=False), "lane")
+    [row] = await lane.fetch(
+        "SELECT current_setting('lock_timeout') AS lock, current_setting('statement_timeout') AS statement,"
+        " current_setting('transaction_isolation') AS isolation, current_setting('plan_cache_mode') AS plan"
+    )
+    assert tuple(row) == ("1s", "5s", "read committed", "force_generic_plan")
+    await look.seed("locked")
+    async with other.transaction():
+        await other.execute("LOCK TABLE task_executions")
+        with pytest.raises(LockedOut):
+            await lane.fetch("SELECT 1 FROM task_executions")
+    with pytest.raises(ItemRefused):
+        await lane.fetch("SELECT $1::text::jsonb", "[1e1000000]")
+    # An error ends the transaction and leaves nothing: the same connection serves the next.
+    assert (await lane.fetch("SELECT 1 AS one"))[0]["one"] == 1
+    assert pooler.connections == 1
+    await lane.close()
+
+
+async def test_migrations_and_queries_go_through_a_pooler(empty_database_url: str) -> None:
+    with Strict(empty_database_url) as pooler:
+
+        def migrate() -> str | None:
+            migrations.upgrade(pooler.url, prepared_statements=False)
+            return migrations.current(pooler.url, prepared_statements=False)
+
+        assert await asyncio.to_thread(migrate) == migrations.HEAD
+        connection = await connect(empty_database_url)
+        await Look(connection).seed("there")
+        await connection.close()
+        async with queries.reading(Database.of(pooler.url, prepared_statements=False)) as reading:
+            [found] = await queries.executions(reading)
+        assert found.task_id == "there"
+        assert pooler.refused == []
+
+
+async def test_a_pooler_refuses_a_connection_with_settings(pooler: Strict) -> None:
+    """The stand-in is as strict as the real one, or these tests would show nothing."""
+    with pytest.raises(Exception, match="unsupported startup parameter: lock_timeout"):
+        await Database.of(pooler.url).connect("strict", {"lock_timeout": "1s"})
+    assert pooler.refused == ["lock_timeout"]
