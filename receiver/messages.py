@@ -44,6 +44,7 @@ __all__ = [
     "decode",
     "encode_envelope",
     "encode_payload",
+    "holds_nul",
     "identify",
     "rejection_key",
     "scheduled_payload",
@@ -168,7 +169,7 @@ def check_arguments(args: bytes, kwargs: bytes) -> Arguments:
     """
     decoded = open_arguments(args, kwargs)
     for text in (args, kwargs):
-        if b"\\u0000" in text and _NUL_ESCAPE.search(text):
+        if holds_nul(text):
             raise payload_fault("a NUL character in args or kwargs")
         _check_depth(text)
     return decoded
@@ -218,11 +219,16 @@ def rejection_key(body: bytes) -> str:
     return key
 
 
+def holds_nul(text: bytes) -> bool:
+    """Whether a string of this JSON text has a NUL, which PostgreSQL stores nowhere."""
+    return b"\\u0000" in text and _NUL_ESCAPE.search(text) is not None
+
+
 def _check_nul(payload: Payload, args: bytes, kwargs: bytes) -> None:
     """Refuse what PostgreSQL cannot store; called only for a payload whose text may hold a NUL."""
     if "\0" in payload.task_name or (payload.task_id is not UNSET and "\0" in payload.task_id):
         raise payload_fault("a NUL character in task_id or task_name")
-    if _NUL_ESCAPE.search(args) or _NUL_ESCAPE.search(kwargs):
+    if holds_nul(args) or holds_nul(kwargs):
         raise payload_fault("a NUL character in args or kwargs")
 
 

@@ -24,6 +24,7 @@ from receiver.contexts import TaskContext
 from receiver.errors import PermanentError
 from receiver.failures import Failure
 from receiver.maintenance import MaintenanceContext, Surroundings, is_built_in
+from receiver.messages import holds_nul
 from receiver.outcomes import Abandoned, AttemptEnding, HandedBack, Lost, Outcome, Skipped, Succeeded
 from receiver.runs import Ended, Reason, Run, awaited, called
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -238,6 +239,8 @@ class Runner:
                 reason = f"it has {len(encoded)} bytes, TASKS_MAX_RESULT_BYTES is {self._max_result_bytes}"
             elif not _is_finite(value, encoded):
                 reason = "it has a NaN or an infinite number, and JSON has none"
+            elif holds_nul(encoded):  # PostgreSQL would say so too, and quote the result in its own log
+                reason = "it has a NUL character"
             else:
                 return Succeeded(encoded.decode())
         except BaseException as error:  # noqa: BLE001 - encoding calls the value's own code, which may raise anything

@@ -48,5 +48,6 @@ def engine_of(
         dbapi: Any = engine.dialect.dbapi
         return dbapi.connect(async_creator_fn=connect, **({} if database.prepared_statements else unnamed))
 
-    engine = create_async_engine("postgresql+asyncpg://", creator=create, **options)
+    # What a failing statement was given belongs to whoever ran it, and into no error's text, which is recorded and logged.
+    engine = create_async_engine("postgresql+asyncpg://", creator=create, hide_parameters=True, **options)
     return engine

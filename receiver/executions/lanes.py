@@ -211,7 +211,7 @@ def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
     """Raises what an SQLSTATE means to the ledger; anything that is our own mistake is raised as it is."""
     state = _sqlstate(error)
     if state[:2] in ("22", "23", "54"):
-        raise ItemRefused(state, str(error)) from error
+        raise refusal(error) from error
     if state == "55P03":
         raise LockedOut("somebody else holds the lock (SQLSTATE 55P03)") from error
     if state.startswith(TRANSIENT):
@@ -221,6 +221,18 @@ def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
     if state[:2] in ("08", "57", "25"):
         raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})") from error
     raise error
+
+
+def refusal(error: BaseException | None) -> ItemRefused:
+    """Whose values PostgreSQL, or the driver on its behalf, would not take, and why.
+
+    Only the primary message is kept: the details of one may quote the row, and the driver's own refusals quote the value.
+    """
+    if error is not None and getattr(error, "severity", None) is not None:  # the server's own words
+        why = str(error.args[0])
+    else:
+        why = "a value that the protocol cannot carry"
+    return ItemRefused(_sqlstate(error), why)
 
 
 async def answers(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
@@ -247,5 +259,5 @@ async def _fetch_in_transaction(
     return rows
 
 
-def _sqlstate(error: asyncpg.PostgresError) -> str:
+def _sqlstate(error: BaseException | None) -> str:
     return getattr(error, "sqlstate", None) or ""

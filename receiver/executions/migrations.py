@@ -150,7 +150,9 @@ async def _run(database: Database, action: str, revision: str, seen: list[str | 
             await connection.run_sync(_step, action, revision, seen)
             await connection.commit()
     except DBAPIError as error:
-        raise ReceiverError(f"the database refuses the migration: {error.orig}") from error
+        raise ReceiverError(
+            f"the database refuses the migration: {' '.join(str(error.orig).split())}"
+        ) from error
     except (OSError, TimeoutError) as error:
         raise DatabaseUnavailable(f"the database cannot be reached: {error}") from error
     finally:

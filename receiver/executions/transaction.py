@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.executions import statements
+from receiver.executions.lanes import refusal
 from receiver.executions.task_pool import TaskConnection, TaskSession
 
 if TYPE_CHECKING:
@@ -181,11 +182,9 @@ class TaskTransaction:
         try:
             return await statements.settle_with_effects(executor, self._task_id, self._fence, return_value)
         except DBAPIError as error:
-            if _sqlstate(error)[:2] in (
-                "22",
-                "54",
-            ):  # not a value, or nested too deeply: as `lanes` sorts them
-                raise SettlementRefused(error, unstorable=True) from error
+            # Not a value, or nested too deeply: as `lanes` sorts them.
+            if _sqlstate(error)[:2] in ("22", "54") and error.orig is not None:
+                raise SettlementRefused(refusal(error.orig.__cause__), unstorable=True) from error
             raise
 
     async def rollback(self) -> None:

@@ -120,11 +120,27 @@ async def test_an_error_is_sorted_by_whom_it_concerns(
     assert (await pid_of(lane) == before) is kept
 
 
-async def test_a_statement_that_is_refused_says_nothing_of_values_but_the_servers_words(lane: Lane) -> None:
+@pytest.mark.parametrize(
+    ("statement", "value", "sqlstate"),
+    [
+        ("SELECT $1::text::jsonb", '["secret", 1e1000000]', "22003"),
+        ("SELECT $1::text::jsonb", '["secret"', "22P02"),  # quoted in the error's detail
+        (
+            "INSERT INTO rejected_messages (key) VALUES ($1::text)",
+            "secret",
+            "23502",
+        ),  # likewise, with all of its row
+        ("SELECT $1::text", "secret\ud800", "22000"),  # quoted by the driver, which never sends it
+    ],
+)
+async def test_a_statement_that_is_refused_says_nothing_of_its_values(
+    lane: Lane, statement: str, value: str, sqlstate: str
+) -> None:
     with pytest.raises(ItemRefused) as refused:
-        await lane.fetch("SELECT $1::text::jsonb", "[1e1000000]")
-    assert refused.value.sqlstate == "22003"
-    assert len(refused.value.detail) <= 500
+        await lane.fetch(statement, value)
+    assert refused.value.sqlstate == sqlstate
+    assert refused.value.detail
+    assert "secret" not in str(refused.value)
 
 
 async def test_a_statement_under_way_when_its_connection_is_cut_is_not_known(
