@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -78,9 +78,11 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         good = all(state == "ok" for state in found.values())
         return Response(msgspec.json.encode(found), 200 if good else 503, media_type="application/json")
 
-    app = Starlette(
+    push = _PushRoute(owner)
+    app = _Application(
+        push,
         routes=[
-            Route(PUSH_PATH, _PushRoute(owner), methods=["POST"]),
+            Route(PUSH_PATH, push, methods=["POST"]),
             Route("/health", health),
             Route("/ready", ready),
         ],
@@ -100,6 +102,24 @@ def _leave_in_order(grace: timedelta) -> Callable[[], None]:
         os.kill(os.getpid(), signal.SIGTERM)
 
     return leave
+
+
+class _Application(Starlette):
+    """Starlette, and a shorter way past its router and its two middlewares for what nearly every request is.
+
+    Those three were a seventh of the CPU of a delivery. Middleware that somebody adds sees every request.
+    """
+
+    def __init__(self, push: _PushRoute, **options: Any) -> None:
+        super().__init__(**options)
+        self._push = push
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_push = scope["type"] == "http" and scope["path"] == PUSH_PATH and scope["method"] == "POST"
+        if is_push and not self.user_middleware:
+            await self._push(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class _PushRoute:

@@ -81,6 +81,10 @@ def clean(text: str, limit: int) -> str:
     A text that is too long keeps its two ends around a mark that says how long it was. `limit` is at least 100.
     """
     text = str.__str__(text)  # a subclass may answer anything
+    if (
+        text.isascii() and len(text) <= limit and "\0" not in text
+    ):  # nearly every one: five in a line of the log
+        return text
     if len(text) <= limit:
         whole = _escaped(text)
         if len(whole) <= limit:

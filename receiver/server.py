@@ -126,6 +126,7 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
         access_log=False,
         server_header=False,
         date_header=False,
+        proxy_headers=False,  # nobody here asks for the client's address
         timeout_keep_alive=75,  # longer than Google's front end keeps a connection idle, so that it never meets a closing one
     )
     server = Server(config, service)

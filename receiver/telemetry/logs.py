@@ -68,7 +68,10 @@ def record(event: Event) -> None:
     """The subscriber: renders an event into one log record."""
     level, message, fields = _rendered(event)
     if logger.isEnabledFor(level):
-        logger.log(level, message, extra={"fields": fields})
+        # Not `logger.log`: who called would be looked up in the stack, and nobody shows it.
+        logger.handle(
+            logger.makeRecord(logger.name, level, "", 0, message, (), None, extra={"fields": fields})
+        )
 
 
 def _rendered(event: Event) -> tuple[int, str, dict[str, Any]]:

@@ -225,7 +225,7 @@ async def test_the_thread_stops_in_time(instances: Instances, look: Look) -> Non
     instance.heartbeat.start()
     began = time.monotonic()
     await asyncio.to_thread(instance.heartbeat.stop)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10  # a beat is 20
     assert not instance.heartbeat._thread.is_alive()
     await until(lambda: _nobody(look))
 
@@ -242,7 +242,7 @@ async def test_the_thread_stops_though_the_database_is_silent(instances: Instanc
     await until(lambda: "leases not renewed" in str(instance.events))
     began = time.monotonic()
     await asyncio.to_thread(instance.heartbeat.stop)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 4.5  # `stop` gives up after 5
     assert not instance.heartbeat._thread.is_alive()
     instance.ledger.lanes._lanes[0].drop()
     proxy.resume()

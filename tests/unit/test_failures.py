@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from receiver.failures import MESSAGE_LIMIT, NAME_LIMIT, TRACEBACK_LIMIT, Failure, clean, error_type
 
 HUGE = 50_000_000
-SOON = 3.0
+SOON = 15.0
 """Seconds. It takes milliseconds; formatted whole, these would take many seconds and gigabytes."""
 
 

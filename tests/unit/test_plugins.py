@@ -54,21 +54,21 @@ def refusal(*modules: str, setup: str | None = None) -> str:
 @pytest.mark.parametrize("value", ["[TaskRoute(run)]", "(TaskRoute(run),)"])
 def test_a_module_declares_its_routes_in_a_list(plugin: Write, name: str, value: str) -> None:
     module = plugin(f"def run(): ...\n{name} = {value}\n")
-    assert [route.path for route in loaded(module).routes] == [f"{module}.run"]
+    assert [route.path for route in loaded(module).declared] == [f"{module}.run"]
 
 
 def test_modules_load_in_their_order_and_once(plugin: Write) -> None:
     one = plugin("def one(): ...\ntasks = [TaskRoute(one)]\n")
     two = plugin("def two(): ...\ntasks = [TaskRoute(two)]\n")
     registry = loaded(two, one, two)
-    assert [route.name for route in registry.routes] == ["two", "one"]
+    assert [route.name for route in registry.declared] == ["two", "one"]
     assert registry.modules == (two, one)
 
 
 def test_a_list_passed_on_from_another_module_declares_its_routes_once(plugin: Write) -> None:
     inner = plugin("def run(): ...\ntasks = [TaskRoute(run)]\n")
     outer = plugin(f"from {inner} import tasks\n")
-    assert len(loaded(inner, outer).routes) == 1
+    assert len(loaded(inner, outer).declared) == 1
 
 
 def test_two_plugins_with_tasks_of_one_name_are_refused(plugin: Write) -> None:
@@ -107,7 +107,7 @@ def test_a_list_that_is_none_is_refused(plugin: Write, source: str, says: str) -
 def test_a_submodule_called_tasks_is_no_list_but_named_as_a_guess(plugin: Write) -> None:
     package = plugin("", name=f"plugin_package_{next(numbers)}.__init__").removesuffix(".__init__")
     plugin("def run(): ...\ntasks = [TaskRoute(run)]\n", name=f"{package}.tasks")
-    assert len(loaded(f"{package}.tasks").routes) == 1
+    assert len(loaded(f"{package}.tasks").declared) == 1
     assert refusal(package).endswith(f"did you mean {package}.tasks?")
 
 
@@ -212,7 +212,7 @@ def test_without_modules_the_entry_points_are_loaded(plugin: Write, installed: C
     two = plugin("def two(): ...\nmine = [TaskRoute(two)]\ntasks = 'not read'\n")
     installed(f"a = {one}\nb = {two}:mine\nc = {one}:tasks")
     registry = loaded()
-    assert sorted(route.name for route in registry.routes) == ["one", "two"]
+    assert sorted(route.name for route in registry.declared) == ["one", "two"]
     assert sorted(registry.modules) == sorted([one, two])
 
 
@@ -220,7 +220,7 @@ def test_with_modules_the_entry_points_are_not_loaded(
     plugin: Write, installed: Callable[[str], None]
 ) -> None:
     installed("a = plugin_absent")
-    assert loaded(plugin("tasks = []\n")).routes == ()
+    assert loaded(plugin("tasks = []\n")).declared == ()
 
 
 def test_an_entry_point_that_fails_is_one_line(plugin: Write, installed: Callable[[str], None]) -> None:

