@@ -214,7 +214,8 @@ def entry(value: str) -> str:
 def dsn(value: str) -> str:
     """The address of a PostgreSQL database, as SQLAlchemy, libpq and Cloud SQL users write it.
 
-    Nothing of the text is ever part of the error: any piece of a mistyped address may be the password.
+    Nothing of the text is ever part of the error: any piece of a mistyped address may be the password. So the driver
+    must not meet a parameter without a value, which it quotes.
     """
     parts = _split(value)
     if parts is None or parts.scheme not in _DSN_SCHEMES or not value.partition(":")[2].startswith("//"):
@@ -222,10 +223,9 @@ def dsn(value: str) -> str:
             "use postgresql://user:password@host:5432/database (also postgres://, +asyncpg, +psycopg); "
             "percent-encode special characters of the password"
         )
-    if parts.fragment:
-        raise Unreadable("percent-encode # as %23, and other special characters of the password alike")
-    modes = re.findall(r"(?:^|&)sslmode=([^&]*)", parts.query)
-    if any(mode not in _SSLMODES for mode in modes):
+    if parts.fragment or not re.fullmatch(r"([^&=]+=[^&]*(&|$))*", parts.query):
+        raise Unreadable("percent-encode # as %23, ? as %3F and other characters of the password alike")
+    if any(mode not in _SSLMODES for mode in re.findall(r"(?:^|&)sslmode=([^&]*)", parts.query)):
         raise Unreadable(f"its sslmode can be {', '.join(_SSLMODES)}")
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from contextlib import suppress
@@ -74,8 +75,17 @@ def main() -> None:
         if isinstance(error, OutputLost):
             streams.abandon_output()
         with suppress(OSError):  # nobody can be told; the exit code says it
-            click.echo(f"error: {error}", err=True)
+            click.echo(_told(f"error: {error}"), err=True)
         sys.exit(2)
+
+
+def _told(line: str) -> str:
+    """The line as it is; or, for Cloud Run's service, as the log of a service has its lines."""
+    if not os.environ.get("K_SERVICE"):
+        return line
+    from receiver.telemetry.logs import refused  # noqa: PLC0415 - only the end of a start that failed needs it
+
+    return refused(line)
 
 
 def _find_plugins_here() -> None:

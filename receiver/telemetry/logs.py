@@ -136,6 +136,16 @@ def _why(ending: Ending) -> str | None:
             return None
 
 
+def refused(message: str) -> str:
+    """The one line of a start that is refused, as JSON: its settings may be what is wrong, so that none is needed."""
+    line = {
+        "severity": "CRITICAL",
+        "message": clean(message, TRACEBACK_LIMIT),
+        "time": datetime.now(UTC).isoformat(),
+    }
+    return msgspec.json.encode(line).decode()
+
+
 class _Lines(logging.StreamHandler[TextIO]):
     """Writes lines; a record that cannot be made into one costs its content, not the form of the log."""
 
