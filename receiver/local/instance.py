@@ -1,6 +1,7 @@
 """A real `receiver serve` as a process of its own on loopback: for the demo, for `receiver dev`, for tests.
 
-Whoever starts it stops it; it ends by SIGTERM, as on Cloud Run, and its exit code is the receiver's.
+Whoever starts it stops it; it ends by SIGTERM, as on Cloud Run, and its exit code is the receiver's. It never outlives its
+starter (`receiver.local.tether`), and nobody takes its port between two of its runs.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 PROJECT = "local"
 EMAIL = "pubsub-push@local.iam.gserviceaccount.com"
+SHARES_RESERVED = sys.platform == "linux"
+"""Whether a port can be kept from others and listened on; elsewhere it is let go right before the start."""
+
 START_TIMEOUT = 20.0
 """Seconds until /health must answer; it takes about one."""
 
@@ -42,7 +46,7 @@ class Instance:
         certs_url: where the signer's certificates are served.
         folder: its working folder, where plugin modules are found.
         env: further variables.
-        port: None for a free one.
+        port: None for a free one, which stays its own until it is closed.
     """
 
     def __init__(
@@ -56,7 +60,8 @@ class Instance:
         env: Mapping[str, str] | None = None,
         port: int | None = None,
     ) -> None:
-        self.port = port or free_port()
+        self._reserved = _reserved() if port is None else None
+        self.port: int = port or (self._reserved.getsockname()[1] if self._reserved else 0)
         self.url = f"http://127.0.0.1:{self.port}"
         self.signer = signer
         self.environ = _environ(self.url, database_url, modules, certs_url, env or {})
@@ -64,6 +69,7 @@ class Instance:
         self._log = tempfile.NamedTemporaryFile(prefix="receiver-", suffix=".log", delete=False)  # noqa: SIM115 - closed by stop()
         self._client = httpx.Client(limits=httpx.Limits(max_connections=200))
         self._process: subprocess.Popen[bytes] | None = None
+        self._tether, self._held = os.pipe()
 
     def start(self) -> None:
         """Starts the process and waits until it answers.
@@ -85,13 +91,17 @@ class Instance:
 
     def launch(self) -> None:
         """Starts the process without waiting for anything."""
+        if self._reserved is not None and not SHARES_RESERVED:
+            self._reserved.close()
+        serve = ["serve", "--host", "127.0.0.1", "--port", str(self.port)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "receiver", "serve", "--host", "127.0.0.1", "--port", str(self.port)],
+            [sys.executable, "-m", "receiver.local.tether", str(self._tether), *serve],
             cwd=self._folder,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
+            pass_fds=(self._tether,),
         )
 
     @property
@@ -142,6 +152,10 @@ class Instance:
         """Ends it, and removes what it left."""
         if self._process is not None:
             self.stop()
+        for descriptor in (self._held, self._tether):
+            os.close(descriptor)
+        if self._reserved is not None:
+            self._reserved.close()
         self._client.close()
         self._log.close()
         Path(self._log.name).unlink(missing_ok=True)
@@ -158,6 +172,19 @@ class Instance:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reserved() -> socket.socket:
+    """A socket that is bound to a loopback port and does not listen: nobody else is given the port.
+
+    On Linux another socket may listen on it all the same when both have SO_REUSEADDR, as the receiver's has.
+    """
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    held.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+    )  # after bind(): it must not choose one that is shared
+    return held
 
 
 def free_port() -> int:

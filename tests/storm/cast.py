@@ -17,7 +17,6 @@ from typing import Final
 
 from receiver.local.instance import Instance
 from receiver.local.signer import Signer
-from tests.acceptance.faults.cast import new_port
 from tests.proxy import Proxy
 from tests.storm.plugin.storm_points import POINTS
 
@@ -111,7 +110,6 @@ class Receiver:
             signer=self._signer,
             certs_url=self._certs_url,
             folder=PLUGIN,
-            port=new_port(),
             env={
                 "TASKS_SETUP": "storm_points:install",
                 "TASKS_LEASE_SECONDS": str(LEASE),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
-import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -120,28 +118,9 @@ def receiver(database_url: str, marks: Marks, env: Mapping[str, str]) -> Receive
         certs_url=None,
         folder=PLUGIN,
         env={"FAULTS_FOLDER": str(marks.folder), **env},
-        port=new_port(),
     )
     made.launch()
     return Receiver(made, marks)
-
-
-_ports = iter(random.sample(range(16000, 32000), 16000))
-
-
-def new_port() -> int:
-    """A free port that no other receiver of this session has had.
-
-    Below those that the kernel gives to connections: of hundreds of processes one would lose its port to one.
-    """
-    for port in _ports:
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no port is free")
 
 
 async def answers(port: int) -> bool:

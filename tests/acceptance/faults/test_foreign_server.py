@@ -16,7 +16,6 @@ from tests.acceptance.faults.cast import (
     effects,
     message,
     new_label,
-    new_port,
     row_of,
 )
 from tests.acceptance.stage import Record
@@ -60,7 +59,6 @@ async def test_a_task_that_never_stops_ends_its_process_after_its_neighbours(
             "TASKS_LEASE_SECONDS": str(LEASE),
             "TASKS_SHUTDOWN_GRACE": "5",
         },
-        port=new_port(),
     )
     instance.launch()
     one = Receiver(instance, marks)
@@ -89,7 +87,6 @@ async def test_sigterm_ends_it_in_order(database_url: str, record: Record, marks
         certs_url=None,
         folder=PLUGIN,
         env={"FAULTS_FOLDER": str(marks.folder)},
-        port=new_port(),
     )
     with instance:
         await asyncio.to_thread(instance.stop)
