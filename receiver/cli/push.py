@@ -9,21 +9,19 @@ Where none of the variables that say so is set, it is the `receiver dev` of this
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
 import httpx
-import msgspec
 
 from receiver import variables
-from receiver.cli import terminal
+from receiver.cli import options, terminal
 from receiver.errors import ConfigurationError, SettingError
 from receiver.local.folder import KEY, NAME, Folder
 from receiver.local.pusher import Pusher, message
@@ -70,9 +68,8 @@ POLL = 0.1
 )
 def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str | None, wait: float) -> None:
     """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
-    positional = _json("--args", args, list, "a JSON array, such as '[1, \"two\"]'")
-    keywords = _json("--kwargs", kwargs, dict, 'a JSON object, such as \'{"user_id": "u1"}\'')
-    settings = Settings.from_environ(_environ())
+    positional, keywords = options.positional(args), options.keywords(kwargs)
+    settings = Settings.from_environ(options.environ(TELLING))
     target = _target(url or f"http://127.0.0.1:{settings.port}")
     try:
         body = message(name, positional, keywords, task_id=task_id)
@@ -186,13 +183,6 @@ def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
         )
 
 
-def _environ() -> dict[str, str]:
-    """This process's variables; where they say nothing about a receiver, those of this folder's `receiver dev`."""
-    if any(os.environ.get(name, "").strip() for name in TELLING):
-        return dict(os.environ)
-    return {**os.environ, **Folder(Path.cwd()).environ()}
-
-
 def _folder() -> Path:
     """`.receiver/` of the working folder, which hides itself from git."""
     folder = Folder(Path.cwd())
@@ -216,13 +206,3 @@ def _target(url: str) -> str:
             f"--url is {url!r}; write it without path or query, such as http://127.0.0.1:8080"
         )
     return url.rstrip("/")
-
-
-def _json(option: str, text: str, kind: type[list[Any] | dict[str, Any]], allowed: str) -> Any:
-    try:
-        value = msgspec.json.decode(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, kind):
-        raise ConfigurationError(f"{option} is {text[:80]!r}; use {allowed}")
-    return value

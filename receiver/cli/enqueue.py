@@ -1,0 +1,129 @@
+"""`receiver enqueue`: one task, enqueued as an application would, and followed to its end.
+
+The task is one of the plugins', so that its arguments are checked here. Where none of the variables that say where to enqueue to
+is set, it is the `receiver dev` of this folder that is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+from rich.console import Console
+
+from receiver.cli import options, terminal
+from receiver.enqueue import PubSubBackend
+from receiver.errors import ConfigurationError, DatabaseUnavailable
+from receiver.registry import load
+from receiver.results import TaskResult, TaskResultStatus
+from receiver.settings import Settings
+from receiver.tasks import Task
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from receiver.backends import Entry
+
+TELLING = ("DATABASE_URL", "GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST")
+"""Variables that say where to enqueue to."""
+
+FIRST_POLL, LONGEST_POLL = 0.05, 1.0
+"""Seconds between two looks at the record: soon at first, then twice as long each time."""
+
+FAILED, UNFINISHED = 1, 3
+INTERRUPTED = 130
+"""Exit codes, beside 0 for success and 2 for what was not enqueued."""
+
+
+@click.command("enqueue")
+@click.argument("name")
+@click.option("--args", "args", metavar="JSON", default="[]", help="Positional arguments, as a JSON array.")
+@click.option("--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, as a JSON object.")
+@click.option("--run-after", metavar="DURATION", help="Not before 90s, 15m, 2h, 30d from now.")
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 86400),
+    help="Follow it to its end, for so long at most.",
+)
+def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: float | None) -> None:
+    """Enqueue a task, by its name or path, and print its id.
+
+    Exit code 0 once it is enqueued, or with --wait once it has succeeded; 1 when it has failed and is not tried again; 2 when
+    nothing was enqueued; 3 when it has not finished in time.
+    """
+    positional, keywords = options.positional(args), options.keywords(kwargs)
+    delay = None if run_after is None else options.duration("--run-after", run_after)
+    environ = options.environ(TELLING)
+    settings = Settings.from_environ(environ)
+    backend = PubSubBackend(settings)
+    task = _task(settings, name)
+    try:
+        entry = (task if delay is None else task.using(run_after=delay)).entry(*positional, **keywords)
+        sys.exit(asyncio.run(_enqueue(backend, entry, wait)))
+    except TypeError as error:
+        raise ConfigurationError(str(error)) from None
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _task(settings: Settings, name: str) -> Task[..., Any]:
+    registry = load(settings)
+    route = registry.find(name)
+    if route is None:
+        known = ", ".join(sorted(route.name for route in registry.routes))
+        raise ConfigurationError(f"no task is called {terminal.clean(name[:80])!r}; there are {known}")
+    return Task(route.function)
+
+
+async def _enqueue(backend: PubSubBackend, entry: Entry, wait: float | None) -> int:
+    result = await backend.aenqueue(entry)
+    click.echo(result.id)
+    if wait is None:
+        return 0
+    return await _follow(result, until=time.monotonic() + wait)
+
+
+async def _follow(result: TaskResult, *, until: float) -> int:
+    """Looks at the record until the end of it, or of the time; what is seen goes to standard error."""
+    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    began, pause = time.monotonic(), FIRST_POLL
+    with console.status(result.status.value) if console.is_terminal else nullcontext() as status:
+        while not result.is_finished and time.monotonic() < until:
+            _show(status, result)
+            await asyncio.sleep(min(pause, max(until - time.monotonic(), 0)))
+            pause = min(2 * pause, LONGEST_POLL)
+            with suppress(DatabaseUnavailable):  # it may be back before the time is over
+                await result.arefresh()
+    console.print(f"{_line(result)} ({time.monotonic() - began:.1f} s)", soft_wrap=True)
+    if not result.is_finished:
+        return UNFINISHED
+    return 0 if result.status is TaskResultStatus.SUCCESSFUL else FAILED
+
+
+def _show(status: Status | None, result: TaskResult) -> None:
+    if status is not None:
+        status.update(_line(result))
+
+
+def _line(result: TaskResult) -> str:
+    """Where it stands, in one line."""
+    words = [result.status.value]
+    if result.attempts > 1:
+        words.append(f"in attempt {result.attempts}")
+    match result.status:
+        case TaskResultStatus.SUCCESSFUL:
+            words.append(msgspec.json.encode(result.return_value).decode())
+        case TaskResultStatus.FAILED:
+            words.append(result.errors[-1].exception_class_path)
+            words.append("" if result.is_finished else "and will be tried again")
+        case TaskResultStatus.READY if result.run_after is not None:
+            words.append(f"not before {result.run_after:%Y-%m-%d %H:%M:%S} UTC")
+        case _:
+            pass
+    return terminal.clean(" ".join(filter(None, words))[:500])
