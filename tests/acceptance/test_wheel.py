@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -79,13 +80,58 @@ def installed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
     return Installed(environment / "bin", outside, {"receiver": ours, "example": example})
 
 
+CAGE = """
+while read -r _ place _ options _; do
+    case $options in rw*) mount -o remount,bind,ro "$place" 2>/dev/null || true ;; esac
+done < /proc/self/mounts
+exec setpriv --no-new-privs {identity} "$@"
+"""
+"""Everything becomes read-only, in a namespace of mounts of its own, and what follows has no privilege to change that."""
+
+NOBODY = (
+    # As in the image. It may read what is closed to others: the interpreter and this environment may be in such a folder.
+    "--reuid=10001 --regid=10001 --clear-groups --inh-caps=-all,+dac_read_search --ambient-caps=-all,+dac_read_search"
+)
+
+
+@functools.cache
+def cage() -> tuple[str, ...]:
+    """What is put before a command, so that it runs on a read-only root: as the image's user for root, else as oneself.
+
+    Empty where this kernel lets nobody make namespaces.
+    """
+    root = ("unshare", "--mount", "sh", "-ec", CAGE.format(identity=NOBODY), "sh")
+    user = (
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "sh",
+        "-ec",
+        CAGE.format(identity="--inh-caps=-all"),
+        "sh",
+    )
+    for found in (root, user) if os.geteuid() == 0 else (user,):
+        with suppress(FileNotFoundError):
+            if subprocess.run([*found, "true"], capture_output=True, check=False).returncode == 0:
+                return found
+    return ()
+
+
+def files(*folders: Path) -> dict[Path, int]:
+    """Every file and folder with the time of its last change, in ns."""
+    found = [place for folder in folders for place in (folder, *folder.rglob("*"))]
+    return {place: place.lstat().st_mtime_ns for place in found}
+
+
 @contextmanager
 def serving(installed: Installed, env: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`receiver serve` of that environment, for the time of the block."""
+    """`receiver serve` of that environment, for the time of the block, with the variables of the image."""
+    image = {"HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [str(installed.bin / "receiver"), "serve", "--host", "127.0.0.1"],
-            cwd=installed.outside, env=clean(env), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            [*cage(), str(installed.bin / "receiver"), "serve", "--host", "127.0.0.1"],
+            cwd=installed.outside, env=clean(image | dict(env)), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
         )  # fmt: skip
         try:
             yield process
@@ -132,6 +178,7 @@ async def test_an_installed_plugin_is_migrated_served_and_pushed_to(
         "PORT": str(port),
     }
     installed.run("receiver", "migrate", env=env)
+    before = files(installed.bin.parent, installed.outside)
     log = tmp_path / "receiver.log"
     with serving(installed, env, log) as process, httpx.Client() as client:
 
@@ -155,6 +202,18 @@ async def test_an_installed_plugin_is_migrated_served_and_pushed_to(
     assert cleaned is not None
     assert cleaned["return_value"]["deleted"] == 0
     assert process.returncode == 0
+    assert files(installed.bin.parent, installed.outside) == before, "the service writes nothing but its log"
+
+
+def test_the_cage_of_the_service_lets_nothing_be_written(installed: Installed, tmp_path: Path) -> None:
+    if not cage():
+        return  # no namespaces here: the test above compares the files, and that is all that can be known
+    for folder in (installed.bin, installed.outside, tmp_path, Path("/"), Path("/tmp"), Path("/var/tmp")):  # noqa: S108 - nothing is left there
+        written = subprocess.run(
+            [*cage(), "touch", str(folder / "written")], capture_output=True, text=True, check=False
+        )
+        assert written.returncode != 0
+        assert "Read-only file system" in written.stderr
 
 
 def test_the_example_passes_its_own_tests(project_root: Path, tmp_path: Path) -> None:
