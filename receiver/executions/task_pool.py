@@ -56,12 +56,31 @@ class TaskSession(AsyncSession):
 
 
 class TaskDriver(asyncpg.Connection):  # type: ignore[misc]  # asyncpg carries no type information
-    """The driver's connection, which a task may reach too. It notices what it would keep on this side of the wire.
+    """The driver's connection, which a task may reach too. It notices what would stay on it: codecs and listeners on this side
+    of the wire, and a PREPARE on the other (to DEALLOCATE ALL would take the driver's own statements too).
 
-    `marked`: it has something of a task's that no statement takes away; it is not to be used for another.
+    `marked`: it has something of a task's that no reset takes away; it is not to be used for another.
     """
 
     marked = False
+
+    def _read(self, statement: str) -> None:
+        self.marked = self.marked or "prepare" in statement.lower()
+
+    async def prepare(self, query: str, **options: Any) -> Any:
+        """As the driver's. What SQLAlchemy sends comes by here, once a statement."""
+        self._read(query)
+        return await super().prepare(query, **options)
+
+    async def execute(self, query: str, *args: Any, **options: Any) -> Any:
+        """As the driver's."""
+        self._read(query)
+        return await super().execute(query, *args, **options)
+
+    async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
+        """As the driver's."""
+        self._read(query)
+        return await super().fetch(query, *args, **options)
 
     async def set_type_codec(self, *args: Any, **options: Any) -> None:
         """As the driver's."""

@@ -37,10 +37,10 @@ COMMIT_DEADLINE = 10.0
 
 RESET = (
     "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;"
-    " SELECT pg_advisory_unlock_all(), 1 / (NOT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql))::int"
+    " SELECT pg_advisory_unlock_all()"
 )
-"""What a connection forgets on its way back to the pool. Statements that the driver has prepared stay; a PREPARE of the task's
-makes this fail, and the connection is thrown away."""
+"""What a connection forgets on its way back to the pool. Statements that the driver has prepared stay; what a task has left
+beyond this, its connection is thrown away for (`TaskDriver.marked`)."""
 
 STANDING = ("session_authorization", "role", "search_path")
 """The settings that decide which table the settlement means, and whether it may write there; in the order of setting them."""

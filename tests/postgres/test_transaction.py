@@ -915,6 +915,12 @@ async def _prepared(connection: AsyncConnection) -> None:
     await connection.exec_driver_sql("PREPARE mine AS SELECT 1")
 
 
+async def _prepared_by_the_driver(connection: AsyncConnection) -> None:
+    raw = await connection.get_raw_connection()
+    assert raw.driver_connection is not None
+    await raw.driver_connection.execute("SET LOCAL work_mem = '1MB'; prepare mine AS SELECT 1")
+
+
 async def _listener(connection: AsyncConnection) -> None:
     raw = await connection.get_raw_connection()
     assert raw.driver_connection is not None
@@ -927,7 +933,9 @@ async def _logger(connection: AsyncConnection) -> None:
     raw.driver_connection.add_query_logger(lambda _: None)
 
 
-@pytest.mark.parametrize("leaves", [_codec, _codec_through_sync, _prepared, _listener, _logger])
+@pytest.mark.parametrize(
+    "leaves", [_codec, _codec_through_sync, _prepared, _prepared_by_the_driver, _listener, _logger]
+)
 @pytest.mark.filterwarnings("ignore::asyncpg.exceptions.InterfaceWarning")
 async def test_what_no_reset_takes_away_goes_with_its_connection(
     instances: Instances, leaves: Callable[[AsyncConnection], Awaitable[None]]

@@ -229,7 +229,7 @@ async def test_what_still_runs_here_is_not_claimed_here_again(
         statuses = set()
         end = await lease_of(record, label)
         while await lease_of(record, label) == end:
-            statuses.add((await first.push(message(task, label))).status)
+            statuses.add((await first.push(message(task, label), patience=20)).status)
         return statuses
 
     redeliveries = [asyncio.create_task(redeliver(task, label)) for task, label in labels.items()]
