@@ -49,9 +49,7 @@ VARIABLES: Final = (
         "TASKS_OIDC_CERTS_URL", "https://www.googleapis.com/oauth2/v1/certs", "where signing certificates are"
     ),
     Variable("TASKS_DB_POOL_SIZE", "5", "connections that tasks may borrow"),
-    Variable(
-        "TASKS_DB_POOL_TIMEOUT", "5s", "how long a claim waits for its answer, and a task for a connection"
-    ),
+    Variable("TASKS_DB_POOL_TIMEOUT", "5s", "how long a claim or a task waits for a connection"),
     Variable("TASKS_DB_PREPARED_STATEMENTS", "on", "off for poolers that cannot"),
     Variable("TASKS_MAX_CONCURRENCY", "80", "deliveries in flight on one instance"),
     Variable("TASKS_MAX_INFLIGHT_BYTES", "64MiB", "their bodies together, on one instance"),

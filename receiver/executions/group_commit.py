@@ -4,7 +4,7 @@ Each request hands in its item and waits for its own result. While one batch is 
 arrives gathers for the next: batches grow by themselves under load, and a lone request is written at once. Two
 commits a delivery are what limits a receiver on a small database; shared by eighty requests they cost little.
 
-What it keeps: every item gets exactly one result or error, its own, within `wait`; an item whose values PostgreSQL
+What it keeps: every item gets exactly one result or error, its own, and waits for its turn no longer than `wait`; an item whose values PostgreSQL
 refuses, or whose row somebody keeps locked, fails alone, and while it is being found the next batch is on its way; a request
 that stops waiting before its item was taken leaves nothing behind, and one that stops later has its result handed to
 `orphaned`.
@@ -32,6 +32,9 @@ REPEATS = 3
 """How often a batch is repeated that PostgreSQL rolled back because of another (SQLSTATE 40)."""
 
 
+LATE = "the database did not take the item in time"
+
+
 class Item(Protocol):
     """What the group needs to know of an item."""
 
@@ -49,12 +52,14 @@ R = TypeVar("R")
 
 
 class _Waiting(Generic[I, R]):
-    __slots__ = ("future", "item", "timer")
+    __slots__ = ("future", "item", "late", "timer", "writing")
 
     def __init__(self, item: I, future: asyncio.Future[R]) -> None:
         self.item = item
         self.future = future
         self.timer: asyncio.TimerHandle | None = None
+        self.writing = False
+        self.late = False
 
 
 class GroupCommit(Generic[I, R]):
@@ -63,7 +68,7 @@ class GroupCommit(Generic[I, R]):
     Args:
         write: writes a batch, in the given order, and returns one result an item. It raises for the whole batch.
         orphaned: is given an item and its result when nobody waits for it any more.
-        wait: seconds that an item may wait for its result before it is refused.
+        wait: seconds that an item may wait for its turn before it is refused, be it after a first try in a batch.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class GroupCommit(Generic[I, R]):
         """The item's result, once its batch is committed.
 
         Raises:
-            OutOfConnections: not in time. Nothing was done, or what is done still is handed to `orphaned`.
+            OutOfConnections: it did not get its turn in time; nothing was done.
             Exception: what `write` raised for this item.
         """
         loop = asyncio.get_running_loop()
@@ -112,10 +117,12 @@ class GroupCommit(Generic[I, R]):
             await asyncio.wait(pending)
 
     def _expire(self, waiting: _Waiting[I, R]) -> None:
-        """Also when its batch is under way: somebody may have locked the table, and the request has its deadline."""
-        if waiting in self._queue:
-            self._queue.remove(waiting)
-        _fail([waiting], OutOfConnections("the database did not take the item in time"))
+        """Not while it is being written: that has its own limits, and may be done in this moment."""
+        waiting.late = True
+        if not waiting.writing:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            _fail([waiting], OutOfConnections(LATE))
 
     async def _flush(self) -> None:
         try:
@@ -141,12 +148,17 @@ class GroupCommit(Generic[I, R]):
         return sorted(batch, key=_lock_order)
 
     async def _commit(self, batch: list[_Waiting[I, R]]) -> None:
+        for waiting in batch:
+            waiting.writing = True
         try:
             results = await self._written([waiting.item for waiting in batch])
         except (ItemRefused, TransientConflict) as error:
             if len(batch) == 1:
                 _fail(batch, error)
             else:
+                for waiting in batch:
+                    waiting.writing = False
+                _fail([waiting for waiting in batch if waiting.late], OutOfConnections(LATE))
                 self._beside(self._one_by_one(batch), "one by one")
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
             _fail(batch, error)

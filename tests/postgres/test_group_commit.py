@@ -176,27 +176,35 @@ async def test_a_database_that_is_down_fails_all_of_the_batch_and_none_after(
 
 
 async def test_who_waits_too_long_for_a_batch_is_refused(writer: Writer) -> None:
-    """Nothing was done for it."""
+    """Nothing was done for it; the batch before it is not disturbed."""
     group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.05)
     first = await under_way(writer, group)
     with pytest.raises(OutOfConnections):
         await group.submit(Thing("late"))
     writer.gate.set()
-    await asyncio.gather(first, return_exceptions=True)
+    assert await first == "FIRST"  # whoever was taken is waited for
     await group.close()
     assert writer.batches == [["first"]]
-    assert ("late", "LATE") not in writer.orphans
+    assert writer.orphans == []
 
 
-async def test_whose_batch_is_stuck_is_refused_in_time_and_leaves_an_orphan(writer: Writer) -> None:
-    """Somebody locks the table: the batch waits for it, the request does not."""
-    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.05)
+async def test_who_waits_too_long_behind_a_locked_one_of_its_batch_is_refused(writer: Writer) -> None:
+    """Somebody locks the table: each waits for it alone, and those whose turn has not come for no longer than they may."""
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.5)
+    writer.waiting = {"a": asyncio.Event()}
     first = await under_way(writer, group)
-    with pytest.raises(OutOfConnections):
-        await first
+    a, b, c = submit_all(group, "a", "b", "c")
+    await asyncio.sleep(0)
     writer.gate.set()
+    assert await first == "FIRST"
+    for late in (b, c):
+        with pytest.raises(OutOfConnections):
+            await late
+    assert not a.done()
+    writer.waiting["a"].set()
+    assert await a == "A"
     await group.close()
-    assert writer.orphans == [("first", "FIRST")]
+    assert writer.batches == [["first"], ["a", "b", "c"], ["a"]]
 
 
 async def test_a_locked_item_keeps_nobody_waiting_who_comes_after_it(writer: Writer, group: Group) -> None:
