@@ -38,6 +38,11 @@ SUBSCRIPTION_MASKS: Final = frozenset(
         "retryPolicy",
     }
 )
+_DEFAULTS: Final = {
+    "pushConfig": {},
+    "ackDeadlineSeconds": DEFAULT_ACK_DEADLINE,
+    "messageRetentionDuration": "604800s",
+}
 _SUBSCRIPTION_FIELDS: Final = SUBSCRIPTION_MASKS | {"name", "topic", "enableMessageOrdering", "filter"}
 
 
@@ -89,7 +94,7 @@ def _camel(path: str) -> str:
 
 def checked(body: Mapping[str, Any]) -> dict[str, Any]:
     """A subscription with Pub/Sub's limits and defaults."""
-    made: dict[str, Any] = {"pushConfig": {}, "ackDeadlineSeconds": DEFAULT_ACK_DEADLINE} | dict(body)
+    made: dict[str, Any] = {**_DEFAULTS, **body}
     unknown = sorted(set(made) - _SUBSCRIPTION_FIELDS)
     if unknown:
         raise GoogleError("INVALID_ARGUMENT", f'Invalid JSON payload received. Unknown name "{unknown[0]}".')

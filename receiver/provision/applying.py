@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from receiver.errors import GoogleConflict, GoogleError, GoogleMissing, GoogleRefused
 from receiver.google.iam import with_member
 from receiver.provision.cloud import Cloud
-from receiver.provision.crew import each
+from receiver.provision.crew import SIDE_BY_SIDE, each
 from receiver.provision.explanations import reason
 from receiver.provision.fields import Difference, differences, mask, merged
 from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, is_within
@@ -56,7 +56,12 @@ Result: TypeAlias = Done | Failed
 
 
 async def apply(
-    plan: Plan, cloud: Cloud, scope: Scope, tell: Callable[[Result], None] = lambda _: None
+    plan: Plan,
+    cloud: Cloud,
+    scope: Scope,
+    tell: Callable[[Result], None] = lambda _: None,
+    *,
+    side_by_side: int = SIDE_BY_SIDE,
 ) -> tuple[Result, ...]:
     """Carries the plan's changes out; a result for each, in the order in which they ended. `tell` hears of each at once."""
     results: list[Result] = []
@@ -74,7 +79,7 @@ async def apply(
             results.append(result)
             tell(result)
 
-        await each(stage, carry)
+        await each(stage, carry, side_by_side)
     return tuple(results)
 
 

@@ -47,7 +47,7 @@ class Cloud:
                     scope.project, "topics" if kind is Kind.TOPIC else "subscriptions"
                 )
         except GoogleError as error:
-            raise explained(error, f"list the {kind}s", kind, scope) from error
+            raise explained(error, f"list the {kind}s of project {scope.project}", kind, scope) from error
         return [_resource(kind, body) for body in found]
 
     async def get(self, name: str) -> Resource | None:
@@ -84,7 +84,7 @@ class Cloud:
         try:
             return await self._iam.project_number(scope.project)
         except GoogleError as error:
-            raise explained(error, "read the project's number", None, scope) from error
+            raise explained(error, f"read the number of project {scope.project}", None, scope) from error
 
 
 def _resource(kind: Kind, body: Mapping[str, Any]) -> Resource:

@@ -17,12 +17,9 @@ from receiver.errors import SettingError
 from receiver.messages import scheduled_payload
 from receiver.provision.resources import Grant, Kind, Resource, Wanted
 from receiver.provision.scope import Scope
+from receiver.refusals import DEAD_LETTER_RETENTION, SUBSCRIPTION_RETENTION
 from receiver.routes import TaskRoute
 from receiver.settings import PUSH_PATH, PushAuth, Settings
-
-RETENTION: Final = timedelta(days=7)
-"""How long Pub/Sub keeps what a service does not take, and then a dead letter for somebody to look at it: its default, and the most
-that its emulator knows. Final rows must be kept for longer than both together, or a replayed letter would run again what is done."""
 
 DEAD_LETTER_ACK_DEADLINE: Final = timedelta(seconds=60)
 """For somebody who reads dead letters by hand."""
@@ -119,7 +116,7 @@ def _dead_letters(scope: Scope) -> Iterator[Wanted]:
         "pushConfig": {},
         "ackDeadlineSeconds": int(DEAD_LETTER_ACK_DEADLINE.total_seconds()),
         "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"},
-        "messageRetentionDuration": _duration(RETENTION),
+        "messageRetentionDuration": _duration(DEAD_LETTER_RETENTION),
         "expirationPolicy": {},
         "labels": scope.owner.labels,
     }
@@ -168,7 +165,7 @@ def _subscription(route: TaskRoute, topic: str, scope: Scope, push: Push) -> dic
             "deadLetterTopic": scope.dead_letter_topic,
             "maxDeliveryAttempts": push.max_delivery_attempts,
         },
-        "messageRetentionDuration": _duration(RETENTION),
+        "messageRetentionDuration": _duration(SUBSCRIPTION_RETENTION),
         # Never: a monthly task's subscription would be gone after 31 days without a message.
         "expirationPolicy": {},
         "labels": scope.owner.labels,

@@ -35,7 +35,7 @@ _APIS: Final = {
 
 def explained(error: GoogleError, doing: str, kind: Kind | None, scope: Scope) -> GoogleError:
     """The same error, its message saying what could not be done and what to do."""
-    line = f"cannot {doing} of project {scope.project}: {reason(error, kind, scope)}"
+    line = f"cannot {doing}: {reason(error, kind, scope)}"
     match error:
         case GoogleRefused():
             return type(error)(error.status, error.reason, line)
@@ -58,6 +58,8 @@ def reason(error: GoogleError, kind: Kind | None, scope: Scope) -> str:
                 f"{said}; is SCHEDULER_LOCATION {scope.location} a region of Cloud Scheduler? "
                 f"gcloud scheduler locations list --project {scope.project}; or use --skip-scheduler"
             )
+        case GoogleMissing() if kind is Kind.GRANT:
+            return f"{said}; is TASKS_SERVICE_ACCOUNT an account that exists?"
         case GoogleConflict() | GoogleUnavailable():
             return f"{said}; try again"
         case _:

@@ -12,7 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.provision.crew import each
+from receiver.errors import GoogleError
+from receiver.provision.crew import SIDE_BY_SIDE, each
+from receiver.provision.explanations import explained
 from receiver.provision.resources import Grant, Kind, Resource
 from receiver.provision.scope import Scope
 
@@ -63,7 +65,12 @@ class Observed:
 
 
 async def observe(
-    cloud: Cloud, scope: Scope, kinds: frozenset[Kind] = ALL_KINDS, targets: Iterable[str] = ()
+    cloud: Cloud,
+    scope: Scope,
+    kinds: frozenset[Kind] = ALL_KINDS,
+    targets: Iterable[str] = (),
+    *,
+    side_by_side: int = SIDE_BY_SIDE,
 ) -> Observed:
     """Lists what is there.
 
@@ -74,11 +81,16 @@ async def observe(
     Raises:
         GoogleError: a list or a policy could not be read.
     """
-    pages = await each([kind for kind in Kind if kind in kinds], lambda kind: cloud.listed(kind, scope))
+    asked = [kind for kind in Kind if kind in kinds]
+    pages = await each(asked, lambda kind: cloud.listed(kind, scope), side_by_side)
     ours = {one.name: one for page in pages for one in page if scope.contains(one.name)}
+
+    async def policy(target: str) -> tuple[str, Mapping[str, Any]]:
+        try:
+            return target, await cloud.policy(target)
+        except GoogleError as error:
+            who = target.rpartition("/")[2]
+            raise explained(error, f"read who may use {who}", Kind.GRANT, scope) from error
+
     there = [name for name in targets if name in ours or not name.startswith(f"projects/{scope.project}/")]
-    return Observed(ours, dict(await each(there, lambda target: _policy(cloud, target))))
-
-
-async def _policy(cloud: Cloud, target: str) -> tuple[str, Mapping[str, Any]]:
-    return target, await cloud.policy(target)
+    return Observed(ours, dict(await each(there, policy, side_by_side)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from receiver.errors import ConfigurationError
 from receiver.provision.applying import Result, apply
-from receiver.provision.crew import each
+from receiver.provision.crew import SIDE_BY_SIDE, each
 from receiver.provision.desired import Push, desired, desired_grants
 from receiver.provision.observed import ALL_KINDS, Observed, observe
 from receiver.provision.planning import Delete, Needed, Plan, plan, removal
@@ -106,13 +106,23 @@ class Run:
 
     Args:
         ask: asks the record what it still needs; called only when orphans would be deleted.
+        side_by_side: requests at once.
     """
 
-    def __init__(self, cloud: Cloud, scope: Scope, goal: Goal, ask: Callable[[], Awaitable[Needed]]) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        scope: Scope,
+        goal: Goal,
+        ask: Callable[[], Awaitable[Needed]],
+        *,
+        side_by_side: int = SIDE_BY_SIDE,
+    ) -> None:
         self._cloud = cloud
         self._scope = scope
         self._goal = goal
         self._ask = ask
+        self._side_by_side = side_by_side
 
     async def plan(self) -> Plan:
         """What leads from what is there to the goal.
@@ -125,19 +135,23 @@ class Run:
 
     async def apply(self, made: Plan, tell: Callable[[Result], None] = lambda _: None) -> tuple[Result, ...]:
         """Carries a plan out, and nothing else."""
-        return await apply(made, self._cloud, self._scope, tell)
+        return await apply(made, self._cloud, self._scope, tell, side_by_side=self._side_by_side)
 
     async def remaining(self) -> Plan:
         """The plan as it is now. Google's lists may lag behind: what seems to differ is read once more by itself."""
         observed = await self._observed()
         made = self._goal.decide(observed, NOTHING_NEEDED)
         doubtful = [entry.item.name for entry in made.changes if not isinstance(entry.item, Grant)]
-        for name, found in zip(doubtful, await each(doubtful, self._cloud.get), strict=True):
+        read = await each(doubtful, self._cloud.get, self._side_by_side)
+        for name, found in zip(doubtful, read, strict=True):
             observed = observed.with_(name, found)
         return await self._planned(observed)
 
     async def _observed(self) -> Observed:
-        return await observe(self._cloud, self._scope, self._goal.kinds, self._goal.targets)
+        goal = self._goal
+        return await observe(
+            self._cloud, self._scope, goal.kinds, goal.targets, side_by_side=self._side_by_side
+        )
 
     async def _planned(self, observed: Observed) -> Plan:
         made = self._goal.decide(observed, NOTHING_NEEDED)

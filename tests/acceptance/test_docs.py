@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.test_readme import blocks
+from tests import google_fake
+from tests.acceptance.test_readme import BLOCK, blocks
 from tests.acceptance.test_testing import plugin_arguments
+
+OURS = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "K_", "PUBSUB_")
+"""How the variables begin that a page's reader would not have yet."""
 
 
 def written(page: str, folder: Path) -> list[str]:
@@ -57,12 +61,59 @@ def test_the_tests_of_the_page_on_testing_pass(project_root: Path, tmp_path: Pat
     assert "7 passed" in done.stdout
 
 
+def shown_in(page: str) -> list[tuple[str, list[str]]]:
+    """Each piece of shell, with the lines that the page says it shows."""
+    pieces: list[tuple[str, list[str]]] = []
+    for language, _, code in BLOCK.findall(page):
+        if language == "sh":
+            pieces.append((code, []))
+        elif language == "text":
+            pieces[-1][1].extend(code.splitlines())
+    return pieces
+
+
+def test_the_page_on_provisioning_works(project_root: Path, tmp_path: Path) -> None:
+    """Its commands run in order, in one shell as it were, and show what the page says that they show."""
+    page = (project_root / "docs" / "provisioning.md").read_text()
+    written(page, tmp_path)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "receiver").write_text(f'#!/bin/sh\nexec {sys.executable} -m receiver "$@"\n')
+    (programs / "receiver").chmod(0o755)
+    said: list[str] = []
+    with google_fake.running() as google:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | {
+            "PYTHONPATH": str(project_root),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PUBSUB_EMULATOR_HOST": google.host,
+            "TASKS_SCHEDULER_ENDPOINT": google.url,
+        }
+        for code, lines in shown_in(page):
+            said += [line for line in code.splitlines() if line.startswith("export ")]
+            done = subprocess.run(
+                ["sh", "-e", "-c", "\n".join([*said, code])],
+                cwd=tmp_path,
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            output = iter(done.stdout.splitlines())
+            missing = [line for line in lines if not any(found.startswith(line) for found in output)]
+            assert not missing, done.stdout
+            for (
+                subscription
+            ) in google.pubsub.subscriptions.values():  # somebody's hand, before the next piece
+                if subscription["name"].endswith("send_welcome_email-sub"):
+                    subscription["ackDeadlineSeconds"] = 10
+
+
 def test_the_page_on_local_work_works(project_root: Path, folder: Path) -> None:
     """The first terminal stays open, the second one's commands are run in it."""
     page = (project_root / "docs" / "local.md").read_text()
     written(page, folder)
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "K_", "PUBSUB_")
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     programs = folder / "bin"
     programs.mkdir()
     (programs / "receiver").write_text(f'#!/bin/sh\nexec {sys.executable} -m receiver "$@"\n')

@@ -291,6 +291,9 @@ def test_only_some_tasks_or_only_one_api_when_asked(provision: Provision, google
     assert made("--only", "send_mail") == {MAIL, f"{MAIL}-sub"} | letters
     assert made("--only", "clean_up", "--skip-pubsub") == {CLEAN_JOB}
     assert made("--only", "shop_both.clean_up", "--skip-scheduler") == {CLEAN, f"{CLEAN}-sub"} | letters
+    assert provision("--apply", "--yes", env=of(google)).returncode == 0
+    one = json.loads(provision("--json", "--only", "send_mail", env=of(google)).stdout)
+    assert (one["settled"], one["kept"], one["unchanged"]) == (True, [], 4), "other tasks are no orphans"
     done = provision("--only", "nope", env=of(google))
     assert re.match(
         r"error: --only nope: there is no such task; there are: clean_up, send_mail", one_line(done)
@@ -340,7 +343,10 @@ def test_grant_gives_pubsubs_account_what_it_needs(provision: Provision, google:
     ]
     assert json.loads(provision("--grant", "--json", env=of(google)).stdout)["settled"] is True
     refused = provision("--grant", env=of(google, GCP_PROJECT_ID="elsewhere"))
-    assert "cannot read the project's number of project elsewhere" in one_line(refused)
+    assert (
+        "cannot read the number of project elsewhere: The caller does not have permission; whoever provisions needs roles/browser"
+        in one_line(refused)
+    )
 
 
 def test_another_service_with_our_names_is_left_alone_until_it_is_taken_over(

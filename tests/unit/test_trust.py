@@ -22,6 +22,7 @@ PROMISED = (
             "Hostile tokens",
             "Capacity",
             "Frozen CPU",
+            "Provisioning",
         )
     ),
 )

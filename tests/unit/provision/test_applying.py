@@ -13,6 +13,7 @@ from receiver.provision import applying
 from receiver.provision.applying import Done, Failed, apply
 from receiver.provision.cloud import Cloud
 from receiver.provision.desired import desired_grants
+from receiver.provision.observed import observe
 from receiver.provision.planning import Delete, Needed, Plan
 from receiver.provision.provisioning import Options, Run, provisioning_goal, removal_goal
 from receiver.provision.resources import Kind, Resource, Wanted
@@ -102,7 +103,7 @@ async def test_drift_is_mended_and_what_others_set_stays(cloud: Cloud, google: G
 
 
 async def test_names_that_need_escaping_in_an_address_survive_it(cloud: Cloud, google: GoogleFake) -> None:
-    item = Resource(Kind.TOPIC, f"{P}/topics/prod--shop.tasks--a%b+c~d", {})
+    item = Resource(Kind.TOPIC, f"{P}/topics/prod--shop.tasks--a%41+c~d", {})
     await cloud.create(item)
     assert item.name in google.pubsub.topics
     assert await cloud.get(item.name) is not None
@@ -115,6 +116,14 @@ async def test_lists_are_read_page_by_page(cloud: Cloud, google: GoogleFake) -> 
         google.pubsub.topics[f"{P}/topics/t{number:04}"] = {"name": f"{P}/topics/t{number:04}"}
     assert len(await cloud.listed(Kind.TOPIC, SCOPE)) == 2100
     assert google.calls == [f"GET /v1/{P}/topics"] * 3
+
+
+async def test_what_is_outside_the_environment_is_not_even_seen(cloud: Cloud, google: GoogleFake) -> None:
+    await applied(run_for(cloud, wanted()))
+    ours = set(google.everything())
+    for name in (f"{P}/topics/orders", f"{P}/topics/prod--shop2.tasks--a"):
+        google.pubsub.topics[name] = {"name": name}
+    assert set((await observe(cloud, SCOPE)).by_name) == ours
 
 
 async def test_unchanged_resources_cost_three_requests_in_all(cloud: Cloud, google: GoogleFake) -> None:
@@ -409,6 +418,15 @@ async def test_roles_are_given_beside_those_that_are_there(cloud: Cloud, google:
     ]
     again = await run.plan()
     assert (again.changes, again.unchanged) == ((), 7)
+
+
+async def test_an_account_that_does_not_exist_is_named(cloud: Cloud, google: GoogleFake) -> None:
+    everything = (*wanted(MAIL), *desired_grants(wanted(MAIL), SCOPE, PUSH, "415104041262"))
+    google.fail("serviceAccounts", 404, "NOT_FOUND", "Unknown service account")
+    assert str(await refusal(run_for(cloud, everything, Options(grant=True)))) == (
+        f"cannot read who may use {ACCOUNT}: Unknown service account; "
+        "is TASKS_SERVICE_ACCOUNT an account that exists?"
+    )
 
 
 async def test_a_policy_that_changes_in_between_is_read_again(cloud: Cloud, google: GoogleFake) -> None:
