@@ -29,11 +29,12 @@ test: $(STAMP) ## Run the whole suite, with branch coverage (PYTEST_ARGS=... to 
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(PYTEST_ARGS),--fail-under=0)
 
-check: $(STAMP) ## Lint, format, types, and the direction of imports
+check: $(STAMP) ## Lint, format, types, the direction of imports, and known vulnerabilities of what is installed
 	$(BIN)/ruff check --cache-dir $(CACHE)/ruff $(SOURCES)
 	$(BIN)/ruff format --check --cache-dir $(CACHE)/ruff $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --cache-dir $(CACHE)/imports
+	$(BIN)/python scripts/audit.py
 
 format: $(STAMP) ## Rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --cache-dir $(CACHE)/ruff --fix $(SOURCES)
