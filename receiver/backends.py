@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from receiver.results import TaskResult
     from receiver.settings import Settings
     from receiver.tasks import Task
-    from receiver.telemetry.events import Emit
 
 running_trace: ContextVar[str | None] = ContextVar("receiver.running_trace", default=None)
 """The W3C traceparent of the delivery that runs here, for what its task enqueues."""
@@ -125,11 +124,11 @@ def withdraw(make: Callable[[], Backend], made: Backend | None) -> None:
             _place.backend = None
 
 
-def from_settings(settings: Settings, emit: Emit | None = None) -> Backend:
-    """A backend that publishes to Pub/Sub. `emit`: where its events go, to the log unless given."""
+def from_settings(settings: Settings, **options: Any) -> Backend:
+    """A backend that publishes to Pub/Sub; the options are those of `receiver.enqueue.PubSubBackend`."""
     # By name: the enqueue client stands above this room and imports HTTP and database libraries.
     module = importlib.import_module("receiver.enqueue")
-    backend: Backend = module.PubSubBackend(settings, emit=emit)
+    backend: Backend = module.PubSubBackend(settings, **options)
     return backend
 
 

@@ -202,7 +202,7 @@ class Service:
 
     def _enqueue_backend(self) -> Backend:
         """What tasks here enqueue with, made at the first that does."""
-        self._enqueuing = backends.from_settings(self.settings, self.emit)
+        self._enqueuing = backends.from_settings(self.settings, emit=self.emit)
         return self._enqueuing
 
     def _certificates(self, emit: Emit) -> Certificates:

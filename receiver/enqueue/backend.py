@@ -20,7 +20,7 @@ from receiver.enqueue import records
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.loops import LoopThread, refuse_in_loop
 from receiver.enqueue.outbox import AFTER_COMMIT, Outbox
-from receiver.enqueue.publications import Address, Publisher
+from receiver.enqueue.publications import Address, Publisher, Publishes
 from receiver.errors import ItemRefused, SettingError
 from receiver.executions.dsn import Database
 from receiver.google.client import GoogleClient
@@ -61,6 +61,7 @@ class PubSubBackend:
     Args:
         settings: of the environment, unless given.
         emit: where events go; to the logger `receiver`, unless given.
+        pubsub: takes Pub/Sub's place, in tests.
 
     Raises:
         SettingError: `DATABASE_URL` or `GCP_PROJECT_ID` is missing, or a variable is wrong.
@@ -71,7 +72,9 @@ class PubSubBackend:
     supports_get_result = True
     supports_priority = False
 
-    def __init__(self, settings: Settings | None = None, *, emit: Emit | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, emit: Emit | None = None, pubsub: Publishes | None = None
+    ) -> None:
         self.settings = settings or Settings.from_environ(os.environ)
         if self.settings.project_id is None:
             raise SettingError("GCP_PROJECT_ID", None, "set it to the project whose topics take the tasks")
@@ -80,6 +83,7 @@ class PubSubBackend:
             require_database(self.settings), prepared_statements=self.settings.db_prepared_statements
         )
         self._emit = emit or record
+        self._pubsub = pubsub
         self._begin()
         _backends.add(self)
 
@@ -238,7 +242,8 @@ class PubSubBackend:
 
     def _new_outbox(self) -> Outbox:
         client = GoogleClient()
-        publisher = Publisher(Pubsub(client, Endpoints.of(self.settings).pubsub), self._address)
+        pubsub = self._pubsub or Pubsub(client, Endpoints.of(self.settings).pubsub)
+        publisher = Publisher(pubsub, self._address)
         return Outbox(
             self._database,
             publisher,

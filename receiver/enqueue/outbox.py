@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from receiver.enqueue.publications import OutboxRow, Published
 from receiver.errors import DatabaseUnavailable, GoogleError, GoogleUnavailable
@@ -27,6 +27,7 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
+    from receiver.enqueue.publications import Publisher
     from receiver.executions.dsn import Database
     from receiver.executions.statements import Inserted, NewRow
 
@@ -45,13 +46,6 @@ MOST_ROWS, MOST_BYTES = 5000, 8 * 1024 * 1024
 
 PUBLICATION_BYTES: Final = 300
 """What a message adds to its row's arguments, about."""
-
-
-class Publishes(Protocol):
-    """What the outbox needs of `publications.Publisher`; the test kit has its own."""
-
-    async def publish(self, rows: Sequence[OutboxRow]) -> Published:
-        """What became of each row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ class Outbox:
     def __init__(
         self,
         database: Database,
-        publisher: Publishes,
+        publisher: Publisher,
         close: Callable[[], Awaitable[None]],
         *,
         namespace: str,

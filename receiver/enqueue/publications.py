@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -23,9 +23,7 @@ from receiver.naming import topic_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from receiver.google.pubsub import Pubsub
-
-__all__ = ["Address", "OutboxRow", "Published", "Publisher", "message_of", "topic_of"]
+__all__ = ["Address", "OutboxRow", "Published", "Publisher", "Publishes", "message_of", "topic_of"]
 
 AT_ONCE: Final = 4
 """Requests under way at once: one has up to a thousand messages."""
@@ -51,10 +49,17 @@ class Published:
     failures: Mapping[str, GoogleError]
 
 
+class Publishes(Protocol):
+    """What a publisher needs of Pub/Sub (`receiver.google.pubsub.Pubsub`); the test kit has its own."""
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
+        """Publishes to a topic; the messages' ids."""
+
+
 class Publisher:
     """Publishes rows, each to its task's topic."""
 
-    def __init__(self, pubsub: Pubsub, address: Address) -> None:
+    def __init__(self, pubsub: Publishes, address: Address) -> None:
         self._pubsub = pubsub
         self._address = address
         self._places = asyncio.Semaphore(AT_ONCE)

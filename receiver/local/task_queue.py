@@ -1,6 +1,6 @@
 """The queue of the test kit: a subscription with its receiver, driven by hand.
 
-Messages are encoded and decoded, arguments bound, executions claimed, run and settled on a real PostgreSQL, all by the
+What the code under test enqueues (`send_mail.enqueue(...)`) is pending here once its transaction commits. Messages are encoded and decoded, arguments bound, executions claimed, run and settled on a real PostgreSQL, all by the
 same code that serves; only sockets, tokens and the wait for the next delivery are left out. Tasks run in an event loop of
 their own, in a thread, so that sync and async tests use it alike.
 
@@ -12,19 +12,24 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import uvloop
 
-from receiver.local.pusher import message, new_message_id, new_task_id, scheduled_message
+from receiver import backends
+from receiver.envelopes import encode_envelope, open_payload
+from receiver.local.instance import PROJECT
+from receiver.local.pusher import SUBSCRIPTION, message, new_message_id, new_task_id, scheduled_message
 from receiver.local.unruly import Delivered, InjectedFailure, Message, Receiver
 from receiver.settings import PushAuth, Settings
 
 if TYPE_CHECKING:
     from receiver.executions.queries import Execution
+    from receiver.google.pubsub import Message as Published
     from receiver.registry import Registry
 
 __all__ = ["Delivered", "InjectedFailure", "Message", "TaskQueue", "running"]
@@ -49,7 +54,11 @@ class TaskQueue:
         self._dropping = 0
 
     def enqueue(self, task: Any, *args: Any, **kwargs: Any) -> str:
-        """Publishes a task without delivering it; returns its id. `task` is a Task, a function, or a name."""
+        """Publishes a message without delivering it; returns its id. `task` is a Task, a function, or a name.
+
+        A message without a row, as somebody else's publisher sends it; what is enqueued with the task's own `enqueue` is
+        pending as well.
+        """
         return self._publish(task, args, kwargs).task_id
 
     def push(self, task: Any, *args: Any, **kwargs: Any) -> Delivered:
@@ -94,8 +103,16 @@ class TaskQueue:
         self._receiver.runner.crashing += 1
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass for the record: leases run out, deferred executions become due."""
+        """Lets time pass for the record: leases run out, deferred executions become due, and then they are pending."""
         self._loop.run(self._receiver.advance(timedelta(seconds=seconds)))
+        for row in self._loop.run(self._receiver.come_due()):
+            args, kwargs = msgspec.json.decode(row.args), msgspec.json.decode(row.kwargs)
+            body = message(row.task_name, args, kwargs, task_id=row.task_id, enqueued_at=row.enqueued_at)
+            self.arrive(Message(row.task_id, row.task_name, body))
+
+    def arrive(self, message: Message) -> None:
+        """A message is published: it is pending from now on."""
+        self._pending[message.number] = message
 
     @property
     def pending(self) -> list[Message]:
@@ -110,7 +127,7 @@ class TaskQueue:
     def _publish(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
         name, task_id = self._name(task), new_task_id()
         made = Message(task_id, name, message(name, args, kwargs, task_id=task_id))
-        self._pending[made.number] = made
+        self.arrive(made)
         return made
 
     def _name(self, task: Any) -> str:
@@ -153,6 +170,25 @@ class TaskQueue:
         return done
 
 
+class Post:
+    """Stands in Pub/Sub's place for what the code under test enqueues: its messages are pending at once."""
+
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
+
+    async def publish(self, topic: str, messages: Sequence[Published]) -> list[str]:  # noqa: ARG002 - as Pubsub's
+        """Takes the messages."""
+        return [self._take(each) for each in messages]
+
+    def _take(self, published: Published) -> str:
+        payload, message_id = open_payload(published.data), new_message_id()
+        body = encode_envelope(
+            published.data, message_id, datetime.now(UTC), SUBSCRIPTION, published.attributes
+        )
+        self._queue.arrive(Message(str(payload.task_id), payload.task_name, body))
+        return message_id
+
+
 class Loop:
     """An event loop in a thread of its own, for tests that may have one too."""
 
@@ -175,13 +211,18 @@ class Loop:
 @contextmanager
 def running(database_url: str, registry: Registry) -> Iterator[TaskQueue]:
     """A queue on an empty record, for the time of the block."""
-    settings = Settings(database_url=database_url, push_auth=PushAuth.OFF, lease=LEASE)
+    settings = Settings(database_url=database_url, project_id=PROJECT, push_auth=PushAuth.OFF, lease=LEASE)
     loop = Loop()
     try:
         receiver = loop.run(_made(settings, registry))
+        queue = TaskQueue(receiver, loop)
+        backend = backends.from_settings(settings, pubsub=Post(queue))
+        backends.configure(backend)
         try:
-            yield TaskQueue(receiver, loop)
+            yield queue
         finally:
+            backends.configure(None)
+            loop.run(backend.aclose())
             loop.run(receiver.stop())
     finally:
         loop.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from receiver.executions.dsn import Database
 from receiver.executions.queries import Execution, executions, reading
 from receiver.executions.rejections import Rejections
+from receiver.executions.statements import OutboxRow
 from receiver.failures import Failure
 from receiver.oidc import NoVerifier
 from receiver.outcomes import Ending, Outcome, Succeeded, reply
@@ -42,6 +43,12 @@ _TIMES = (
     ("rejected_messages", "first_seen"),
 )
 """What waits for a time to come, or counts from one."""
+
+DUE = """
+UPDATE task_executions SET published_at = clock_timestamp()
+WHERE status = 'READY' AND published_at IS NULL AND run_after <= clock_timestamp()
+RETURNING task_id, task_name, task_path, args, kwargs, enqueued_at, trace
+"""
 
 _numbers = count()
 
@@ -153,6 +160,11 @@ class Receiver:
                 f"UPDATE {table} SET {column} = {column} - $1::interval WHERE {column} IS NOT NULL",  # noqa: S608 - our own names
                 by,
             )
+
+    async def come_due(self) -> list[OutboxRow]:
+        """Takes what was deferred and is due now, as the sweeper does."""
+        rows = await self._service.ledger.lanes.fetch(DUE)
+        return [OutboxRow(**row) for row in rows]
 
     async def executions(self) -> list[Execution]:
         """The record, the oldest first."""

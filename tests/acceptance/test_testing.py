@@ -52,8 +52,13 @@ async def cleanup() -> int:
 @task
 async def elsewhere() -> None: ...
 
+@task
+async def hands_on(ctx: TaskContext, name: str) -> None:
+    await ctx.enqueue(greet, name)
+    CALLS.append("handed on")
+
 tasks = [
-    TaskRoute(greet), TaskRoute(resize), TaskRoute(order), TaskRoute(refuses, max_attempts=2),
+    TaskRoute(hands_on), TaskRoute(greet), TaskRoute(resize), TaskRoute(order), TaskRoute(refuses, max_attempts=2),
     TaskRoute(cleanup, schedule="0 3 * * *"),
 ]
 
@@ -72,8 +77,44 @@ def calls():
 """
 
 GOOD_DAYS = """
-from conftest import cleanup, greet, order, refuses, resize, elsewhere
+from datetime import timedelta
+
+from conftest import cleanup, greet, hands_on, order, refuses, resize, elsewhere
 import pytest
+
+import receiver
+
+def test_what_the_code_under_test_enqueues_is_pending(task_queue, calls):
+    result = greet.using(label="l").enqueue("Ada")
+    (many,) = receiver.enqueue_many([resize.entry(7)])
+    assert [each.task_id for each in task_queue.pending] == [result.id, many.id]
+    assert [done.status for done in task_queue.deliver_all()] == [200, 200]
+    result.refresh()
+    assert (result.return_value, result.label, calls) == ("Hello, Ada!", "l", ["Ada", 7])
+    assert [row.task_id for row in task_queue.executions] == [result.id, many.id]
+
+async def test_in_an_event_loop_too(task_queue, calls):
+    result = await greet.aenqueue("Ada")
+    task_queue.deliver_all()
+    await result.arefresh()
+    assert (result.is_finished, calls) == (True, ["Ada"])
+
+def test_what_is_deferred_becomes_due(task_queue, calls):
+    result = greet.using(run_after=timedelta(minutes=5)).enqueue("Ada")
+    assert (task_queue.pending, task_queue.deliver_all()) == ([], [])
+    task_queue.advance(301)
+    assert [each.task_id for each in task_queue.pending] == [result.id]
+    assert task_queue.deliver_next().acked
+    task_queue.advance(301)
+    assert (calls, task_queue.pending) == (["Ada"], [])
+
+def test_a_task_hands_on_if_it_succeeds(task_queue, calls):
+    task_queue.crash_next()
+    task_queue.push(hands_on, "Ada")
+    assert [each.task_name for each in task_queue.pending] == ["hands_on"]
+    task_queue.advance(61)
+    assert [done.task_name for done in task_queue.deliver_all()] == ["hands_on", "greet"]
+    assert calls == ["handed on", "handed on", "Ada"]
 
 def test_a_push_runs_the_task_and_is_recorded(task_queue, calls):
     done = task_queue.push(greet, "Ada")
