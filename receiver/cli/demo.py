@@ -1,6 +1,6 @@
 """`receiver demo`: a real PostgreSQL, a real receiver with OIDC on, and a local Pub/Sub.
 
-First messages travel: publish → push → record, a retry, a dead letter, a scheduled firing. Then every ending of the
+First tasks are enqueued and travel: publish → push → record, a retry, a dead letter, a scheduled firing. Then every ending of the
 contract is shown by a push of its own.
 """
 
@@ -89,7 +89,7 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
         )
         stack.enter_context(receiver)
         waiting.stop()
-        journeys = _show(console, travels.all(pubsub, receiver, EMAIL))
+        journeys = _show(console, travels.all(pubsub, receiver, EMAIL, url))
         with console.status("pushing what ends in every other way ..."):
             shown, record = Endings(receiver, postgres, url, folder).all()
         return journeys, shown, record
@@ -97,7 +97,7 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
 
 def _show(console: Console, travelling: Iterator[Journey]) -> list[Journey]:
     """The journeys as they go on: a live table on a terminal, a line for each step in a pipe. Where they ended."""
-    console.print("Messages go through a local Pub/Sub, which signs a token for each push:\n")
+    console.print("Tasks are enqueued, and go through a local Pub/Sub, which signs a token for each push:\n")
     journeys: dict[str, Journey] = {}
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
         for journey in travelling:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 EXPECTED = [
-    "publish, push, record: greet published",
-    "publish, push, record: greet push 1: 200 acked",
+    "enqueue, push, record: greet published",
+    "enqueue, push, record: greet push 1: 200 acked",
     "a retry: flaky published",
     "a retry: flaky push 1: 500",
     "a retry: flaky push 2: 200 acked",
@@ -46,8 +46,8 @@ def test_in_a_pipe_each_step_is_a_line(environ: dict[str, str], tmp_path: Path) 
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - began < 30
     assert [line for line in done.stdout.splitlines() if line in EXPECTED] == EXPECTED
-    assert re.search(r"by-pubsub-flaky +flaky +SUCCESSFUL +2", done.stdout)
-    assert re.search(r"by-pubsub-stranded +stranded +FAILED +5", done.stdout)
+    assert re.search(r"[0-9a-f-]{36} +flaky +SUCCESSFUL +2", done.stdout)
+    assert re.search(r"[0-9a-f-]{36} +stranded +FAILED +5", done.stdout)
 
 
 def test_on_a_terminal_it_is_a_table_that_lives(environ: dict[str, str], tmp_path: Path) -> None:
