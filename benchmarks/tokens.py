@@ -29,7 +29,7 @@ def rows(ground: Ground, *, seconds: float) -> list[dict[str, Any]]:
 async def _rows(ground: Ground, seconds: float) -> list[dict[str, Any]]:
     fresh = [ground.signer.token(AUDIENCE, EMAIL, jti=str(number)) for number in range(DIFFERENT)]
     async with httpx.AsyncClient() as client:
-        certificates = Certificates(ground.certs_url, client)
+        certificates = Certificates(ground.certs_url, lambda: client)
         await certificates.ready()
         keys = ground.signer.certificates()
 

@@ -14,14 +14,16 @@ import asyncio
 import re
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import httpx
 
 FETCH_TIMEOUT: Final = 5.0  # seconds for the whole fetch; Google answers in tens of milliseconds
 MAX_ANSWER_BYTES: Final = 1024 * 1024  # Google's is about 3 KiB
@@ -52,7 +54,8 @@ class Certificates:
 
     Args:
         url: answers `{key id: PEM certificate}`, as `https://www.googleapis.com/oauth2/v1/certs` does.
-        client: used for nothing but GET; it stays open at `close`.
+        connect: makes the client, in a thread and at the first fetch: importing httpx and reading the system's certificates
+            take a tenth of a second, which must not stand between a start and its first request. It stays open at `close`.
         on_failure: told of every failed fetch in one line (host and kind of failure, nothing of the answer).
         clock, monotonic: seconds.
     """
@@ -60,13 +63,14 @@ class Certificates:
     def __init__(
         self,
         url: str,
-        client: httpx.AsyncClient,
+        connect: Callable[[], httpx.AsyncClient],
         on_failure: Callable[[str], None] = lambda _line: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url
-        self._client = client
+        self._connect = connect
+        self._client: httpx.AsyncClient | None = None
         self._on_failure = on_failure
         self._clock = clock
         self._monotonic = monotonic
@@ -139,8 +143,10 @@ class Certificates:
 
     async def _run(self) -> None:
         try:
+            if self._client is None:
+                self._client = await asyncio.to_thread(self._connect)
             async with asyncio.timeout(FETCH_TIMEOUT):
-                keys, freshness = await self._get()
+                keys, freshness = await self._get(self._client)
         except _UnusableAnswerError as error:
             self._report(str(error))
         except Exception as error:  # noqa: BLE001 - whatever a network or a parser throws, the last good keys stay
@@ -151,14 +157,14 @@ class Certificates:
             self._fetch = None
 
     def _report(self, failure: str) -> None:
-        host = httpx.URL(self._url).host
+        host = urlsplit(self._url).hostname
         kept = f"{len(self._keys)} known keys kept" if self._keys else "no keys yet"
         self._on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
 
-    async def _get(self) -> tuple[dict[str, str], float]:
+    async def _get(self, client: httpx.AsyncClient) -> tuple[dict[str, str], float]:
         # Identity encoding, so that the cap below is on what arrives as well as on what is parsed.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
-        async with self._client.stream("GET", self._url, headers=headers, follow_redirects=False) as answer:
+        async with client.stream("GET", self._url, headers=headers, follow_redirects=False) as answer:
             if answer.status_code != HTTP_OK:
                 raise _UnusableAnswerError(f"status {answer.status_code}")
             if answer.headers.get("content-encoding", "identity").lower() != "identity":

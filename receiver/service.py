@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    import httpx
+
     from receiver.backends import Backend
     from receiver.executions.task_pool import TaskPool
     from receiver.registry import Registry
@@ -206,12 +208,10 @@ class Service:
         return self._enqueuing
 
     def _certificates(self, emit: Emit) -> Certificates:
-        import httpx  # noqa: PLC0415
-
         def failed(why: str) -> None:
             emit(ReceiverTrouble("certificates not fetched", why))
 
-        return Certificates(self.settings.certs_url, httpx.AsyncClient(), on_failure=failed)
+        return Certificates(self.settings.certs_url, _client, on_failure=failed)
 
     async def _quiet(self, *, until: float) -> None:
         """Returns when nothing is in flight and nothing runs, or at that time."""
@@ -228,6 +228,12 @@ class Service:
         )
         self.admission.close()
         self.on_stuck()
+
+
+def _client() -> httpx.AsyncClient:
+    import httpx  # noqa: PLC0415 - off the loop, and after it listens
+
+    return httpx.AsyncClient()
 
 
 def _verifier(certificates: Certificates | None, serving: Serving) -> Verifier | NoVerifier:

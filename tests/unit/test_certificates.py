@@ -117,7 +117,7 @@ def failures() -> list[str]:
 async def certificates(source: Source, clocks: Clocks, failures: list[str]) -> AsyncIterator[Certificates]:
     async with httpx.AsyncClient(trust_env=False) as client:
         made = Certificates(
-            source.url, client, failures.append, lambda: clocks.wall, lambda: clocks.monotonic
+            source.url, lambda: client, failures.append, lambda: clocks.wall, lambda: clocks.monotonic
         )
         yield made
         await made.close()
@@ -400,14 +400,14 @@ class TestBadAnswers:
 
     async def test_nobody_listening_is_a_failed_fetch(self, failures: list[str]) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
-            certificates = Certificates("http://127.0.0.1:1/certs", client, failures.append)
+            certificates = Certificates("http://127.0.0.1:1/certs", lambda: client, failures.append)
             assert not await certificates.ready()
         assert failures == ["certificates not fetched from 127.0.0.1: ConnectError (no keys yet)"]
 
     async def test_failures_need_no_listener(self, source: Source) -> None:
         source.fail()
         async with httpx.AsyncClient(trust_env=False) as client:
-            assert not await Certificates(source.url, client).ready()
+            assert not await Certificates(source.url, lambda: client).ready()
 
 
 class TestClosing:

@@ -58,7 +58,7 @@ def clock() -> Clock:
 @pytest.fixture
 async def certificates(url: str) -> AsyncIterator[Counting]:
     async with httpx.AsyncClient(trust_env=False) as client:
-        made = Counting(url, client)
+        made = Counting(url, lambda: client)
         yield made
         await made.close()
 
@@ -192,7 +192,7 @@ class TestHostile:
     def test_arbitrary_segments_are_forbidden(self, header: bytes, claims: bytes, signature: bytes) -> None:
         async def attempt() -> None:
             async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # noqa: S501 - http
-                verifier = Verifier(Certificates("http://127.0.0.1:1", client), [AUDIENCE], EMAIL)
+                verifier = Verifier(Certificates("http://127.0.0.1:1", lambda: client), [AUDIENCE], EMAIL)
                 await fault(verifier, bearer(f"{segment(header)}.{segment(claims)}.{segment(signature)}"))
                 await fault(verifier, [(b"authorization", header), (b"x", claims)])
 
@@ -267,7 +267,7 @@ class TestRemembering:
 class TestOutage:
     async def test_without_certificates_nobody_is_let_in(self) -> None:
         async with httpx.AsyncClient(trust_env=False) as client:
-            verifier = Verifier(Certificates("http://127.0.0.1:1/certs", client), [AUDIENCE], EMAIL)
+            verifier = Verifier(Certificates("http://127.0.0.1:1/certs", lambda: client), [AUDIENCE], EMAIL)
             reason = await fault(verifier, bearer(SIGNER.token(AUDIENCE, EMAIL)))
         assert reason is TokenFault.NO_CERTIFICATES
 
