@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.local.broker import Broker, Published
+from receiver.local.browsers import NoBrowsers
 from receiver.local.resources import (
     MAX_PUBLISH_BYTES,
     SUBSCRIPTION_MASKS,
@@ -57,6 +59,7 @@ def create_pubsub(broker: Broker, signer: Signer | None = None) -> Starlette:
 
     project = "/v1/projects/{project}"
     return Starlette(
+        middleware=[Middleware(NoBrowsers)],
         routes=[
             Route(CERTS_PATH, certificates),
             Route(f"{project}/topics", _answering(api.list_topics)),
@@ -72,7 +75,7 @@ def create_pubsub(broker: Broker, signer: Signer | None = None) -> Starlette:
                 _answering(api.subscription),
                 methods=["GET", "PUT", "PATCH", "DELETE"],
             ),
-        ]
+        ],
     )
 
 

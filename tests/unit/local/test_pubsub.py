@@ -20,7 +20,9 @@ SIGNER = Signer.create()
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     broker = Broker()
     transport = httpx.ASGITransport(app=create_pubsub(broker, SIGNER))
-    async with httpx.AsyncClient(transport=transport, base_url="http://pubsub/v1/projects/p/") as made:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://127.0.0.1:8085/v1/projects/p/"
+    ) as made:
         await made.put("topics/topic", json={})
         await made.put("subscriptions/sub", json={"topic": "projects/p/topics/topic"})
         yield made
@@ -32,14 +34,14 @@ def error(response: httpx.Response) -> tuple[int, str]:
 
 
 async def test_the_signers_certificate_is_served(client: httpx.AsyncClient) -> None:
-    answer = await client.get(f"http://pubsub{CERTS_PATH}")
+    answer = await client.get(f"http://127.0.0.1:8085{CERTS_PATH}")
     assert answer.json() == SIGNER.certificates()
     assert "max-age" in answer.headers["cache-control"]
 
 
 async def test_without_a_signer_there_is_no_certificate() -> None:
     transport = httpx.ASGITransport(app=create_pubsub(Broker()))
-    async with httpx.AsyncClient(transport=transport, base_url="http://pubsub") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8085") as client:
         assert (await client.get(CERTS_PATH)).json() == {}
 
 
