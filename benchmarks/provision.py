@@ -101,7 +101,7 @@ async def ways(google: GoogleFake, found: Sequence[Wanted], bound: int) -> dict[
 
 @click.command()
 @click.option("--routes", "count", default=200, show_default=True, help="How many.")
-@click.option("--latency-ms", default=30.0, show_default=True, help="How long an answer takes.")
+@click.option("--latency-ms", default=100.0, show_default=True, help="How long an answer takes.")
 def main(count: int, latency_ms: float) -> None:
     """Provision many routes side by side and one at a time."""
     found = desired(routes(count), SCOPE, PUSH)

@@ -33,6 +33,7 @@ from receiver.settings import Settings, require_database
 
 if TYPE_CHECKING:
     from receiver.provision.planning import Needed, Plan
+    from receiver.registry import Registry
 
 PUBSUB = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION})
 
@@ -90,8 +91,11 @@ def command(
     scope = Scope.of(settings)
     kinds = _kinds(settings, skip_scheduler=skip_scheduler, skip_pubsub=skip_pubsub, grant=grant)
     options = Options(kinds, only, grant, take_over, prune)
+    push = None if destroy else Push.of(settings)
+    # Outside the loop: what plugins do while they are imported may not like one that runs (Django's queries do not).
+    tasks = None if destroy else registry.load(settings)
     session = _Session(settings, scope, options, changes=changes, yes=yes, as_json=as_json)
-    sys.exit(0 if asyncio.run(session.run(destroy=destroy)) else 1)
+    sys.exit(0 if asyncio.run(session.run(push, tasks)) else 1)
 
 
 class _Session:
@@ -108,27 +112,25 @@ class _Session:
         self._as_json = as_json
         self._console = terminal.console()
 
-    async def run(self, *, destroy: bool) -> bool:
-        """Plans, asks, applies, looks again; whether all is well."""
+    async def run(self, push: Push | None, tasks: Registry | None) -> bool:
+        """Plans, asks, applies, looks again; whether all is well. Without tasks the environment is removed."""
         client = GoogleClient()
         try:
             endpoints = Endpoints.of(self._settings)
             cloud = Cloud(client, endpoints, is_emulated=self._settings.pubsub_emulator is not None)
-            goal = (
-                removal_goal(self._scope, self._options) if destroy else await self._provisioning_goal(cloud)
-            )
+            goal = await self._goal(cloud, push, tasks)
             run = Run(cloud, self._scope, goal, self._ask_the_record)
             plan = await run.plan()
             if not self._changes:
                 self._show(plan)
                 return True
-            return await self._carry_out(run, plan, destroy=destroy)
+            return await self._carry_out(run, plan, destroy=tasks is None)
         finally:
             await client.close()
 
-    async def _provisioning_goal(self, cloud: Cloud) -> Goal:
-        push = Push.of(self._settings)
-        tasks = registry.load(self._settings)
+    async def _goal(self, cloud: Cloud, push: Push | None, tasks: Registry | None) -> Goal:
+        if push is None or tasks is None:
+            return removal_goal(self._scope, self._options)
         wanted = await wanted_by(tasks, cloud, self._scope, push, self._options)
         return provisioning_goal(wanted, self._scope, self._options)
 
@@ -169,7 +171,7 @@ class _Session:
             terminal.print_json({**shown, "results": rendering.results_as_json(results)})
         else:
             self._conclude(left, len(failed), total)
-        return left.is_settled and not failed
+        return left.is_settled
 
     def _conclude(self, left: Plan, failed: int, total: int) -> None:
         if total and not left.is_settled:
@@ -178,7 +180,7 @@ class _Session:
                 self._print(line)
         if failed:
             self._console.print(f"{failed} of {total} failed")
-        if left.is_settled and not failed:
+        if left.is_settled:
             self._console.print("what is there is as it should be")
 
     def _show(self, plan: Plan) -> None:
