@@ -1,4 +1,4 @@
-"""The ASGI application: `POST /tasks/pubsub/`, `/health`, `/ready`.
+"""The ASGI application: `POST /tasks/pubsub/`, `/health`, `/ready`, and `/tasks/status` where it is turned on.
 
 HTTP around a `Service`. Paths are exact: Pub/Sub follows a redirect as a GET without a body and takes the answer for an
 ack, so nothing here ever redirects.
@@ -24,6 +24,8 @@ from receiver.outcomes import reply
 from receiver.push import ClientGone, Push
 from receiver.service import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.settings import PUSH_PATH, Settings
+from receiver.status import PATH as STATUS_PATH
+from receiver.status import GroupStatus
 from receiver.telemetry import logs, uncaught
 from receiver.telemetry.events import Delivered
 
@@ -85,6 +87,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
             Route(PUSH_PATH, push, methods=["POST"]),
             Route("/health", health),
             Route("/ready", ready),
+            *_status(owner),
         ],
         lifespan=lifespan,
     )
@@ -120,6 +123,18 @@ class _Application(Starlette):
             await self._push(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+def _status(owner: Service) -> list[Route]:
+    """The route of groups, where `TASKS_STATUS` is on."""
+    if not owner.settings.status:
+        return []
+    look = GroupStatus(owner.ledger.lanes, owner.settings.namespace)
+
+    async def status(request: Request) -> Response:
+        return await look(request)
+
+    return [Route(STATUS_PATH, status)]
 
 
 class _PushRoute:

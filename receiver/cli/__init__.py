@@ -25,6 +25,11 @@ COMMANDS = {
     "provision": "Show what must change in Pub/Sub and Cloud Scheduler, and make it so.",
     "enqueue": "Enqueue a task, and follow it to its end.",
     "executions": "List executions, or show one with its attempts and history.",
+    "group": "Follow the executions of a group until all are done.",
+    "rejected": "List the messages that could not become an execution, or show one.",
+    "replay": "Publish failed executions or rejected messages again.",
+    "sweep": "Publish what is owed, and prune, now; in the cloud it happens every minute.",
+    "prune": "Remove final executions that are older than the retention.",
     "push": "Send one signed push to a receiver on this machine.",
     "demo": "Show every ending of a delivery, with nothing set up.",
 }

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from rich.text import Text
 
-from receiver import variables
-from receiver.cli import terminal
-from receiver.errors import ConfigurationError
+from receiver import maintenance
+from receiver.cli import arguments, terminal
 from receiver.executions import queries
-from receiver.executions.dsn import Database
 from receiver.executions.history import history
 from receiver.executions.queries import Attempt, Execution, Status
-from receiver.settings import Settings, require_database
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {Status.SUCCESSFUL: "green", Status.FAILED: "red", Status.RUNNING: "cyan", Status.READY: ""}
-LONG = 10_000
-"""The longest listing: more is a question for SQL."""
 
 
 @click.group("executions")
@@ -44,11 +37,12 @@ def command() -> None:
 @click.option("--namespace", help="Only those of this receiver, where several share a database.")
 @click.option(
     "--limit",
-    type=click.IntRange(1, LONG),
+    type=click.IntRange(1, arguments.LONG),
     default=queries.LIMIT,
     show_default=True,
     help="How many at most.",
 )
+@click.option("--all", "all_", is_flag=True, help="The receiver's own sweeps as well.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(
     *,
@@ -57,17 +51,26 @@ def list_(
     since: str | None,
     namespace: str | None,
     limit: int,
+    all_: bool,
     as_json: bool,
 ) -> None:
     """List executions, the newest first."""
-    within = None if since is None else _duration(since)
-    database = _database()
+    # A sweep a minute would bury everything else. Who names the task wants it.
+    besides = () if all_ or task else tuple(route.path for route in maintenance.ROUTES)
+    within = None if since is None else arguments.duration("--since", since)
+    database = arguments.database()
 
     async def read() -> tuple[list[Execution], int]:
         async with queries.reading(database) as connection:
             wanted = Status(status.upper()) if status else None
             found = await queries.executions(
-                connection, status=wanted, task=task, since=within, namespace=namespace, limit=limit
+                connection,
+                status=wanted,
+                task=task,
+                since=within,
+                namespace=namespace,
+                besides=besides,
+                limit=limit,
             )
             return found, await queries.rejected_count(connection, namespace=namespace)
 
@@ -89,8 +92,8 @@ def list_(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, task_id: str, as_json: bool) -> None:
     """Show one execution, its attempts and its history."""
-    database = _database()
-    if "\0" in task_id or not _is_text(task_id):
+    database = arguments.database()
+    if not arguments.is_text(task_id):
         terminal.fail("there is no execution with such an id")
 
     async def read() -> tuple[Execution | None, list[Attempt]]:
@@ -109,7 +112,7 @@ def show(*, task_id: str, as_json: bool) -> None:
     console.print(_columns(found))
     told = terminal.table("AT", "FROM", "TO", "WHY")
     for step in steps:
-        told.add_row(_moment(step.at), _status(step.from_), _status(step.to), terminal.cell(step.why))
+        told.add_row(terminal.moment(step.at), _status(step.from_), _status(step.to), terminal.cell(step.why))
     console.print()
     console.print(told)
     for text in [attempt.error_traceback for attempt in attempts if attempt.error_traceback][-1:]:
@@ -126,7 +129,7 @@ def listing(found: list[Execution]) -> Table:
             terminal.cell(execution.task_name),
             _status(execution.status, final=execution.final),
             terminal.cell(execution.attempt),
-            _moment(execution.enqueued_at),
+            terminal.moment(execution.enqueued_at),
             terminal.cell(_took(execution)),
             terminal.cell(_brief(_came_to(execution))),
         )
@@ -141,9 +144,7 @@ def _columns(execution: Execution) -> Table:
             continue
         if name in {"args", "kwargs", "return_value"}:
             value = msgspec.json.encode(value).decode()
-        made.add_row(
-            terminal.cell(name), _moment(value) if isinstance(value, datetime) else terminal.cell(value)
-        )
+        made.add_row(terminal.cell(name), terminal.shown(value))
     return made
 
 
@@ -163,10 +164,6 @@ def _took(execution: Execution) -> str | None:
     return f"{(execution.finished_at - execution.started_at).total_seconds():.3f} s"
 
 
-def _moment(at: datetime | None) -> Text:
-    return terminal.cell(None if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z")
-
-
 def _status(status: str | None, *, final: bool = False) -> Text:
     if status is None:
         return terminal.cell(None)
@@ -177,20 +174,3 @@ def _status(status: str | None, *, final: bool = False) -> Text:
 def _brief(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= 100 else line[:97] + "..."  # noqa: PLR2004 - a cell of the table
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return variables.duration(timedelta(0), timedelta(days=36500))(text)
-    except variables.Unreadable as error:
-        raise ConfigurationError(f"--since is {text!r}; {error}") from None
-
-
-def _is_text(text: str) -> bool:
-    """False for an argument that is not valid UTF-8: no row has such an id."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _database() -> Database:
-    settings = Settings.from_environ(os.environ)
-    return Database.of(require_database(settings), prepared_statements=settings.db_prepared_statements)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
@@ -41,6 +42,16 @@ def table(*columns: str) -> Table:
 def cell(value: object, style: str = "") -> Text:
     """One value of a table: one line, nothing for None."""
     return Text("" if value is None else clean(str(value)).replace("\n", " "), style=style)
+
+
+def moment(at: datetime | None) -> Text:
+    """A time of a table, in UTC, to the millisecond."""
+    return cell(None if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3] + "Z")
+
+
+def shown(value: object) -> Text:
+    """A value of a table, whatever it is."""
+    return moment(value) if isinstance(value, datetime) else cell(value)
 
 
 def clean(text: str) -> str:

@@ -127,7 +127,7 @@ class Owed:
 
     async def _publish(self, taken: Taken) -> Given:
         """One batch, in portions that memory holds."""
-        marked: set[str] = set()
+        given: set[str] = set()
         failed, reached = 0, True
         for portion in portions(taken.rows):
             if not reached:
@@ -136,10 +136,11 @@ class Owed:
             by_id = {row.task_id: row for row in portion}
             published = await self._publisher.publish(await statements.load(self._executor, portion))
             done = [by_id[task_id] for task_id in published.task_ids]
-            marked |= await statements.mark_swept(self._executor, done)
+            await statements.mark_swept(self._executor, done)
+            given |= published.task_ids
             failed += len(published.failures)
             reached = await self._put_off(by_id, published.failures) or bool(done)
-        moved = [row for row in taken.rows if row.task_id in marked]
+        moved = [row for row in taken.rows if row.task_id in given]
         return Given(
             owed=sum(row.status == "READY" and not row.published for row in moved),
             forgotten=sum(row.status == "READY" and row.published for row in moved),

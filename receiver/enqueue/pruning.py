@@ -38,6 +38,15 @@ class Gone:
     rejected: int = 0
     kept: int = 0
 
+    def __add__(self, other: Gone) -> Gone:
+        """Both together."""
+        return Gone(
+            self.finalised + other.finalised,
+            self.pruned + other.pruned,
+            self.rejected + other.rejected,
+            self.kept + other.kept,
+        )
+
 
 class Pruning:
     """The end of what one receiver recorded."""

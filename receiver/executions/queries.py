@@ -22,7 +22,7 @@ from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.executions.schema import rejected_messages, task_attempts, task_executions
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from sqlalchemy import Column
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -146,6 +146,7 @@ async def executions(
     task: str | None = None,
     since: timedelta | None = None,
     namespace: str | None = None,
+    besides: Sequence[str] = (),
     limit: int = LIMIT,
 ) -> list[Execution]:
     """Executions, the newest first.
@@ -155,6 +156,7 @@ async def executions(
         task: only those of this task, by its name or its path.
         since: only those enqueued within this time, by the database's clock.
         namespace: only those of this receiver.
+        besides: paths of tasks whose executions are left out.
         limit: how many at most.
     """
     query = select(*_EXECUTION).order_by(
@@ -168,6 +170,8 @@ async def executions(
         query = query.where(task_executions.c.enqueued_at >= func.clock_timestamp() - since)
     if namespace is not None:
         query = query.where(task_executions.c.namespace == namespace)
+    if besides:
+        query = query.where(task_executions.c.task_path.not_in(besides))
     rows = await connection.execute(query.limit(limit))
     return [Execution(**row) for row in rows.mappings()]
 

@@ -40,6 +40,9 @@ from receiver.executions.statements.pruning import (
 from receiver.executions.statements.replaying import (
     RejectedMessage,
     find_known_now,
+    find_rejected,
+    find_rejected_for,
+    find_states,
     mark_replayed,
     replay,
 )
@@ -78,6 +81,9 @@ __all__ = [
     "find_known_now",
     "find_outdated",
     "find_owed",
+    "find_rejected",
+    "find_rejected_for",
+    "find_states",
     "find_status",
     "hand_back",
     "insert",

@@ -39,6 +39,18 @@ async def replay(executor: Executor, task_ids: Sequence[str], *, namespace: str)
     return {row["task_id"] for row in await executor.fetch(REPLAY, namespace, list(task_ids))}
 
 
+FIND_STATES: Final = """
+SELECT e.task_id, e.status FROM unnest($2::text[]) AS i(task_id)
+JOIN task_executions e ON e.task_id = i.task_id AND e.namespace = $1
+"""
+
+
+async def find_states(executor: Executor, task_ids: Sequence[str], *, namespace: str) -> dict[str, str]:
+    """The status of each of these that there is."""
+    rows = await executor.fetch(FIND_STATES, namespace, list(task_ids))
+    return {row["task_id"]: row["status"] for row in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class RejectedMessage:
     """A row of `rejected_messages`. `body` is what was pushed."""
@@ -96,6 +108,51 @@ async def find_known_now(
     rows = await executor.fetch(
         FIND_KNOWN_NOW, namespace, list(names), most, grace, silent, list(besides), limit, size
     )
+    return [RejectedMessage(**row) for row in rows]
+
+
+FIND_REJECTED: Final = f"""
+SELECT {COLUMNS} FROM rejected_messages
+WHERE namespace = $1 AND (key = ANY ($2) OR substring(key FROM '[^ ]*$') = ANY ($2))
+ORDER BY key
+"""  # noqa: S608 - names of our own
+
+
+async def find_rejected(executor: Executor, ids: Sequence[str], *, namespace: str) -> list[RejectedMessage]:
+    """Rejected messages by their keys, or by their message ids alone."""
+    return [RejectedMessage(**row) for row in await executor.fetch(FIND_REJECTED, namespace, list(ids))]
+
+
+FIND_REJECTED_FOR: Final = f"""
+WITH found AS MATERIALIZED (
+SELECT key, octet_length(body) AS size FROM rejected_messages
+WHERE namespace = $1 AND reason = $2 AND ($3::text IS NULL OR task_name = $3) AND replayed_at IS NULL AND key > $4
+ORDER BY key
+LIMIT $5
+),
+added AS (SELECT key, sum(size) OVER (ORDER BY key) - size AS before FROM found)
+SELECT {COLUMNS} FROM added JOIN rejected_messages USING (key) WHERE before < $6 ORDER BY key
+"""  # noqa: S608 - names of our own
+
+
+async def find_rejected_for(
+    executor: Executor,
+    reason: str,
+    *,
+    namespace: str,
+    task_name: str | None,
+    after: str,
+    limit: int,
+    size: int,
+) -> list[RejectedMessage]:
+    """Messages rejected for this reason and never replayed, in the order of their keys, those beyond `after`.
+
+    Args:
+        task_name: only those of this task.
+        limit: messages at most.
+        size: bytes of their bodies, about; one is always found.
+    """
+    rows = await executor.fetch(FIND_REJECTED_FOR, namespace, reason, task_name, after, limit, size)
     return [RejectedMessage(**row) for row in rows]
 
 

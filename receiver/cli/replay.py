@@ -1,0 +1,125 @@
+"""`receiver replay`: what failed, or was rejected, is published again, because an operator says so."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import click
+
+from receiver.cli import arguments, terminal
+from receiver.enqueue import replays, sweeper
+from receiver.errors import ConfigurationError, RejectionReason
+from receiver.executions import statements
+from receiver.executions.lanes import Lane
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from receiver.enqueue.sweeper import Sweeper
+    from receiver.executions.statements import Executor
+
+
+@dataclass
+class Told:
+    """What came of it."""
+
+    executions: int = 0
+    messages: int = 0
+    owed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+@click.command("replay")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option(
+    "--reason",
+    type=click.Choice([reason.value for reason in RejectionReason]),
+    help="Every message that was rejected for this and never replayed.",
+)
+@click.option("--task", metavar="NAME", help="With --reason: only those that named this task.")
+def command(*, ids: tuple[str, ...], reason: str | None, task: str | None) -> None:
+    """Publish failed executions (by task id) or rejected messages (by message id) again; exit 1 when one cannot be.
+
+    An execution keeps its id, and its attempts are counted anew. One that succeeded never runs again: enqueue another.
+    """
+    if bool(ids) == bool(reason):
+        raise ConfigurationError("give the ids of executions or messages, or --reason; not both")
+    if task is not None and reason is None:
+        raise ConfigurationError("--task goes with --reason")
+    told = asyncio.run(_replayed(ids, reason, task))
+    for name, count in (("execution", told.executions), ("rejected message", told.messages)):
+        if count:
+            click.echo(f"{count} {name}{'' if count == 1 else 's'} published again")
+    if told.owed:
+        click.echo(
+            f"{told.owed} READY but not published yet; the sweeper does it when Pub/Sub can be reached"
+        )
+    for id_, why in told.failures.items():
+        click.echo(f"error: {terminal.clean(id_)}: {terminal.clean(why)}", err=True)
+    if not (told.executions or told.messages or told.owed or told.failures):
+        click.echo("there is nothing to replay")
+    if told.failures:
+        sys.exit(1)
+
+
+async def _replayed(ids: Sequence[str], reason: str | None, task: str | None) -> Told:
+    around = arguments.surroundings(lambda _: None)
+    lane = Lane(arguments.database(around.settings), "receiver replay")
+    try:
+        async with sweeper.sweeping(around) as made:
+            namespace = around.settings.namespace
+            if reason is not None:
+                return await _for(made, lane, reason, task, namespace)
+            return await _named(made, lane, list(dict.fromkeys(ids)), namespace)
+    finally:
+        await lane.close()
+
+
+async def _named(made: Sweeper, lane: Executor, ids: list[str], namespace: str) -> Told:
+    """Each id is an execution's, or else a rejected message's."""
+    told = Told()
+    known = [id_ for id_ in ids if arguments.is_text(id_)]
+    states = await statements.find_states(lane, known, namespace=namespace)
+    moved = await statements.replay(lane, [id_ for id_ in known if id_ in states], namespace=namespace)
+    given = await made.owed.publish_these(sorted(moved))
+    told.executions, told.owed = given.owed, len(moved) - given.owed
+    rest = [id_ for id_ in known if id_ not in states]
+    found = await statements.find_rejected(lane, rest, namespace=namespace) if rest else []
+    replayed = await made.replays.replay(found)
+    told.messages = len(replayed.keys)
+    told.failures |= replayed.failures
+    seen = {name for one in found for name in (one.key, one.key.rpartition(" ")[2])}
+    for id_ in ids:
+        if id_ in states and id_ not in moved:
+            told.failures[id_] = WHY.get(states[id_], f"it is {states[id_]}")
+        elif id_ not in states and id_ not in seen:
+            told.failures[id_] = "there is no execution and no rejected message with this id"
+    return told
+
+
+async def _for(made: Sweeper, lane: Executor, reason: str, task: str | None, namespace: str) -> Told:
+    told, after = Told(), ""
+    while found := await statements.find_rejected_for(
+        lane,
+        reason,
+        namespace=namespace,
+        task_name=task,
+        after=after,
+        limit=replays.STEP,
+        size=replays.SIZE,
+    ):
+        after = found[-1].key
+        replayed = await made.replays.replay(found)
+        told.messages += len(replayed.keys)
+        told.failures |= replayed.failures
+    return told
+
+
+WHY = {
+    "SUCCESSFUL": "it succeeded, and never runs again; enqueue another",
+    "READY": "it is READY, and will be delivered",
+    "RUNNING": "it is running; when it fails, it is tried again by itself",
+}

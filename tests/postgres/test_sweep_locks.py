@@ -1,0 +1,154 @@
+"""Lock discipline of the sweeper: taking, marking, replaying and pruning against claims, settlements and heartbeats."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from receiver.errors import DatabaseUnavailable
+from receiver.executions import statements
+from receiver.executions.dsn import Database
+from receiver.executions.lanes import Lane
+from receiver.executions.statements import ClaimItem, SettleItem
+from tests.postgres.record import NAMESPACE, Look, route
+from tests.postgres.test_lock_discipline import IDS, LEASE, SECONDS
+
+NOW = timedelta(0)
+KINDS = (
+    "claim",
+    "claim",
+    "settle",
+    "renew",
+    "hand_back",
+    "sweep",
+    "sweep",
+    "patrol",
+    "replay",
+    "prune",
+    "refer",
+)
+
+
+async def test_sweeps_and_prunes_never_deadlock_with_claims_settlements_and_renewals(
+    database_url: str, look: Look
+) -> None:
+    """Eight connections on the same forty rows, which the application refers to as well: no deadlock, and no error."""
+    await look.execute("CREATE TABLE orders (task_id text REFERENCES task_executions ON DELETE CASCADE)")
+    await look.execute("SELECT pg_stat_reset()")
+    works = [_Work(database_url, number) for number in range(8)]
+    end = time.monotonic() + SECONDS
+    await asyncio.gather(*(work.run(end) for work in works))
+    await look.execute("SELECT pg_stat_force_next_flush()")
+    deadlocks = await look.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    counts = sum((work.counts for work in works), Counter[str]())
+    assert (deadlocks, [error for work in works for error in work.errors]) == (0, [])
+    assert all(counts[kind] > 5 for kind in KINDS), counts
+
+
+class _Work:
+    """One connection; what it claimed, it may settle, renew or hand back."""
+
+    def __init__(self, url: str, number: int) -> None:
+        self._lane = Lane(Database.of(url), f"worker {number}")
+        self._chance = random.Random(number)
+        self._fences: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
+        self.errors: list[DatabaseUnavailable] = []
+
+    async def run(self, end: float) -> None:
+        while time.monotonic() < end:
+            kind = self._chance.choice(KINDS)
+            try:
+                self.counts[kind] += await self._do(
+                    kind, self._chance.sample(IDS, self._chance.randint(1, 20))
+                )
+            except DatabaseUnavailable as error:
+                self.errors.append(error)
+        await self._lane.close()
+
+    async def _do(self, kind: str, ids: list[str]) -> int:
+        """How many rows moved."""
+        pairs = [(task_id, self._fences.get(task_id, 0)) for task_id in ids]
+        lane = self._lane
+        moved: Any
+        match kind:
+            case "claim":
+                moved = [
+                    row
+                    for row in (
+                        await statements.claim(
+                            lane, _items(ids), namespace=NAMESPACE, owner="worker", lease=LEASE
+                        )
+                    ).values()
+                    if row.verdict == "claimed"
+                ]
+                self._fences |= {row.task_id: row.fence for row in moved}
+            case "settle":
+                moved = await statements.settle(lane, [self._settled(pair) for pair in pairs])
+            case "renew":
+                moved = await statements.renew(lane, pairs, lease=LEASE)
+            case "hand_back":
+                moved = await statements.hand_back(lane, pairs, instance="worker")
+            case "sweep" | "patrol":
+                moved = await self._swept(kind)
+            case "replay":
+                moved = await statements.replay(lane, ids, namespace=NAMESPACE)
+            case "prune":
+                older: dict[str, Any] = {"namespace": NAMESPACE, "older": NOW}
+                found = await statements.find_outdated(lane, **older, limit=20, after=None)
+                outdated = [row.task_id for row in found]
+                moved = [
+                    *await statements.finalise(lane, outdated, **older),
+                    *await statements.prune(lane, outdated, **older),
+                ]
+            case _:
+                moved = await lane.fetch(
+                    "INSERT INTO orders SELECT task_id FROM task_executions WHERE task_id = ANY ($1)"
+                    " ORDER BY task_id FOR KEY SHARE SKIP LOCKED RETURNING task_id",
+                    ids,
+                )
+        return len(moved)
+
+    async def _swept(self, kind: str) -> tuple[Any, ...]:
+        terms: dict[str, Any] = {"namespace": NAMESPACE, "limit": 20, "lease": LEASE}
+        if kind == "sweep":
+            taken = await statements.take_owed(self._lane, **terms, young=NOW)
+        else:
+            taken = await statements.take_lost(self._lane, (0, 1000), **terms, stranded=NOW, forgotten=NOW)
+        rows = await statements.load(self._lane, taken.rows)
+        assert {row.task_id for row in rows} <= {row.task_id for row in taken.rows}
+        if self._chance.random() < 0.5:
+            await statements.mark_swept(self._lane, taken.rows)
+        else:
+            await statements.postpone(self._lane, taken.rows, pause=NOW)
+        return taken.rows
+
+    def _settled(self, pair: tuple[str, int]) -> SettleItem:
+        if self._chance.random() < 0.7:
+            return SettleItem(*pair, return_value="1")
+        return SettleItem(*pair, final=False, ending="FAILED", error_type="E", error_message="no")
+
+
+def _items(ids: list[str]) -> list[ClaimItem]:
+    declared = route()
+    return [
+        ClaimItem(
+            task_id=task_id,
+            task_name=declared.name,
+            task_path=declared.path,
+            paths=declared.paths,
+            args="[]",
+            kwargs="{}",
+            enqueued_at=None,
+            trace=None,
+            max_attempts=None,
+            token=uuid4(),
+            size=500,
+        )
+        for task_id in sorted(ids)
+    ]
