@@ -19,7 +19,12 @@ TOPIC = "projects/p/topics/t"
 
 
 def test_defaults_are_filled_in() -> None:
-    assert checked({"topic": TOPIC}) == {"topic": TOPIC, "ackDeadlineSeconds": 10, "pushConfig": {}}
+    assert checked({"topic": TOPIC}) == {
+        "topic": TOPIC,
+        "ackDeadlineSeconds": 10,
+        "messageRetentionDuration": "604800s",
+        "pushConfig": {},
+    }
     assert checked({"topic": TOPIC, "ackDeadlineSeconds": 0})["ackDeadlineSeconds"] == 10
 
 
