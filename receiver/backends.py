@@ -91,6 +91,13 @@ class _Place:
 _place = _Place()
 
 
+def _after_fork() -> None:
+    _place.lock = threading.Lock()  # another thread of the parent may have held it
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def configure(backend: Backend | None) -> None:
     """Sets the backend of this process; None has the next call make one anew. The former one is not closed."""
     with _place.lock:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from receiver import registry, variables
 from receiver.errors import ConfigurationError, PluginError
 from receiver.executions.dsn import Database
+from receiver.local.folder import Folder
 from receiver.maintenance import Surroundings
 from receiver.registry import Registry
 from receiver.settings import Settings, require_database
 from receiver.telemetry import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 LONG = 10_000
 """The longest listing: more is a question for SQL."""
@@ -31,6 +35,25 @@ def duration(option: str, text: str) -> timedelta:
         return variables.duration(timedelta(0), timedelta(days=36500))(text)
     except variables.Unreadable as error:
         raise ConfigurationError(f"{option} is {text!r}; {error}") from None
+
+
+def positional(text: str) -> list[Any]:
+    """`--args`: a JSON array."""
+    value: list[Any] = _json("--args", text, list, "a JSON array, such as '[1, \"two\"]'")
+    return value
+
+
+def keywords(text: str) -> dict[str, Any]:
+    """`--kwargs`: a JSON object."""
+    value: dict[str, Any] = _json("--kwargs", text, dict, 'a JSON object, such as \'{"user_id": "u1"}\'')
+    return value
+
+
+def environ(telling: Iterable[str]) -> dict[str, str]:
+    """This process's variables; where none of `telling` is set, those of this folder's `receiver dev` are the rest."""
+    if any(os.environ.get(name, "").strip() for name in telling):
+        return dict(os.environ)
+    return {**os.environ, **Folder(Path.cwd()).environ()}
 
 
 def is_text(text: str) -> bool:
@@ -59,3 +82,13 @@ def surroundings(note: Callable[[str], None]) -> Surroundings:
         note(f"messages that were rejected as unknown are left alone: {error}")
         paths = Registry([]).paths
     return Surroundings(known, paths, emit)
+
+
+def _json(option: str, text: str, kind: type[list[Any] | dict[str, Any]], allowed: str) -> Any:
+    try:
+        value = msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{option} is {text[:80]!r}; use {allowed}")
+    return value

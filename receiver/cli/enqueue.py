@@ -16,7 +16,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from receiver.cli import options, terminal
+from receiver.cli import arguments, terminal
 from receiver.enqueue import PubSubBackend
 from receiver.errors import ConfigurationError, DatabaseUnavailable
 from receiver.registry import load
@@ -57,9 +57,9 @@ def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: f
     Exit code 0 once it is enqueued, or with --wait once it has succeeded; 1 when it has failed and is not tried again; 2 when
     nothing was enqueued; 3 when it has not finished in time.
     """
-    positional, keywords = options.positional(args), options.keywords(kwargs)
-    delay = None if run_after is None else options.duration("--run-after", run_after)
-    environ = options.environ(TELLING)
+    positional, keywords = arguments.positional(args), arguments.keywords(kwargs)
+    delay = None if run_after is None else arguments.duration("--run-after", run_after)
+    environ = arguments.environ(TELLING)
     settings = Settings.from_environ(environ)
     backend = PubSubBackend(settings)
     task = _task(settings, name)

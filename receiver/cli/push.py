@@ -21,7 +21,7 @@ import click
 import httpx
 
 from receiver import variables
-from receiver.cli import options, terminal
+from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError, SettingError
 from receiver.local.folder import KEY, NAME, Folder
 from receiver.local.pusher import Pusher, message
@@ -68,8 +68,8 @@ POLL = 0.1
 )
 def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str | None, wait: float) -> None:
     """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
-    positional, keywords = options.positional(args), options.keywords(kwargs)
-    settings = Settings.from_environ(options.environ(TELLING))
+    positional, keywords = arguments.positional(args), arguments.keywords(kwargs)
+    settings = Settings.from_environ(arguments.environ(TELLING))
     target = _target(url or f"http://127.0.0.1:{settings.port}")
     try:
         body = message(name, positional, keywords, task_id=task_id)

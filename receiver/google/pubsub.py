@@ -94,9 +94,10 @@ def batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
     """The messages in their order, in parts that one request may hold."""
     start = size = 0
     for index, message in enumerate(messages):
-        if index > start and (index - start == MAX_MESSAGES or size + message.size > MAX_BYTES):
+        more = message.size
+        if index > start and (index - start == MAX_MESSAGES or size + more > MAX_BYTES):
             yield messages[start:index]
             start, size = index, 0
-        size += message.size
+        size += more
     if start < len(messages):
         yield messages[start:]

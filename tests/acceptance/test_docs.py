@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.local.instance import free_port
 from tests import google_fake
 from tests.acceptance.test_readme import BLOCK, blocks
 from tests.acceptance.test_testing import plugin_arguments
@@ -76,15 +77,11 @@ def test_the_page_on_provisioning_works(project_root: Path, tmp_path: Path) -> N
     """Its commands run in order, in one shell as it were, and show what the page says that they show."""
     page = (project_root / "docs" / "provisioning.md").read_text()
     written(page, tmp_path)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "receiver").write_text(f'#!/bin/sh\nexec {sys.executable} -m receiver "$@"\n')
-    (programs / "receiver").chmod(0o755)
     said: list[str] = []
     with google_fake.running() as google:
         environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | {
             "PYTHONPATH": str(project_root),
-            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PATH": f"{programs(tmp_path)}:{os.environ['PATH']}",
             "PUBSUB_EMULATOR_HOST": google.host,
             "TASKS_SCHEDULER_ENDPOINT": google.url,
         }
@@ -109,16 +106,24 @@ def test_the_page_on_provisioning_works(project_root: Path, tmp_path: Path) -> N
                     subscription["ackDeadlineSeconds"] = 10
 
 
-def test_the_page_on_local_work_works(project_root: Path, folder: Path) -> None:
-    """The first terminal stays open, the second one's commands are run in it."""
-    page = (project_root / "docs" / "local.md").read_text()
+def programs(folder: Path) -> Path:
+    """A folder in which `receiver` and `python` are those of this suite."""
+    made = folder / "bin"
+    made.mkdir()
+    for name, arguments in (("receiver", "-m receiver"), ("python", "")):
+        (made / name).write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        (made / name).chmod(0o755)
+    return made
+
+
+def played(page: str, folder: Path, project_root: Path) -> str:
+    """The first terminal stays open, the second one's commands are run in it; what they print."""
     written(page, folder)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    programs = folder / "bin"
-    programs.mkdir()
-    (programs / "receiver").write_text(f'#!/bin/sh\nexec {sys.executable} -m receiver "$@"\n')
-    (programs / "receiver").chmod(0o755)
-    environ |= {"PYTHONPATH": str(project_root), "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "200"}
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | {
+        "PYTHONPATH": f"{project_root}:{folder}",
+        "PATH": f"{programs(folder)}:{os.environ['PATH']}",
+        "COLUMNS": "200",
+    }
     log = folder / "log"
     with log.open("wb") as output:
         first = subprocess.Popen(
@@ -136,7 +141,7 @@ def test_the_page_on_local_work_works(project_root: Path, folder: Path) -> None:
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.05)
         second = subprocess.run(
-            ["sh", "-e", "-c", commands(page, "second terminal")],
+            ["bash", "-m", "-e", "-c", commands(page, "second terminal")],
             cwd=folder,
             env=environ,
             capture_output=True,
@@ -146,8 +151,23 @@ def test_the_page_on_local_work_works(project_root: Path, folder: Path) -> None:
     finally:
         first.send_signal(signal.SIGINT)
         first.wait(40)
-    assert second.returncode == 0, second.stdout + second.stderr
-    assert "200 The task completed." in second.stdout
-    assert "fired cleanup_old_data" in second.stdout
-    assert "send_welcome_email" in second.stdout
-    assert "dev--gyrinx.tasks--shop_tasks.send_welcome_email" in second.stdout
+    assert second.returncode == 0, second.stdout + second.stderr + log.read_text()
+    return second.stdout
+
+
+def test_the_page_on_local_work_works(project_root: Path, folder: Path) -> None:
+    shown = played((project_root / "docs" / "local.md").read_text(), folder, project_root)
+    assert "200 The task completed." in shown
+    assert "fired cleanup_old_data" in shown
+    assert "send_welcome_email" in shown
+    assert "dev--gyrinx.tasks--shop_tasks.send_welcome_email" in shown
+
+
+def test_the_page_on_enqueueing_works(project_root: Path, folder: Path) -> None:
+    page = (project_root / "docs" / "enqueue.md").read_text().replace(":8010", f":{free_port()}")
+    page = page.replace("--port 8010", "--port " + re.findall(r"127\.0\.0\.1:(\d+)/users", page)[0])
+    shown = played(page, folder, project_root)
+    assert re.search(r'\{"task":"[0-9a-f-]{36}"\}', shown)
+    assert "READY 3 days, 0:00:0" in shown
+    assert " 3 spring\n" in shown
+    assert "SUCCESSFUL 1 {'sent_to': 'ken', 'language': 'en'}" in shown

@@ -23,6 +23,7 @@ PROMISED = (
             "Capacity",
             "Frozen CPU",
             "Provisioning",
+            "Enqueue",
             "Sweeper",
         )
     ),
