@@ -24,9 +24,8 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
-    from receiver.enqueue.publications import Address, Publisher
+    from receiver.enqueue.publications import Address, Publisher, Publishes
     from receiver.executions.statements import Executor, RejectedMessage
-    from receiver.google.pubsub import Pubsub
 
 STEP: Final = 200
 """Messages loaded at once."""
@@ -63,7 +62,7 @@ class Replays:
         self,
         executor: Executor,
         publisher: Publisher,
-        pubsub: Pubsub,
+        pubsub: Publishes,
         address: Address,
         *,
         paths: Mapping[str, str],

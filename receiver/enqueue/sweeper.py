@@ -37,6 +37,7 @@ from receiver.settings import SUBSCRIPTION_RETENTION, require_database
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from receiver.enqueue.publications import Publishes
     from receiver.executions.statements import Executor
     from receiver.maintenance import Surroundings
 
@@ -110,7 +111,12 @@ class Sweeper:
     """
 
     def __init__(
-        self, executor: Executor, publisher: Publisher, pubsub: Pubsub, address: Address, around: Surroundings
+        self,
+        executor: Executor,
+        publisher: Publisher,
+        pubsub: Publishes,
+        address: Address,
+        around: Surroundings,
     ) -> None:
         self._executor = executor
         self._settings = settings = around.settings
@@ -184,8 +190,11 @@ def part_of(blocks: int, minute: int) -> tuple[int, int]:
 
 
 @asynccontextmanager
-async def sweeping(around: Surroundings) -> AsyncIterator[Sweeper]:
+async def sweeping(around: Surroundings, pubsub: Publishes | None = None) -> AsyncIterator[Sweeper]:
     """A sweeper with connections of its own, for the time of the block: one to the database, those to Pub/Sub.
+
+    Args:
+        pubsub: takes Pub/Sub's place, in the test kit.
 
     Raises:
         SettingError: `DATABASE_URL` or `GCP_PROJECT_ID` is not set.
@@ -198,14 +207,16 @@ async def sweeping(around: Surroundings) -> AsyncIterator[Sweeper]:
     lane = Lane(database, "receiver sweeper")
     client = GoogleClient()
     try:
-        pubsub = Pubsub(client, Endpoints.of(settings).pubsub)
-        yield Sweeper(lane, Publisher(pubsub, address), pubsub, address, around)
+        there = pubsub or Pubsub(client, Endpoints.of(settings).pubsub)
+        yield Sweeper(lane, Publisher(there, address), there, address, around)
     finally:
         await client.close()
         await lane.close()
 
 
-async def sweep(around: Surroundings, *, within: timedelta, everywhere: bool = False) -> Swept:
+async def sweep(
+    around: Surroundings, *, within: timedelta, everywhere: bool = False, pubsub: Publishes | None = None
+) -> Swept:
     """One sweep with connections of its own; arguments and errors as `Sweeper.sweep` and `sweeping`."""
-    async with sweeping(around) as sweeper:
+    async with sweeping(around, pubsub) as sweeper:
         return await sweeper.sweep(within=within, everywhere=everywhere)

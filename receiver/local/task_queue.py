@@ -1,8 +1,9 @@
 """The queue of the test kit: a subscription with its receiver, driven by hand.
 
-What the code under test enqueues (`send_mail.enqueue(...)`) is pending here once its transaction commits. Messages are encoded and decoded, arguments bound, executions claimed, run and settled on a real PostgreSQL, all by the
-same code that serves; only sockets, tokens and the wait for the next delivery are left out. Tasks run in an event loop of
-their own, in a thread, so that sync and async tests use it alike.
+What the code under test enqueues (`send_mail.enqueue(...)`) is pending here once its transaction commits. Messages are encoded
+and decoded, arguments bound, executions claimed, run, settled and swept on a real PostgreSQL, all by the same code that serves;
+only sockets, tokens and the wait for the next delivery are left out. Tasks run in an event loop of their own, in a thread, so that
+sync and async tests use it alike.
 
 Next: `receiver.testing` makes it a fixture.
 """
@@ -17,7 +18,6 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import msgspec
 import uvloop
 
 from receiver import backends
@@ -28,6 +28,7 @@ from receiver.local.unruly import Delivered, InjectedFailure, Message, Receiver
 from receiver.settings import PushAuth, Settings
 
 if TYPE_CHECKING:
+    from receiver.enqueue.sweeper import Swept
     from receiver.executions.queries import Execution
     from receiver.google.pubsub import Message as Published
     from receiver.registry import Registry
@@ -103,12 +104,17 @@ class TaskQueue:
         self._receiver.runner.crashing += 1
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass for the record: leases run out, deferred executions become due, and then they are pending."""
+        """Lets time pass for the record: leases run out, and what has become due meanwhile is swept, and pending."""
         self._loop.run(self._receiver.advance(timedelta(seconds=seconds)))
-        for row in self._loop.run(self._receiver.come_due()):
-            args, kwargs = msgspec.json.decode(row.args), msgspec.json.decode(row.kwargs)
-            body = message(row.task_name, args, kwargs, task_id=row.task_id, enqueued_at=row.enqueued_at)
-            self.arrive(Message(row.task_id, row.task_name, body))
+        self.sweep()
+
+    def sweep(self) -> Swept:
+        """One sweep, as it happens every minute: what is owed is pending from now on, what is over is removed.
+
+        It leaves no execution of its own in the record. Returns its counts (`published`, `stranded`, `pruned` and so on).
+        """
+        swept: Swept = self._loop.run(self._receiver.sweep(Post(self)))
+        return swept
 
     def arrive(self, message: Message) -> None:
         """A message is published: it is pending from now on."""

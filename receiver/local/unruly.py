@@ -8,24 +8,24 @@ Next: `receiver.local.task_queue` gives it messages.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from receiver.executions.dsn import Database
 from receiver.executions.queries import Execution, executions, reading
 from receiver.executions.rejections import Rejections
-from receiver.executions.statements import OutboxRow
 from receiver.failures import Failure
+from receiver.maintenance import Surroundings
 from receiver.oidc import NoVerifier
 from receiver.outcomes import Ending, Outcome, Succeeded, reply
 from receiver.push import Push, PushEndpoint
 from receiver.service import Service
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from receiver.admission import Admitted
     from receiver.calls import Claimed
     from receiver.registry import Registry
@@ -40,15 +40,17 @@ _TIMES = (
     ("task_executions", "lease_expires_at"),
     ("task_executions", "run_after"),
     ("task_executions", "publishing_until"),
+    ("task_executions", "enqueued_at"),
+    ("task_executions", "published_at"),
+    ("task_executions", "started_at"),
+    ("task_executions", "finished_at"),
     ("rejected_messages", "first_seen"),
+    ("rejected_messages", "last_seen"),
 )
 """What waits for a time to come, or counts from one."""
 
-DUE = """
-UPDATE task_executions SET published_at = clock_timestamp()
-WHERE status = 'READY' AND published_at IS NULL AND run_after <= clock_timestamp()
-RETURNING task_id, task_name, task_path, args, kwargs, enqueued_at, trace
-"""
+SWEEP_TIME = timedelta(seconds=60)
+"""For a sweep of a test's few rows: it takes milliseconds."""
 
 _numbers = count()
 
@@ -161,10 +163,13 @@ class Receiver:
                 by,
             )
 
-    async def come_due(self) -> list[OutboxRow]:
-        """Takes what was deferred and is due now, as the sweeper does."""
-        rows = await self._service.ledger.lanes.fetch(DUE)
-        return [OutboxRow(**row) for row in rows]
+    async def sweep(self, pubsub: Any) -> Any:
+        """One sweep, as the schedule causes it every minute; what it publishes goes to `pubsub`. Returns its counts."""
+        # By name: the enqueue client stands beside this room, and neither imports the other.
+        sweeper = importlib.import_module("receiver.enqueue.sweeper")
+        service = self._service
+        around = Surroundings(service.settings, service.registry.paths, _quiet)
+        return await sweeper.sweep(around, within=SWEEP_TIME, everywhere=True, pubsub=pubsub)
 
     async def executions(self) -> list[Execution]:
         """The record, the oldest first."""

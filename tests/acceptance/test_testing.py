@@ -99,6 +99,31 @@ async def test_in_an_event_loop_too(task_queue, calls):
     await result.arefresh()
     assert (result.is_finished, calls) == (True, ["Ada"])
 
+def test_a_sweep_is_the_real_one_and_leaves_nothing_of_itself(task_queue, calls):
+    greet.using(run_after=timedelta(seconds=60)).enqueue("Ada")
+    assert task_queue.sweep().published == 0
+    task_queue.crash_next()
+    task_queue.push(order, "book")
+    task_queue.advance(61)
+    assert [message.task_name for message in task_queue.pending] == ["order", "greet"]
+    assert task_queue.sweep().published == 0
+    assert [execution.task_name for execution in task_queue.executions] == ["greet", "order"]
+    task_queue.deliver_all()
+    task_queue.advance(31 * 86400)
+    assert task_queue.executions == []
+
+
+def test_a_message_that_comes_too_early_is_owed(task_queue, calls):
+    result = greet.using(run_after=timedelta(seconds=60)).enqueue("Ada")
+    task_queue.advance(61)
+    task_queue.advance(-30)
+    assert task_queue.deliver_next().acked
+    assert (task_queue.pending, calls) == ([], [])
+    task_queue.advance(31)
+    assert task_queue.deliver_next().acked
+    assert calls == ["Ada"]
+
+
 def test_what_is_deferred_becomes_due(task_queue, calls):
     result = greet.using(run_after=timedelta(minutes=5)).enqueue("Ada")
     assert (task_queue.pending, task_queue.deliver_all()) == ([], [])

@@ -210,6 +210,39 @@ class Record(RuleBasedStateMachine):
             model.status, model.fence = "FAILED", model.fence + 1
             model.endings.append("REJECTED")
 
+    @rule(young=st.booleans())
+    def sweep(self, *, young: bool) -> None:
+        """Publishing, again or for the first time, moves nothing that the model knows of."""
+        any_age = timedelta(0)
+        taken = self.do(
+            statements.take_owed(
+                self.lane, namespace=NAMESPACE, limit=9, lease=any_age, young=timedelta(hours=young)
+            )
+        )
+        lost = self.do(
+            statements.take_lost(
+                self.lane,
+                (0, 1000),
+                namespace=NAMESPACE,
+                limit=9,
+                lease=any_age,
+                stranded=any_age,
+                forgotten=any_age,
+            )
+        )
+        for row in (*taken.rows, *lost.rows):
+            model = self.models[row.task_id]
+            assert model.status == "READY" or (model.status == "RUNNING" and model.expired)
+        self.do(statements.mark_swept(self.lane, [*taken.rows, *lost.rows]))
+
+    @rule(task_id=TASK_IDS)
+    def replay(self, task_id: str) -> None:
+        model = self.models[task_id]
+        moved = self.do(statements.replay(self.lane, [task_id], namespace=NAMESPACE))
+        assert moved == ({task_id} if model.status == "FAILED" else set())
+        if moved:
+            model.status, model.final, model.attempt = "READY", False, 0
+
     # --- what holds -----------------------------------------------------------------------------------------------
 
     @invariant()
