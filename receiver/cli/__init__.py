@@ -23,6 +23,7 @@ COMMANDS = {
     "migrate": "Bring the database's tables up to date.",
     "check": "Load every plugin and list its tasks.",
     "provision": "Show what must change in Pub/Sub and Cloud Scheduler, and make it so.",
+    "doctor": "Say what would fail in production, and how to mend it.",
     "enqueue": "Enqueue a task, and follow it to its end.",
     "executions": "List executions, or show one with its attempts and history.",
     "group": "Follow the executions of a group until all are done.",

@@ -68,13 +68,19 @@ class GoogleClient:
     Args:
         credentials: for addresses at Google; looked for at the first such request.
         transport: takes the network's place, in tests.
+        most_retries: bounds what each request asks for.
     """
 
     def __init__(
-        self, credentials: Credentials | None = None, *, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        credentials: Credentials | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        most_retries: int | None = None,
     ) -> None:
         self._credentials = credentials or Credentials()
         self._transport = transport
+        self._most_retries = most_retries
         self._client: httpx.AsyncClient | None = None
         self._stale: httpx.AsyncClient | None = None
         self._used = (0.0, 0.0)
@@ -105,6 +111,7 @@ class GoogleClient:
         """
         content = None if body is None else msgspec.json.encode(body)
         again = method != "POST" if repeatable is None else repeatable
+        retries = retries if self._most_retries is None else min(retries, self._most_retries)
         renewed = False
         attempt = 0
         while True:

@@ -17,6 +17,7 @@ PUBSUB: Final = "https://pubsub.googleapis.com/v1"
 SCHEDULER: Final = "https://cloudscheduler.googleapis.com/v1"
 RESOURCE_MANAGER: Final = "https://cloudresourcemanager.googleapis.com/v3"
 IAM: Final = "https://iam.googleapis.com/v1"
+RUN: Final = "https://run.googleapis.com/v2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Endpoints:
     scheduler: str = SCHEDULER
     resource_manager: str = RESOURCE_MANAGER
     iam: str = IAM
+    run: str = RUN
 
     @classmethod
     def of(cls, settings: Settings) -> Endpoints:
@@ -35,4 +37,4 @@ class Endpoints:
         elsewhere = settings.scheduler_endpoint
         if elsewhere is None:
             return cls(pubsub=pubsub)
-        return cls(pubsub, f"{elsewhere}/v1", f"{elsewhere}/v3", f"{elsewhere}/v1")
+        return cls(pubsub, f"{elsewhere}/v1", f"{elsewhere}/v3", f"{elsewhere}/v1", f"{elsewhere}/v2")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from receiver.doctor import record
 from receiver.errors import ReceiverError
 from receiver.executions import migrations, queries
 from receiver.executions.dsn import Database
@@ -117,6 +118,11 @@ def read(url: str) -> None:
     asyncio.run(visit())
 
 
+def look(url: str) -> None:
+    """What `receiver doctor` does."""
+    asyncio.run(record.look(Database.of(url), "gyrinx"))
+
+
 @pytest.fixture
 def commands(tmp_path: Path) -> Commands:
     return Commands(tmp_path)
@@ -130,7 +136,7 @@ def test_a_command_says_in_one_line_that_it_is_refused(
     assert "password authentication failed" in commands.run(*arguments, DATABASE_URL=url).stderr
 
 
-@pytest.mark.parametrize("read", [migrations.current, read], ids=["migrate", "executions"])
+@pytest.mark.parametrize("read", [migrations.current, read, look], ids=["migrate", "executions", "doctor"])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_no_error_of_an_address_holds_its_password(
     postgres: Postgres, wrong: str, read: Callable[[str], object]

@@ -73,6 +73,16 @@ def described(api: str, verb: str, path: str, query: Mapping[str, str], body: by
     raise Undescribed(f"{api} has no {verb} {path}")
 
 
+def check_answer(api: str, schema: str, value: Any) -> None:
+    """Holds a resource that a stand-in answers with against its schema.
+
+    Raises:
+        Undescribed: Google would not answer like that.
+    """
+    found = document(api)
+    _check_message(found, found["schemas"][schema], value, schema, answered=True)
+
+
 @functools.cache
 def _methods(api: str) -> list[tuple[Any, re.Pattern[str]]]:
     """Every method with one path parameter, and its path; those that end in a verb first.
@@ -115,10 +125,10 @@ def _decoded(body: bytes) -> dict[str, Any]:
     return decoded
 
 
-def _check(found: Any, schema: Any, value: Any, where: str) -> None:
+def _check(found: Any, schema: Any, value: Any, where: str, *, answered: bool = False) -> None:
     """One value against its schema."""
     if "$ref" in schema:
-        _check_message(found, found["schemas"][schema["$ref"]], value, where)
+        _check_message(found, found["schemas"][schema["$ref"]], value, where, answered=answered)
         return
     kind: type[Any] = {"string": str, "integer": int, "boolean": bool, "array": list, "object": dict}[
         schema["type"]
@@ -131,22 +141,23 @@ def _check(found: Any, schema: Any, value: Any, where: str) -> None:
         raise Undescribed(f"Invalid value at '{where}' ({schema.get('format')}), {value!r}")
     elif kind is list:
         for number, item in enumerate(value):
-            _check(found, schema["items"], item, f"{where}[{number}]")
+            _check(found, schema["items"], item, f"{where}[{number}]", answered=answered)
     elif kind is dict:
         for key, item in value.items():
-            _check(found, schema["additionalProperties"], item, f"{where}.{key}")
+            _check(found, schema["additionalProperties"], item, f"{where}.{key}", answered=answered)
 
 
-def _check_message(found: Any, message: Any, value: Any, where: str) -> None:
+def _check_message(found: Any, message: Any, value: Any, where: str, *, answered: bool = False) -> None:
+    """A message that is sent, or one that is answered, which may have what is output only."""
     if not isinstance(value, dict):
         raise Undescribed(f"Invalid value at '{where}' ({message['id']}), {value!r}")
     for name, item in value.items():
         field = message.get("properties", {}).get(name)
         if field is None:
             raise Undescribed(f"Unknown name \"{name}\" at '{where}': Cannot find field.")
-        if field.get("readOnly"):
+        if field.get("readOnly") and not answered:
             raise Undescribed(f"'{where}.{name}' is output only")
-        _check(found, field, item, f"{where}.{name}")
+        _check(found, field, item, f"{where}.{name}", answered=answered)
 
 
 def _check_text(schema: Any, value: Any, where: str) -> None:

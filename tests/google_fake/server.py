@@ -21,6 +21,7 @@ from starlette.routing import Route
 from tests.google_fake.discovery import Call, Refused, Undescribed, described
 from tests.google_fake.iam import Policies
 from tests.google_fake.pubsub import Pubsub
+from tests.google_fake.run import CloudRun
 from tests.google_fake.scheduler import Scheduler
 
 NUMBERS = {"shop-prod": "415104041262"}
@@ -44,6 +45,7 @@ class GoogleFake:
     host: str = ""
     pubsub: Pubsub = field(default_factory=Pubsub)
     scheduler: Scheduler = field(default_factory=lambda: Scheduler(("europe-west2", "us-central1")))
+    run: CloudRun = field(default_factory=CloudRun)
     policies: Policies = field(default_factory=Policies)
     calls: list[str] = field(default_factory=list)
     """`VERB /path` of every request."""
@@ -106,6 +108,8 @@ class GoogleFake:
                 return self._project(call)
             case "cloudscheduler.v1":
                 return self.scheduler.answer(call)
+            case "run.v2" if not call.method.endswith("IamPolicy"):
+                return self.run.answer(call)
             case _ if call.method.endswith("IamPolicy"):
                 return self._policy(call)
             case _:
@@ -127,7 +131,7 @@ class GoogleFake:
         return {"name": f"projects/{NUMBERS[project]}", "projectId": project, "state": "ACTIVE"}
 
     def _policy(self, call: Call) -> dict[str, Any]:
-        there = self.pubsub.topics | self.pubsub.subscriptions
+        there = self.pubsub.topics | self.pubsub.subscriptions | self.run.services
         if "/serviceAccounts/" not in call.name and call.name not in there:
             raise Refused(404, "NOT_FOUND", f"Resource not found (resource={call.name}).")
         return self.policies.answer(call)
@@ -136,6 +140,8 @@ class GoogleFake:
 def _api(path: str) -> str:
     if path.startswith("/v3/"):
         return "cloudresourcemanager.v3"
+    if path.startswith("/v2/"):
+        return "run.v2"
     if "/serviceAccounts/" in path:
         return "iam.v1"
     return "cloudscheduler.v1" if "/locations/" in path else "pubsub.v1"
