@@ -42,6 +42,7 @@ def table(report: Report) -> str:
             ", ".join(f"{code}: {n}" for code, n in sorted(report.exits.items())),
         ),
         ("executions by status", ", ".join(f"{name}: {n}" for name, n in sorted(found.statuses.items()))),
+        ("enqueued by other tasks", str(found.children)),
         ("claimed more than once", str(found.retried)),
         ("leases that ran out", str(found.expired)),
         ("plain effects that happened more than once", str(found.plain_twice)),

@@ -57,6 +57,7 @@ class Balance:
 
     wrong: list[str] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
+    children: int = 0
     plain_twice: int = 0
     retried: int = 0
     expired: int = 0
@@ -92,8 +93,7 @@ async def balance(record: Any, expected: Sequence[Expected], marks: Counter[str]
         else:
             found.check(marks[one.task_id] >= 1, f"{one.task} {one.task_id} never ran")
             found.plain_twice += marks[one.task_id] > 1
-    strangers = rows.keys() - {one.task_id for one in expected}
-    found.check(not strangers, f"nobody sent {sorted(strangers)[:5]}")
+    _children(found, rows, effects, expected)
     for row in await record.fetch("SELECT task_id, what, was, became FROM violations"):
         found.wrong.append(f"{row['what']}: {row['task_id']}: {row['was']} -> {row['became']}")
     (counted,) = await record.fetch(
@@ -101,3 +101,22 @@ async def balance(record: Any, expected: Sequence[Expected], marks: Counter[str]
     )
     found.expired = counted["n"]
     return found
+
+
+def _children(
+    found: Balance, rows: dict[str, Any], effects: Counter[str], expected: Sequence[Expected]
+) -> None:
+    """What tasks enqueued: one for each parent that succeeded, once; and nothing that nobody sent."""
+    sent = {one.task_id for one in expected}
+    others = [row for task_id, row in rows.items() if task_id not in sent and row["task_name"] != "sweep"]
+    children = Counter(row["args"] for row in others)
+    for one in expected:
+        if one.task == "parent":
+            label = f"{one.task_id}-child"
+            born = children.pop(f'["{label}"]', 0)
+            found.check(born == one.succeeds, f"parent {one.task_id} has {born} children")
+            found.check(effects[label] == one.succeeds, f"child {label} happened {effects[label]} times")
+            found.children += born
+    found.check(not children, f"nobody sent {list(children)[:5]}")
+    for row in others:
+        found.check(row["final"] and row["status"] == "SUCCESSFUL", f"child {row['args']} is {row['status']}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from receiver.enqueue.publications import topic_of
 from receiver.executions.migrations import upgrade
 from receiver.local import beside
 from receiver.local.broker import Broker, Published
@@ -23,23 +24,30 @@ from receiver.local.instance import EMAIL
 from receiver.local.postgres import Postgres
 from receiver.local.signer import Signer
 from receiver.messages import encode_payload
-from receiver.settings import PUSH_PATH
+from receiver.settings import PUSH_PATH, Settings
 from tests.acceptance.stage import Record
 from tests.storm.books import STAGE, Balance, Expected, balance
 from tests.storm.cast import FrontDoor, Receiver
 from tests.storm.weather import Forecast, Weather
 
 PROJECT: Final = "projects/local"
+NAMES: Final = (Settings().environment, Settings().namespace)
+CHILDREN: Final = topic_of(*NAMES, "storm_tasks.transactional", "local")
+SWEEPS: Final = topic_of(*NAMES, "receiver.maintenance.sweep", "local")
+SWEEP_EVERY: Final = 3.0
+YOUNG: Final = 2.0
+"""Seconds: the minute's schedule, and how long the sweeper leaves a row to its enqueuer, as a storm needs them."""
 SHARDS: Final = 8
 """Subscriptions a task: one whose every second push fails is pushed to at a push a second at most, as by Pub/Sub."""
 MIX: Final = {
     "plain": 25,
     "threaded": 10,
-    "transactional": 40,
+    "transactional": 34,
     "slow": 2,
     "failing": 10,
     "poison": 5,
     "hopeless": 5,
+    "parent": 6,
     "nightly": 3,
 }
 """Parts of a hundred."""
@@ -106,6 +114,7 @@ async def storm(plan: Plan, seed: int, say: Callable[[str], None] = lambda _: No
             "STORM_MARKS": str(folder / "marks"),
             "STORM_KILLS": str(folder / "kills"),
             "STORM_LIES": str(plan.lies),
+            "STORM_YOUNG": str(YOUNG),
             "CLOUD_RUN_SERVICE_URL": AUDIENCE,
             "PUBSUB_EMULATOR_HOST": pubsub.host,
         }
@@ -128,12 +137,14 @@ async def storm(plan: Plan, seed: int, say: Callable[[str], None] = lambda _: No
         expected: list[Expected] = []
         async with asyncio.TaskGroup() as together:
             together.create_task(weather.storm(plan.forecast, seconds=plan.seconds))
+            sweeps = asyncio.create_task(_schedule(pubsub))
+            stack.push_async_callback(_end, [sweeps])
             together.create_task(_publish(plan, chance, pubsub, expected))
         say("the sky is clear")
         for one in receivers:
             one.calm()
             one.kill()
-        await _delivered(pubsub, plan.patience, report.balance)
+        await _delivered(pubsub, record, plan.patience, report.balance)
         report.balance = _with(await balance(record, expected, _marks(folder / "marks")), report.balance)
         await _connections(record, report.balance)
         report.faults = weather.done
@@ -155,9 +166,9 @@ async def _stage(postgres: Postgres) -> Record:
 
 
 def _subscribe(broker: Broker, door: str) -> None:
-    """A topic and a subscription for each task and shard: one that fails slows only itself."""
-    for name, shard in itertools.product(MIX, range(SHARDS)):
-        topic, subscription = _topic(name, shard), f"{PROJECT}/subscriptions/{name}-{shard}"
+    """A topic and a subscription for each task and shard: one that fails slows only itself. And those of the outbox."""
+    for topic in [*itertools.starmap(_topic, itertools.product(MIX, range(SHARDS))), CHILDREN, SWEEPS]:
+        subscription = topic.replace("/topics/", "/subscriptions/")
         broker.put_topic(topic, {"name": topic})
         broker.put_subscription(
             subscription,
@@ -220,27 +231,49 @@ def _payload(name: str, label: str) -> bytes:
     return encode_payload(label, name, [label], {}, None)
 
 
-async def _delivered(pubsub: beside.Beside, patience: float, found: Balance) -> None:
-    """Returns once Pub/Sub owes nothing any more."""
+async def _schedule(pubsub: beside.Beside) -> None:
+    """Cloud Scheduler's part: a sweep every so often, until cancelled."""
+    sweep = Published(base64.b64encode(encode_payload("scheduled-sweep", "sweep", [], {}, None)).decode())
+    while True:
+        await asyncio.to_thread(pubsub.call, lambda broker: broker.publish(SWEEPS, [sweep]))
+        await asyncio.sleep(SWEEP_EVERY)
+
+
+async def _delivered(pubsub: beside.Beside, record: Record, patience: float, found: Balance) -> None:
+    """Returns once neither Pub/Sub nor the outbox owes anything any more, but for the sweeps themselves."""
 
     def owed(broker: Broker) -> int:
-        count: int = broker._database.execute("SELECT count(*) FROM owed").fetchone()[0]
+        rows = broker._database.execute(
+            "SELECT count(*) FROM owed WHERE subscription <> ?",
+            (SWEEPS.replace("/topics/", "/subscriptions/"),),
+        )
+        count: int = rows.fetchone()[0]
         return count
 
+    async def unfinished() -> int:
+        (row,) = await record.fetch(
+            "SELECT count(*)::int AS n FROM task_executions WHERE NOT final AND task_name <> 'sweep'"
+        )
+        left: int = row["n"]
+        return left
+
     end = time.monotonic() + patience
-    while (left := await asyncio.to_thread(pubsub.call, owed)) and time.monotonic() < end:  # noqa: ASYNC110 - it tells nobody
+    while True:
+        left = await asyncio.to_thread(pubsub.call, owed) + await unfinished()
+        if left == 0 or time.monotonic() > end:
+            break
         await asyncio.sleep(0.1)
-    found.check(left == 0, f"{left} messages are still not acked {patience:g} s after the storm")
+    found.check(left == 0, f"{left} messages are still owed {patience:g} s after the storm")
 
 
 async def _connections(record: Record, found: Balance) -> None:
-    """No receiver has more than its own: three lanes, the heartbeat's, and the tasks' pool."""
+    """No receiver has more than its own: four lanes, the heartbeat's, the tasks' pool, two that enqueue, one that sweeps."""
     rows = await record.fetch(
         "SELECT application_name, count(*)::int AS n FROM pg_stat_activity"
         " WHERE application_name LIKE 'receiver%' GROUP BY 1"
     )
     held = sum(row["n"] for row in rows)
-    found.check(held <= RECEIVERS * 9, f"{held} connections are left: {rows}")
+    found.check(held <= RECEIVERS * (4 + 1 + 5 + 2 + 1), f"{held} connections are left: {rows}")
     open_ones = await record.fetch(
         "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND application_name LIKE 'receiver%'"
     )

@@ -13,12 +13,17 @@ import os
 import random
 import signal
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any
 
 from receiver import app
+from receiver.enqueue import owed, transactions
+from receiver.enqueue.publications import Publisher
+from receiver.errors import GoogleUnavailable
 from receiver.executions.lanes import ConnectionFailed, Lane
 from receiver.executions.ledger import Ledger
 from receiver.executions.transaction import TaskTransaction
+from receiver.google.pubsub import Pubsub
 from receiver.runner import Runner
 
 POINTS = (
@@ -35,6 +40,11 @@ POINTS = (
     "after the commit",
     "before the answer",
     "after the answer",
+    "before the outbox's row",
+    "after the outbox's row",
+    "before the publish",
+    "publish sent",
+    "after the publish",
 )
 
 
@@ -76,14 +86,19 @@ def install() -> None:
         Ledger, "settle", point, "before the settlement", "after the settlement", during="settlement sent"
     )
     _around(TaskTransaction, "commit", point, "before the commit", "after the commit", during="commit sent")
+    _around(transactions, "put", point, "before the outbox's row", "after the outbox's row")
+    _around(Publisher, "publish", point, "before the publish", "after the publish", during="publish sent")
     _before(app, "reply", point, "before the answer")
     _before(app, "Delivered", point, "after the answer")
+    owed.YOUNG = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]  # a minute is long in a storm
     rate = float(os.environ.get("STORM_LIES", "0"))
     if rate:
-        _lie(rate, random.Random(int(os.environ["STORM_SEED"])))
+        chance = random.Random(int(os.environ["STORM_SEED"]))
+        _lie(rate, chance)
+        _lie_of_publishing(rate, chance)
 
 
-def _around(owner: type, name: str, point: Point, before: str, after: str, *, during: str = "") -> None:
+def _around(owner: Any, name: str, point: Point, before: str, after: str, *, during: str = "") -> None:
     original: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     @functools.wraps(original)
@@ -122,3 +137,16 @@ def _lie(rate: float, chance: random.Random) -> None:
         return rows
 
     Lane.fetch = fetch  # type: ignore[method-assign]
+
+
+def _lie_of_publishing(rate: float, chance: random.Random) -> None:
+    """What Pub/Sub has taken is reported as unanswered."""
+    original = Pubsub.publish
+
+    async def publish(self: Pubsub, topic: str, messages: Any) -> list[str]:
+        ids = await original(self, topic, messages)
+        if chance.random() < rate:
+            raise GoogleUnavailable("so it seems")
+        return ids
+
+    Pubsub.publish = publish  # type: ignore[method-assign]

@@ -80,6 +80,17 @@ async def hopeless(ctx: TaskContext, label: str) -> None:
 
 
 @task
+async def parent(ctx: TaskContext, label: str) -> str:
+    """Enqueues another in its own transaction: it has exactly one child, however often it was tried, or none."""
+    connection = await ctx.connection()
+    await connection.execute(text(EFFECT), {"label": label})
+    await ctx.enqueue(transactional, f"{label}-child")
+    if ctx.attempt < 2 and random.random() < 0.3:
+        raise RuntimeError(label)
+    return label
+
+
+@task
 async def nightly(ctx: TaskContext) -> None:
     """Scheduled: each firing is an execution of its own."""
     connection = await ctx.connection()
@@ -94,5 +105,6 @@ tasks = [
     TaskRoute(failing),
     TaskRoute(poison, max_attempts=3),
     TaskRoute(hopeless),
+    TaskRoute(parent),
     TaskRoute(nightly, schedule="0 3 * * *"),
 ]
