@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from receiver import TaskResult, task
+from receiver.enqueue import PubSubBackend
 from receiver.local import beside
 from receiver.local.instance import EMAIL
 from receiver.local.signer import Signer
+from receiver.naming import topic_name
+from receiver.settings import Settings
+from receiver.telemetry.events import Event, ReceiverTrouble
 from tests.acceptance import emulator
-from tests.acceptance.conftest import Start
+from tests.acceptance.conftest import PLUGIN, Start
 from tests.acceptance.emulator import Emulator, NoEmulatorError
 from tests.acceptance.stage import Record, eventually
 
@@ -78,3 +86,67 @@ async def test_a_published_task_becomes_an_execution_and_poison_a_dead_letter(
 
     (kept,) = await record.fetch("SELECT * FROM rejected_messages")
     assert (kept["reason"], kept["count"]) == ("malformed_payload", 5)
+
+
+async def test_what_is_enqueued_through_the_api_becomes_an_execution(
+    pubsub: Emulator, start: Start, database_url: str, record: Record, label: str
+) -> None:
+    """Alone, in many, in a transaction that commits and in one that does not; a topic that is missing costs no task."""
+    instance = start(database_url, signed=pubsub.signs)
+    name = topic_name("dev", "gyrinx", "acceptance_tasks.succeed")
+    body = {
+        "topic": pubsub.topic(name),
+        "ackDeadlineSeconds": 10,
+        "pushConfig": {
+            "pushEndpoint": f"{instance.url}/tasks/pubsub/",
+            "oidcToken": {"serviceAccountEmail": EMAIL, "audience": instance.url},
+        },
+    }
+    pubsub.call("PUT", f"subscriptions/{name}-sub", body)
+    environ = {
+        "DATABASE_URL": database_url,
+        "GCP_PROJECT_ID": pubsub.project,
+        "PUBSUB_EMULATOR_HOST": pubsub.host,
+    }
+    troubles: list[Event] = []
+    backend = PubSubBackend(Settings.from_environ(environ), emit=troubles.append)
+    engine = create_async_engine(database_url.replace("postgresql://", "postgresql+asyncpg://"))
+    succeed = task(acceptance_task("succeed"))
+
+    alone = await backend.aenqueue(succeed.entry(label, "alone"))
+    many = await backend.aenqueue_many([succeed.entry(label, number) for number in range(20)])
+    async with engine.begin() as connection:
+        joined = await backend.aenqueue_many([succeed.entry(label, "joined")], connection=connection)
+    async with engine.connect() as connection:
+        await backend.aenqueue_many([succeed.entry(label, "undone")], connection=connection)
+    await engine.dispose()
+    assert troubles == []
+
+    for result in (alone, *many, *joined):
+
+        async def finished(result: TaskResult = result) -> bool:
+            await result.arefresh()
+            return result.is_finished
+
+        await eventually(finished, patience=60)
+        assert result.return_value == result.args[1]
+    (counted,) = await record.fetch("SELECT count(*), count(published_at) AS published FROM task_executions")
+    assert (counted["count"], counted["published"]) == (22, 22)
+
+    unknown = await backend.aenqueue(task(acceptance_task("know")).entry(label))
+    assert (await backend.aget_result(unknown.id)).status == "READY"
+    (trouble,) = troubles
+    assert isinstance(trouble, ReceiverTrouble)
+    assert "run `receiver provision`" in trouble.why
+    await backend.aclose()
+
+
+def acceptance_task(name: str) -> Callable[..., Any]:
+    """The function of a task of the receiver's plugin, as its own process would import it."""
+    spec = importlib.util.spec_from_file_location("acceptance_tasks", PLUGIN / "acceptance_tasks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function: Callable[..., Any] = getattr(module, name).func
+    return function
