@@ -9,6 +9,7 @@ Next: `receiver.tasks` makes entries, `receiver.enqueue` writes and publishes th
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import threading
@@ -117,6 +118,12 @@ def current() -> Backend:
     return backend
 
 
+async def ready() -> Backend:
+    """As `current`; what it imports when it is made would hold the loop for a tenth of a second, so that a thread does it."""
+    backend = _place.backend
+    return backend if backend is not None else await asyncio.to_thread(current)
+
+
 def offer(make: Callable[[], Backend]) -> None:
     """A service that runs here says how its backend is made, at the first call that needs one."""
     with _place.lock:
@@ -157,7 +164,7 @@ def enqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[Ta
 
 async def aenqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[TaskResult]:
     """As `enqueue_many`, awaited."""
-    return await current().aenqueue_many(list(entries), connection=connection)
+    return await (await ready()).aenqueue_many(list(entries), connection=connection)
 
 
 def _made() -> Backend:

@@ -125,7 +125,8 @@ class Task(Generic[P, R]):
     @_as_the_function
     async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """As `enqueue`, awaited: calls of one event loop that come together share statements and requests."""
-        return await backends.current().aenqueue(self._entry(args, kwargs))
+        entry = self._entry(args, kwargs)
+        return await (await backends.ready()).aenqueue(entry)
 
     @_as_the_function
     def entry(self, /, *args: Any, **kwargs: Any) -> Entry:
@@ -193,7 +194,8 @@ class Task(Generic[P, R]):
 
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`, awaited."""
-        return self._own(await backends.current().aget_result(task_id))
+        backend = await backends.ready()
+        return self._own(await backend.aget_result(task_id))
 
     def __repr__(self) -> str:
         return f"<Task {self.path}>"

@@ -83,6 +83,7 @@ class GoogleClient:
         self._most_retries = most_retries
         self._client: httpx.AsyncClient | None = None
         self._stale: httpx.AsyncClient | None = None
+        self._opening = asyncio.Lock()
         self._used = (0.0, 0.0)
 
     async def request(
@@ -163,13 +164,19 @@ class GoogleClient:
             stale, self._stale, self._client = self._stale, self._client, None
             if stale is not None:
                 await stale.aclose()
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                transport=self._transport,
-                timeout=None,  # noqa: S113 - `_send` has one for all of it
-                limits=httpx.Limits(max_connections=20, keepalive_expiry=IDLE),
-            )
-        return self._client
+        async with self._opening:
+            client = self._client
+            if client is None:
+                client = self._client = await asyncio.to_thread(self._new)
+        return client
+
+    def _new(self) -> httpx.AsyncClient:
+        """A client; in a thread, because it reads the system's certificates."""
+        return httpx.AsyncClient(
+            transport=self._transport,
+            timeout=None,  # noqa: S113 - `_send` has one for all of it
+            limits=httpx.Limits(max_connections=20, keepalive_expiry=IDLE),
+        )
 
 
 def _stands_in(url: str) -> bool:
