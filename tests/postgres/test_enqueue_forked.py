@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,16 +56,21 @@ def environ(database_url: str, published: Published, project_root: Path) -> dict
 async def test_forked_workers_and_their_parent_all_enqueue(
     environ: dict[str, str], published: Published, look: Look
 ) -> None:
-    done = subprocess.run(  # noqa: ASYNC221 - the local Pub/Sub has a thread of its own
+    process = subprocess.Popen(  # noqa: ASYNC220 - the local Pub/Sub has a thread of its own
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", PROGRAM],
         env=environ,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=100,
-        check=False,
+        start_new_session=True,
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    told = [line.split() for line in done.stdout.splitlines()]
+    try:
+        output, errors = process.communicate(timeout=100)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its children too
+    assert (process.returncode, errors) == (0, "")
+    told = [line.split() for line in output.splitlines()]
     assert sorted(who for who, _ in told) == ["child0"] * 3 + ["child1"] * 3 + ["child2"] * 3 + ["parent"] * 9
     assert published.ids() == sorted(task_id for _, task_id in told)
     assert await look.value("SELECT count(*) FROM task_executions WHERE published_at IS NOT NULL") == 18
