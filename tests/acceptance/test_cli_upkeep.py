@@ -170,6 +170,21 @@ class TestSweep:
         assert done.stderr.startswith("note: messages that were rejected as unknown are left alone: ")
 
 
+class TestListing:
+    async def test_sweeps_are_left_out_unless_they_are_asked_for(self, run: Run, record: Record) -> None:
+        await owe(record, "mine")
+        await record.insert(
+            "scheduled-sweep-1", "sweep", task_path="receiver.maintenance.sweep", enqueued_at_in=-1
+        )
+        for arguments, expected in (
+            ((), ["mine"]),
+            (("--all",), ["mine", "scheduled-sweep-1"]),
+            (("--task", "sweep"), ["scheduled-sweep-1"]),
+        ):
+            found = json.loads(run("executions", "list", "--json", *arguments).stdout)
+            assert sorted(one["task_id"] for one in found) == expected, arguments
+
+
 class TestPrune:
     async def test_it_removes_what_is_older_than_the_retention_or_than_it_is_told(
         self, run: Run, record: Record

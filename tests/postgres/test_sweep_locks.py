@@ -102,6 +102,7 @@ class _Work:
                 older: dict[str, Any] = {"namespace": NAMESPACE, "older": NOW}
                 found = await statements.find_outdated(lane, **older, limit=20, after=None)
                 outdated = [row.task_id for row in found]
+                self._chance.shuffle(outdated)
                 moved = [
                     *await statements.finalise(lane, outdated, **older),
                     *await statements.prune(lane, outdated, **older),
