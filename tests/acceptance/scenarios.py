@@ -199,8 +199,8 @@ async def back_again(stage: Stage) -> Sent:
 
 
 async def down_while_running(stage: Stage) -> Sent:
-    """The task has run, and nothing can be written about it."""
-    body = message(stage, "wait")
+    """The task has run, and nothing can be written about it, however long that is tried."""
+    body = message(stage, "wait_briefly")
     first = asyncio.create_task(stage.push(body))
     await stage.called()
     stage.postgres.halt()
