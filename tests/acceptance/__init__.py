@@ -1,0 +1,5 @@
+"""Real processes over HTTP. What compares for several files says what differs, as the tests themselves do."""
+
+import pytest
+
+pytest.register_assert_rewrite("tests.acceptance.playing")

@@ -89,9 +89,9 @@ class Commands:
             "TASKS_PUSH_AUTH": "off",
         }
 
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """A command that must fail, in a line or two, without a secret; and what it said."""
-        done = subprocess.run(
+    def start(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command, to its end."""
+        return subprocess.run(
             [sys.executable, "-m", "receiver", *arguments],
             cwd=self.folder,
             env=self.environ | env,
@@ -100,6 +100,10 @@ class Commands:
             timeout=60,
             check=False,
         )
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command that must fail, in one line, without a secret; and what it said."""
+        done = self.start(*arguments, **env)
         said = done.stdout + done.stderr
         assert done.returncode in {1, 2}, said
         assert "Traceback" not in said
@@ -134,6 +138,23 @@ def test_a_command_says_in_one_line_that_it_is_refused(
 ) -> None:
     url = WRONG["a password that is refused"].format(port=postgres.port)
     assert "password authentication failed" in commands.run(*arguments, DATABASE_URL=url).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("sweep",), ("rejected", "list"), ("enqueue", "succeed", "--args", '["x"]')], ids=" ".join
+)
+def test_every_way_to_the_database_is_silent_about_how_it_logs_in(
+    commands: Commands, postgres: Postgres, arguments: tuple[str, ...]
+) -> None:
+    commands.run(*arguments, DATABASE_URL=WRONG["a password that is refused"].format(port=postgres.port))
+
+
+def test_the_doctor_is_silent_about_it_too(commands: Commands, postgres: Postgres) -> None:
+    url = WRONG["a password that is refused"].format(port=postgres.port)
+    said = commands.start("doctor", DATABASE_URL=url, GCE_METADATA_HOST="127.0.0.1:1")
+    assert "database" in said.stdout
+    assert "Traceback" not in said.stdout + said.stderr
+    assert sung(said.stdout + said.stderr) & SECRETS == set()
 
 
 @pytest.mark.parametrize("read", [migrations.current, read, look], ids=["migrate", "executions", "doctor"])

@@ -15,6 +15,7 @@ from receiver.local.signer import Signer
 from tests.acceptance import contract
 from tests.acceptance.conftest import new_instance
 from tests.acceptance.contract import CASES, ENDINGS, ENVIRONMENTS, Case, Profile
+from tests.acceptance.playing import plays_out
 from tests.acceptance.stage import Record, Stage
 
 
@@ -59,27 +60,7 @@ async def test_a_delivery_ends_as_the_contract_says(
 ) -> None:
     instance, postgres = await asyncio.to_thread(receivers.__getitem__, case.profile)
     record = Record(instance.environ["DATABASE_URL"])
-    stage = Stage(instance, record, folder, postgres, label)
-
-    sent = await case.scenario(stage)
-
-    assert (sent.answer.status, sent.answer.text) == (case.ending.status, case.text)
-    row = await record.row(sent.task_id)
-    if case.row is None:
-        assert row is None
-    else:
-        assert row is not None
-        assert {name: row[name] for name in case.row} == case.row
-    assert tuple(attempt["ending"] for attempt in await record.attempts(sent.task_id)) == case.attempts
-    assert stage.calls() == case.calls
-    kept = await record.rejected(sent.body)
-    if case.ending in (contract.REJECTED, contract.SET_ASIDE):
-        assert kept is not None
-        assert bytes(kept["body"]) == sent.body
-        assert case.count in (None, kept["count"])
-        assert case.rejected in (None, kept["reason"])
-    else:
-        assert kept is None
+    await plays_out(case, Stage(instance, record, folder, postgres, label))
 
 
 def test_every_ending_has_a_case() -> None:
