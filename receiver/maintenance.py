@@ -1,6 +1,6 @@
 """What the receiver does for itself: `sweep`, a scheduled task like any other, so that it works at zero instances.
 
-Its route is in every registry. It is given what other tasks have no business with: the settings of its instance, and what the
+Its route is in every registry, under its full path only, in messages too: short names are the plugins'. It is given what other tasks have no business with: the settings of its instance, and what the
 registry knows. The work is the enqueue client's, which stands above this room and imports HTTP and Google's credentials: it is
 loaded by name, at the first sweep, in a thread.
 
@@ -13,7 +13,7 @@ import asyncio
 import importlib
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from receiver.routes import TaskRoute
 from receiver.tasks import TaskContext, task
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from receiver.settings import Settings
+
+F = TypeVar("F", bound="Callable[..., object]")
 
 MARGIN: Final = timedelta(seconds=8)
 """Left of the task's time when a sweep gives up what is under way: its last statement may take 5 s."""
@@ -49,7 +51,14 @@ class MaintenanceContext(TaskContext):
         self.around = around
 
 
+def _named_by_path(function: F) -> F:
+    """The name is what messages, ids of firings and the registry say: the full path is nobody else's."""
+    function.__name__ = f"{function.__module__}.{function.__qualname__}"
+    return function
+
+
 @task
+@_named_by_path
 async def sweep(ctx: TaskContext) -> object:
     """Publishes what is owed, publishes again what Pub/Sub has forgotten, and prunes; returns the counts (`Swept`)."""
     if not isinstance(ctx, MaintenanceContext):

@@ -15,7 +15,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -160,10 +160,12 @@ class Task(Generic[P, R]):
 
         Raises:
             ValueError: a moment without a zone, a text that is too long, a trace context that is none.
+            TypeError: something of another kind.
         """
         _check_moment(run_after)
         for name, text in (("group_key", group_key), ("label", label)):
             _check_text(name, text)
+        _check_text("traceparent", traceparent)
         if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
             raise ValueError(
                 f"traceparent is {traceparent[:80]!r}; use W3C's form, 00-<32 hex>-<16 hex>-<2 hex>"
@@ -224,13 +226,25 @@ def task(func: Callable[P, R]) -> Task[P, R]:
 
 
 def _check_moment(run_after: datetime | timedelta | None) -> None:
-    if isinstance(run_after, datetime) and run_after.utcoffset() is None:
+    if run_after is None or isinstance(run_after, timedelta):
+        return
+    if not isinstance(run_after, datetime):
+        raise TypeError(
+            f"run_after is a {type(run_after).__qualname__}; use an aware datetime, or a timedelta from now on"
+        )
+    if run_after.utcoffset() is None:
         raise ValueError("run_after has no zone: use datetime.now(UTC) + ..., or a timedelta from now on")
+    try:
+        run_after.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("run_after is beyond the calendar in UTC") from None
 
 
 def _check_text(name: str, text: str | None) -> None:
     if text is None:
         return
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is a {type(text).__qualname__}; use text")
     try:
         storable = 0 < len(text.encode()) <= TEXT_LIMIT and "\0" not in text
     except UnicodeEncodeError:

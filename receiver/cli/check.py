@@ -112,7 +112,7 @@ def _print(report: Report) -> None:
         enabled = route.is_enabled(os.environ)
         ours = maintenance.is_built_in(route)
         listing.add_row(
-            terminal.cell(f"{route.name} (built in)" if ours else route.name, "dim" if ours else ""),
+            terminal.cell("(built in)" if ours else route.name, "dim" if ours else ""),
             terminal.cell(route.path),
             terminal.cell(f"{route.schedule} {route.schedule_timezone}" if route.is_scheduled else None),
             terminal.cell(f"{route.effective_timeout:g} s"),

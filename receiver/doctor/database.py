@@ -12,6 +12,7 @@ from receiver.doctor.findings import Check, Finding, Severity
 from receiver.doctor.record import PATIENT, SWEEPS
 from receiver.executions.ledger import LANES
 from receiver.executions.migrations import TABLES
+from receiver.maintenance import SWEEP
 
 if TYPE_CHECKING:
     from receiver.doctor.record import Look, Refused, Server, Sweeps, Waiting
@@ -172,7 +173,7 @@ def _sweeps(sweeps: Sweeps) -> list[Finding]:
             "sweeper",
             what,
             "what is deferred, or was left unpublished by a crash, waits until it runs",
-            "receiver provision --apply --only sweep",
+            f"receiver provision --apply --only {SWEEP.name}",
         )
     ]
 

@@ -16,6 +16,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
+from receiver.backends import Entry
 from receiver.enqueue import records
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.loops import LoopThread, refuse_in_loop
@@ -32,11 +33,10 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 from receiver.telemetry.logs import record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from sqlalchemy import Connection
 
-    from receiver.backends import Entry
     from receiver.executions.statements import Inserted, NewRow, OutboxRow
 
 T = TypeVar("T")
@@ -106,12 +106,12 @@ class PubSubBackend:
 
     def enqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
         """As `receiver.enqueue_many`."""
-        _check_connections(entries)
+        _check_entries(entries)
         return self._put_all(entries, connection, "enqueue_many")
 
     async def aenqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
         """As `receiver.aenqueue_many`."""
-        _check_connections(entries)
+        _check_entries(entries)
         return await self._aput_all(entries, connection)
 
     def get_result(self, task_id: str) -> TaskResult:
@@ -123,7 +123,7 @@ class PubSubBackend:
             RuntimeError: an event loop runs in this thread.
         """
         refuse_in_loop("get_result")
-        return self._thread().run(self.aget_result(task_id))
+        return self._run(self.aget_result(task_id))
 
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`."""
@@ -131,7 +131,7 @@ class PubSubBackend:
         return await records.find(outbox.lanes, task_id, self)
 
     def close(self) -> None:
-        """Closes what plain threads have used. It may be used again."""
+        """Closes what plain threads have used, once their calls are done. It may be used again."""
         refuse_in_loop("close")
         self._end_thread()
 
@@ -147,7 +147,7 @@ class PubSubBackend:
         if connection is None:
             refuse_in_loop(call)
             rows = [row_of(entry) for entry in entries]
-            return self._results(entries, rows, self._thread().run(self._write(rows)))
+            return self._results(entries, rows, self._run(self._write(rows)))
         from receiver.enqueue import transactions  # noqa: PLC0415 - imports SQLAlchemy: only who brings a connection pays
 
         begun = transactions.connection_of(connection)
@@ -185,7 +185,7 @@ class PubSubBackend:
                 driver: Any = connection.connection.dbapi_connection
                 driver.run_async(lambda _: self._publish_committed(rows))
             else:
-                self._thread().run(self._publish_committed(rows), within=AFTER_COMMIT + MARGIN)
+                self._run(self._publish_committed(rows), within=AFTER_COMMIT + MARGIN)
         except Exception as error:  # noqa: BLE001 - as it says
             why = f"left to the sweeper: {type(error).__name__}"
             self._emit(ReceiverTrouble("enqueued, not published", why, rows[0].task_id, error))
@@ -253,12 +253,15 @@ class PubSubBackend:
             emit=self._emit,
         )
 
-    def _thread(self) -> LoopThread:
-        with self._lock:
+    def _run(self, work: Coroutine[Any, Any, T], *, within: float | None = None) -> T:
+        """The result of the work, awaited in the threads' loop; errors as `LoopThread.wait`."""
+        with self._lock:  # no loop is closed between being found and being given work
             if self._loop_thread is None:
                 self._loop_thread = LoopThread()
                 atexit.register(self._end_thread)
-            return self._loop_thread
+            thread = self._loop_thread
+            future = thread.start(work)
+        return thread.wait(future, within=within)
 
     def _end_thread(self) -> None:
         with self._lock:
@@ -268,7 +271,12 @@ class PubSubBackend:
             thread.close()
 
 
-def _check_connections(entries: Sequence[Entry]) -> None:
+def _check_entries(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        if not isinstance(entry, Entry):
+            raise TypeError(
+                f"enqueue_many takes what a task's entry(...) makes, not a {type(entry).__qualname__}"
+            )
     if any(entry.options.connection is not None for entry in entries):
         raise TypeError("give the connection to enqueue_many itself: its calls are written by one statement")
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from concurrent.futures import Future
 
 T = TypeVar("T")
 
@@ -23,15 +25,23 @@ class LoopThread:
         # Not uvloop: in a process that forks, only the standard library's leaves the parent's descriptors alone.
         self._loop = asyncio.SelectorEventLoop()
         self._thread = threading.Thread(target=self._live, name="receiver enqueue", daemon=True)
+        self._under_way: set[Future[Any]] = set()
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T], *, within: float | None = None) -> T:
-        """The result of the work, awaited there.
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Has the loop do the work. Not after `close` has begun: who calls both sees to that."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
+
+    @staticmethod
+    def wait(future: Future[T], *, within: float | None = None) -> T:
+        """The result of what was started.
 
         Raises:
             TimeoutError: it took longer; it is cancelled.
         """
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result(within)
         except BaseException:
@@ -39,8 +49,9 @@ class LoopThread:
             raise
 
     def close(self) -> None:
-        """Ends the loop: what it has open closes itself first (`Outbox.open`)."""
+        """Ends the loop when what is under way is done; what it has open closes itself first (`Outbox.open`)."""
         if self._thread.is_alive():
+            futures.wait(tuple(self._under_way))
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
 

@@ -264,7 +264,7 @@ class TestCheck:
         assert "ENABLE_GREET (OFF)" in greet
         assert "dev--gyrinx.tasks--shop.greet" in greet
         assert fails.split()[:4] == ["fails", "shop.fails", "400", "s"]
-        assert sweep.startswith("sweep (built in)  receiver.maintenance.sweep  * * * * * UTC")
+        assert sweep.startswith("(built in)  receiver.maintenance.sweep  * * * * * UTC")
         assert note.startswith("note: shop.fails: timeout 400 s is longer than ack_deadline 300 s")
         assert last == "2 tasks, nothing to mend"
 

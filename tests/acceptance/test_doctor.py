@@ -18,6 +18,7 @@ from receiver.cli import group
 from receiver.errors import ReceiverError
 from receiver.local import beside
 from receiver.local.instance import free_port
+from receiver.maintenance import SWEEP
 from tests import google_fake
 from tests.acceptance.stage import Record
 from tests.google_fake import GoogleFake
@@ -47,8 +48,8 @@ INVOKE = [{"role": "roles/run.invoker", "members": ["allUsers"]}]
 SWEPT = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, enqueued_at, published_at,
                              started_at, finished_at, attempt, fence)
-VALUES ('scheduled-sweep-1', 'sweep', 'receiver.maintenance.sweep', 'shop', '[]', '{}', 'SUCCESSFUL', true, now(), now(),
-        now(), now(), 1, 1)
+VALUES ('scheduled-receiver.maintenance.sweep-1', 'receiver.maintenance.sweep', 'receiver.maintenance.sweep', 'shop',
+        '[]', '{}', 'SUCCESSFUL', true, now(), now(), now(), now(), 1, 1)
 """
 
 Run = Callable[..., "Seen"]
@@ -230,7 +231,7 @@ def test_the_service_as_it_is_deployed_is_held_against_the_settings(
     assert seen.finding("invoker-checked")["severity"] == "error"
     assert seen.finding("ingress-open")["severity"] == "note"
     over = [one for one in seen.report["findings"] if one["code"] == "timeout-over-request"]
-    assert {one["what"].split()[0] for one in over} == {"send_mail", "clean_up", "sweep"}
+    assert {one["what"].split()[0] for one in over} == {"send_mail", "clean_up", SWEEP.name}
     assert over[0]["mend"].startswith(f"gcloud run services update {flags} --timeout ")
     # 100 instances where the service names none, and the test's server takes 200.
     assert seen.finding("connections")["mend"].startswith(
@@ -279,7 +280,7 @@ WAITING = (
     INSERT INTO rejected_messages (key, body, reason, detail, namespace, count, first_seen, last_seen)
     VALUES ('k', '', 'unknown_task', 'nope', 'shop', 5, now() - interval '3 hours', now())
     """,
-    "UPDATE task_executions SET finished_at = now() - interval '14 minutes' WHERE task_name = 'sweep'",
+    "UPDATE task_executions SET finished_at = now() - interval '14 minutes' WHERE task_path = 'receiver.maintenance.sweep'",
 )
 
 

@@ -97,11 +97,11 @@ class Cast:
         """So many firings of the schedule at once; what each returned, once all have."""
         topic = f"projects/{PROJECT}/topics/{topic_name('dev', NAMESPACE, SWEEP.path)}"
         ids = self.pubsub.call(
-            lambda broker: [broker.publish(topic, [scheduled_message("sweep")])[0] for _ in range(times)]
+            lambda broker: [broker.publish(topic, [scheduled_message(SWEEP.name)])[0] for _ in range(times)]
         )
 
         async def ended() -> list[dict[str, Any]]:
-            rows = [await self.record.row(f"scheduled-sweep-{message_id}") for message_id in ids]
+            rows = [await self.record.row(f"scheduled-{SWEEP.name}-{message_id}") for message_id in ids]
             return [row for row in rows if row and row["final"]] if all(rows) else []
 
         rows = await eventually(lambda: _all(ended, times))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from receiver.errors import (
 from receiver.results import TaskResult, TaskResultStatus
 from receiver.settings import Settings
 from tests.postgres.outbox import Published, audit, mail, nowhere
-from tests.postgres.record import Instance, Look, route
+from tests.postgres.record import Instance, Look, route, until
 from tests.proxy import Proxy
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -63,6 +63,12 @@ async def test_a_call_without_a_loop_does_the_same(
     assert (await threaded(mail.get_result, result.id)).status is TaskResultStatus.READY
 
 
+async def test_what_is_no_entry_is_named(backend: PubSubBackend) -> None:
+    entries: Any = [mail.entry("ada"), "ada"]
+    with pytest.raises(TypeError, match=r"what a task's entry\(\.\.\.\) makes, not a str"):
+        await receiver.aenqueue_many(entries)
+
+
 @pytest.mark.parametrize("call", ["enqueue", "get_result", "enqueue_many", "close"])
 async def test_a_call_that_would_block_a_loop_is_refused(
     backend: PubSubBackend, look: Look, call: str
@@ -98,6 +104,33 @@ async def test_threads_share_one_loop(backend: PubSubBackend, published: Publish
     await threaded(backend.close)
     assert not [thread for thread in threading.enumerate() if thread.name == "receiver enqueue"]
     assert (await threaded(mail.enqueue, "again")).id in published.ids()
+
+
+async def test_whoever_closes_waits_for_the_calls_of_other_threads(
+    backend: PubSubBackend, published: Published, look: Look, other: Any
+) -> None:
+    await threaded(mail.enqueue, "ada")
+    said: Future[str] = Future()
+
+    def ask() -> None:
+        try:
+            mail.get_result("1")
+        except (
+            TaskResultMissing,
+            DatabaseUnavailable,
+        ) as error:  # the latter when the lock was held for long
+            said.set_result(str(error))
+
+    async with other.transaction():
+        await other.execute("LOCK TABLE task_executions IN ACCESS EXCLUSIVE MODE")
+        threading.Thread(target=ask, daemon=True).start()  # which a failure here leaves waiting for ever
+        await until(lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        closing = asyncio.create_task(threaded(backend.close))
+        await until(lambda: backend._loop_thread is None)
+    async with asyncio.timeout(30):
+        assert await asyncio.wrap_future(said)
+        await closing
+    assert (await threaded(mail.enqueue, "grace")).id in published.ids()
 
 
 async def test_each_loop_has_its_own_and_closes_it_at_its_end(

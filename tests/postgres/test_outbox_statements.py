@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from receiver.executions import statements
 from receiver.executions.dsn import Database
 from receiver.executions.lanes import Lane
 from receiver.executions.statements import NewRow
-from tests.postgres.record import NAMESPACE, Instance, Look
+from tests.postgres.record import NAMESPACE, Instance, Look, until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -51,6 +52,21 @@ async def test_a_statement_that_is_repeated_writes_nothing_again(lane: Lane, loo
     assert again["a"] == first["a"]
     assert again.keys() == {"a", "c"}
     assert await look.value("SELECT count(*) FROM task_executions") == 3
+
+
+async def test_a_statement_that_is_repeated_while_the_first_one_commits_finds_its_rows(
+    lane: Lane, look: Look, other: Any
+) -> None:
+    await lane.fetch("SET lock_timeout = 0")  # it would hurry the test, not the statement
+    transaction = other.transaction()
+    await transaction.start()
+    first = await statements.insert(other, [new("a")], namespace=NAMESPACE)
+    again = asyncio.create_task(statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE))
+    await until(lambda: look.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    await transaction.commit()
+    found = await again
+    assert found.keys() == {"a", "b"}
+    assert found["a"] == first["a"]
 
 
 async def test_what_waits_for_its_time_is_not_owed_yet(lane: Lane) -> None:

@@ -133,14 +133,16 @@ async def test_two_prunes_at_once_remove_each_row_once(
 
 async def test_sweeps_are_remembered_for_a_day(sweeps: Sweeps, look: Look) -> None:
     ours = {"task_name": SWEEP.name, "task_path": SWEEP.path}
-    await look.seed("scheduled-sweep-1", "SUCCESSFUL", **ended(1.1), **ours)
-    await look.seed("scheduled-sweep-2", "FAILED", **ended(1.1), **ours, final=True)
-    await look.seed("scheduled-sweep-3", "SUCCESSFUL", **ended(0.9), **ours)
-    await look.seed("scheduled-sweep-4", "SUCCESSFUL", **ended(1.1), **ours, namespace="elsewhere")
-    await look.seed("scheduled-sweep-5", "SUCCESSFUL", **ended(1.1))  # of another task, by chance
-    await look.seed("scheduled-sweeper-6", "SUCCESSFUL", **ended(1.1))
+    firing = f"scheduled-{SWEEP.name}"
+    await look.seed(f"{firing}-1", "SUCCESSFUL", **ended(1.1), **ours)
+    await look.seed(f"{firing}-2", "FAILED", **ended(1.1), **ours, final=True)
+    await look.seed(f"{firing}-3", "SUCCESSFUL", **ended(0.9), **ours)
+    await look.seed(f"{firing}-4", "SUCCESSFUL", **ended(1.1), **ours, namespace="elsewhere")
+    await look.seed(f"{firing}-5", "SUCCESSFUL", **ended(1.1))  # of another task, by chance
+    await look.seed(f"{firing}er-6", "SUCCESSFUL", **ended(1.1))
+    await look.seed("scheduled-sweep-7", "SUCCESSFUL", **ended(1.1))
     assert await sweeps.sweep() == Swept(pruned=2)
-    assert not await ids(look) & {"scheduled-sweep-1", "scheduled-sweep-2"}
+    assert not await ids(look) & {f"{firing}-1", f"{firing}-2"}
 
 
 async def test_rejected_messages_go_after_the_retention_too(sweeps: Sweeps, look: Look) -> None:

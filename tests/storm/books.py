@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from receiver.maintenance import SWEEP
+
 STAGE: Final = """
 CREATE TABLE effects (label text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE violations (task_id text NOT NULL, what text NOT NULL, was jsonb NOT NULL, became jsonb NOT NULL);
@@ -108,7 +110,7 @@ def _children(
 ) -> None:
     """What tasks enqueued: one for each parent that succeeded, once; and nothing that nobody sent."""
     sent = {one.task_id for one in expected}
-    others = [row for task_id, row in rows.items() if task_id not in sent and row["task_name"] != "sweep"]
+    others = [row for task_id, row in rows.items() if task_id not in sent and row["task_name"] != SWEEP.name]
     children = Counter(row["args"] for row in others)
     for one in expected:
         if one.task == "parent":

@@ -23,7 +23,8 @@ from receiver.local.faults import FaultSettings
 from receiver.local.instance import EMAIL
 from receiver.local.postgres import Postgres
 from receiver.local.signer import Signer
-from receiver.messages import encode_payload
+from receiver.maintenance import SWEEP
+from receiver.messages import encode_payload, scheduled_payload
 from receiver.settings import PUSH_PATH, Settings
 from tests.acceptance.stage import Record
 from tests.storm.books import STAGE, Balance, Expected, balance
@@ -233,7 +234,7 @@ def _payload(name: str, label: str) -> bytes:
 
 async def _schedule(pubsub: beside.Beside) -> None:
     """Cloud Scheduler's part: a sweep every so often, until cancelled."""
-    sweep = Published(base64.b64encode(encode_payload("scheduled-sweep", "sweep", [], {}, None)).decode())
+    sweep = Published(base64.b64encode(scheduled_payload(SWEEP.name)).decode())
     while True:
         await asyncio.to_thread(pubsub.call, lambda broker: broker.publish(SWEEPS, [sweep]))
         await asyncio.sleep(SWEEP_EVERY)
@@ -252,7 +253,7 @@ async def _delivered(pubsub: beside.Beside, record: Record, patience: float, fou
 
     async def unfinished() -> int:
         (row,) = await record.fetch(
-            "SELECT count(*)::int AS n FROM task_executions WHERE NOT final AND task_name <> 'sweep'"
+            "SELECT count(*)::int AS n FROM task_executions WHERE NOT final AND task_path <> 'receiver.maintenance.sweep'"
         )
         left: int = row["n"]
         return left

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from receiver import maintenance
 from receiver.errors import PluginError, Rejected, RejectionReason
 from receiver.maintenance import SWEEP
 from receiver.registry import Registry
 from receiver.routes import TaskRoute
-from receiver.tasks import TaskContext
+from receiver.tasks import Task, TaskContext
 
 
 def send(user_id: str, *, copies: int = 1) -> None: ...
@@ -39,16 +40,30 @@ def test_routes_keep_their_order() -> None:
 def test_the_receivers_own_routes_are_always_there() -> None:
     registry = Registry([TaskRoute(send)])
     assert registry.routes == (TaskRoute(send), SWEEP)
-    assert registry.find("sweep") is SWEEP
-    assert registry.paths["receiver.maintenance.sweep"] == registry.paths["sweep"] == SWEEP.path
+    assert registry.find("receiver.maintenance.sweep") is SWEEP
+    assert (
+        registry.paths["receiver.maintenance.sweep"]
+        == SWEEP.name
+        == SWEEP.path
+        == "receiver.maintenance.sweep"
+    )
     assert registry.paths["send"] == f"{__name__}.send"
 
 
-def test_a_name_of_the_receivers_own_is_refused_with_what_to_do() -> None:
+def test_a_plugin_may_call_its_task_as_the_receivers_own_is_called() -> None:
     def sweep() -> None: ...
 
+    route = TaskRoute(sweep)
+    registry = Registry([route])
+    assert registry.find("sweep") is route
+    assert registry.find("receiver.maintenance.sweep") is SWEEP
+    # What is published says the path, or the plugin's task would be given it.
+    assert Task(SWEEP.function).name == maintenance.sweep.name == SWEEP.path
+
+
+def test_the_path_of_the_receivers_own_is_refused_with_what_to_do() -> None:
     with pytest.raises(PluginError, match=r"receiver's own receiver.maintenance.sweep; rename the function"):
-        Registry([TaskRoute(sweep)])
+        Registry([TaskRoute(send, aliases=[SWEEP.path])])
 
 
 def clashing() -> list[tuple[list[TaskRoute], str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any, cast
 
 import pytest
@@ -192,6 +192,7 @@ def test_options_are_of_a_copy_and_add_up() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"run_after": datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))}, "beyond the calendar"),
         ({"run_after": datetime(2026, 1, 1)}, "has no zone"),  # noqa: DTZ001 - that is what is refused
         ({"group_key": ""}, "group_key is ''"),
         ({"group_key": "x" * 256}, "1 to 255 bytes"),
@@ -202,6 +203,21 @@ def test_options_are_of_a_copy_and_add_up() -> None:
 )
 def test_an_option_that_cannot_be_stored_is_refused(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
+        ship.using(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"run_after": 60}, "run_after is a int; use an aware datetime, or a timedelta"),
+        ({"run_after": date(2026, 1, 1)}, "run_after is a date"),
+        ({"group_key": 5}, "group_key is a int; use text"),
+        ({"label": 5}, "label is a int"),
+        ({"traceparent": b"00"}, "traceparent is a bytes"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_where_it_is_given(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(TypeError, match=says):
         ship.using(**options)
 
 

@@ -89,6 +89,14 @@ SELECT task_id, enqueued_at, run_after, coalesce(run_after <= clock_timestamp(),
 
 async def insert(executor: Executor, rows: Sequence[NewRow], *, namespace: str) -> dict[str, Inserted]:
     """A new row, READY; by task_id. May be repeated when its answer was lost."""
+    found = await _insert(executor, rows, namespace)
+    if len(found) < len(rows):
+        # The statement whose answer was lost was still under way: this one waited for its commit, and looks from before it.
+        found = await _insert(executor, rows, namespace)
+    return found
+
+
+async def _insert(executor: Executor, rows: Sequence[NewRow], namespace: str) -> dict[str, Inserted]:
     found = await executor.fetch(
         INSERT,
         [row.task_id for row in rows],

@@ -21,6 +21,7 @@ from receiver.local.instance import EMAIL, PROJECT, Instance
 from receiver.local.postgres import Postgres
 from receiver.local.pusher import message, scheduled_message
 from receiver.local.signer import Signer
+from receiver.maintenance import SWEEP
 from receiver.naming import topic_name
 from tests.acceptance.conftest import PLUGIN, new_instance
 from tests.acceptance.emulator import Emulator
@@ -101,7 +102,7 @@ class House:
         await self.record.fetch(
             "UPDATE task_executions SET enqueued_at = enqueued_at - interval '61 s' WHERE status = 'READY'"
         )
-        answer = await asyncio.to_thread(self.instance.pusher().send, scheduled_message("sweep"))
+        answer = await asyncio.to_thread(self.instance.pusher().send, scheduled_message(SWEEP.name))
         assert (answer.status_code, answer.text) == (200, "The task completed.")
 
 
