@@ -17,6 +17,7 @@ What this instance holds it does not claim again: its old code may still run her
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +56,9 @@ if TYPE_CHECKING:
     from receiver.executions.dsn import Database
     from receiver.executions.heartbeat import Heartbeat
     from receiver.executions.transaction import TaskTransaction
+
+LOCK_PAUSES = (0.01, 0.04, 0.1)
+"""Seconds until a claim looks again at a row that is free, and locked by somebody for a moment."""
 
 LANES = 4
 """Connections of the ledger: one for the batch of claims, one for that of settlements, one that may wait for a locked row,
@@ -107,9 +111,8 @@ class Ledger:
         item = items.claim_item(call)
         if (held := self._heartbeat.find(item.task_id)) is not None:
             return await self._beside(item, held)
-        sent = time.monotonic()
         try:
-            row = await self._claims.submit(item)
+            sent, row = await self._claimed(item)
         except ItemRefused as refused:
             raise Rejected(
                 RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
@@ -134,6 +137,19 @@ class Ledger:
                 )
             case _:
                 return Busy()
+
+    async def _claimed(self, item: ClaimItem) -> tuple[float, ClaimRow]:
+        """What a claim found, and when it was sent.
+
+        A message may come while its enqueuer is still marking the row as published, which takes milliseconds: a 429 would cost
+        the task its backoff, of 10 s at least by default.
+        """
+        for pause in LOCK_PAUSES:
+            sent, row = time.monotonic(), await self._claims.submit(item)
+            if row.verdict != "locked":
+                return sent, row
+            await asyncio.sleep(pause)
+        return time.monotonic(), await self._claims.submit(item)
 
     async def settle(self, claimed: Claimed, outcome: Outcome) -> Ending:
         """Writes how the run ended, and says how the delivery ends: the outcome itself once it is committed.

@@ -10,7 +10,7 @@ import pytest
 
 from receiver.calls import Claimed
 from receiver.errors import Rejected, RejectionReason
-from receiver.executions import statements
+from receiver.executions import ledger, statements
 from receiver.outcomes import Busy, Done, Exhausted, HandedBack, NotDue, Succeeded
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, other_task, route, token
@@ -287,7 +287,21 @@ async def test_a_batch_of_every_kind_gives_each_its_own_answer(instance: Instanc
             assert result.task_id == task_id
 
 
-async def test_a_row_that_somebody_else_has_locked_is_busy_at_once(
+async def test_a_row_that_its_enqueuer_is_marking_is_claimed_a_moment_later(
+    instance: Instance, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not 429: the task would wait for its backoff."""
+    monkeypatch.setattr(ledger, "LOCK_PAUSES", (0.01,) * 1000)
+    await look.seed("marked")
+    async with other.transaction():
+        await other.execute("UPDATE task_executions SET published_at = now() WHERE task_id = 'marked'")
+        claim = asyncio.create_task(instance.ledger.claim(call("marked")))
+        done, _ = await asyncio.wait({claim}, timeout=0.1)  # long enough for an answer, which must not come
+        assert not done
+    assert isinstance(await claim, Claimed)
+
+
+async def test_a_row_that_somebody_else_has_locked_is_busy_soon(
     instance: Instance, look: Look, other: Any
 ) -> None:
     """Its neighbour in the batch is claimed meanwhile: nobody waits for the lock."""

@@ -34,7 +34,7 @@ class ClaimItem:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRow:
-    """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted or foreign."""
+    """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted, foreign, or locked: free but for a lock on its row."""
 
     task_id: str
     verdict: str
@@ -150,7 +150,7 @@ SELECT i.task_id,
            WHEN e.status = 'RUNNING' AND e.lease_expires_at > clock_timestamp() THEN 'busy'
            WHEN e.run_after > clock_timestamp() THEN 'not_due'
            WHEN e.attempt >= i.max_attempts THEN 'exhausted'
-           ELSE 'busy'
+           ELSE 'locked'
        END AS verdict
 FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS i(task_id, task_name, paths, max_attempts)
 LEFT JOIN task_executions e ON e.task_id = i.task_id
