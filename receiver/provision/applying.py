@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from receiver.errors import GoogleConflict, GoogleError, GoogleMissing, GoogleRefused
@@ -21,7 +21,8 @@ from receiver.provision.cloud import Cloud
 from receiver.provision.crew import SIDE_BY_SIDE, each
 from receiver.provision.explanations import reason
 from receiver.provision.fields import Difference, differences, mask, merged
-from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, is_within
+from receiver.provision.ownership import Belongs
+from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, belongs, is_within
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
 
@@ -46,10 +47,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It is not as planned, and why."""
+    """It is not as planned, and why. `lost`: it is another owner's by now, so that nothing may be hung on it."""
 
     change: Change
     why: str
+    lost: bool = False
 
 
 Result: TypeAlias = Done | Failed
@@ -74,7 +76,7 @@ async def apply(
                 result: Result = Failed(change, f"not tried: it needs {missing[0].rpartition('/')[2]}")
             else:
                 result = await _carried(change, cloud, scope)
-            if isinstance(result, Failed) and isinstance(change, Create):
+            if isinstance(result, Failed) and (result.lost or isinstance(change, Create)):
                 failed.add(change.item.name)
             results.append(result)
             tell(result)
@@ -106,7 +108,7 @@ async def _carried(change: Change, cloud: Cloud, scope: Scope) -> Result:
             case Give():
                 return await _given(change, cloud)
             case Update():
-                return await _updated(change, cloud)
+                return await _updated(change, cloud, scope)
             case Delete():
                 return await _deleted(change, cloud)
     except GoogleError as error:
@@ -126,7 +128,7 @@ async def _made(change: Create, cloud: Cloud) -> Result:
     return await _against_others(change, lambda: cloud.create(change.item), read_back)
 
 
-async def _updated(change: Update, cloud: Cloud) -> Result:
+async def _updated(change: Update, cloud: Cloud, scope: Scope) -> Result:
     item, latest = change.item, change.found
     fields = mask(item.kind, change.differences)
 
@@ -139,6 +141,8 @@ async def _updated(change: Update, cloud: Cloud) -> Result:
         if found is None:
             return Failed(change, "deleted by somebody else at the same moment: plan again")
         latest = found
+        if belongs(found, scope) not in {Belongs.OURS, belongs(change.found, scope)}:
+            return Failed(change, "somebody else made it theirs at the same moment: plan again", lost=True)
         if differences(item, found):
             return None
         return Done(change, "changed by somebody else at the same moment, to just this")
@@ -152,7 +156,7 @@ async def _updated(change: Update, cloud: Cloud) -> Result:
             return await _emulated(change, fields, error, cloud)
         raise
     if isinstance(result, Failed) and (left := differences(item, latest)):
-        return Failed(change, f"{result.why}; it differs in {_named(left)}")
+        return replace(result, why=f"{result.why}; it differs in {_named(left)}")
     return result
 
 

@@ -58,12 +58,24 @@ def reason(error: GoogleError, kind: Kind | None, scope: Scope) -> str:
                 f"{said}; is SCHEDULER_LOCATION {scope.location} a region of Cloud Scheduler? "
                 f"gcloud scheduler locations list --project {scope.project}; or use --skip-scheduler"
             )
-        case GoogleMissing() if kind is Kind.GRANT:
-            return f"{said}; is TASKS_SERVICE_ACCOUNT an account that exists?"
+        case GoogleRefused() if kind is Kind.GRANT and (who := _nobody(error, scope)):
+            return f"{said}; {who}"
         case GoogleConflict() | GoogleUnavailable():
             return f"{said}; try again"
         case _:
             return said
+
+
+def _nobody(error: GoogleRefused, scope: Scope) -> str | None:
+    """Which account is not there, if that is what ails a grant: the one that it is on, or the one that it is for."""
+    if isinstance(error, GoogleMissing):
+        return "is TASKS_SERVICE_ACCOUNT an account that exists?"
+    if "does not exist" in error.message:
+        return (
+            "if that is Pub/Sub's own account: gcloud beta services identity create "
+            f"--service pubsub.googleapis.com --project {scope.project}; then apply again"
+        )
+    return None
 
 
 def _permission(error: GoogleForbidden, kind: Kind | None) -> str:

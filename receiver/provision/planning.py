@@ -60,7 +60,7 @@ class Delete:
 class Refused:
     """It should change, and must not, or cannot: `why`, with the way out."""
 
-    item: Resource
+    item: Resource | Grant
     why: str
 
 
@@ -148,6 +148,7 @@ def plan(
         for one in wanted
         for entry in _of_wanted(one, observed, scope, take_over=take_over, pruning=prune is not None)
     ]
+    entries = list(_without_needs(entries))
     if orphans:
         names = {one.item.name for one in wanted}
         entries += [
@@ -187,9 +188,9 @@ def _of_wanted(
         if one.former is None:
             yield Create(item, one.needs)
         return
-    belongs = _belongs(found, scope)
-    if belongs is Belongs.OTHERS or (belongs is Belongs.FORMER_SERVICES and not take_over):
-        yield Refused(item, f"{_foreign(found)}; {_WAYS[belongs]}")
+    whose = belongs(found, scope)
+    if whose is Belongs.OTHERS or (whose is Belongs.FORMER_SERVICES and not take_over):
+        yield Refused(item, f"{_foreign(found)}; {_WAYS[whose]}")
         return
     changed = differences(item, found)
     fixed = [difference for difference in changed if difference.fixed is not None]
@@ -199,11 +200,30 @@ def _of_wanted(
     elif fixed:
         yield Refused(item, _way_out(item, fixed))
     elif changed:
-        yield Update(item, found, changed, one.needs, adopted=belongs is Belongs.NOBODYS)
+        yield Update(item, found, changed, one.needs, adopted=whose is Belongs.NOBODYS)
     elif one.former is not None and pruning:
         yield Kept(item, f"{one.former} is still known by this name (its aliases)")
     else:
         yield Unchanged(item)
+
+
+def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """What stands on something that is refused is refused with it.
+
+    Else a subscription of ours would take the messages of another owner's topic, and a role would be given on it. What is needed
+    comes before what needs it.
+    """
+    refused: set[str] = set()
+    for entry in entries:
+        judged = entry
+        if isinstance(entry, Create | Give | Update):
+            missing = next((name for name in entry.needs if name in refused), None)
+            if missing is not None:
+                what = f"{kind_of(missing)} {missing.rpartition('/')[2]}"
+                judged = Refused(entry.item, f"it needs {what}, which is refused")
+        if isinstance(judged, Refused):
+            refused.add(judged.item.name)
+        yield judged
 
 
 def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over: bool) -> Entry:
@@ -219,7 +239,7 @@ def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over
 
 
 def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
-    match _belongs(found, scope):
+    match belongs(found, scope):
         case Belongs.OURS:
             return None
         case Belongs.FORMER_SERVICES if take_over:
@@ -230,7 +250,8 @@ def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
             return _foreign(found)
 
 
-def _belongs(found: Resource, scope: Scope) -> Belongs:
+def belongs(found: Resource, scope: Scope) -> Belongs:
+    """Whose a resource says it is."""
     if found.kind is Kind.JOB:
         return scope.owner.of_description(found.body.get("description", ""))
     return scope.owner.of_labels(found.body.get("labels", {}))

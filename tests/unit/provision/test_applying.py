@@ -14,6 +14,7 @@ from receiver.provision.applying import Done, Failed, apply
 from receiver.provision.cloud import Cloud
 from receiver.provision.desired import desired_grants
 from receiver.provision.observed import observe
+from receiver.provision.ownership import Owner
 from receiver.provision.planning import Delete, Needed, Plan
 from receiver.provision.provisioning import Options, Run, provisioning_goal, removal_goal
 from receiver.provision.resources import Kind, Resource, Wanted
@@ -248,6 +249,22 @@ async def test_an_update_that_somebody_else_made_is_done(cloud: Cloud, google: G
     assert note == "changed by somebody else at the same moment, to just this"
 
 
+async def test_one_that_somebody_else_adopts_at_the_same_moment_is_theirs(
+    cloud: Cloud, google: GoogleFake
+) -> None:
+    google.pubsub.topics[TOPIC] = {"name": TOPIC}
+    theirs = Owner("prod", "shop", "other.a.run.app").labels
+    google.before(f"PATCH .*{re.escape(TOPIC)}$", lambda: google.pubsub.topics[TOPIC].update(labels=theirs))
+    google.fail(f"PATCH .*{re.escape(TOPIC)}$", 409, "ABORTED", "concurrent")
+    notes = await applied(run_for(cloud, wanted(MAIL)))
+    assert notes[TOPIC.rpartition("/")[2]] == (
+        "FAILED somebody else made it theirs at the same moment: plan again; it differs in "
+        f"labels.receiver-service: {theirs['receiver-service']} → {SCOPE.owner.labels['receiver-service']}"
+    )
+    assert notes[SUBSCRIPTION.rpartition("/")[2]] == f"FAILED not tried: it needs {TOPIC.rpartition('/')[2]}"
+    assert google.pubsub.topics[TOPIC]["labels"] == theirs
+
+
 async def test_one_that_is_deleted_under_an_update_is_told(cloud: Cloud, google: GoogleFake) -> None:
     run = run_for(cloud, wanted(MAIL))
     await applied(run)
@@ -426,6 +443,19 @@ async def test_an_account_that_does_not_exist_is_named(cloud: Cloud, google: Goo
     assert str(await refusal(run_for(cloud, everything, Options(grant=True)))) == (
         f"cannot read who may use {ACCOUNT}: Unknown service account; "
         "is TASKS_SERVICE_ACCOUNT an account that exists?"
+    )
+
+
+async def test_pubsubs_own_account_that_is_not_there_yet_is_told_how_it_comes_to_be(
+    cloud: Cloud, google: GoogleFake
+) -> None:
+    everything = (*wanted(MAIL), *desired_grants(wanted(MAIL), SCOPE, PUSH, "415104041262"))
+    said = f"Service account {AGENT.partition(':')[2]} does not exist."
+    google.fail(f"{re.escape(SUBSCRIPTION)}:setIamPolicy", 400, "INVALID_ARGUMENT", said)
+    (note,) = (await applied(run_for(cloud, everything, Options(grant=True)))).values()
+    assert note == (
+        f"FAILED {said}; if that is Pub/Sub's own account: gcloud beta services identity create "
+        "--service pubsub.googleapis.com --project shop-prod; then apply again"
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver import TaskRoute
+from receiver.provision.desired import desired_grants
 from receiver.provision.fields import merged
 from receiver.provision.observed import Observed
 from receiver.provision.ownership import Owner
@@ -27,9 +28,11 @@ from receiver.provision.planning import (
 from receiver.provision.resources import Grant, Kind, Resource, Wanted
 from receiver.provision.scope import Scope
 from tests.unit.provision.world import (
+    ACCOUNT,
     CLEAN,
     HERE,
     MAIL,
+    PUSH,
     SCOPE,
     as_listed,
     changed,
@@ -117,6 +120,23 @@ def test_another_owners_resource_is_refused_whatever_is_asked(*, take_over: bool
         f"it belongs to prod--shop-2 of {FOREIGN.labels['receiver-service']}",
         "it belongs to prod--shop-2 of other.a.run.app",
     ]
+
+
+def test_nothing_is_hung_on_what_is_refused() -> None:
+    """A subscription of ours would take another owner's messages, a job fire into its tasks, a role be given on it."""
+    foreign = Observed.of([topic(MAIL_TOPIC, FOREIGN), topic(SCOPE.dead_letter_topic, FORMER)])
+    grants = desired_grants(wanted(), SCOPE, PUSH, "42")
+    made = plan((*wanted(), *grants), foreign, SCOPE)
+    *made_here, given = made.changes
+    assert [change.item.name for change in made_here] == [
+        f"{P}/topics/prod--shop.tasks--{HERE}.clean_up",
+        SCOPE.job(CLEAN.path),
+    ]
+    assert isinstance(given, Give)
+    assert given.item.target == f"projects/-/serviceAccounts/{ACCOUNT}"
+    letters = entry(made, SCOPE.dead_letter_subscription)
+    assert isinstance(letters, Refused)
+    assert letters.why == "it needs topic prod--shop.dead-letters, which is refused"
 
 
 def test_the_same_receivers_other_service_is_refused_until_it_is_taken_over() -> None:
