@@ -22,7 +22,8 @@ from rich.table import Table
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import receiver
-from receiver import aenqueue_many, enqueue_many, task
+from benchmarks.mail import send_mail
+from receiver import aenqueue_many, enqueue_many
 from receiver.enqueue import PubSubBackend
 from receiver.executions.migrations import upgrade
 from receiver.local.postgres import Postgres
@@ -38,11 +39,6 @@ with running() as pubsub:
     print(pubsub.host, flush=True)
     sys.stdin.read()
 """
-
-
-@task
-def send_mail(user: str, *, language: str = "en") -> None:
-    """Is never run."""
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from datetime import UTC, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -24,10 +25,15 @@ from receiver.executions.statements import NewRow
 from receiver.google.pubsub import MAX_DATA
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from receiver.backends import Entry, Options
 
 ROOM: Final = 2000
 """Bytes of a message beside its arguments, at most: id, name and time, and what JSON puts between them."""
+
+LONGEST_FLOAT: Final = 330
+"""Digits of a float that is written out, at most: 5e-324 has 324 after its point."""
 
 
 def _plain(value: Any) -> Any:
@@ -48,8 +54,12 @@ def row_of(entry: Entry) -> NewRow:
         TypeError: an argument is not JSON, or more than a message holds. The line names the task and the place.
     """
     task, options = entry.task, entry.options
+    if task.path.startswith("__main__."):
+        raise TypeError(
+            f"{task.path} is defined in the script that runs, which the receiver knows by no name: move it to a module"
+        )
     args, kwargs = _encoded(entry)
-    size = len(args) + len(kwargs) + ROOM
+    size = ROOM + _stored_size(entry, args, kwargs)
     if size > MAX_DATA:
         raise TypeError(
             f"{task.path}: its arguments have {size} bytes as JSON, a message holds {MAX_DATA}; "
@@ -68,6 +78,27 @@ def row_of(entry: Entry) -> NewRow:
         label=options.label,
         trace=traceparent(options),
     )
+
+
+def _stored_size(entry: Entry, args: bytes, kwargs: bytes) -> int:
+    """Bytes of the arguments as PostgreSQL gives them back, which writes 1e308 out: the sweeper publishes those."""
+    size = len(args) + len(kwargs)
+    if size + LONGEST_FLOAT * (args.count(b"e") + kwargs.count(b"e")) <= MAX_DATA:  # nearly always
+        return size
+    return size + sum(len(format(Decimal(repr(each)), "f")) for each in _floats([entry.args, entry.kwargs]))
+
+
+def _floats(value: Any) -> Iterator[float]:
+    match value:
+        case float():
+            yield value
+        case list() | tuple():
+            for each in value:
+                yield from _floats(each)
+        case dict():
+            yield from _floats(list(value.values()))
+        case _:
+            return
 
 
 def traceparent(options: Options) -> str | None:
