@@ -193,7 +193,10 @@ def _job(job: Resource, check: Check) -> Iterator[Finding]:
             "job-paused" if state == "PAUSED" else "job-disabled",
             f"scheduler job {name} is {str(state).lower()}",
             "its schedule never fires",
-            f"gcloud scheduler jobs resume {flags}",
+            # Only a paused job can be resumed; what Cloud Scheduler itself has disabled is made anew.
+            f"gcloud scheduler jobs resume {flags}"
+            if state == "PAUSED"
+            else f"gcloud scheduler jobs delete {flags} --quiet && {APPLY}",
         )
     status: Any = job.body.get("status") or {}
     if status.get("code"):

@@ -361,6 +361,15 @@ class TestResources:
         found = resources.judge(Provisioned(plan(world.wanted(), seen, world.SCOPE), seen), Check.SCHEDULER)
         assert codes(found) == expected
 
+    def test_a_job_that_cloud_scheduler_disabled_cannot_be_resumed(self) -> None:
+        settled = world.settled()
+        (job,) = [one for one in settled.resources if one.kind is Kind.JOB]
+        for state, verb in (("PAUSED", "resume"), ("DISABLED", "delete")):
+            seen = settled.with_(job.name, world.changed(job, state=state))
+            made = Provisioned(plan(world.wanted(), seen, world.SCOPE), seen)
+            (found,) = resources.judge(made, Check.SCHEDULER)
+            assert found.mend.startswith(f"gcloud scheduler jobs {verb} {job.id} ")
+
     def test_what_nothing_needs_is_told_from_what_still_fires(self) -> None:
         seen = world.settled()
         found = resources.judge(
