@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 APPLY: Final = "receiver provision --apply"
 
+NO_SUCH_TOPIC: Final = 5
+"""NOT_FOUND, as Cloud Scheduler tells of a firing whose topic is not there."""
+
 _MISSING: Final = {
     Kind.TOPIC: "what is published for it is lost to its enqueuer, who is told an error",
     Kind.SUBSCRIPTION: "what is published for it is never delivered",
@@ -150,7 +153,7 @@ def _drifted(seen: Provisioned, check: Check) -> Iterator[Finding]:
                     "kept",
                     what,
                     "it costs little and does nothing",
-                    "receiver provision --prune --apply",
+                    "receiver provision --prune --apply" if "--prune" in why else _look_at(item),
                 )
             case _:
                 pass
@@ -208,8 +211,17 @@ def _job(job: Resource, check: Check) -> Iterator[Finding]:
             f"scheduler job {name}: its last attempt failed with code {status['code']}"
             + (f" ({said})" if said else ""),
             "its message was not published; Cloud Scheduler tries three times, and then at the next firing",
-            f"gcloud scheduler jobs run {flags}",
+            APPLY if status["code"] == NO_SUCH_TOPIC else f"gcloud scheduler jobs run {flags}",
         )
+
+
+def _look_at(item: Resource) -> str:
+    """What provisioning never touches is somebody's to decide about."""
+    _, project, kinds, name = item.name.split("/", 3)
+    if item.kind is Kind.JOB:
+        location, _, name = name.split("/")
+        return f"gcloud scheduler jobs describe {name} --location {location} --project {project}"
+    return f"gcloud pubsub {kinds} describe {name} --project {project}"
 
 
 def _some(names: Sequence[str], most: int = 3) -> str:

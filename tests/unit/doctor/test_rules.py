@@ -376,6 +376,27 @@ class TestResources:
             Provisioned(plan(world.wanted(world.MAIL), seen, world.SCOPE), seen), Check.PUBSUB
         )
         assert codes(found) == {"orphan": "WARNING", "kept": "NOTE"}
+        assert {one.mend for one in found if one.code == "kept"} == {"receiver provision --prune --apply"}
+
+    def test_what_is_somebody_elses_is_looked_at_and_not_pruned(self) -> None:
+        settled = world.settled()
+        for one in settled.resources:
+            fields: dict[str, Any] = {"description": ""} if one.kind is Kind.JOB else {"labels": {}}
+            settled = settled.with_(one.name, world.changed(one, **fields))
+        made = plan(world.wanted(world.MAIL), settled, world.SCOPE)
+        found = resources.judge(Provisioned(made, settled), Check.PUBSUB)
+        mends = {one.mend.rpartition(" --project")[0] for one in found if one.code == "kept"}
+        assert mends
+        assert all(mend.startswith("gcloud ") and " describe " in mend for mend in mends), mends
+
+    def test_a_firing_without_its_topic_is_mended_by_provisioning(self) -> None:
+        settled = world.settled()
+        (job,) = [one for one in settled.resources if one.kind is Kind.JOB]
+        for code, mend in ((5, "receiver provision --apply"), (7, "gcloud scheduler jobs run ")):
+            seen = settled.with_(job.name, world.changed(job, status={"code": code}))
+            made = Provisioned(plan(world.wanted(), seen, world.SCOPE), seen)
+            (found,) = resources.judge(made, Check.SCHEDULER)
+            assert found.mend.startswith(mend)
 
     def test_nothing_there_is_one_finding_a_kind(self) -> None:
         made = plan(world.wanted(), Observed(), world.SCOPE)
