@@ -53,7 +53,7 @@ def receiver_database_url() -> Iterator[str]:
 def receiver_registry() -> Registry:
     """The tasks under test: those of `TASKS_MODULES`, or of the installed plugins; override it to choose."""
     from receiver.registry import load  # noqa: PLC0415 - as above
-    from receiver.settings import Settings  # noqa: PLC0415
+    from receiver.settings import Settings  # noqa: PLC0415 - as above
 
     return load(Settings.from_environ(os.environ))
 

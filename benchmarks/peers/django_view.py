@@ -36,12 +36,12 @@ settings.configure(
 django.setup()
 
 from django.core.wsgi import get_wsgi_application  # noqa: E402 - Django has to be set up first
-from django.db import connection, models, transaction  # noqa: E402
-from django.http import HttpResponse  # noqa: E402
-from django.urls import path  # noqa: E402
-from django.utils import timezone  # noqa: E402
-from django.views.decorators.csrf import csrf_exempt  # noqa: E402
-from google.auth import jwt  # noqa: E402
+from django.db import connection, models, transaction  # noqa: E402 - as above
+from django.http import HttpResponse  # noqa: E402 - as above
+from django.urls import path  # noqa: E402 - as above
+from django.utils import timezone  # noqa: E402 - as above
+from django.views.decorators.csrf import csrf_exempt  # noqa: E402 - as above
+from google.auth import jwt  # noqa: E402 - as above
 
 with urlopen(os.environ["CERTS_URL"]) as answer:  # noqa: S310 - a loopback address of our own
     certs = json.load(answer)

@@ -16,7 +16,6 @@ from receiver.maintenance import SWEEP
 STAGE: Final = """
 CREATE TABLE effects (label text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
 CREATE TABLE violations (task_id text NOT NULL, what text NOT NULL, was jsonb NOT NULL, became jsonb NOT NULL);
-CREATE TABLE claims (task_id text NOT NULL, fence bigint NOT NULL);
 
 CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

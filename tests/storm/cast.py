@@ -36,16 +36,13 @@ class Receiver:
 
     def __init__(
         self,
-        number: int,
         url: str,
         chance: random.Random,
         signer: Signer,
         certs_url: str,
         env: dict[str, str],
     ) -> None:
-        self.number = number
         self.proxy = Proxy(url)
-        self.lives = 0
         self.ended: list[int] = []
         self._chance = chance
         self._signer = signer
@@ -69,7 +66,6 @@ class Receiver:
         self.proxy.start()
         try:
             while True:
-                self.lives += 1
                 self._instance = self._made()
                 self._instance.launch()
                 while self._instance.process.poll() is None:  # noqa: ASYNC110 - a process tells nobody

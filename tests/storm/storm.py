@@ -121,14 +121,13 @@ async def storm(plan: Plan, seed: int, say: Callable[[str], None] = lambda _: No
         }
         receivers = [
             Receiver(
-                n,
                 postgres.url("storm"),
                 random.Random(chance.randrange(2**32)),
                 signer,
                 pubsub.certs_url,
                 env,
             )
-            for n in range(RECEIVERS)
+            for _ in range(RECEIVERS)
         ]
         lives = [asyncio.create_task(one.live()) for one in receivers]
         stack.push_async_callback(_end, lives)

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver import TaskRoute
 from receiver.app import create_app, traceparent
@@ -287,3 +288,20 @@ def test_without_an_account_there_is_no_app() -> None:
         Service(Settings(database_url=NOWHERE), Registry([TaskRoute(ship)]), emit=lambda _: None)
     with pytest.raises(SettingError, match=r"^DATABASE_URL is not set; "):
         Service(Settings(push_auth=PushAuth.OFF), Registry([TaskRoute(ship)]), emit=lambda _: None)
+
+
+async def test_middleware_that_somebody_adds_sees_pushes_too(app: App) -> None:
+    """Pushes go past Starlette's own two, but never past one that was asked for."""
+    seen: list[str] = []
+
+    class Watching:
+        def __init__(self, inner: ASGIApp) -> None:
+            self._inner = inner
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(scope["path"])
+            await self._inner(scope, receive, send)
+
+    app.asgi.add_middleware(Watching)
+    assert (await app.push(chunk(2, more=False)))[0] in {400, 500}
+    assert seen == [PUSH_PATH]

@@ -144,10 +144,6 @@ async def test_what_stops_is_handed_back_what_ends_is_done_and_the_rest_has_a_sh
 
 
 SHUTDOWNS = 50
-ENOUGH = 20
-LONG_ENOUGH = 60.0
-"""Seconds after which so many are enough: fifty take half a minute, and minutes on a machine that others keep busy."""
-
 AT_ONCE = 4
 
 
@@ -191,23 +187,23 @@ async def one_of_fifty(launch: Launch, record: Record, marks: Marks, chance: ran
     return True
 
 
-@pytest.mark.timeout(600)  # half a minute on a quiet machine
+@pytest.mark.timeout(600)  # a minute on a quiet machine
 async def test_fifty_shutdowns_at_random_moments(launch: Launch, record: Record, marks: Marks) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails, to repeat it
     chances = [random.Random(seed + number) for number in range(3 * SHUTDOWNS)]
-    seen, end = 0, time.monotonic() + LONG_ENOUGH
+    seen = 0
 
     async def in_turn() -> None:
         nonlocal seen
-        while chances and seen < (SHUTDOWNS if time.monotonic() < end else ENOUGH):
+        while chances and seen < SHUTDOWNS:
             conclusive = await one_of_fifty(launch, record, marks, chances.pop())
             seen += conclusive
 
     async with asyncio.TaskGroup() as rounds:
         for _ in range(AT_ONCE):
             rounds.create_task(in_turn())
-    assert seen >= ENOUGH, "the machine is too busy to tell"
+    assert seen >= SHUTDOWNS, "the machine is too busy to tell"
 
 
 async def test_idle_connections_keep_nobody_waiting(launch: Launch, record: Record) -> None:
