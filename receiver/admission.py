@@ -12,14 +12,14 @@ import asyncio
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from receiver.errors import Saturated, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
 
     from receiver.calls import Call
 
@@ -30,11 +30,20 @@ BODY_DEADLINE = 10.0
 
 
 class Place:
-    """A delivery's place among those in flight; it counts the bytes of its body as they arrive."""
+    """A delivery's place among those in flight, until its block ends; it counts the bytes of its body as they arrive."""
+
+    __slots__ = ("_admission", "_bytes")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.in_flight -= 1
+        self._admission.bytes_in_flight -= self._bytes
 
     async def read(self, chunks: AsyncIterator[bytes], announced: int | None) -> bytes:
         """The whole body, at most `TASKS_MAX_BODY_BYTES` of it and never more held than that.
@@ -59,11 +68,6 @@ class Place:
         except TimeoutError:
             raise Saturated("patience for a slow body") from None
         return bytes(body)
-
-    def leave(self) -> None:
-        """Frees what the place took."""
-        self._admission.bytes_in_flight -= self._bytes
-        self._bytes = 0
 
     def _take(self, size: int) -> None:
         admission = self._admission
@@ -134,13 +138,23 @@ class Threads:
 
 
 class Admitted:
-    """A call that may be claimed. `switch`: the kill switch that is off; `thread`: where a `def` task will run."""
+    """A call that may be claimed, until its block ends.
+
+    `switch`: the kill switch that is off; `thread`: where a `def` task will run.
+    """
 
     __slots__ = ("switch", "thread")
 
     def __init__(self, switch: str | None = None, thread: Thread | None = None) -> None:
         self.switch = switch
         self.thread = thread
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.thread is not None:
+            self.thread.leave()
 
 
 class Admission:
@@ -168,9 +182,8 @@ class Admission:
         """Admits nothing from now on: the instance drains."""
         self.closed = True
 
-    @contextmanager
-    def place(self) -> Iterator[Place]:
-        """A place among the deliveries in flight, for the time of the block.
+    def place(self) -> Place:
+        """A place among the deliveries in flight; used as a context manager, and at once.
 
         Raises:
             Saturated: `TASKS_MAX_CONCURRENCY` are in flight, or the instance drains.
@@ -179,32 +192,24 @@ class Admission:
         if self.in_flight >= self.max_concurrency:
             raise Saturated("concurrency")
         self.in_flight += 1
-        place = Place(self)
-        try:
-            yield place
-        finally:
-            self.in_flight -= 1
-            place.leave()
+        return Place(self)
 
-    @asynccontextmanager
-    async def admit(self, call: Call) -> AsyncIterator[Admitted]:
-        """What the call needs to run, for the time of the block.
+    async def admit(self, call: Call) -> Admitted:
+        """What the call needs to run; used as a context manager, and at once.
 
         Raises:
             Saturated: no thread in time, or the instance drains since this delivery took its place.
         """
         self._require_open()
         if not call.route.is_enabled(self._environ):
-            yield Admitted(switch=call.route.kill_switch)
-        elif call.route.is_async:
-            yield Admitted()
-        else:
-            thread = await self._threads.reserve()
-            try:
-                self._require_open()
-                yield Admitted(thread=thread)
-            finally:
-                thread.leave()
+            return Admitted(switch=call.route.kill_switch)
+        if call.route.is_async:
+            return Admitted()
+        thread = await self._threads.reserve()
+        if self.closed:
+            thread.leave()
+        self._require_open()
+        return Admitted(thread=thread)
 
     def _require_open(self) -> None:
         if self.closed:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 from msgspec import UNSET
 
 from receiver.envelopes import (
@@ -68,8 +68,7 @@ _STEP: Final = {ord("["): 1, ord("]"): -1}
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, gc=False):
     """One pushed message, decoded and checked.
 
     `args` and `kwargs` are the JSON text as it arrived (an array, an object), ready to be stored as jsonb. `task_id` is
@@ -90,13 +89,17 @@ class Delivery:
     enqueued_at: datetime | None
     is_scheduled: bool
     traceparent: str | None
-    decoded: Arguments | None = field(default=None, repr=False, compare=False)
+    decoded: Arguments | None = None
 
     def arguments(self) -> Arguments:
         """Positional and keyword arguments as Python values: those that `decode` already made."""
         if self.decoded is None:
             return open_arguments(self.args, self.kwargs)
         return self.decoded
+
+    def __repr__(self) -> str:
+        """Without arguments and attributes, which are nobody's to read in a log."""
+        return f"<Delivery of {self.task_name!r}, execution {self.task_id!r}, message {self.message_id!r}>"
 
 
 def decode(body: bytes) -> Delivery:
@@ -175,8 +178,7 @@ def check_arguments(args: bytes, kwargs: bytes) -> Arguments:
     return decoded
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Which execution a rejected message means, as far as it can be told, and by which names its task may be known."""
 
     task_id: str

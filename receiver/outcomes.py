@@ -9,9 +9,10 @@ no task names, no values, nothing of a token.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, assert_never
+
+import msgspec
 
 if TYPE_CHECKING:
     from receiver.errors import RejectionReason
@@ -32,23 +33,20 @@ class AttemptEnding(StrEnum):
 # --- what a run can come to -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Succeeded:
+class Succeeded(msgspec.Struct, frozen=True):
     """The task returned; `return_value` is its result as JSON text, `transaction` what it wrote through `ctx`, if it did."""
 
     return_value: str
     transaction: TaskTransaction | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(msgspec.Struct, frozen=True):
     """The kill switch named `switch` is off: recorded as SUCCESSFUL without running."""
 
     switch: str
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True):
     """The task raised or ran out of time. `final`: no retry can help, or none is left."""
 
     failure: Failure
@@ -56,18 +54,15 @@ class Failed:
     final: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HandedBack:
+class HandedBack(msgspec.Struct, frozen=True):
     """The instance stops, or got its claim's answer too late: nothing runs and nothing counts. READY again, the attempt not counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Abandoned:
+class Abandoned(msgspec.Struct, frozen=True):
     """Out of time, and its code does not stop: the execution stays RUNNING and renewed until it returns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """The lease went to another owner; nothing this run did through `ctx` counts."""
 
 
@@ -77,43 +72,36 @@ Outcome = Succeeded | Skipped | Failed | HandedBack | Abandoned | Lost
 # --- what ends a delivery without a run -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
+class Done(msgspec.Struct, frozen=True):
     """The record says it is final: a late duplicate."""
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(msgspec.Struct, frozen=True):
     """The same execution is running, or is being claimed, elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class NotDue:
+class NotDue(msgspec.Struct, frozen=True):
     """Delivered before its `run_after`: READY, and the sweeper owes it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exhausted:
+class Exhausted(msgspec.Struct, frozen=True):
     """The attempts were used up before this delivery: FAILED, final."""
 
 
 NotStarted = Done | Busy | NotDue | Exhausted
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(msgspec.Struct, frozen=True):
     """No token of ours."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Oversized:
+class Oversized(msgspec.Struct, frozen=True):
     """The body is over the cap and was not read to its end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The message cannot become an execution; it is kept. `acked`: often enough and long enough to stop asking."""
 
     reason: RejectionReason
@@ -121,33 +109,28 @@ class Refused:
     acked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Full:
+class Full(msgspec.Struct, frozen=True):
     """No room on this instance: `resource` says of what."""
 
     resource: str
 
 
-@dataclass(frozen=True, slots=True)
-class Disconnected:
+class Disconnected(msgspec.Struct, frozen=True):
     """The client went before its body had arrived; nobody hears the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unrecorded:
+class Unrecorded(msgspec.Struct, frozen=True):
     """The database is down, or whether the outcome was committed is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Broken:
+class Broken(msgspec.Struct, frozen=True):
     """An error of the receiver itself; it is logged with its traceback."""
 
 
 Ending = Outcome | NotStarted | Denied | Oversized | Refused | Full | Disconnected | Unrecorded | Broken
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """An HTTP status and the one sentence sent with it."""
 
     status: int

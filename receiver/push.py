@@ -138,7 +138,7 @@ class PushEndpoint:
         self._registry.bind(route, args, kwargs)
         call = Call(delivery, route, push.arrived, args, kwargs)
 
-        async with self._admission.admit(call) as admitted:
+        with await self._admission.admit(call) as admitted:
             claim = await self._ledger.claim(call)
             if not isinstance(claim, Claimed):
                 return claim

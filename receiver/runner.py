@@ -160,10 +160,10 @@ class Runner:
             )
             args = [context, *args]
         if admitted.thread is not None:
-            execution.code = admitted.thread.run(lambda: called(route.function, args, call.kwargs, trace))
+            execution.began(admitted.thread.run(lambda: called(route.function, args, call.kwargs, trace)))
         else:
             code = awaited(route.function, args, call.kwargs, trace)
-            execution.code = asyncio.create_task(code, name=route.name)
+            execution.began(asyncio.create_task(code, name=route.name))
         self._executions.add(execution)
         return execution
 
@@ -176,15 +176,12 @@ class Runner:
 
     async def _in_time(self, execution: Run, code: asyncio.Future[Any]) -> bool:
         """Whether the code has ended, by itself or after it was called off."""
-        left = execution.claimed.call.deadline - time.monotonic()
-        await asyncio.wait(
-            (code, execution.called_off), timeout=max(left, 0), return_when=asyncio.FIRST_COMPLETED
-        )
+        await execution.turn(max(execution.claimed.call.deadline - time.monotonic(), 0))
         if not code.done():
             execution.call_off(Reason.DEADLINE)
-            await asyncio.wait(
-                (code, execution.given_up), timeout=CALL_OFF_GRACE, return_when=asyncio.FIRST_COMPLETED
-            )
+            end = time.monotonic() + CALL_OFF_GRACE
+            while not code.done() and not execution.given_up and (left := end - time.monotonic()) > 0:
+                await execution.turn(left)
         return code.done()
 
     def _abandon(self, execution: Run, code: asyncio.Future[Any]) -> None:

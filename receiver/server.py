@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -42,6 +43,11 @@ ANSWERS = 0.2
 
 EXIT = 0.3
 """Seconds for what a plugin has registered with `atexit`, and for what still runs in the loop to be cancelled."""
+
+
+GC_THRESHOLDS = (5_000, 20, 100)
+"""When the garbage collector runs, see `gc.set_threshold`. With the interpreter's own (700, 10, 10) the eighty deliveries in
+flight are walked again and again though none is garbage: 0.20 ms of CPU a delivery instead of 0.165 ms."""
 
 
 class Server(uvicorn.Server):
@@ -135,6 +141,8 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
         forks.withhold(listener)
         forks.guard(asyncio.get_running_loop())
         await service.check_schema()
+        gc.freeze()  # what is loaded stays: modules, plugins, the registry
+        gc.set_threshold(*GC_THRESHOLDS)
         address = listener.getsockname()
         service.emit(ServiceState(f"listening on http://{address[0]}:{address[1]}"))
         await server.serve(sockets=[listener])

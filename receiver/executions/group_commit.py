@@ -52,14 +52,14 @@ R = TypeVar("R")
 
 
 class _Waiting(Generic[I, R]):
-    __slots__ = ("future", "item", "late", "timer", "writing")
+    """An item, what its request waits for, and until when by the loop's clock it may wait for its turn."""
 
-    def __init__(self, item: I, future: asyncio.Future[R]) -> None:
+    __slots__ = ("future", "item", "until")
+
+    def __init__(self, item: I, future: asyncio.Future[R], until: float) -> None:
         self.item = item
         self.future = future
-        self.timer: asyncio.TimerHandle | None = None
-        self.writing = False
-        self.late = False
+        self.until = until
 
 
 class GroupCommit(Generic[I, R]):
@@ -82,6 +82,7 @@ class GroupCommit(Generic[I, R]):
         self._orphaned = orphaned
         self._wait = wait
         self._queue: deque[_Waiting[I, R]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._flusher: asyncio.Task[None] | None = None
         self._aside: set[asyncio.Task[None]] = set()
         self._apart = asyncio.Lock()
@@ -94,35 +95,35 @@ class GroupCommit(Generic[I, R]):
             Exception: what `write` raised for this item.
         """
         loop = asyncio.get_running_loop()
-        waiting: _Waiting[I, R] = _Waiting(item, loop.create_future())
-        waiting.timer = loop.call_later(self._wait, self._expire, waiting)
-        self._queue.append(waiting)
+        future: asyncio.Future[R] = loop.create_future()
+        self._queue.append(_Waiting(item, future, loop.time() + self._wait))
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush(), name="group commit")
+        elif self._timer is None:  # everyone waits equally long: one timer, for whoever came first
+            self._timer = loop.call_later(self._wait, self._expire, loop)
         try:
-            return await waiting.future
+            return await future
         except asyncio.CancelledError:
-            future = (
-                waiting.future
-            )  # the result may have come in the same turn of the loop as the cancellation
+            # The result may have come in the same turn of the loop as the cancellation.
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._orphan(item, future.result())
             raise
-        finally:
-            waiting.timer.cancel()
 
     async def close(self) -> None:
         """Waits until everything handed in is written."""
         while pending := self._aside | ({self._flusher} if self._flusher else set()):
             await asyncio.wait(pending)
+        if self._timer is not None:
+            self._timer.cancel()
 
-    def _expire(self, waiting: _Waiting[I, R]) -> None:
-        """Not while it is being written: that has its own limits, and may be done in this moment."""
-        waiting.late = True
-        if not waiting.writing:
-            if waiting in self._queue:
-                self._queue.remove(waiting)
-            _fail([waiting], OutOfConnections(LATE))
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuses whoever has waited long enough for a turn. What is being written has its own limits, and is in no queue."""
+        self._timer = None
+        now = loop.time()
+        while self._queue and self._queue[0].until <= now:
+            _fail([self._queue.popleft()], OutOfConnections(LATE))
+        if self._queue:
+            self._timer = loop.call_at(self._queue[0].until, self._expire, loop)
 
     async def _flush(self) -> None:
         try:
@@ -148,17 +149,12 @@ class GroupCommit(Generic[I, R]):
         return sorted(batch, key=_lock_order)
 
     async def _commit(self, batch: list[_Waiting[I, R]]) -> None:
-        for waiting in batch:
-            waiting.writing = True
         try:
             results = await self._written([waiting.item for waiting in batch])
         except (ItemRefused, TransientConflict) as error:
             if len(batch) == 1:
                 _fail(batch, error)
             else:
-                for waiting in batch:
-                    waiting.writing = False
-                _fail([waiting for waiting in batch if waiting.late], OutOfConnections(LATE))
                 self._beside(self._one_by_one(batch), "one by one")
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
             _fail(batch, error)
@@ -170,9 +166,14 @@ class GroupCommit(Generic[I, R]):
                     self._orphan(waiting.item, result)
 
     async def _one_by_one(self, batch: list[_Waiting[I, R]]) -> None:
-        """Finds whose fault it was. One such batch at a time: what waits longer than it may is refused by its timer."""
+        """Finds whose fault it was. One such batch at a time: what has waited longer than it may is refused at its turn."""
+        loop = asyncio.get_running_loop()
+        late = OutOfConnections(LATE)
+        _fail([waiting for waiting in batch if waiting.until <= loop.time()], late)
+        timers = [loop.call_at(waiting.until, _fail, [waiting], late) for waiting in batch]
         async with self._apart:
-            for waiting in batch:
+            for waiting, timer in zip(batch, timers, strict=True):
+                timer.cancel()
                 if not waiting.future.done():
                     await self._commit([waiting])
 

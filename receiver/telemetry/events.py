@@ -6,15 +6,15 @@ Nothing of a token, and no argument or result of a task, is ever part of an even
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from receiver.outcomes import Ending
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True):
     """A delivery was answered. Everything but the status may be unknown: a refused push has not been read.
 
     Attributes:
@@ -32,8 +32,7 @@ class Delivered:
     trace: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReceiverTrouble:
+class ReceiverTrouble(msgspec.Struct, frozen=True):
     """Something of the service itself needs an operator's eye; `what` is constant, `why` is one line."""
 
     what: str
@@ -42,8 +41,7 @@ class ReceiverTrouble:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceState:
+class ServiceState(msgspec.Struct, frozen=True):
     """Started, stopping, stopped: one line each."""
 
     what: str

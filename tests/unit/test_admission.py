@@ -204,7 +204,7 @@ async def test_a_body_that_breaks_off_gives_its_bytes_back() -> None:
 )
 async def test_a_switch_that_is_off_is_named_and_takes_no_thread(value: str) -> None:
     admitting = admission(environ={"ENABLE_IT": value})
-    async with admitting.admit(SWITCHED) as admitted, admitting.admit(SYNC):
+    with await admitting.admit(SWITCHED) as admitted, await admitting.admit(SYNC):
         assert admitted.switch == "ENABLE_IT"
         assert admitted.thread is None
 
@@ -213,7 +213,7 @@ async def test_a_switch_that_is_off_is_named_and_takes_no_thread(value: str) -> 
     "environ", [{}, *({"ENABLE_IT": on} for on in ("1", "true", "yes", "on", "", "0ff", "none"))]
 )
 async def test_a_switch_that_is_unset_or_says_anything_else_is_on(environ: dict[str, str]) -> None:
-    async with admission(environ=environ).admit(SWITCHED) as admitted:
+    with await admission(environ=environ).admit(SWITCHED) as admitted:
         assert admitted.switch is None
         assert admitted.thread is not None
 
@@ -221,10 +221,10 @@ async def test_a_switch_that_is_unset_or_says_anything_else_is_on(environ: dict[
 async def test_a_switch_is_read_at_every_delivery() -> None:
     environ = {"ENABLE_IT": "off"}
     admitting = admission(environ=environ)
-    async with admitting.admit(SWITCHED) as admitted:
+    with await admitting.admit(SWITCHED) as admitted:
         assert admitted.switch == "ENABLE_IT"
     environ["ENABLE_IT"] = "on"
-    async with admitting.admit(SWITCHED) as admitted:
+    with await admitting.admit(SWITCHED) as admitted:
         assert admitted.switch is None
 
 
@@ -233,43 +233,40 @@ async def test_a_switch_is_read_at_every_delivery() -> None:
 
 async def test_an_async_task_needs_no_thread() -> None:
     admitting = admission()
-    async with admitting.admit(SYNC), admitting.admit(ASYNC) as admitted:
+    with await admitting.admit(SYNC), await admitting.admit(ASYNC) as admitted:
         assert admitted.thread is None
         assert admitted.switch is None
 
 
 async def test_without_a_free_thread_in_time_a_def_task_is_refused() -> None:
     admitting = admission()
-    async with admitting.admit(SYNC):
-        with pytest.raises(Saturated) as refused:
-            async with admitting.admit(SYNC):
-                pytest.fail("there was no thread")
+    with await admitting.admit(SYNC):
+        with pytest.raises(Saturated) as refused, await admitting.admit(SYNC):
+            pytest.fail("there was no thread")
         assert refused.value.resource == "threads"
 
 
 async def test_a_thread_that_was_not_used_is_free_after_its_block() -> None:
     admitting = admission()
     for _ in range(3):
-        async with admitting.admit(SYNC) as admitted:
+        with await admitting.admit(SYNC) as admitted:
             assert admitted.thread is not None
-    with pytest.raises(LookupError):
-        async with admitting.admit(SYNC):
-            raise LookupError
-    async with admitting.admit(SYNC):
+    with pytest.raises(LookupError), await admitting.admit(SYNC):
+        raise LookupError
+    with await admitting.admit(SYNC):
         pass
 
 
 async def test_a_used_thread_is_free_only_when_its_function_returns(gate: threading.Event) -> None:
     admitting = admission()
-    async with admitting.admit(SYNC) as admitted:
+    with await admitting.admit(SYNC) as admitted:
         assert admitted.thread is not None
         running = admitted.thread.run(lambda: gate.wait(LONG))
-    with pytest.raises(Saturated):
-        async with admitting.admit(SYNC):
-            pytest.fail("the function has not returned")
+    with pytest.raises(Saturated), await admitting.admit(SYNC):
+        pytest.fail("the function has not returned")
     gate.set()
     assert await running
-    async with admitting.admit(SYNC):
+    with await admitting.admit(SYNC):
         pass
 
 
@@ -281,14 +278,13 @@ async def test_a_thread_is_not_free_because_nobody_waits_for_it_any_more(gate: t
         started.set_result(None)
         gate.wait(LONG)
 
-    async with admitting.admit(SYNC) as admitted:
+    with await admitting.admit(SYNC) as admitted:
         assert admitted.thread is not None
         running = admitted.thread.run(function)
         await asyncio.wrap_future(started)
         running.cancel()
-    with pytest.raises(Saturated):
-        async with admitting.admit(SYNC):
-            pytest.fail("the function still runs")
+    with pytest.raises(Saturated), await admitting.admit(SYNC):
+        pytest.fail("the function still runs")
     gate.set()
     await _use(admitting)
 
@@ -297,7 +293,7 @@ async def _use(admitting: Admission) -> None:
     """Admitted at last."""
     while True:
         try:
-            async with admitting.admit(SYNC):
+            with await admitting.admit(SYNC):
                 return
         except Saturated:
             continue
@@ -309,14 +305,12 @@ async def test_a_thread_is_free_once_even_if_its_function_raises() -> None:
 
     admitting = admission()
     for _ in range(2):
-        async with admitting.admit(SYNC) as admitted:
+        with await admitting.admit(SYNC) as admitted:
             assert admitted.thread is not None
             with pytest.raises(LookupError, match="no"):
                 await admitted.thread.run(broken)
-    async with admitting.admit(SYNC):
-        with pytest.raises(Saturated):
-            async with admitting.admit(SYNC):
-                pytest.fail("there is one thread only")
+    with await admitting.admit(SYNC), pytest.raises(Saturated), await admitting.admit(SYNC):
+        pytest.fail("there is one thread only")
 
 
 async def test_a_function_runs_in_a_thread_and_sees_the_context_of_its_request() -> None:
@@ -328,7 +322,7 @@ async def test_a_function_runs_in_a_thread_and_sees_the_context_of_its_request()
         visible.set("changed")
         return seen, threading.current_thread() is threading.main_thread()
 
-    async with admitting.admit(SYNC) as admitted:
+    with await admitting.admit(SYNC) as admitted:
         assert admitted.thread is not None
         assert await admitted.thread.run(function) == ("inside", False)
     assert visible.get() == "inside"
@@ -336,7 +330,7 @@ async def test_a_function_runs_in_a_thread_and_sees_the_context_of_its_request()
 
 async def test_who_waits_for_a_thread_gets_the_next_that_is_free() -> None:
     admitting = admission(wait=LONG)
-    async with admitting.admit(SYNC):
+    with await admitting.admit(SYNC):
         waiting = asyncio.create_task(_use(admitting))
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -345,13 +339,14 @@ async def test_who_waits_for_a_thread_gets_the_next_that_is_free() -> None:
 
 async def test_who_stops_waiting_for_a_thread_takes_none() -> None:
     admitting = admission(wait=LONG)
-    async with admitting.admit(SYNC):
+    with await admitting.admit(SYNC):
         waiting = asyncio.create_task(_use(admitting))
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
-    async with asyncio.timeout(LONG), admitting.admit(SYNC):
-        pass
+    async with asyncio.timeout(LONG):
+        with await admitting.admit(SYNC):
+            pass
 
 
 @pytest.mark.parametrize("call", [SYNC, ASYNC, SWITCHED], ids=["sync", "async", "switched off"])
@@ -359,26 +354,26 @@ async def test_what_had_a_place_before_the_closing_is_not_admitted_after_it(call
     admitting = admission(environ={"ENABLE_IT": "off"})
     with admitting.place():
         admitting.close()
-        with pytest.raises(Saturated):
-            async with admitting.admit(call):
-                pytest.fail("it is closed")
+        with pytest.raises(Saturated), await admitting.admit(call):
+            pytest.fail("it is closed")
 
 
 async def test_who_waited_for_a_thread_while_it_closed_is_not_admitted_and_frees_the_thread() -> None:
     admitting = admission(wait=LONG)
-    async with admitting.admit(SYNC):
+    with await admitting.admit(SYNC):
         waiting = asyncio.create_task(_enter(admitting))
         await asyncio.sleep(0)
         admitting.close()
     with pytest.raises(Saturated):
         await waiting
     admitting.closed = False
-    async with asyncio.timeout(LONG), admitting.admit(SYNC):
-        pass
+    async with asyncio.timeout(LONG):
+        with await admitting.admit(SYNC):
+            pass
 
 
 async def _enter(admitting: Admission) -> None:
-    async with admitting.admit(SYNC):
+    with await admitting.admit(SYNC):
         pytest.fail("it is closed")
 
 

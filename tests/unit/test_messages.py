@@ -59,6 +59,7 @@ class TestDecode:
             enqueued_at=ENQUEUED,
             is_scheduled=False,
             traceparent=None,
+            decoded=([1, "a"], {"k": None}),
         )
 
     @pytest.mark.parametrize("names", [("messageId", "publishTime"), ("message_id", "publish_time")])

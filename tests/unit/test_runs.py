@@ -39,7 +39,6 @@ async def test_the_first_reason_counts_though_two_threads_have_one() -> None:
     await asyncio.gather(
         *(asyncio.to_thread(run.call_off, reason) for reason in (Reason.LEASE_LOST, Reason.DEADLINE))
     )
-    await asyncio.wait_for(run.called_off, 10)
     assert len(run.seen) == 1
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from receiver.executions.statements.executor import Executor
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimItem:
+class ClaimItem(msgspec.Struct, frozen=True, gc=False):
     """What a claim writes. `args` and `kwargs` are JSON text; `paths` are the names a row of this task may carry."""
 
     task_id: str
@@ -32,8 +32,7 @@ class ClaimItem:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimRow:
+class ClaimRow(msgspec.Struct, frozen=True, gc=False):
     """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted, foreign, or locked: free but for a lock on its row."""
 
     task_id: str

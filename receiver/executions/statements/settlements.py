@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,8 +12,7 @@ if TYPE_CHECKING:
     from receiver.executions.statements.executor import Executor
 
 
-@dataclass(frozen=True, slots=True)
-class SettleItem:
+class SettleItem(msgspec.Struct, frozen=True, gc=False):
     """What a settlement writes: SUCCESSFUL (`ending` None) or FAILED, and the attempt's line when it failed."""
 
     task_id: str
