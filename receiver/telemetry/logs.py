@@ -3,6 +3,9 @@
 One line an event, whatever it holds: in JSON everything is escaped by the encoder, on a terminal control characters are
 written out. Deliveries that were acked are INFO, nacks that are ordinary business (429) INFO, what somebody should
 look at WARNING or ERROR. A failed task's traceback goes into `stack_trace`, where Error Reporting finds it.
+
+Every delivery has its line, so a line has to be cheap: where nobody else listens, an event becomes text without a LogRecord
+in between (JSON: 34 µs with one and 14 µs without, of a delivery's 200).
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import logging
 import re
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -40,17 +43,25 @@ if TYPE_CHECKING:
 ERROR_EVENT = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent"
 """What makes Error Reporting pick a line up."""
 
+_WARNINGS, _ERRORS = (Denied, Refused, Oversized, Exhausted), (Failed, Abandoned, Lost, Unrecorded, Broken)
+_LEVELS = dict.fromkeys(_WARNINGS, logging.WARNING) | dict.fromkeys(_ERRORS, logging.ERROR)
+"""Of the endings that are no ordinary business."""
+
 _SEVERITIES = [(50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"), (1, "DEBUG")]
 _TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_NO_RECORD = logging.makeLogRecord({})
+_encode = msgspec.json.Encoder().encode
 
 logger = logging.getLogger("receiver")
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
     """Sets the process's logging up and returns where events go. `stream` defaults to standard error."""
-    handler = _Lines(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter(settings) if settings.on_cloud_run else TerminalFormatter())
+    handler = _Lines(
+        stream or sys.stderr, JsonFormatter(settings) if settings.on_cloud_run else TerminalFormatter()
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     logging.disable(logging.NOTSET)
@@ -61,17 +72,19 @@ def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
         logging.WARNING
     )  # a line for every fetch of certificates tells nobody anything
     logging.captureWarnings(True)  # noqa: FBT003 - the standard library's signature
-    return record
+    return handler.take
 
 
 def record(event: Event) -> None:
-    """The subscriber: renders an event into one log record."""
+    """The subscriber where logging is somebody else's: renders an event into one log record."""
     level, message, fields = _rendered(event)
     if logger.isEnabledFor(level):
-        # Not `logger.log`: who called would be looked up in the stack, and nobody shows it.
-        logger.handle(
-            logger.makeRecord(logger.name, level, "", 0, message, (), None, extra={"fields": fields})
-        )
+        _hand_over(level, message, fields)
+
+
+def _hand_over(level: int, message: str, fields: dict[str, Any]) -> None:
+    # Not `logger.log`: who called would be looked up in the stack, and nobody shows it.
+    logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra={"fields": fields}))
 
 
 def _rendered(event: Event) -> tuple[int, str, dict[str, Any]]:
@@ -104,20 +117,10 @@ def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
     why = _why(ending)
     name = event.task_name or "push"
     return (
-        _level(ending),
+        _LEVELS.get(type(ending), logging.INFO),
         f"{event.status} {name}: {type(ending).__name__}{f' ({why})' if why else ''}",
         fields,
     )
-
-
-def _level(ending: Ending) -> int:
-    match ending:
-        case Failed() | Abandoned() | Lost() | Unrecorded() | Broken():
-            return logging.ERROR
-        case Denied() | Refused() | Oversized() | Exhausted():
-            return logging.WARNING
-        case _:
-            return logging.INFO
 
 
 def _why(ending: Ending) -> str | None:
@@ -149,6 +152,37 @@ def refused(message: str) -> str:
 class _Lines(logging.StreamHandler[TextIO]):
     """Writes lines; a record that cannot be made into one costs its content, not the form of the log."""
 
+    def __init__(self, stream: TextIO, form: JsonFormatter | TerminalFormatter) -> None:
+        super().__init__(stream)
+        self._form = form
+        self.setFormatter(form)
+
+    def take(self, event: Event) -> None:
+        """The subscriber of a process whose logging is ours."""
+        level, message, fields = _rendered(event)
+        if not logger.isEnabledFor(level):
+            return
+        if not self._is_alone(level):
+            _hand_over(level, message, fields)
+            return
+        with self.lock or nullcontext():
+            try:
+                text = self._form.line(level, clean(message, TRACEBACK_LIMIT), time.time(), fields)
+                self.stream.write(text + self.terminator)
+                self.flush()
+            except Exception:  # noqa: BLE001 - as in `emit`: what cannot be written costs a line and nothing else
+                self.handleError(_NO_RECORD)
+
+    def _is_alone(self, level: int) -> bool:
+        """Whether a record would come here, as it is, and nowhere else: a plugin may have changed any of that."""
+        return (
+            logging.root.handlers == [self]
+            and logger.propagate
+            and self.formatter is self._form
+            and level >= self.level
+            and not (logger.handlers or logger.filters or self.filters)
+        )
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's name and signature
         """Says that a record was lost. The standard library would print a traceback of many lines."""
         error = sys.exc_info()[1]
@@ -174,27 +208,37 @@ class JsonFormatter(logging.Formatter):
     def format(self, entry: logging.LogRecord) -> str:
         """The record as one line."""
         fields = _fields(entry)
+        if trail := _trail(entry):
+            fields = fields | {"stack_trace": trail}
+        if entry.name != logger.name:
+            fields = fields | {"logger": _storable(entry.name)}
+        return self.line(entry.levelno, _message(entry), entry.created, fields)
+
+    def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
+        """The line of a message at a time in seconds since 1970."""
         line: dict[str, Any] = {
-            "severity": _severity(entry.levelno),
-            "message": _message(entry),
-            "time": datetime.fromtimestamp(entry.created, UTC).isoformat(),
+            "severity": _severity(level),
+            "message": message,
+            "time": datetime.fromtimestamp(at, UTC).isoformat(),
             "logging.googleapis.com/labels": self._labels,
         }
-        line |= {
-            key: _storable(value) for key, value in fields.items() if value is not None and key != "trace"
-        }
-        line |= self._trace(fields.get("trace"))
-        if trail := _trail(entry):
-            line["stack_trace"] = trail
-        if entry.name != logger.name:
-            line["logger"] = _storable(entry.name)
+        for key, value in fields.items():
+            if value is None:
+                continue
+            if key == "trace":
+                line |= self._trace(value)
+            else:
+                line[key] = value
         if "stack_trace" in line:
             line["@type"] = ERROR_EVENT
             line["serviceContext"] = self._context
-        return msgspec.json.encode(line).decode()
+        try:
+            return _encode(line).decode()
+        except UnicodeEncodeError:  # a lone surrogate, which no encoder takes
+            return _encode({key: _storable(value) for key, value in line.items()}).decode()
 
-    def _trace(self, traceparent: str | None) -> dict[str, Any]:
-        match = _TRACEPARENT.match(traceparent or "")
+    def _trace(self, traceparent: str) -> dict[str, Any]:
+        match = _TRACEPARENT.match(traceparent)
         if match is None or not self._project:
             return {}
         trace, span, flags = match.groups()
@@ -210,11 +254,19 @@ class TerminalFormatter(logging.Formatter):
 
     def format(self, entry: logging.LogRecord) -> str:
         """The record as one line, and the lines of its traceback."""
-        at = time.strftime("%H:%M:%S", time.localtime(entry.created))
-        line = f"{at} {entry.levelname:<7} {_CONTROL.sub(_visible, _message(entry))}"
-        if trail := _fields(entry).get("stack_trace") or _trail(entry):
-            shown = [_CONTROL.sub(_visible, part) for part in trail.rstrip().splitlines()]
-            line = "\n    ".join([line, *shown])
+        fields = _fields(entry)
+        if trail := _trail(entry):
+            fields = {"stack_trace": trail} | fields
+        return self.line(entry.levelno, _message(entry), entry.created, fields)
+
+    def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
+        """The line of a message at a time in seconds since 1970."""
+        clock = time.strftime("%H:%M:%S", time.localtime(at))
+        shown = message if message.isprintable() else _CONTROL.sub(_visible, message)
+        line = f"{clock} {logging.getLevelName(level):<7} {shown}"
+        if trail := fields.get("stack_trace"):
+            parts = [_CONTROL.sub(_visible, part) for part in trail.rstrip().splitlines()]
+            line = "\n    ".join([line, *parts])
         return line
 
 
