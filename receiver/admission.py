@@ -16,6 +16,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from receiver.deadlines import Deadline
 from receiver.errors import Saturated, TooLarge
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Place:
             self._take(announced)
         body = bytearray()
         try:
-            async with asyncio.timeout(BODY_DEADLINE):
+            with self._admission.patience.limit():
                 async for chunk in chunks:
                     if len(body) + len(chunk) > self._bytes:
                         self._take(len(body) + len(chunk))
@@ -117,7 +118,7 @@ class Threads:
     def __init__(self, size: int, *, wait: float) -> None:
         self.executor = ThreadPoolExecutor(size, thread_name_prefix="task")
         self._free = asyncio.Semaphore(size)
-        self._wait = wait
+        self._patience = Deadline(wait)
 
     async def reserve(self) -> Thread:
         """A thread that is free.
@@ -126,7 +127,7 @@ class Threads:
             Saturated: none in time.
         """
         try:
-            async with asyncio.timeout(self._wait):
+            with self._patience.limit():
                 await self._free.acquire()
         except TimeoutError:
             raise Saturated("threads") from None
@@ -174,6 +175,7 @@ class Admission:
         self.max_concurrency = max_concurrency
         self.max_inflight_bytes = max_inflight_bytes
         self.max_body_bytes = max_body_bytes
+        self.patience = Deadline(BODY_DEADLINE)
         self.in_flight = 0
         self.bytes_in_flight = 0
         self.closed = False

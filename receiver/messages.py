@@ -256,9 +256,10 @@ def _utc(moment: datetime | None, fault: Callable[[str], Rejected], name: str) -
     """
     if moment is None:
         return None
-    found: datetime | None
+    found: datetime | None = moment
     try:
-        found = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        if moment.tzinfo is not UTC:  # what ends in Z is in UTC already
+            found = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except OverflowError:
         found = None
     if found is None:

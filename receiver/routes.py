@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 from receiver import naming, settings
@@ -79,22 +80,22 @@ class TaskRoute:
         self._check_names()
         object.__setattr__(self, "aliases", tuple(self.aliases))
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The function's name, such as `send_welcome_email`."""
         return self.function.__name__
 
-    @property
+    @cached_property
     def path(self) -> str:
         """The full path, such as `gyrinx.core.tasks.send_welcome_email`."""
         return f"{self.function.__module__}.{self.function.__qualname__}"
 
-    @property
+    @cached_property
     def paths(self) -> frozenset[str]:
         """The path and every alias: what a row's `task_path` may be."""
         return frozenset({self.path, *self.aliases})
 
-    @property
+    @cached_property
     def names(self) -> frozenset[str]:
         """Everything that a message may call this task."""
         return self.paths | {self.name}
@@ -125,7 +126,7 @@ class TaskRoute:
         """True when a schedule is configured."""
         return self.schedule is not None
 
-    @property
+    @cached_property
     def effective_timeout(self) -> float:
         """Seconds from the arrival of the request until the task is called off."""
         if self.timeout is not None:

@@ -6,7 +6,6 @@ Next: `receiver.executions.ledger` hands them in, `receiver.executions.statement
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from receiver.executions.statements import ClaimItem, SettleItem
 from receiver.failures import Failure
@@ -17,20 +16,16 @@ if TYPE_CHECKING:
 
 
 def claim_item(call: Call) -> ClaimItem:
-    """What a claim of this call writes, under a token of its own."""
-    delivery, route = call.delivery, call.route
+    """What a claim of this call writes."""
+    delivery = call.delivery
     args, kwargs = delivery.args.decode(), delivery.kwargs.decode()
     return ClaimItem(
         task_id=delivery.task_id,
-        task_name=route.name,
-        task_path=route.path,
-        paths=route.paths,
+        route=call.route,
         args=args,
         kwargs=kwargs,
         enqueued_at=delivery.enqueued_at,
         trace=delivery.traceparent,
-        max_attempts=route.max_attempts,
-        token=uuid4(),
         size=len(args) + len(kwargs) + 500,
     )
 

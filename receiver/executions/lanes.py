@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 
+from receiver.deadlines import Deadline
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
 from receiver.executions.dsn import begin_with
 
@@ -84,6 +85,7 @@ class Lane:
         self._database = database
         self._application = application
         self._deadline = deadline
+        self._patience = Deadline(deadline)
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._used = 0.0
 
@@ -99,7 +101,7 @@ class Lane:
         """
         connection = await self._ready()
         try:
-            async with asyncio.timeout(self._deadline):
+            with self._patience.limit():
                 if self._database.prepared_statements:
                     rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
                 else:
@@ -171,7 +173,7 @@ class Lanes:
         self._lanes = [Lane(database, application) for _ in range(size)]
         self._free = deque(self._lanes)
         self._places = asyncio.Semaphore(size)
-        self._wait = wait
+        self._patience = Deadline(wait)
 
     @asynccontextmanager
     async def lane(self) -> AsyncIterator[Lane]:
@@ -181,7 +183,7 @@ class Lanes:
             OutOfConnections: none became free in time.
         """
         try:
-            async with asyncio.timeout(self._wait):
+            with self._patience.limit():
                 await self._places.acquire()
         except TimeoutError as error:
             raise OutOfConnections("no connection of the ledger became free in time") from error

@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from receiver.calls import Call, Claimed
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected, RejectionReason
@@ -52,6 +53,7 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from uuid import UUID
 
     from receiver.executions.dsn import Database
     from receiver.executions.heartbeat import Heartbeat
@@ -128,8 +130,8 @@ class Ledger:
                 return Done()
             case "not_due":
                 return NotDue() if await statements.defer(self.lanes, item.task_id) else Busy()
-            case "exhausted" if item.max_attempts is not None:
-                moved = await statements.exhaust(self.lanes, item.task_id, item.max_attempts)
+            case "exhausted" if call.route.max_attempts is not None:
+                moved = await statements.exhaust(self.lanes, item.task_id, call.route.max_attempts)
                 return Exhausted() if moved else Busy()
             case "foreign":
                 raise Rejected(
@@ -213,16 +215,18 @@ class Ledger:
         """One row an item. A second copy of one execution in a batch gets the first's answer; it is busy if that is claimed."""
         first = {item.task_id: item for item in reversed(items)}
         distinct = [item for item in items if first[item.task_id] is item]
+        token = uuid4()
         try:
             found = await statements.claim(
                 self.lanes,
                 distinct,
+                token=token,
                 namespace=self._settings.namespace,
                 owner=self._settings.instance,
                 lease=self._settings.lease,
             )
         except ConnectionFailed:
-            found = await self._find_claimed(distinct)
+            found = await self._find_claimed(distinct, token)
             if not found:
                 raise
         rows = [found.get(item.task_id, _busy(item)) for item in items]
@@ -231,14 +235,14 @@ class Ledger:
             for item, row in zip(items, rows, strict=True)
         ]
 
-    async def _find_claimed(self, items: Sequence[ClaimItem]) -> dict[str, ClaimRow]:
+    async def _find_claimed(self, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
         """What is ours of a batch without an answer: all that it could claim, or none of it yet."""
         found: dict[str, ClaimRow] = {}
         try:
-            found = await statements.find_claimed(self.lanes, items)
+            found = await statements.find_claimed(self.lanes, items, token)
         finally:
             if not found:
-                self._stragglers.expect(items)
+                self._stragglers.expect(items, token)
         return found
 
     async def _held(

@@ -2,7 +2,7 @@
 
 The server may go on with a statement whose client is gone, for as long as `statement_timeout`. Its claims then stand,
 RUNNING, with an attempt counted that never ran; with `max_attempts=1` that would be the end of an execution that never
-began. So once the statement must have ended, its claims are looked for by their tokens once more.
+began. So once the statement must have ended, its claims are looked for by their statement's token once more.
 
 Bounded by the lease: when that has ended, the next delivery takes the execution over anyway. On exit there is one look
 at once; what commits after that is left to its lease.
@@ -22,6 +22,7 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
+    from uuid import UUID
 
     from receiver.executions.lanes import Lanes
     from receiver.executions.statements import ClaimItem
@@ -44,9 +45,9 @@ class Stragglers:
         self._leaving = asyncio.Event()
         self._looks: set[asyncio.Task[None]] = set()
 
-    def expect(self, items: Sequence[ClaimItem]) -> None:
+    def expect(self, items: Sequence[ClaimItem], token: UUID) -> None:
         """Hands back whichever of these is found to be claimed after all, in the background."""
-        look = asyncio.get_running_loop().create_task(self._look(items), name="look for claims")
+        look = asyncio.get_running_loop().create_task(self._look(items, token), name="look for claims")
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
 
@@ -56,7 +57,7 @@ class Stragglers:
         while self._looks:
             await asyncio.wait(self._looks)
 
-    async def _look(self, items: Sequence[ClaimItem]) -> None:
+    async def _look(self, items: Sequence[ClaimItem], token: UUID) -> None:
         end = time.monotonic() + max(self._lease, ENDED)
         pause = ENDED
         while True:
@@ -64,7 +65,7 @@ class Stragglers:
                 async with asyncio.timeout(pause):
                     await self._leaving.wait()
             try:
-                found = await statements.find_claimed(self._lanes, items)
+                found = await statements.find_claimed(self._lanes, items, token)
                 if found:
                     pairs = [(row.task_id, row.fence) for row in found.values()]
                     await statements.hand_back(self._lanes, pairs, instance=self._instance)

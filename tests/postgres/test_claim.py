@@ -392,11 +392,11 @@ async def test_a_lease_is_a_matter_of_the_databases_clock(instance: Instance, lo
     await look.seed("clock")
     async with other.transaction():
         await other.fetchval("SELECT now()")
-        item = statements.ClaimItem(
-            "clock", "noop", route().path, route().paths, "[]", "{}", None, None, None, token(), 500
-        )
+        item = statements.ClaimItem("clock", route(), "[]", "{}", None, None, 500)
         await other.execute("SELECT pg_sleep(0.05)")
-        await statements.claim(other, [item], namespace=NAMESPACE, owner="here", lease=timedelta(seconds=60))
+        await statements.claim(
+            other, [item], token=token(), namespace=NAMESPACE, owner="here", lease=timedelta(seconds=60)
+        )
         began = await other.fetchval("SELECT now()")
     assert (await look.row("clock"))["started_at"] - began >= timedelta(seconds=0.05)
 

@@ -71,21 +71,17 @@ async def _works(
                     items = [
                         ClaimItem(
                             task_id=task_id,
-                            task_name=declared.name,
-                            task_path=declared.path,
-                            paths=declared.paths,
+                            route=declared,
                             args="[]",
                             kwargs="{}",
                             enqueued_at=None,
                             trace=None,
-                            max_attempts=None,
-                            token=uuid4(),
                             size=500,
                         )
                         for task_id in sorted(ids)  # as a group commit hands them in
                     ]
                     found = await statements.claim(
-                        lane, items, namespace=NAMESPACE, owner="worker", lease=LEASE
+                        lane, items, token=uuid4(), namespace=NAMESPACE, owner="worker", lease=LEASE
                     )
                     moved = [row for row in found.values() if row.verdict == "claimed"]
                     for row in moved:

@@ -82,7 +82,7 @@ class _Work:
                     row
                     for row in (
                         await statements.claim(
-                            lane, _items(ids), namespace=NAMESPACE, owner="worker", lease=LEASE
+                            lane, _items(ids), token=uuid4(), namespace=NAMESPACE, owner="worker", lease=LEASE
                         )
                     ).values()
                     if row.verdict == "claimed"
@@ -140,15 +140,11 @@ def _items(ids: list[str]) -> list[ClaimItem]:
     return [
         ClaimItem(
             task_id=task_id,
-            task_name=declared.name,
-            task_path=declared.path,
-            paths=declared.paths,
+            route=declared,
             args="[]",
             kwargs="{}",
             enqueued_at=None,
             trace=None,
-            max_attempts=None,
-            token=uuid4(),
             size=500,
         )
         for task_id in sorted(ids)

@@ -41,7 +41,7 @@ from receiver.outcomes import (
     reply,
 )
 from receiver.settings import Settings
-from receiver.telemetry import logs
+from receiver.telemetry import formats, logs
 from receiver.telemetry.events import Delivered, Event, ReceiverTrouble, ServiceState
 
 CLOUD = Settings(
@@ -199,7 +199,7 @@ def test_trouble_of_the_service_carries_its_traceback(cloud: Lines) -> None:
         "t-1",
     )
     assert line["stack_trace"].endswith("LookupError: nowhere\n")
-    assert line["@type"] == logs.ERROR_EVENT
+    assert line["@type"] == formats.ERROR_EVENT
 
 
 def test_trouble_without_an_exception_is_no_event_for_error_reporting(cloud: Lines) -> None:
@@ -357,7 +357,7 @@ def test_a_level_of_a_librarys_own_has_a_severity_that_cloud_logging_knows(
 @pytest.mark.parametrize(("level", "severity"), [(5, "DEBUG"), (10, "DEBUG"), (0, "DEFAULT")])
 def test_what_is_below_info_is_debug_or_nothing(level: int, severity: str) -> None:
     record = logging.LogRecord("library", level, "file.py", 1, "x", None, None)
-    assert json.loads(logs.JsonFormatter(CLOUD).format(record))["severity"] == severity
+    assert json.loads(formats.JsonFormatter(CLOUD).format(record))["severity"] == severity
 
 
 def test_a_logged_exception_is_an_event_for_error_reporting(cloud: Lines) -> None:
@@ -369,7 +369,7 @@ def test_a_logged_exception_is_an_event_for_error_reporting(cloud: Lines) -> Non
     assert line["message"] == "it broke"
     assert line["stack_trace"].startswith("Traceback (most recent call last):\n")
     assert line["stack_trace"].endswith("LookupError: nowhere\n\\ud800\n")
-    assert line["@type"] == logs.ERROR_EVENT
+    assert line["@type"] == formats.ERROR_EVENT
     assert line["serviceContext"]["service"] == "receiver-blue"
 
 
@@ -429,6 +429,38 @@ def test_lines_go_to_standard_error_by_default(capsys: pytest.CaptureFixture[str
 
 def test_a_fetch_of_certificates_is_not_logged(cloud: Lines) -> None:
     logging.getLogger("httpx").info("HTTP Request: GET ...")
+    assert cloud.text == ""
+
+
+@pytest.mark.parametrize("settings", [CLOUD, Settings()], ids=["cloud", "terminal"])
+def test_a_line_is_the_same_when_somebody_else_listens_too(settings: Settings) -> None:
+    """Alone, it is written without a LogRecord; a plugin's own handler is given one, with everything that we know."""
+    heard: list[logging.LogRecord] = []
+    other = logging.Handler()
+    other.emit = heard.append  # type: ignore[method-assign]  # the shortest handler there is
+    lines = Lines(settings)
+    event = delivered(Failed(FAILURE), task_name="pay", task_id="17", trace=f"00-{TRACE}-{SPAN}-01")
+    lines.emit(event)
+    logging.getLogger().addHandler(other)
+    lines.emit(event)
+    shown = re.sub(r"[0-9-]*T?[0-9]{2}:[0-9:.]+(\+00:00)?", "", lines.text).splitlines()
+    assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]
+    assert [(record.levelno, record.__dict__["fields"]["task_id"]) for record in heard] == [
+        (logging.ERROR, "17")
+    ]
+
+
+@pytest.mark.parametrize("where", ["the logger", "the handler"])
+def test_a_plugins_filter_is_asked(cloud: Lines, where: str) -> None:
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
+    target = logging.getLogger("receiver") if where == "the logger" else logging.getLogger().handlers[0]
+    target.addFilter(nothing)
+    try:
+        cloud.emit(ServiceState("filtered"))
+    finally:
+        target.removeFilter(nothing)
     assert cloud.text == ""
 
 

@@ -14,21 +14,18 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from receiver.executions.statements.executor import Executor
+    from receiver.routes import TaskRoute
 
 
 class ClaimItem(msgspec.Struct, frozen=True, gc=False):
-    """What a claim writes. `args` and `kwargs` are JSON text; `paths` are the names a row of this task may carry."""
+    """What a claim writes. `args` and `kwargs` are JSON text; `size` is about what it adds to its batch, in bytes."""
 
     task_id: str
-    task_name: str
-    task_path: str
-    paths: frozenset[str]
+    route: TaskRoute
     args: str
     kwargs: str
     enqueued_at: datetime | None
     trace: str | None
-    max_attempts: int | None
-    token: UUID
     size: int
 
 
@@ -43,15 +40,17 @@ class ClaimRow(msgspec.Struct, frozen=True, gc=False):
 
 CLAIM = """
 WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-                         $8::text[], $9::int[], $10::uuid[])
-        AS i(task_id, task_name, task_path, paths, args, kwargs, enqueued_at, trace, max_attempts, claim_token)
+    SELECT i.task_id, i.args, i.kwargs, i.enqueued_at, i.trace,
+           ($7::text[])[i.route] AS task_name, ($8::text[])[i.route] AS task_path,
+           string_to_array(($9::text[])[i.route], E'\\n') AS paths, ($10::int[])[i.route] AS max_attempts
+    FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
+        AS i(task_id, route, args, kwargs, enqueued_at, trace)
 ),
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, attempt, fence,
                                  claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace)
     SELECT i.task_id, i.task_name, i.task_path, $11, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
-           i.claim_token, $12, clock_timestamp() + $13::interval,
+           $14::uuid, $12, clock_timestamp() + $13::interval,
            coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace
     FROM input i
     WHERE NOT EXISTS (SELECT FROM task_executions e WHERE e.task_id = i.task_id)
@@ -65,7 +64,7 @@ free AS (
     JOIN task_executions e ON e.task_id = i.task_id
     WHERE NOT e.final
       AND e.namespace = $11
-      AND e.task_path = ANY (string_to_array(i.paths, E'\\n'))
+      AND e.task_path = ANY (i.paths)
       AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
       AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
       AND (i.max_attempts IS NULL OR e.attempt < i.max_attempts)
@@ -75,7 +74,7 @@ free AS (
 taken AS (
     UPDATE task_executions e
     SET status = 'RUNNING', attempt = f.attempt + 1, fence = f.fence + 1,
-        claim_token = f.claim_token, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
+        claim_token = $14::uuid, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
         args = f.args::jsonb, kwargs = f.kwargs::jsonb,
         started_at = clock_timestamp(), finished_at = NULL, publishing_until = NULL,
         published_at = coalesce(e.published_at, clock_timestamp()),
@@ -99,30 +98,43 @@ SELECT task_id, fence, attempt FROM taken
 # updated. An existing one is locked only if it is free, and skipped when another transaction holds it: no claim ever waits
 # for a row. What is free is locked in its newest version, so that all of it is taken. `free` carries the input's columns,
 # and nothing is joined to a CTE twice: CTEs have no index, and eighty rows joined to eighty cost more than all the rest.
+# What a route says is sent once a route, because the driver takes 0.3 µs for each element of an array.
 
 
 async def claim(
-    executor: Executor, items: Sequence[ClaimItem], *, namespace: str, owner: str, lease: timedelta
+    executor: Executor,
+    items: Sequence[ClaimItem],
+    *,
+    token: UUID,
+    namespace: str,
+    owner: str,
+    lease: timedelta,
 ) -> dict[str, ClaimRow]:
     """READY, FAILED, lease-expired or new → RUNNING, with the fence raised and the attempt counted. Ids are distinct.
 
+    Args:
+        token: of this call alone: what it claimed is known by it (`find_claimed`).
+
     Returns by task_id what is claimed, and why the rest is not; of whom nothing can be said, nothing is returned.
     """
+    routes = {id(item.route): item.route for item in items}
+    place = {key: number for number, key in enumerate(routes, 1)}  # as PostgreSQL counts
     rows = await executor.fetch(
         CLAIM,
         [item.task_id for item in items],
-        [item.task_name for item in items],
-        [item.task_path for item in items],
-        ["\n".join(item.paths) for item in items],
+        [place[id(item.route)] for item in items],
         [item.args for item in items],
         [item.kwargs for item in items],
         [item.enqueued_at for item in items],
         [item.trace for item in items],
-        [item.max_attempts for item in items],
-        [item.token for item in items],
+        [route.name for route in routes.values()],
+        [route.path for route in routes.values()],
+        ["\n".join(route.paths) for route in routes.values()],
+        [route.max_attempts for route in routes.values()],
         namespace,
         owner,
         lease,
+        token,
     )
     claimed = {
         row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows
@@ -162,9 +174,9 @@ async def _verdicts(executor: Executor, items: Sequence[ClaimItem], namespace: s
     rows = await executor.fetch(
         VERDICTS,
         [item.task_id for item in items],
-        [item.task_name for item in items],
-        ["\n".join(item.paths) for item in items],
-        [item.max_attempts for item in items],
+        [item.route.name for item in items],
+        ["\n".join(item.route.paths) for item in items],
+        [item.route.max_attempts for item in items],
         namespace,
     )
     return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"], 0, 0) for row in rows}
@@ -172,16 +184,14 @@ async def _verdicts(executor: Executor, items: Sequence[ClaimItem], namespace: s
 
 FIND_CLAIMED = """
 SELECT e.task_id, e.fence, e.attempt
-FROM unnest($1::text[], $2::uuid[]) AS i(task_id, claim_token)
-JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = i.claim_token AND e.status = 'RUNNING'
+FROM unnest($1::text[]) AS i(task_id)
+JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $2 AND e.status = 'RUNNING'
 """
 
 
-async def find_claimed(executor: Executor, items: Sequence[ClaimItem]) -> dict[str, ClaimRow]:
-    """After a claim's answer was lost: the items that are ours all the same, known by their tokens."""
-    rows = await executor.fetch(
-        FIND_CLAIMED, [item.task_id for item in items], [item.token for item in items]
-    )
+async def find_claimed(executor: Executor, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
+    """After a claim's answer was lost: the items that are ours all the same, known by its token."""
+    rows = await executor.fetch(FIND_CLAIMED, [item.task_id for item in items], token)
     return {row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows}
 
 
@@ -193,7 +203,8 @@ WHERE task_id = $1 AND final AND namespace = $2 AND (task_name = $3 OR task_path
 
 async def is_done(executor: Executor, item: ClaimItem, *, namespace: str) -> bool:
     """Whether the item's execution is final; nothing is claimed."""
-    return bool(await executor.fetch(IS_DONE, item.task_id, namespace, item.task_name, list(item.paths)))
+    route = item.route
+    return bool(await executor.fetch(IS_DONE, item.task_id, namespace, route.name, list(route.paths)))
 
 
 DEFER = """

@@ -76,6 +76,24 @@ RETURNING e.task_id, e.fence
 SETTLE_WAITING = SETTLE.replace(" SKIP LOCKED", "")
 
 
+SETTLE_SUCCEEDED = """
+WITH held AS (
+    SELECT i.*
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[]) AS i(task_id, fence, return_value, skipped_by)
+    JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
+    ORDER BY e.task_id
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+)
+UPDATE task_executions e
+SET status = 'SUCCESSFUL', final = true, return_value = h.return_value::jsonb, skipped_by = h.skipped_by,
+    finished_at = clock_timestamp(), claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
+FROM held h
+WHERE e.task_id = h.task_id
+RETURNING e.task_id, e.fence
+"""
+# What nearly every batch is: a third of the columns, and no attempt's line. A row that runs has no error to clear.
+
+
 async def settle(
     executor: Executor, items: Sequence[SettleItem], *, waiting: bool = False
 ) -> set[tuple[str, int]]:
@@ -83,6 +101,15 @@ async def settle(
 
     A row that somebody else has locked does not move, unless `waiting`: then it is waited for, `lock_timeout` long.
     """
+    if not waiting and all(item.ending is None for item in items):
+        rows = await executor.fetch(
+            SETTLE_SUCCEEDED,
+            [item.task_id for item in items],
+            [item.fence for item in items],
+            [item.return_value for item in items],
+            [item.skipped_by for item in items],
+        )
+        return {(row["task_id"], row["fence"]) for row in rows}
     rows = await executor.fetch(
         SETTLE_WAITING if waiting else SETTLE,
         [item.task_id for item in items],
