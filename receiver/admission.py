@@ -59,13 +59,18 @@ class Place:
         """
         if announced is not None:
             self._take(announced)
-        body = bytearray()
+        body: bytes | bytearray = b""
         try:
             with self._admission.patience.limit():
                 async for chunk in chunks:
                     if len(body) + len(chunk) > self._bytes:
                         self._take(len(body) + len(chunk))
-                    body += chunk
+                    if not body:
+                        body = chunk  # nearly every body comes in one piece, and is not copied
+                    elif isinstance(body, bytes):
+                        body = bytearray(body) + chunk
+                    else:
+                        body += chunk
         except TimeoutError:
             raise Saturated("patience for a slow body") from None
         return bytes(body)

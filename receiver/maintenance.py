@@ -80,7 +80,9 @@ SWEEP: Final = TaskRoute(
 ROUTES: Final = (SWEEP,)
 """The routes that every registry has."""
 
+_PATHS: Final = frozenset(route.path for route in ROUTES)
+
 
 def is_built_in(route: TaskRoute) -> bool:
     """Whether the route is the receiver's own."""
-    return any(route.path == ours.path for ours in ROUTES)
+    return route.path in _PATHS

@@ -101,7 +101,7 @@ class Runner:
             return claimed.failed(Failure.of(error))
         code = execution.code
         assert code is not None  # noqa: S101 - set by _start
-        self._heartbeat.watch(claimed.lease, lambda: execution.call_off(Reason.LEASE_LOST))
+        self._heartbeat.watch(claimed.lease, execution.lose)
         try:
             ended = await self._in_time(execution, code)
         except (
@@ -143,22 +143,11 @@ class Runner:
 
     def _start(self, claimed: Claimed, admitted: Admitted) -> Run:
         route, call = claimed.call.route, claimed.call
-        ours = self._around if is_built_in(route) else None
-        transacts = route.is_async and route.takes_context and not is_built_in(route)
-        transaction = self._transaction(claimed) if transacts else None
-        execution = Run(claimed, transaction)
+        transacts = route.takes_context and route.is_async and not is_built_in(route)
+        execution = Run(claimed, self._transaction(claimed) if transacts else None)
         args, trace = call.args, call.delivery.traceparent
         if route.takes_context:
-            made = TaskContext if ours is None else partial(MaintenanceContext, ours)
-            context = made(
-                task_id=claimed.task_id,
-                attempt=claimed.attempt,
-                message_id=call.delivery.message_id,
-                deadline=datetime.now(UTC) + timedelta(seconds=call.deadline - time.monotonic()),
-                cancellation=execution,
-                transaction=transaction,
-            )
-            args = [context, *args]
+            args = [self._context(execution), *args]
         if admitted.thread is not None:
             execution.began(admitted.thread.run(lambda: called(route.function, args, call.kwargs, trace)))
         else:
@@ -166,6 +155,19 @@ class Runner:
             execution.began(asyncio.create_task(code, name=route.name))
         self._executions.add(execution)
         return execution
+
+    def _context(self, execution: Run) -> TaskContext:
+        claimed, call = execution.claimed, execution.claimed.call
+        ours = self._around if is_built_in(call.route) else None
+        made = TaskContext if ours is None else partial(MaintenanceContext, ours)
+        return made(
+            task_id=claimed.task_id,
+            attempt=claimed.attempt,
+            message_id=call.delivery.message_id,
+            deadline=datetime.now(UTC) + timedelta(seconds=call.deadline - time.monotonic()),
+            cancellation=execution,
+            transaction=execution.transaction,
+        )
 
     def _transaction(self, claimed: Claimed) -> TaskTransaction:
         from receiver.executions.transaction import TaskTransaction  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays

@@ -54,6 +54,10 @@ class Run:
             self.noticed = True
         return self.noticed
 
+    def lose(self) -> None:
+        """Its lease is another's: called off, from any thread."""
+        self.call_off(Reason.LEASE_LOST)
+
     def call_off(self, reason: Reason) -> None:
         """Asks the task to stop, from any thread; the first reason counts. `ctx.cancelled` says it at once: the loop may be blocked."""
         with self._deciding:  # heartbeat and loop may have a reason at the same moment
