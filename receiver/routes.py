@@ -36,7 +36,7 @@ class TaskRoute:
         ack_deadline: seconds before Pub/Sub retries without an answer, 10-600.
         min_retry_delay: shortest backoff in seconds, 0-600.
         max_retry_delay: longest backoff in seconds, 0-600, not below `min_retry_delay`.
-        schedule: five cron fields in Cloud Scheduler's grammar, or None.
+        schedule: five cron fields in Cloud Scheduler's grammar, or None. A firing calls the task without arguments.
         schedule_timezone: IANA time zone of the schedule.
         kill_switch: environment variable that turns the task off (`0`, `false`, `no`, `off`), read at every delivery.
         max_attempts: runs before FAILED is final; None for as long as Pub/Sub tries.
@@ -164,6 +164,11 @@ class TaskRoute:
                 check(value)
             except ScheduleError as error:
                 raise DeclarationError(f"TaskRoute({self.path}): {name}: {error}") from None
+        # A firing carries no arguments, so one that needs some would be a 400 each time, and never run.
+        if self.is_scheduled and (why := self.shape.mismatch((), {})) is not None:
+            raise DeclarationError(
+                f"TaskRoute({self.path}): schedule: a firing brings no arguments ({why}); give the argument a default"
+            )
 
     def _check_names(self) -> None:
         switch: object = self.kill_switch

@@ -149,7 +149,8 @@ class Service:
             # In a thread and ahead of the first such task: SQLAlchemy's import would hold the loop for 0.2 s.
             load = asyncio.to_thread(importlib.import_module, "receiver.executions.transaction")
             self._loading = asyncio.create_task(load, name="load SQLAlchemy")
-        self.emit(ServiceState(f"receiving pushes for {len(self.registry.declared)} tasks"))
+        count = len(self.registry.declared)
+        self.emit(ServiceState(f"receiving pushes for {count} task{'' if count == 1 else 's'}"))
 
     async def drain(self, *, since: float | None = None) -> None:
         """Admits nothing more, waits the grace for what is in flight, then calls off what runs and hands back what stops.

@@ -36,11 +36,11 @@ class Transition:
     why: str
 
     def as_json(self) -> dict[str, str | None]:
-        """`{from, to, at, why}`, the time in RFC 3339."""
+        """`{from, to, at, why}`, the time in RFC 3339, spelled as the row's own."""
         return {
             "from": self.from_,
             "to": self.to,
-            "at": self.at.isoformat() if self.at is not None else None,
+            "at": _stamp(self.at) if self.at is not None else None,
             "why": self.why,
         }
 
@@ -54,9 +54,7 @@ def history(execution: Execution, attempts: Sequence[Attempt]) -> list[Transitio
     """
     chain = _Chain()
     enqueued = (
-        "enqueued"
-        if execution.run_after is None
-        else f"enqueued, to run after {execution.run_after.isoformat()}"
+        "enqueued" if execution.run_after is None else f"enqueued, to run after {_stamp(execution.run_after)}"
     )
     chain.go(READY, execution.enqueued_at, enqueued)
     ended = sorted(attempts, key=lambda attempt: attempt.fence)
@@ -127,6 +125,11 @@ def _arrive(chain: _Chain, execution: Execution) -> None:
     if execution.status == FAILED and execution.final:
         last = chain.told.pop()
         chain.told.append(replace(last, why=f"{last.why}; final"))
+
+
+def _stamp(moment: datetime) -> str:
+    """RFC 3339 with `Z`, as msgspec writes the times of the row: in one document they compare as text."""
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def _error(source: Attempt | Execution) -> str:

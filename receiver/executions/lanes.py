@@ -62,6 +62,10 @@ TRANSIENT = ("40",)
 """Serialization failure, deadlock: nothing was done, the same statement may be repeated."""
 
 
+NO_SLOT = ("too many clients", "no more connections allowed")
+"""A pooler's words for 53300: what PostgreSQL told it, and its own `max_client_conn`. PgBouncer says both as 08P01."""
+
+
 class TransientConflict(DatabaseUnavailable):
     """The statement was rolled back because of another one (SQLSTATE 40): repeat it."""
 
@@ -95,7 +99,7 @@ class Lane:
         Raises:
             ItemRefused: class 22, 23 or 54; nothing was done.
             TransientConflict: class 40; nothing was done.
-            OutOfConnections: 53 at connecting or at the statement; nothing was done.
+            OutOfConnections: 53 (or a pooler's words for it) at connecting or at the statement; nothing was done.
             NotConnected: nothing was sent.
             ConnectionFailed: sent, and the answer is not known.
         """
@@ -152,7 +156,7 @@ class Lane:
             async with asyncio.timeout(self._deadline):
                 connection = await self._database.connect(self._application, SERVER_SETTINGS)
         except asyncpg.PostgresError as error:
-            if _sqlstate(error).startswith("53"):
+            if _out_of_slots(error):
                 raise OutOfConnections("PostgreSQL has no connection slot free") from error
             raise NotConnected(f"PostgreSQL refuses the connection ({type(error).__name__})") from error
         except BROKEN as error:
@@ -218,7 +222,7 @@ def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
         raise LockedOut("somebody else holds the lock (SQLSTATE 55P03)") from error
     if state.startswith(TRANSIENT):
         raise TransientConflict(f"SQLSTATE {state}") from error
-    if state.startswith("53"):
+    if _out_of_slots(error):
         raise OutOfConnections(f"PostgreSQL is out of resources (SQLSTATE {state})") from error
     if state[:2] in ("08", "57", "25"):
         raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})") from error
@@ -259,6 +263,14 @@ async def _fetch_in_transaction(
         raise
     await connection.execute("COMMIT")
     return rows
+
+
+def _out_of_slots(error: asyncpg.PostgresError) -> bool:
+    """Whether there is no room now, rather than no database. Words count only where no statement can have chosen them."""
+    state = _sqlstate(error)
+    if state.startswith("53"):
+        return True
+    return state.startswith("08") and any(words in str(error) for words in NO_SLOT)
 
 
 def _sqlstate(error: BaseException | None) -> str:

@@ -31,7 +31,7 @@ PLUGIN = """
 from receiver import PermanentError, TaskRoute, task
 
 @task
-async def greet(name: str) -> str:
+async def greet(name: str = "you") -> str:
     return f"Hello, {name}!"
 
 @task
@@ -399,6 +399,8 @@ class TestExecutions:
             ("RUNNING", "SUCCESSFUL"),
         ]
         assert set(shown["history"][0]) == {"from", "to", "at", "why"}
+        # One spelling of a time in the whole document, so that they compare as text.
+        assert shown["history"][0]["at"] == shown["enqueued_at"]
 
     @pytest.mark.parametrize("task_id", ["nobody", "", "emoji-🙂", "x" * 5000, "\udcff"])
     def test_an_unknown_id_is_one_line(self, run: Run, database_url: str, task_id: str) -> None:

@@ -16,7 +16,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.executions import migrations
+from receiver.executions.dsn import Database
+from receiver.executions.lanes import Lane
 from receiver.local import pusher
 from receiver.local.instance import Instance
 from receiver.local.postgres import Postgres
@@ -30,7 +33,7 @@ from tests.pgbouncer import SETTINGS, NoPgBouncerError, pooling, program, throug
 
 OFF = {"TASKS_DB_PREPARED_STATEMENTS": "off"}
 EXCEPTIONS = {
-    "PostgreSQL's slots": "PgBouncer keeps the service waiting and then ends its connection: 500, as for a database that is down",
+    "PostgreSQL's slots": "once it knows the server, it keeps the service waiting and then ends its connection: 500, as for a database that is down",
     "after the database came back": "PgBouncer itself looks again only after server_login_retry",
 }
 BEHIND = [
@@ -184,6 +187,36 @@ async def test_it_is_transactions_that_are_pooled(database_url: str, port: int) 
             await other.close()
     finally:
         await connection.close()
+
+
+@pytest.mark.parametrize("full", ["PostgreSQL", "PgBouncer"])
+async def test_a_lack_of_slots_that_it_passes_on_is_no_broken_database(full: str) -> None:
+    """It says so under a SQLSTATE of its own, 08P01, which otherwise means a database that is down: 429, not 500."""
+    taken: list[asyncpg.Connection[asyncpg.Record]] = []
+    with Postgres(settings={"max_connections": "8"}) as server, pooling(server) as port:
+        pooled = through(server.url(), port)
+        url = server.url() if full == "PostgreSQL" else pooled
+        refused = ""
+        while not refused:
+            try:
+                taken.append(await asyncpg.connect(url, statement_cache_size=0))
+            except asyncpg.PostgresError as error:
+                refused = str(error)
+        assert "too many clients" in refused or "no more connections allowed" in refused
+        lane = Lane(Database.of(pooled, prepared_statements=False), "lane")
+        with pytest.raises(OutOfConnections):
+            await lane.fetch("SELECT 1")
+        for connection in taken:
+            connection.terminate()
+
+        async def served() -> bool:
+            try:
+                return bool(await lane.fetch("SELECT 1"))
+            except DatabaseUnavailable:  # server_login_retry has not passed
+                return False
+
+        await eventually(served)
+        await lane.close()
 
 
 def test_the_page_names_these_settings(project_root: Path) -> None:

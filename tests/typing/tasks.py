@@ -70,7 +70,7 @@ async def awaited(ctx: TaskContext) -> None:
 task(7)  # type: ignore[arg-type]
 
 # A route takes a task or a function, and says nothing about their types.
-routes: list[TaskRoute] = [TaskRoute(ship), TaskRoute(bill, schedule="0 3 * * *"), TaskRoute(awaited)]
+routes: list[TaskRoute] = [TaskRoute(ship), TaskRoute(bill), TaskRoute(awaited, schedule="0 3 * * *")]
 tasks: list[Task[..., Any]] = [ship, bill, audit]
 
 

@@ -18,7 +18,7 @@ from receiver.readiness import PATIENCE
 from receiver.registry import Registry
 from receiver.service import Service
 from receiver.settings import PUSH_PATH, PushAuth, Settings
-from receiver.telemetry.events import Delivered, Event, ReceiverTrouble
+from receiver.telemetry.events import Delivered, Event, ReceiverTrouble, ServiceState
 
 NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
@@ -288,6 +288,13 @@ def test_without_an_account_there_is_no_app() -> None:
         Service(Settings(database_url=NOWHERE), Registry([TaskRoute(ship)]), emit=lambda _: None)
     with pytest.raises(SettingError, match=r"^DATABASE_URL is not set; "):
         Service(Settings(push_auth=PushAuth.OFF), Registry([TaskRoute(ship)]), emit=lambda _: None)
+
+
+async def test_a_start_says_how_many_tasks_it_serves(app: App) -> None:
+    await app.service.start()
+    await app.service.drain()
+    await app.service.stop()
+    assert ServiceState("receiving pushes for 1 task") in app.events
 
 
 async def test_middleware_that_somebody_adds_sees_pushes_too(app: App) -> None:

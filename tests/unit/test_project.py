@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-LOCKS = ("build.txt", "dev.txt", "runtime.txt")
+from tests.acceptance import emulator
+
+LOCKS = ("bench.txt", "build.txt", "dev.txt", "runtime.txt")
 
 
 def pins(lock: Path) -> dict[str, str]:
@@ -91,9 +93,18 @@ def test_make_without_a_recent_python_says_so_in_one_line(project_root: Path, tm
     assert asked.stderr.splitlines()[0].startswith("error: no Python 3.11 or newer found")
 
 
+@pytest.mark.parametrize("place", [*emulator.PLACES, "google-cloud-sdk", "CLOUDSDK_ROOT_DIR"], ids=str)
+def test_ci_looks_for_the_emulator_wherever_its_tests_do(project_root: Path, place: Path | str) -> None:
+    """An SDK that only the tests find could be without Java, and they would be skipped unnoticed."""
+    script = (project_root / ".ci" / "run").read_text()
+    looked = script[script.index("emulator() {") : script.index("\n}", script.index("emulator() {"))]
+    assert str(place) in looked
+
+
+@pytest.mark.parametrize("workers", [(), ("--numprocesses", "2")], ids=["alone", "in workers"])
 @pytest.mark.parametrize(("forbidden", "status"), [("1", 1), ("0", 0)])
 def test_a_skipped_test_fails_the_session_where_nothing_may_be_skipped(
-    project_root: Path, tmp_path: Path, forbidden: str, status: int
+    project_root: Path, tmp_path: Path, forbidden: str, status: int, workers: tuple[str, ...]
 ) -> None:
     (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_configure\n")
     (tmp_path / "test_one.py").write_text(
@@ -111,6 +122,7 @@ def test_a_skipped_test_fails_the_session_where_nothing_may_be_skipped(
             tmp_path,
             "-p",
             "no:cacheprovider",
+            *workers,
             tmp_path,
         ],
         cwd=tmp_path,

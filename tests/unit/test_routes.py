@@ -18,6 +18,15 @@ def send_welcome_email(user_id: str) -> None: ...
 async def sync_stock(ctx: TaskContext) -> None: ...
 
 
+def clean_up(ctx: TaskContext, batch: int = 100, *labels: str, dry: bool = False, **more: object) -> None: ...
+
+
+def bill(ctx: TaskContext, /, user_id: str) -> None: ...
+
+
+def notify(*, user_id: str) -> None: ...
+
+
 @task
 async def decorated(user_id: str) -> None: ...
 
@@ -71,11 +80,11 @@ def test_a_nested_function_is_allowed() -> None:
 
 
 def test_resource_names_read_the_environment_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    route = TaskRoute(send_welcome_email, schedule="0 3 * * *")
+    route = TaskRoute(sync_stock, schedule="0 3 * * *")
     for environment in ("staging", "prod"):
         monkeypatch.setenv("TASKS_ENVIRONMENT", environment)
         monkeypatch.setenv("TASKS_NAMESPACE", "shop")
-        path = f"{__name__}.send_welcome_email"
+        path = f"{__name__}.sync_stock"
         assert route.topic_name == f"{environment}--shop.tasks--{path}"
         assert route.subscription_name == f"{environment}--shop.tasks--{path}-sub"
         assert route.scheduler_job_name == f"{environment}--shop-scheduler--{path.replace('.', '-')}"
@@ -99,6 +108,19 @@ def test_the_references_example_names_come_out_exactly(monkeypatch: pytest.Monke
     assert route.subscription_name == "prod--gyrinx.tasks--gyrinx.core.tasks.send_welcome_email-sub"
     job = TaskRoute(cleanup, schedule="0 3 * * *").scheduler_job_name
     assert job == "prod--gyrinx-scheduler--gyrinx-core-tasks-cleanup_old_data"
+
+
+@pytest.mark.parametrize("func", [send_welcome_email, decorated, bill, notify])
+def test_what_is_scheduled_can_be_called_without_arguments(func: Any) -> None:
+    """A firing brings none: each would be a 400, and nobody would know before the first night."""
+    assert "schedule: a firing brings no arguments" in refusal(func, schedule="0 3 * * *")
+    assert "'user_id'" in refusal(func, schedule="0 3 * * *")
+    assert TaskRoute(func).schedule is None
+
+
+@pytest.mark.parametrize("func", [sync_stock, clean_up])
+def test_defaults_and_the_context_are_no_arguments_of_a_firing(func: Any) -> None:
+    assert TaskRoute(func, schedule="0 3 * * *").is_scheduled
 
 
 def test_a_route_without_schedule_has_no_job_name() -> None:
@@ -170,7 +192,7 @@ EDGES: list[tuple[str, list[Any], list[Any]]] = [
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, good, _ in EDGES for value in good])
 def test_a_value_at_the_edge_is_accepted(field: str, value: Any) -> None:
     expected = tuple(value) if field == "aliases" else value
-    assert getattr(TaskRoute(send_welcome_email, **{field: value}), field) == expected
+    assert getattr(TaskRoute(sync_stock, **{field: value}), field) == expected
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, _, bad in EDGES for value in bad])

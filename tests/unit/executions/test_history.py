@@ -59,7 +59,7 @@ def test_an_execution_that_waits_was_only_enqueued() -> None:
 
 
 def test_a_deferred_execution_says_until_when() -> None:
-    assert told(row(run_after=at(60)))[0][3] == "enqueued, to run after 2026-03-01T12:01:00+00:00"
+    assert told(row(run_after=at(60)))[0][3] == "enqueued, to run after 2026-03-01T12:01:00Z"
 
 
 def test_the_running_attempt_is_read_from_the_row() -> None:
@@ -169,7 +169,7 @@ def test_the_json_form_has_from_to_at_and_why() -> None:
     assert Transition(None, "READY", START, "enqueued").as_json() == {
         "from": None,
         "to": "READY",
-        "at": "2026-03-01T12:00:00+00:00",
+        "at": "2026-03-01T12:00:00Z",
         "why": "enqueued",
     }
     assert Transition("FAILED", "READY", None, "put back").as_json()["at"] is None
