@@ -126,13 +126,44 @@ async def test_a_batch_is_bounded_in_items_and_bytes(writer: Writer, group: Grou
     many = submit_all(group, *(f"m{number:04}" for number in range(MAX_ITEMS + 5)))
     big = [
         asyncio.create_task(group.submit(Thing(name, size)))
-        for name, size in [("x1", MAX_BYTES // 2), ("x2", MAX_BYTES // 2), ("x3", 5 * MAX_BYTES), ("x4", 1)]
+        for name, size in [("x1", MAX_BYTES // 2), ("x2", MAX_BYTES // 2), ("x3", 1)]
     ]
     await asyncio.sleep(0)
     writer.gate.set()
     await asyncio.gather(first, *many, *big)
-    assert [len(batch) for batch in writer.batches] == [1, MAX_ITEMS, 6, 1, 1, 1]
-    assert writer.batches[4] == ["x3"]
+    assert [len(batch) for batch in writer.batches] == [1, MAX_ITEMS, 6, 2]
+
+
+async def test_a_large_item_goes_alone_and_keeps_nobody_waiting(writer: Writer, group: Group) -> None:
+    """One at a time, beside the batches: megabytes are a matter of tenths of a second, a batch of milliseconds."""
+    writer.waiting = {"large": asyncio.Event(), "larger": asyncio.Event()}
+    first = await under_way(writer, group)
+    large = [
+        asyncio.create_task(group.submit(Thing(name, MAX_BYTES + size)))
+        for size, name in enumerate(["large", "larger"], 1)
+    ]
+    a, z = submit_all(group, "a", "z")
+    await asyncio.sleep(0)
+    writer.gate.set()
+    assert [await first, await a, await z] == ["FIRST", "A", "Z"]
+    assert await group.submit(Thing("behind")) == "BEHIND"
+    assert sorted(writer.batches) == [["a", "z"], ["behind"], ["first"], ["large"]]
+    for each in writer.waiting.values():
+        each.set()
+    assert await asyncio.gather(*large) == ["LARGE", "LARGER"]
+
+
+async def test_a_large_item_that_waits_too_long_for_its_turn_is_refused(writer: Writer) -> None:
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.1)
+    writer.waiting = {"large": asyncio.Event()}
+    large = asyncio.create_task(group.submit(Thing("large", 2 * MAX_BYTES)))
+    await until(lambda: writer.batches)
+    with pytest.raises(OutOfConnections):
+        await group.submit(Thing("late", 2 * MAX_BYTES))
+    writer.waiting["large"].set()
+    assert await large == "LARGE"
+    await group.close()
+    assert writer.batches == [["large"]]
 
 
 async def test_an_item_that_is_refused_fails_alone(writer: Writer, group: Group) -> None:
