@@ -57,7 +57,9 @@ POLL = 0.1
 @click.option("--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, as a JSON object.")
 @click.option("--task-id", metavar="ID", help="The execution's id.  [default: a new one]")
 @click.option(
-    "--url", metavar="URL", help="The receiver, on this machine.  [default: http://127.0.0.1:$PORT]"
+    "--url",
+    metavar="URL",
+    help="The receiver, on this machine.  [default: its CLOUD_RUN_SERVICE_URL, or http://127.0.0.1:$PORT]",
 )
 @click.option(
     "--wait",
@@ -70,7 +72,7 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
     """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
     positional, keywords = arguments.positional(args), arguments.keywords(kwargs)
     settings = Settings.from_environ(arguments.environ(TELLING))
-    target = _target(url or f"http://127.0.0.1:{settings.port}")
+    target = _target(url or _default(settings))
     try:
         body = message(name, positional, keywords, task_id=task_id)
     except UnicodeEncodeError:
@@ -188,6 +190,13 @@ def _folder() -> Path:
     folder = Folder(Path.cwd())
     folder.make()
     return folder.path
+
+
+def _default(settings: Settings) -> str:
+    """Where a receiver of these settings listens: what it calls itself, when that is here."""
+    parts = urlsplit(settings.service_url or "")
+    is_here = parts.scheme == "http" and parts.port  # a plain http address is on loopback
+    return settings.service_url if is_here and settings.service_url else f"http://127.0.0.1:{settings.port}"
 
 
 def _target(url: str) -> str:

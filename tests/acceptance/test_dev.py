@@ -221,6 +221,10 @@ class TestRunning:
             ["sh", "-c", script], cwd=running.folder, env=clean, capture_output=True, check=True
         )
         assert isinstance(json.loads(done.stdout), list)
+        # A web process that is started with it listens on a port of its own.
+        assert not [
+            line for line in (running.state / "env").read_text().splitlines() if line.startswith("PORT=")
+        ]
 
     def test_a_save_reloads_and_a_syntax_error_keeps_the_tasks_from_before(self, running: Dev) -> None:
         reloads = running.log().count("receiving pushes")
