@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
-from receiver import variables
+from receiver import hosts
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError, SettingError
 from receiver.local.folder import KEY, NAME, Folder
@@ -152,7 +152,7 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
 def _certificates_address(settings: Settings) -> tuple[str, int, str]:
     parts = urlsplit(settings.certs_url)
     host = parts.hostname or ""
-    if not variables.is_loopback(host):
+    if not hosts.is_loopback(host):
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             settings.certs_url,
@@ -195,7 +195,7 @@ def _folder() -> Path:
 def _default(settings: Settings) -> str:
     """Where a receiver of these settings listens: what it calls itself, when that is here."""
     parts = urlsplit(settings.service_url or "")
-    is_here = parts.scheme == "http" and parts.port  # a plain http address is on loopback
+    is_here = parts.scheme == "http" and parts.port and hosts.is_loopback(parts.hostname or "")
     return settings.service_url if is_here and settings.service_url else f"http://127.0.0.1:{settings.port}"
 
 
@@ -206,7 +206,7 @@ def _target(url: str) -> str:
         is_here = parts.scheme in {"http", "https"} and parts.port != 0 and url.isprintable()
     except ValueError:
         is_here = False
-    if not is_here or not variables.is_loopback(parts.hostname or ""):
+    if not is_here or not hosts.is_loopback(parts.hostname or ""):
         raise ConfigurationError(
             f"--url is {url!r}; push only goes to this machine, such as http://127.0.0.1:8080"
         )
