@@ -129,7 +129,7 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             settings.certs_url,
-            f"nobody serves certificates there; start what does, or to push from here use {SUGGESTION}",
+            f"nobody serves certificates there; start what does (`receiver dev`), or to push from here use {SUGGESTION}",
         )
     signer = Signer.load_or_create(_folder() / KEY)
     if served:

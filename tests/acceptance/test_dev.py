@@ -337,6 +337,9 @@ class TestEnding:
         kept = sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT attempts FROM owed").fetchall()
         assert len(kept) == 1
         assert kept[0][0] >= 1
+        late = dev.run("push", "greet", "--args", '["Ada"]')
+        assert (late.returncode, late.stderr.count("\n")) == (2, 1)
+        assert "start what does (`receiver dev`)" in late.stderr
         (dev.folder / "gate").touch()
         dev.start()
         until(lambda: "receiving pushes" in dev.log())
