@@ -9,7 +9,9 @@ import difflib
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
+from receiver import hosts
 from receiver.errors import SettingError
 from receiver.variables import VARIABLES
 
@@ -70,6 +72,17 @@ def local_only(environ: Mapping[str, str], settings: Settings) -> None:
 
 def contradictions(settings: Settings) -> None:
     """Refuses settings that are fine each and not together."""
+    url = urlsplit(settings.service_url or "")
+    if (
+        url.scheme == "http"
+        and not hosts.is_loopback(url.hostname or "")
+        and settings.pubsub_emulator is None
+    ):
+        raise SettingError(
+            "CLOUD_RUN_SERVICE_URL",
+            settings.service_url,
+            "use https://host, or http://host on loopback; only an emulator (PUBSUB_EMULATOR_HOST) pushes elsewhere",
+        )
     if settings.max_inflight_bytes < settings.max_body_bytes:
         raise SettingError(
             "TASKS_MAX_INFLIGHT_BYTES",

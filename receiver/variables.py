@@ -14,6 +14,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, quote, urlsplit
 
+from receiver.hosts import is_loopback, is_near
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,7 +72,9 @@ VARIABLES: Final = (
     Variable("TASKS_FAULT_LATENCY_JITTER", "", "local only: random part of that delay"),
     Variable("TASKS_FAULT_SEED", "", "local only: makes the faults repeatable"),
     Variable("TASKS_SCHEDULER_ENDPOINT", "", "local only: stands in for Cloud Scheduler and IAM"),
-    Variable("PUBSUB_EMULATOR_HOST", "", "local only: host:port of the official emulator"),
+    Variable(
+        "PUBSUB_EMULATOR_HOST", "", "local only: host:port of an emulator, here or in a private network"
+    ),
     Variable("PORT", "8080", "port to listen on; 0 lets the system choose"),
     Variable("K_SERVICE", "", "set by Cloud Run: the service's name"),
     Variable("K_REVISION", "", "set by Cloud Run: the revision's name"),
@@ -163,9 +167,12 @@ def flag(value: str) -> bool:
 
 
 def service_url(value: str) -> str:
-    """The address of a service without path: https, or http on loopback. Its trailing slash is dropped."""
+    """The address of a service without path: https, or http nearby. Its trailing slash is dropped.
+
+    Whether http may leave this machine depends on who pushes (`receiver.refusals`).
+    """
     allowed = "use https://host, or http://host on loopback, without path or query"
-    parts = _web_address(value)
+    parts = _web_address(value, is_near)
     if parts is None or parts.path not in {"", "/"} or parts.query:
         raise Unreadable(allowed)
     return value.rstrip("/")
@@ -179,11 +186,11 @@ def certificates_url(value: str) -> str:
 
 
 def local_host(value: str) -> str:
-    """`host:port` on loopback, as `PUBSUB_EMULATOR_HOST` is written; `http://` before it is dropped."""
+    """`host:port` nearby, as `PUBSUB_EMULATOR_HOST` is written; `http://` before it is dropped."""
     host = value.removeprefix("http://").rstrip("/")
-    parts = _web_address(f"http://{host}")
+    parts = _web_address(f"http://{host}", is_near)
     if parts is None or parts.path or parts.query or not parts.port:
-        raise Unreadable("use host:port on loopback, such as 127.0.0.1:8085")
+        raise Unreadable("use host:port here or in a private network, such as 127.0.0.1:8085 or pubsub:8085")
     return host
 
 
@@ -246,23 +253,14 @@ def with_password(address: str, secret: str) -> str:
     return f"{scheme}://{user.partition(':')[0]}:{quote(secret, safe='')}@{host}{rest[end:]}"
 
 
-def is_loopback(host: str) -> bool:
-    """True for `localhost`, 127.0.0.0/8 and ::1: traffic that never leaves the machine."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _web_address(value: str) -> SplitResult | None:
+def _web_address(value: str, plain: Callable[[str], bool] = is_loopback) -> SplitResult | None:
+    """The parts of an address: https, or http to a host that `plain` lets have it."""
     parts = _split(value)
     if parts is None or not parts.hostname or "@" in parts.netloc or "#" in value:
         return None
     if not (_HOST.fullmatch(parts.hostname) or _is_ip(parts.hostname)):
         return None
-    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname)):
+    if parts.scheme == "https" or (parts.scheme == "http" and plain(parts.hostname)):
         return parts
     return None
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
-from receiver import variables
+from receiver import hosts
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError, SettingError
 from receiver.local.folder import KEY, NAME, Folder
@@ -57,7 +57,9 @@ POLL = 0.1
 @click.option("--kwargs", "kwargs", metavar="JSON", default="{}", help="Keyword arguments, as a JSON object.")
 @click.option("--task-id", metavar="ID", help="The execution's id.  [default: a new one]")
 @click.option(
-    "--url", metavar="URL", help="The receiver, on this machine.  [default: http://127.0.0.1:$PORT]"
+    "--url",
+    metavar="URL",
+    help="The receiver, on this machine.  [default: its CLOUD_RUN_SERVICE_URL, or http://127.0.0.1:$PORT]",
 )
 @click.option(
     "--wait",
@@ -70,7 +72,7 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
     """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
     positional, keywords = arguments.positional(args), arguments.keywords(kwargs)
     settings = Settings.from_environ(arguments.environ(TELLING))
-    target = _target(url or f"http://127.0.0.1:{settings.port}")
+    target = _target(url or _default(settings))
     try:
         body = message(name, positional, keywords, task_id=task_id)
     except UnicodeEncodeError:
@@ -127,7 +129,7 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             settings.certs_url,
-            f"nobody serves certificates there; start what does, or to push from here use {SUGGESTION}",
+            f"nobody serves certificates there; start what does (`receiver dev`), or to push from here use {SUGGESTION}",
         )
     signer = Signer.load_or_create(_folder() / KEY)
     if served:
@@ -150,7 +152,7 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
 def _certificates_address(settings: Settings) -> tuple[str, int, str]:
     parts = urlsplit(settings.certs_url)
     host = parts.hostname or ""
-    if not variables.is_loopback(host):
+    if not hosts.is_loopback(host):
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             settings.certs_url,
@@ -190,6 +192,13 @@ def _folder() -> Path:
     return folder.path
 
 
+def _default(settings: Settings) -> str:
+    """Where a receiver of these settings listens: what it calls itself, when that is here."""
+    parts = urlsplit(settings.service_url or "")
+    is_here = parts.scheme == "http" and parts.port and hosts.is_loopback(parts.hostname or "")
+    return settings.service_url if is_here and settings.service_url else f"http://127.0.0.1:{settings.port}"
+
+
 def _target(url: str) -> str:
     """The receiver's address: http(s), on loopback, nothing after the port."""
     try:
@@ -197,7 +206,7 @@ def _target(url: str) -> str:
         is_here = parts.scheme in {"http", "https"} and parts.port != 0 and url.isprintable()
     except ValueError:
         is_here = False
-    if not is_here or not variables.is_loopback(parts.hostname or ""):
+    if not is_here or not hosts.is_loopback(parts.hostname or ""):
         raise ConfigurationError(
             f"--url is {url!r}; push only goes to this machine, such as http://127.0.0.1:8080"
         )

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from receiver.doctor.findings import Check, Finding, Severity
 from receiver.errors import SettingError
+from receiver.hosts import is_loopback
 from receiver.settings import PushAuth, Settings, require_serving
-from receiver.variables import is_loopback
 
 _MENDS: Final = {
     "GCP_PROJECT_ID": "export GCP_PROJECT_ID=$(gcloud config get-value project)",

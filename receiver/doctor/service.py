@@ -144,7 +144,7 @@ def _environment(service: Service, environ: Mapping[str, str]) -> list[Finding]:
             continue
         there = (service.environment.get(name) or "").strip() or default
         here = environ.get(name, "").strip() or default
-        # Plain http is allowed on loopback only: a stand-in here, with which no service can agree.
+        # Plain http is for stand-ins: no service can agree with one.
         if there.rstrip("/") == here.rstrip("/") or here.startswith("http://"):
             continue
         found.append(

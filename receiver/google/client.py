@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import msgspec
 
-from receiver import variables
+from receiver import hosts
 from receiver.errors import (
     GoogleConflict,
     GoogleForbidden,
@@ -180,9 +180,9 @@ class GoogleClient:
 
 
 def _stands_in(url: str) -> bool:
-    """Whether this is on loopback. Raises ValueError for what is neither that nor Google's: no token may go there."""
+    """Whether this is a stand-in. Raises ValueError for what is neither that nor Google's: no token may go there."""
     where = httpx.URL(url)
-    if variables.is_loopback(where.host):
+    if where.scheme == "http" and hosts.is_near(where.host):
         return True
     if where.scheme != "https" or not where.host.endswith(".googleapis.com"):
         raise ValueError(f"{where.host} is not an address of Google's")

@@ -1,7 +1,7 @@
-"""Where Google's APIs are: at Google, or a stand-in on this machine.
+"""Where Google's APIs are: at Google, or a stand-in nearby.
 
-Invariant: an address is https at googleapis.com, or plain http on loopback; `receiver.google.client` sends a token to the
-first kind only. The stand-ins are for laptops and tests: `Settings` refuses them on Cloud Run.
+Invariant: an address is https at googleapis.com, or plain http on this machine (Pub/Sub's also on a private network, as in a
+compose file); `receiver.google.client` sends a token to the first kind only. The stand-ins are for laptops and tests: `Settings` refuses them on Cloud Run.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ class Deliveries:
         self._tokens: dict[tuple[str, str], tuple[str, float]] = {}
         self._changed = asyncio.Event()
         self._open = True
+        self._stopping = False
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -112,13 +113,19 @@ class Deliveries:
                     task.cancel()
                 await asyncio.gather(*self._under_way, return_exceptions=True)
 
-    def pause(self) -> None:
-        """Starts no delivery until `resume`: nobody is there to answer, and no message should pay for that."""
+    def pause(self, *, stopping: bool = False) -> None:
+        """Starts no delivery until `resume`: nobody is there to answer, and no message should pay for that.
+
+        Args:
+            stopping: the receiver is being stopped on purpose. What it gives back meanwhile was no delivery: its message
+                comes again after `resume`, and none becomes a dead letter because somebody saves a file five times.
+        """
         self._open = False
+        self._stopping = stopping
 
     def resume(self) -> None:
         """Delivers again."""
-        self._open = True
+        self._open, self._stopping = True, False
         self._changed.set()
 
     def _start_due(self, client: httpx.AsyncClient) -> float | None:
@@ -174,6 +181,8 @@ class Deliveries:
             pass
         elif status is None:
             self._broker.hold_back(subscription, owed, late=True)
+        elif self._stopping:
+            self._broker.hold_back(subscription, owed)
         else:
             window.nacked(self._broker.clock())
             self._broker.nack(subscription, owed)

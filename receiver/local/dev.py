@@ -2,8 +2,8 @@
 
 PostgreSQL from the wheel, the local Pub/Sub with signed tokens, the scheduler, and the receiver itself as a process of its
 own, started anew when a plugin file changes. A plugin that is broken costs one line: the receiver that runs goes on, and
-the next save is tried. While no receiver answers nothing is delivered, so that a reload costs no message an attempt.
-Ctrl-C ends everything that was started here, and so does the end of this process, whatever ends it.
+the next save is tried. While no receiver answers nothing is delivered, and what one that is stopped gives back was no delivery,
+so that a reload costs no message an attempt. Ctrl-C ends everything that was started here, and so does the end of this process, whatever ends it.
 
 Next: `receiver.local.ground` is what has to be there before.
 """
@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 from watchfiles import PythonFilter, awatch
 
-from receiver.errors import PluginError
+from receiver.errors import ConfigurationError, PluginError
 from receiver.local import plan
 from receiver.local.beside import HOST, serve
 from receiver.local.broker import Broker
@@ -32,6 +32,8 @@ from receiver.local.scheduler import Scheduler
 from receiver.local.signer import Signer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from receiver.local.ground import Ground
 
 MAX_ACK_DEADLINE: Final = 600
@@ -111,9 +113,7 @@ class Dev:
         self._stop.set()
 
     async def _watch(self) -> None:
-        async for _ in awatch(
-            self._ground.working, watch_filter=PythonFilter(), debounce=DEBOUNCE, stop_event=self._stop
-        ):
+        async for _ in saves(self._ground.working, self._stop):
             self._changed.set()
 
     async def _live(self) -> None:
@@ -171,7 +171,7 @@ class Dev:
     async def _stop_child(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            self._deliveries.pause()
+            self._deliveries.pause(stopping=True)
             stopping = asyncio.create_task(child.stop())
             try:
                 await asyncio.shield(stopping)
@@ -184,3 +184,35 @@ class Dev:
 
     def _patient(self, route: LocalRoute) -> LocalRoute:
         return replace(route, ack_deadline=MAX_ACK_DEADLINE) if self._debug else route
+
+
+async def saves(folder: Path, stop: asyncio.Event) -> AsyncIterator[None]:
+    """Yields whenever a Python file below the folder has changed, until `stop`.
+
+    A folder below it that may not be entered (a container's data, say) holds no plugin, and stops nobody.
+
+    Raises:
+        ConfigurationError: the system does not watch it.
+    """
+    closed = False
+    while True:
+        changes = awatch(
+            folder,
+            watch_filter=PythonFilter(),
+            debounce=DEBOUNCE,
+            stop_event=stop,
+            ignore_permission_denied=closed,
+        )
+        try:
+            async for _ in changes:
+                yield
+        except (OSError, RuntimeError) as error:  # watchfiles' own errors are RuntimeErrors
+            if isinstance(error, PermissionError) and not closed:
+                closed = True  # only now: with it watchfiles keeps every other trouble to itself as well
+                continue
+            raise ConfigurationError(
+                f"{folder} cannot be watched for changes ({error}); raise fs.inotify.max_user_watches and "
+                "max_user_instances, or set WATCHFILES_FORCE_POLLING=1"
+            ) from error
+        else:
+            return

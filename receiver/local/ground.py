@@ -104,7 +104,8 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Ground]:
             )
             shared = _shared(given, place, ports, postgres.url())
             file = folder.keep_environ(shared)
-            own = {"TASKS_SHUTDOWN_GRACE": GRACE, **given, **shared, "PYTHONUNBUFFERED": "1"}
+            own = {"TASKS_SHUTDOWN_GRACE": GRACE, **given, **shared, "PORT": str(ports.receiver)}
+            own["PYTHONUNBUFFERED"] = "1"
             lines = (
                 f"receiver      {place.url}/tasks/pubsub/",
                 f"Pub/Sub       http://{HOST}:{ports.pubsub}",
@@ -116,7 +117,7 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Ground]:
 
 
 def _shared(given: Mapping[str, str], place: Place, ports: Ports, database_url: str) -> dict[str, str]:
-    """What a process that enqueues, or pushes, has to know; the receiver has it too."""
+    """What a process that enqueues, or pushes, has to know; the receiver has it too. Not PORT: a web process has its own."""
     shared = {
         "DATABASE_URL": database_url,
         "GCP_PROJECT_ID": place.project,
@@ -126,7 +127,6 @@ def _shared(given: Mapping[str, str], place: Place, ports: Ports, database_url: 
         "CLOUD_RUN_SERVICE_URL": place.url,
         "TASKS_SERVICE_ACCOUNT": place.email,
         "TASKS_OIDC_CERTS_URL": f"http://{HOST}:{ports.pubsub}{CERTS_PATH}",
-        "PORT": str(ports.receiver),
     }
     if given.get("TASKS_MODULES"):
         shared["TASKS_MODULES"] = given["TASKS_MODULES"]
@@ -144,6 +144,12 @@ def _ports(folder: Folder, environ: Mapping[str, str]) -> Ports:
     else:
         receiver = int(wanted) if wanted.isdigit() and int(wanted) else known.receiver
         chosen = Ports(receiver, known.pubsub, known.postgres)
+    if receiver in (chosen.pubsub, chosen.postgres):
+        who = "the local Pub/Sub" if receiver == chosen.pubsub else "PostgreSQL"
+        raise ConfigurationError(
+            f"PORT is {receiver}, and {who} listens there; set PORT to another, "
+            f"or delete {folder.path / STATE} to have new ports chosen"
+        )
     for what, port, other in (
         ("the receiver's", chosen.receiver, "set PORT to another"),
         ("the local Pub/Sub's", chosen.pubsub, f"delete {folder.path / STATE} to have new ports chosen"),

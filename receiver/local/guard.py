@@ -38,15 +38,11 @@ class Guard:
     Args:
         log: where the server and failing programs write.
         account: (uid, gid) to run as, or None for this process's own.
-        environment: the programs' whole environment.
     """
 
-    def __init__(
-        self, log: IO[bytes], account: tuple[int, int] | None, environment: Mapping[str, str]
-    ) -> None:
+    def __init__(self, log: IO[bytes], account: tuple[int, int] | None) -> None:
         self._log = log
         self._account = account
-        self._environment = dict(environment)
         self._server: subprocess.Popen[bytes] | None = None
 
     def answer(self, request: Mapping[str, object]) -> dict[str, object]:
@@ -100,7 +96,6 @@ class Guard:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd="/",
-            env=self._environment,
             user=uid,
             group=gid,
             extra_groups=None if uid is None else [],
@@ -124,15 +119,15 @@ def _exit(_signal: int, _frame: object) -> NoReturn:
 def main() -> None:
     """Serves requests until standard input ends; then nothing of the server is left.
 
-    The one argument is a JSON object: `log` (path), `account` ([uid, gid] or null), `environment`, `remove` (the
-    temporary folder, or null).
+    The one argument is a JSON object: `log` (path), `account` ([uid, gid] or null), `remove` (the temporary folder, or
+    null). Every account of the machine may read it, so the environment is no part of it: the programs have this process's.
     """
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what Ctrl-C means
     config = json.loads(sys.argv[1])
     account = config["account"]
     with Path(config["log"]).open("ab") as log:
-        guard = Guard(log, (account[0], account[1]) if account else None, config["environment"])
+        guard = Guard(log, (account[0], account[1]) if account else None)
         try:
             for line in sys.stdin:
                 try:

@@ -32,6 +32,8 @@ __all__ = ["LocalPostgresError", "Postgres"]
 HOST: Final = "127.0.0.1"
 PORT_TRIES: Final = 10  # a chosen port can be taken by another process before the server binds it
 STOP_TIMEOUT: Final = 90.0  # seconds: more than the guard's own three steps together
+ENVIRONMENT: Final = ("HOME", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+"""What PostgreSQL's programs see of the environment. They may run as another account, and need none of the rest."""
 
 Mode = Literal["fast", "immediate"]
 
@@ -303,7 +305,6 @@ class Postgres:
         config = {
             "log": str(self._log),
             "account": (account.uid, account.gid) if account else None,
-            "environment": _environment(),
             "remove": str(self.folder) if self._given is None else None,
         }
         with self._log.open("ab") as log:
@@ -316,6 +317,7 @@ class Postgres:
                 stderr=log,
                 bufsize=0,
                 cwd="/",
+                env=_environment(),
                 start_new_session=True,
             )
 
@@ -339,9 +341,8 @@ class Postgres:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what would steer PostgreSQL's programs elsewhere; messages in English."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-    return kept | {"LC_ALL": "C"}
+    """What PostgreSQL's programs need of this process's environment, and no secret of it; messages in English."""
+    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"LC_ALL": "C"}
 
 
 def _free_port() -> int:

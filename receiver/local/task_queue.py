@@ -44,6 +44,14 @@ MOST = 10_000
 """Deliveries of one `deliver_all` at most: a task that enqueues itself must not hang a test."""
 
 
+class Pending(list[Message]):
+    """Messages at one moment. It may be called as well: an attribute and a method read alike in a test."""
+
+    def __call__(self) -> Pending:
+        """Itself."""
+        return self
+
+
 class TaskQueue:
     """A subscription with its receiver. Each method returns when what it does is done."""
 
@@ -121,9 +129,9 @@ class TaskQueue:
         self._pending[message.number] = message
 
     @property
-    def pending(self) -> list[Message]:
-        """What is still owed, the oldest first."""
-        return list(self._pending.values())
+    def pending(self) -> Pending:
+        """What is still owed, the oldest first; `pending()` is the same."""
+        return Pending(self._pending.values())
 
     @property
     def executions(self) -> list[Execution]:

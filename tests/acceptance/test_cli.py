@@ -461,6 +461,8 @@ class TestPush:
         assert (tmp_path / ".receiver" / ".gitignore").read_text() == "*\n"
         assert stat.S_IMODE((tmp_path / ".receiver" / "signing-key.pem").stat().st_mode) == 0o600
 
+        del env["PORT"]  # the service's own address says it too
+        assert run("push", "greet", "--args", '["Ada"]', **env).returncode == 0
         again = run("push", "greet", "--kwargs", '{"name": "Grace"}', "--url", instance.url, **env)
         assert (again.returncode, again.stdout) == (0, "200 The task completed.\n")
         unknown = run("push", "no_such_task", **env)

@@ -27,6 +27,7 @@ import pytest
 from receiver.local.instance import free_port
 
 PLUGIN = """
+import asyncio
 import os
 from pathlib import Path
 from receiver import TaskRoute, task
@@ -46,6 +47,11 @@ async def waits(for_: str) -> str:
     return "found"
 
 @task
+async def holds(for_: str) -> None:
+    while not Path(for_).exists():
+        await asyncio.sleep(0.02)
+
+@task
 async def dies() -> None:
     os._exit(3)
 
@@ -53,6 +59,7 @@ tasks = [
     TaskRoute(greet),
     TaskRoute(cleanup, schedule="0 3 * * *"),
     TaskRoute(waits, min_retry_delay=1, max_retry_delay=2),
+    TaskRoute(holds),
     TaskRoute(dies),
 ]
 """
@@ -214,6 +221,10 @@ class TestRunning:
             ["sh", "-c", script], cwd=running.folder, env=clean, capture_output=True, check=True
         )
         assert isinstance(json.loads(done.stdout), list)
+        # A web process that is started with it listens on a port of its own.
+        assert not [
+            line for line in (running.state / "env").read_text().splitlines() if line.startswith("PORT=")
+        ]
 
     def test_a_save_reloads_and_a_syntax_error_keeps_the_tasks_from_before(self, running: Dev) -> None:
         reloads = running.log().count("receiving pushes")
@@ -229,6 +240,21 @@ class TestRunning:
         )
         running.plugin.write_text(PLUGIN)
         running.says("receiving pushes", reloads + 2)
+
+    def test_a_save_costs_what_is_running_none_of_its_deliveries(self, running: Dev) -> None:
+        gate, reloads = running.folder / "held", running.log().count("receiving pushes")
+        running.publish("holds", str(gate))
+        until(lambda: [row for row in running.executions("holds") if row["status"] == "RUNNING"])
+        running.plugin.write_text(PLUGIN + "# saved")
+        running.says("receiving pushes", reloads + 1)
+        until(lambda: [row for row in running.executions("holds") if row["fence"] > 1], running.log)
+        messages = sqlite3.connect(running.state / "pubsub.sqlite")
+        assert messages.execute("SELECT attempts FROM owed WHERE subscription LIKE '%holds%'").fetchall() == [
+            (0,)
+        ]
+        gate.touch()
+        (row,) = until(lambda: running.succeeded("holds"), running.log)
+        assert row["attempt"] == 1
 
     def test_a_tick_fires_a_scheduled_task_now(self, running: Dev) -> None:
         done = running.run("dev", "--tick", "cleanup")
@@ -311,6 +337,9 @@ class TestEnding:
         kept = sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT attempts FROM owed").fetchall()
         assert len(kept) == 1
         assert kept[0][0] >= 1
+        late = dev.run("push", "greet", "--args", '["Ada"]')
+        assert (late.returncode, late.stderr.count("\n")) == (2, 1)
+        assert "start what does (`receiver dev`)" in late.stderr
         (dev.folder / "gate").touch()
         dev.start()
         until(lambda: "receiving pushes" in dev.log())

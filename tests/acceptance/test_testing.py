@@ -161,6 +161,7 @@ def test_messages_come_in_order_one_at_a_time(task_queue, calls):
     first, second = task_queue.enqueue("greet", "a"), task_queue.enqueue("greet", "b")
     assert task_queue.deliver_next().task_id == first
     assert [each.task_id for each in task_queue.pending] == [second]
+    assert task_queue.pending() == task_queue.pending
     assert task_queue.deliver_next().task_id == second
     assert task_queue.deliver_next() is None
     assert calls == ["a", "b"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver import variables
+from receiver import hosts
 from receiver.errors import SettingError
 from receiver.settings import (
     VARIABLES,
@@ -101,6 +101,10 @@ GOOD = [
     ("TASKS_STATUS", "1", "status", True),
     ("PUBSUB_EMULATOR_HOST", "localhost:8085", "pubsub_emulator", "localhost:8085"),
     ("PUBSUB_EMULATOR_HOST", "http://[::1]:8085/", "pubsub_emulator", "[::1]:8085"),
+    ("PUBSUB_EMULATOR_HOST", "pubsub:8085", "pubsub_emulator", "pubsub:8085"),
+    ("PUBSUB_EMULATOR_HOST", "host.docker.internal:8085", "pubsub_emulator", "host.docker.internal:8085"),
+    ("PUBSUB_EMULATOR_HOST", "192.168.1.7:8085", "pubsub_emulator", "192.168.1.7:8085"),
+    ("PUBSUB_EMULATOR_HOST", "[fd00::7]:8085", "pubsub_emulator", "[fd00::7]:8085"),
     ("TASKS_SCHEDULER_ENDPOINT", "http://127.0.0.1:8086/", "scheduler_endpoint", "http://127.0.0.1:8086"),
     ("PORT", "65535", "port", 65535),
     ("K_SERVICE", "receiver", "service_name", "receiver"),
@@ -120,7 +124,7 @@ BAD = {
     "CLOUD_RUN_SERVICE_URL": [
         "gyrinx.run.app", "http://gyrinx.run.app", "https://a.run.app/path", "https://a.run.app?x=1", "https://",
         "https://a.run.app/#x", "https://u:hunter2@a.run.app", "https://a b", "https://a:0", "https://a:x",
-        "https://a..-", "https://[::1", "ftp://localhost", "https://a\nb",
+        "https://a..-", "https://[::1", "ftp://localhost", "https://a\nb", "http://receiver:8080", "http://10.0.0.1:8080",
     ],
     "TASKS_SERVICE_ACCOUNT": ["nobody", "a@", "@b", "a b@c", "a@b@c", "é@b"],
     "TASKS_ENVIRONMENT": ["goog", "Google", "1a", "a--b", "a" * 41, "é", "a b", "-"],
@@ -153,8 +157,9 @@ BAD = {
     "TASKS_RETENTION": ["0", "1d", "14.99d", "3651d", "forever"],
     "TASKS_STATUS": ["enabled"],
     "PUBSUB_EMULATOR_HOST": [
-        "localhost", "8085", "pubsub:8085", "localhost:0", "localhost:x", "https://localhost:8085", "localhost:8085/v1",
-        "localhost:8085?x", "u@localhost:8085", "ftp://localhost:1", "local host:1", "10.0.0.1:8085",
+        "localhost", "8085", "pubsub.example.com:8085", "localhost:0", "localhost:x", "https://localhost:8085", "localhost:8085/v1",
+        "localhost:8085?x", "u@localhost:8085", "ftp://localhost:1", "local host:1", "8.8.8.8:8085", "169.254.169.254:80",
+        "0.0.0.0:8085", "metadata.google.internal:80", "2130706433:8085", "0x7f000001:8085",
     ],
     "TASKS_SCHEDULER_ENDPOINT": [
         "localhost:8086", "https://localhost:8086", "http://scheduler:8086", "http://localhost:8086/v1", "http://localhost?x",
@@ -251,6 +256,15 @@ def test_what_is_for_tests_is_refused_on_cloud_run_only(variable: str, value: st
     assert "unset it on Cloud Run" in str(refused(**{variable: value, "K_SERVICE": "receiver"}))
 
 
+def test_beside_an_emulator_the_service_is_a_neighbour_too() -> None:
+    """As in a compose file: the emulator pushes to http://receiver:8080, and nothing of it leaves that network."""
+    beside = {"CLOUD_RUN_SERVICE_URL": "http://receiver:8080/", "PUBSUB_EMULATOR_HOST": "pubsub:8085"}
+    assert Settings.from_environ(beside).service_url == "http://receiver:8080"
+    assert refused(**beside, K_SERVICE="receiver").variable == "PUBSUB_EMULATOR_HOST"
+    public = {**beside, "CLOUD_RUN_SERVICE_URL": "http://gyrinx.run.app"}
+    assert refused(**public).variable == "CLOUD_RUN_SERVICE_URL"
+
+
 def test_push_authentication_cannot_be_off_on_cloud_run() -> None:
     assert refused(TASKS_PUSH_AUTH="off", K_SERVICE="receiver").variable == "TASKS_PUSH_AUTH"
 
@@ -313,7 +327,7 @@ def test_the_names_prefix_is_read_as_the_settings_read_it() -> None:
     [("LOCALHOST", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.1", False), ("localhost.evil", False)],
 )
 def test_loopback_is_the_machine_itself(host: str, loopback: bool) -> None:  # noqa: FBT001 - an expectation
-    assert variables.is_loopback(host) is loopback
+    assert hosts.is_loopback(host) is loopback
 
 
 def test_a_body_that_never_fits_in_flight_is_refused_at_the_start() -> None:

@@ -55,8 +55,8 @@ async def test_an_empty_answer_is_an_empty_object() -> None:
     assert (await asked(httpx.Response(200)))[0] == {}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
-async def test_a_stand_in_on_this_machine_gets_no_token(host: str) -> None:
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "pubsub", "192.168.1.7"])
+async def test_a_stand_in_on_this_machine_or_beside_it_gets_no_token(host: str) -> None:
     _, network = await asked(OK, url=f"http://{host}:8085/v1/projects/p/topics/t")
     assert "authorization" not in network.requests[0].headers
 
@@ -65,6 +65,9 @@ async def test_a_stand_in_on_this_machine_gets_no_token(host: str) -> None:
     "url",
     [
         "http://pubsub.googleapis.com/v1",
+        "http://pubsub.example.com/v1",
+        "http://8.8.8.8/v1",
+        "https://pubsub/v1",
         "https://pubsub.example.com/v1",
         "https://evilgoogleapis.com/v1",
         "https://pubsub.googleapis.com.example.com/",

@@ -128,6 +128,33 @@ async def test_nothing_is_delivered_while_nobody_is_there(target: Endpoint) -> N
     assert [push.envelope["deliveryAttempt"] for push in target.of(message_id)] == [1]
 
 
+async def test_what_a_receiver_gives_back_on_its_way_out_was_no_delivery(target: Endpoint) -> None:
+    """An answer that is no ack costs the message no attempt once its receiver is being stopped; after that it does."""
+    gate = threading.Event()
+    target.answer = lambda _: 500 if gate.wait(10) else 200
+    async with running(target) as (broker, deliveries):
+        broker.publish(TOPIC, [Published("YQ==")])
+        (one,) = broker.subscriptions[NAME].backlog
+        await eventually(lambda: target.arrived)
+        deliveries.pause(stopping=True)
+        gate.set()
+        await eventually(lambda: one.attempts == 0)
+        assert deliveries._windows[NAME].size == FIRST_WINDOW
+        deliveries.resume()
+        await eventually(lambda: one.attempts > 1)
+
+
+async def test_an_ack_on_the_way_out_is_an_ack(target: Endpoint) -> None:
+    gate = threading.Event()
+    target.answer = lambda _: 200 if gate.wait(10) else 500
+    async with running(target) as (broker, deliveries):
+        broker.publish(TOPIC, [Published("YQ==")])
+        await eventually(lambda: target.arrived)
+        deliveries.pause(stopping=True)
+        gate.set()
+        await eventually(lambda: owed(broker) == 0)
+
+
 async def test_what_is_under_way_at_the_end_is_owed_again(target: Endpoint) -> None:
     gate = threading.Event()
     target.answer = lambda _: 200 if gate.wait(10) else 500

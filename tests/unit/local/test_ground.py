@@ -47,6 +47,13 @@ def test_the_last_runs_ports_are_taken_again_and_PORT_wins(folder: Folder) -> No
     assert ground._ports(folder, {"PORT": str(wanted)}) == Ports(wanted, known.pubsub, known.postgres)
 
 
+def test_a_port_that_another_part_has_is_refused(folder: Folder) -> None:
+    known = Ports(free_port(), free_port(), free_port())
+    folder.keep_ports(known)
+    with pytest.raises(ConfigurationError, match=r"PORT is \d+, .* the local Pub/Sub listens there"):
+        ground._ports(folder, {"PORT": str(known.pubsub)})
+
+
 def test_a_port_that_stays_taken_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ground, "PATIENCE", 0.1)
     with socket.socket() as taken:

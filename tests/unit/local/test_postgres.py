@@ -127,6 +127,16 @@ class TestLife:
             with pytest.raises(LocalPostgresError, match=r"never started|not running"):
                 ask()
 
+    def test_nobody_else_is_shown_the_owners_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every account may read a process's arguments, and the server's own account its environment."""
+        monkeypatch.setenv("SOME_API_KEY", "hunter2-of-the-owner")
+        with Postgres() as server:
+            assert server._guard is not None
+            guard = Path(f"/proc/{server._guard.pid}")
+            shown = (guard / "cmdline").read_bytes() + Path(f"/proc/{server.pid}/cmdline").read_bytes()
+            assert b"hunter2" not in shown + Path(f"/proc/{server.pid}/environ").read_bytes()
+            assert b"/guard.py" in shown
+
     def test_data_meant_to_last_is_synced(self, reachable: Path) -> None:
         with Postgres(reachable / "lasting", fsync=True) as server:
             assert query(server, "SHOW fsync") == "on"
