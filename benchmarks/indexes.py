@@ -1,8 +1,8 @@
 """What each question costs a record of ten million rows, and what each index costs a delivery that nobody ever looks for.
 
-Three tables: every statement with its plan; every index (those there are, and those that one might want) with what the questions it
-serves cost without it; and the claims and settlements a second, with the share of updates that stay within their page (HOT), with
-and without it. An index on a column that a settlement changes makes it write a new entry into *every* index of the row.
+Two tables. `explained`: every statement with its plan, and those that need a secondary index once more without it. `costs`: claims and
+settlements with and without each index, those there are and those that one might want, with the share of updates that stay
+within their page (HOT). An index on a column that a settlement changes makes it write a new entry into *every* index of the row.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from receiver.executions.statements.claims import CLAIM
 from receiver.executions.statements.settlements import SETTLE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.ground import Ground
 
 Rows = list[dict[str, Any]]
@@ -36,8 +38,6 @@ CANDIDATES: Final = {
     "of what is not final": "CREATE INDEX candidate ON task_executions (namespace, enqueued_at) WHERE NOT final",
     "on finished_at": "CREATE INDEX candidate ON task_executions (finished_at)",
     "on the task": "CREATE INDEX candidate ON task_executions (task_name, enqueued_at)",
-    "of what failed": "CREATE INDEX candidate ON task_executions (namespace, enqueued_at) WHERE error_type IS NOT NULL",
-    "of lost rows": "CREATE INDEX candidate ON task_executions (namespace, publishing_until) WHERE publishing_until IS NOT NULL",
 }
 """Indexes that are not there, each with what one would want it for."""
 
@@ -80,7 +80,10 @@ def costs(ground: Ground, *, seconds: float, rounds: int) -> Rows:
     url = new_database(ground, "template_of_costs")
     upgrade(url)
     ways |= {f"without {name}": f"DROP INDEX {name}" for name in asyncio.run(_secondary(url))}
-    ways |= {f"fillfactor {share}": f"ALTER TABLE task_executions SET (fillfactor = {share})" for share in (40, 50, 60, 70, 85)}
+    ways |= {
+        f"fillfactor {share}": f"ALTER TABLE task_executions SET (fillfactor = {share})"
+        for share in (100, 70)
+    }
     ways |= {f"one {name}": statement for name, statement in CANDIDATES.items()}
     found: dict[str, list[Cost]] = {way: [] for way in ways}
     for number in range(rounds):
@@ -111,20 +114,45 @@ async def _secondary(url: str) -> list[str]:
 
 
 async def _explained(url: str, rows: int) -> Rows:
-    connection = await asyncpg.connect(url, statement_cache_size=0)  # it prepares and forgets statements of its own
+    connection = await asyncpg.connect(
+        url, statement_cache_size=0
+    )  # it prepares and forgets statements of its own
     try:
         blocks = await connection.fetchval("SELECT pg_relation_size('task_executions') / 8192")
         made: Rows = []
-        for question in await asyncio.to_thread(questions, rows, blocks):
+        asked = await asyncio.to_thread(questions, rows, blocks)
+        for question in asked:
             found = await explain(connection, question)
             row = {"": question.asker, "statement": question.name}
-            made.append(row | ({"plan": f"over {SLOW:g} s"} if found is None else {"ms": found.ms, "blocks": found.blocks, "plan": found.plan}))
+            made.append(row | _told(found))
+        for index in await connection.fetch(filling.SECONDARY):
+            made += await _without(connection, index["name"], asked, made)
         return made
     finally:
         await connection.close()
 
 
-async def explain(connection: asyncpg.Connection[asyncpg.Record], question: Question) -> Explained | None:
+async def _without(
+    connection: asyncpg.Connection[asyncpg.Record], index: str, asked: Sequence[Question], made: Rows
+) -> Rows:
+    """The statements that are answered by this index, once more without it."""
+    rows: Rows = []
+    for question, row in zip(asked, made, strict=False):
+        if index in row["plan"]:
+            found = await explain(connection, question, f"DROP INDEX {index}")
+            rows.append({"": question.asker, "statement": f"{question.name}, without it"} | _told(found))
+    return rows
+
+
+def _told(found: Explained | None) -> dict[str, Any]:
+    if found is None:
+        return {"plan": f"over {SLOW:g} s"}
+    return {"ms": found.ms, "blocks": found.blocks, "plan": found.plan}
+
+
+async def explain(
+    connection: asyncpg.Connection[asyncpg.Record], question: Question, change: str = "SELECT 1"
+) -> Explained | None:
     """Runs it as its asker would, twice, and rolls it back; the second time counts, because the first fills the caches."""
     found = None
     for _ in range(2):
@@ -135,10 +163,13 @@ async def explain(connection: asyncpg.Connection[asyncpg.Record], question: Ques
                 if name not in ("statement_timeout", "default_transaction_isolation"):
                     await connection.execute(f"SET LOCAL {name} = '{value}'")
             await connection.execute(f"SET LOCAL statement_timeout = '{SLOW:g}s'")
+            await connection.execute(change)
             await connection.execute(f"PREPARE question AS {question.statement}")
             values = ", ".join(literal(value) for value in question.arguments)
             call = f"question({values})" if values else "question"
-            text = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {call}", timeout=2 * SLOW)
+            text = await connection.fetchval(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE {call}", timeout=2 * SLOW
+            )
             [plan] = json.loads(text)
             root = plan["Plan"]
             blocks = root["Shared Hit Blocks"] + root["Shared Read Blocks"]
@@ -198,7 +229,7 @@ async def _delivered(url: str, change: str, seconds: float, pid: int) -> Cost:
         await asyncio.gather(*map(work, lanes))
         took, used = time.perf_counter() - begun, gauges.usage(pid).cpu - used
         wal = await look.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", written)
-        updates = "SELECT n_tup_hot_upd::float8 / n_tup_upd, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'task_executions'"
+        updates = "SELECT n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables WHERE relname = 'task_executions'"
         return Cost(done / took, used / done, await look.fetchval(updates), float(wal) / done)
     finally:
         for connection in (look, *lanes):

@@ -54,9 +54,24 @@ def batch(first: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The arguments of a claim of new rows, and those of their settlement."""
     ids = [f"new-{number:012d}" for number in range(first, first + BATCH)]
     moment = datetime.now(UTC)
-    claim = (ids, ["add"] * BATCH, ["shop.add"] * BATCH, ["shop.add"] * BATCH, ["[1, 2]"] * BATCH, ["{}"] * BATCH)
+    claim: tuple[Any, ...] = (
+        ids,
+        ["add"] * BATCH,
+        ["shop.add"] * BATCH,
+        ["shop.add"] * BATCH,
+        ["[1, 2]"] * BATCH,
+        ["{}"] * BATCH,
+    )
     tokens = [UUID(int=number + 1) for number in range(first, first + BATCH)]
-    claim += ([moment] * BATCH, [None] * BATCH, [None] * BATCH, tokens, NAMESPACE, "bench", timedelta(seconds=60))
+    claim += (
+        [moment] * BATCH,
+        [None] * BATCH,
+        [None] * BATCH,
+        tokens,
+        NAMESPACE,
+        "bench",
+        timedelta(seconds=60),
+    )
     nothing = [None] * BATCH
     settle = (ids, [1] * BATCH, ["SUCCESSFUL"] * BATCH, [True] * BATCH, ["2"] * BATCH, *(nothing,) * 8)
     return claim, settle
@@ -74,8 +89,24 @@ def _ledger(rows: int) -> list[Question]:
     done = f"01900000-{rows // 2:012d}"
     return [
         asks("claim, 80 new", claims.CLAIM, *claim),
-        asks("claim, 80 READY", claims.CLAIM, waiting, ["task_1"] * BATCH, ["shop.task_1"] * BATCH, ["shop.task_1"] * BATCH, *claim[4:]),
-        asks("verdicts", claims.VERDICTS, waiting, ["task_1"] * BATCH, ["shop.task_1"] * BATCH, [None] * BATCH, NAMESPACE),
+        asks(
+            "claim, 80 READY",
+            claims.CLAIM,
+            waiting,
+            ["task_1"] * BATCH,
+            ["shop.task_1"] * BATCH,
+            ["shop.task_1"] * BATCH,
+            *claim[4:],
+        ),
+        asks(
+            "verdicts",
+            claims.VERDICTS,
+            waiting,
+            ["task_1"] * BATCH,
+            ["shop.task_1"] * BATCH,
+            [None] * BATCH,
+            NAMESPACE,
+        ),
         asks(
             "settle, 80",
             settlements.SETTLE,
@@ -109,7 +140,18 @@ def _sweeper(blocks: int) -> list[Question]:
         asks("take named", sweeping.TAKE_NAMED, NAMESPACE, 3, owed.LEASE, ["owed-1", "owed-2", "running-1"]),
         asks("patrol of 16 MB", sweeping.TAKE_LOST, *lost, (part[0], 0), (part[0] + owed.BLOCKS, 0)),
         asks("find blocks", sweeping.FIND_BLOCKS),
-        asks("known now", replaying.FIND_KNOWN_NOW, NAMESPACE, ["task_1", "task_2"], 5, timedelta(0), RETENTION, [], 1000, 10**6),
+        asks(
+            "known now",
+            replaying.FIND_KNOWN_NOW,
+            NAMESPACE,
+            ["task_1", "task_2"],
+            5,
+            timedelta(0),
+            RETENTION,
+            [],
+            1000,
+            10**6,
+        ),
     ]
 
 
@@ -126,7 +168,16 @@ def _prune() -> list[Question]:
         asks("find outdated, none", prune.FIND_OUTDATED, NAMESPACE, RETENTION, pruning.STEP, None, ""),
         asks("remove 500", prune.PRUNE, NAMESPACE, ids, older),
         asks("finalise 500", prune.FINALISE, NAMESPACE, ids, older),
-        asks("find firings", prune.FIND_FIRINGS, NAMESPACE, first, end, pruning.FIRINGS, pruning.STEP, route.path),
+        asks(
+            "find firings",
+            prune.FIND_FIRINGS,
+            NAMESPACE,
+            first,
+            end,
+            pruning.FIRINGS,
+            pruning.STEP,
+            route.path,
+        ),
         asks("remove rejected", prune.PRUNE_REJECTED, NAMESPACE, timedelta(days=20), pruning.STEP),
     ]
 
@@ -152,17 +203,27 @@ def _operators() -> list[Question]:
     def listed(name: str, query: Callable[[AsyncConnection], Awaitable[Any]]) -> Question:
         return asks(name, _text(query))
 
+    def standing(status: Status) -> Callable[[AsyncConnection], Awaitable[Any]]:
+        return lambda c: queries.executions(c, namespace=NAMESPACE, status=status)
+
     day = timedelta(days=1)
     return [
-        listed("list", lambda c: queries.executions(c, namespace=NAMESPACE, besides=[maintenance.SWEEP.path])),
-        *(
-            listed(f"list --status {status}", lambda c, status=status: queries.executions(c, namespace=NAMESPACE, status=status))  # type: ignore[misc]  # a default for the loop's variable
-            for status in Status
+        listed(
+            "list", lambda c: queries.executions(c, namespace=NAMESPACE, besides=[maintenance.SWEEP.path])
         ),
-        listed("list --status FAILED --since 1d", lambda c: queries.executions(c, namespace=NAMESPACE, status=Status.FAILED, since=day)),
-        listed("list --task, a usual one", lambda c: queries.executions(c, namespace=NAMESPACE, task="task_7")),
+        *(listed(f"list --status {status}", standing(status)) for status in Status),
+        listed(
+            "list --status FAILED --since 1d",
+            lambda c: queries.executions(c, namespace=NAMESPACE, status=Status.FAILED, since=day),
+        ),
+        listed(
+            "list --task, a usual one", lambda c: queries.executions(c, namespace=NAMESPACE, task="task_7")
+        ),
         listed("list --task, nobody's", lambda c: queries.executions(c, namespace=NAMESPACE, task="gone")),
-        listed("list --task --since 1d", lambda c: queries.executions(c, namespace=NAMESPACE, task="gone", since=day)),
+        listed(
+            "list --task --since 1d",
+            lambda c: queries.executions(c, namespace=NAMESPACE, task="gone", since=day),
+        ),
         listed("show", lambda c: queries.execution(c, "01900000-000000001007")),
         listed("show: attempts", lambda c: queries.attempts(c, "01900000-000000001007")),
         listed("unfinished (provision)", lambda c: queries.unfinished(c, NAMESPACE)),
@@ -173,7 +234,14 @@ def _operators() -> list[Question]:
         asks("owed", doctor.OWED, NAMESPACE, doctor.PATIENT, asker="doctor"),
         asks("expired leases", doctor.EXPIRED, NAMESPACE, doctor.PATIENT, asker="doctor"),
         asks("rejected", doctor.REJECTED, NAMESPACE, asker="doctor"),
-        asks("last sweeps", doctor.SWEPT_RECENTLY + doctor.SWEPT, NAMESPACE, maintenance.SWEEP.path, doctor.SWEEPS, asker="doctor"),
+        asks(
+            "last sweeps",
+            doctor.SWEPT_RECENTLY + doctor.SWEPT,
+            NAMESPACE,
+            maintenance.SWEEP.path,
+            doctor.SWEEPS,
+            asker="doctor",
+        ),
         asks("server", doctor.SERVER, migrations.TABLES, asker="doctor"),
     ]
 

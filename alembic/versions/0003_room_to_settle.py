@@ -32,7 +32,9 @@ def upgrade() -> None:
             WHERE error_type IS NOT NULL
             """
         )
-    op.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")  # the block above ended the transaction that had it
+    op.execute(
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+    )  # the block above ended the transaction that had it
 
 
 def downgrade() -> None:
