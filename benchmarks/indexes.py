@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
-from benchmarks import filling, gauges
-from benchmarks.queries import BATCH, Question, batch, literal, questions
+from benchmarks import filling, gauges, queries
+from benchmarks.queries import BATCH, Question, literal, questions
 from benchmarks.rivals import new_database
+from receiver.executions import statements
 from receiver.executions.lanes import SERVER_SETTINGS
 from receiver.executions.migrations import upgrade
-from receiver.executions.statements.claims import CLAIM
-from receiver.executions.statements.settlements import SETTLE
+from receiver.executions.statements import SettleItem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -219,10 +219,14 @@ async def _delivered(url: str, change: str, seconds: float, pid: int) -> Cost:
         async def work(lane: asyncpg.Connection[asyncpg.Record]) -> None:
             nonlocal done
             while time.perf_counter() < begun + seconds:
-                claim, settle = batch(next(ids))
-                for statement, arguments in ((CLAIM, claim), (SETTLE, settle)):
-                    if len(await lane.fetch(statement, *arguments)) != BATCH:
-                        raise RuntimeError("the statements of the ledger are no longer called like this")
+                first = next(ids)
+                new = [f"new-{number:012d}" for number in range(first, first + BATCH)]
+                claimed = await queries.claim(lane, queries.items(new))
+                settled = await statements.settle(
+                    lane, [SettleItem(each, 1, return_value="2") for each in new]
+                )
+                if claimed != BATCH or len(settled) != BATCH:
+                    raise RuntimeError("a batch of new rows was not claimed and settled as a whole")
                 done += BATCH
             await lane.execute("SELECT pg_stat_force_next_flush()")
 

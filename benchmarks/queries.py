@@ -7,26 +7,29 @@ plan once for all calls (`lanes.SERVER_SETTINGS`), listings and the doctor are p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from uuid import uuid4
 
 from sqlalchemy.dialects import postgresql
 
-from receiver import maintenance
+from benchmarks.mail import send_mail
+from receiver import TaskRoute, maintenance
 from receiver.doctor import record as doctor
 from receiver.enqueue import owed, pruning, sweeper
-from receiver.executions import groups, migrations, queries, rejected, rejections
+from receiver.executions import groups, migrations, queries, rejected, rejections, statements
 from receiver.executions.lanes import SERVER_SETTINGS
 from receiver.executions.queries import Status
-from receiver.executions.statements import claims, leases, outbox, replaying, settlements, sweeping
+from receiver.executions.statements import ClaimItem, SettleItem, replaying, sweeping
 from receiver.executions.statements import pruning as prune
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from receiver.executions.statements import Executor
 
 NAMESPACE = "gyrinx"
 PLANNED_ANEW: Mapping[str, str] = {"jit": "on"}
@@ -50,83 +53,83 @@ def questions(rows: int, blocks: int) -> list[Question]:
     return [*_ledger(rows), *_sweeper(blocks), *_prune(), *_replays(), *_operators()]
 
 
-def batch(first: int) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The arguments of a claim of new rows, and those of their settlement."""
-    ids = [f"new-{number:012d}" for number in range(first, first + BATCH)]
-    moment = datetime.now(UTC)
-    claim: tuple[Any, ...] = (
-        ids,
-        ["add"] * BATCH,
-        ["shop.add"] * BATCH,
-        ["shop.add"] * BATCH,
-        ["[1, 2]"] * BATCH,
-        ["{}"] * BATCH,
+ROUTE = TaskRoute(send_mail)
+
+
+def items(ids: Sequence[str], route: TaskRoute = ROUTE) -> list[ClaimItem]:
+    """What a claim of these is made of."""
+    now = datetime.now(UTC)
+    return [ClaimItem(each, route, "[1, 2]", "{}", now, None, 500) for each in ids]
+
+
+async def claim(executor: Executor, claimed: Sequence[ClaimItem]) -> int:
+    """Claims them as the ledger does; how many were."""
+    lease = timedelta(seconds=60)
+    token = uuid4()
+    found = await statements.claim(
+        executor, claimed, token=token, namespace=NAMESPACE, owner="bench", lease=lease
     )
-    tokens = [UUID(int=number + 1) for number in range(first, first + BATCH)]
-    claim += (
-        [moment] * BATCH,
-        [None] * BATCH,
-        [None] * BATCH,
-        tokens,
-        NAMESPACE,
-        "bench",
-        timedelta(seconds=60),
-    )
-    nothing = [None] * BATCH
-    settle = (ids, [1] * BATCH, ["SUCCESSFUL"] * BATCH, [True] * BATCH, ["2"] * BATCH, *(nothing,) * 8)
-    return claim, settle
+    return sum(row.verdict == "claimed" for row in found.values())
+
+
+class _Noting:
+    """A connection that notes what it is asked, and knows of no rows."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, tuple[Any, ...]]] = []
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[Mapping[str, Any]]:
+        self.asked.append((statement, arguments))
+        return []
+
+
+def _asked(act: Callable[[Executor], Awaitable[Any]]) -> list[tuple[str, tuple[Any, ...]]]:
+    """What a function of `statements` sends."""
+    noting = _Noting()
+
+    async def ask() -> None:
+        await act(noting)
+
+    asyncio.run(ask())
+    return noting.asked
 
 
 def _ledger(rows: int) -> list[Question]:
-    def asks(name: str, statement: str, *arguments: Any) -> Question:
-        return Question("ledger", name, statement, arguments, SERVER_SETTINGS)
+    made: list[Question] = []
 
-    claim, _ = batch(0)
-    running = [f"running-{number}" for number in range(1, 81)]
-    pairs = (running, [1] * len(running))
-    nothing = [None] * len(running)
+    def asks(names: str, act: Callable[[Executor], Awaitable[Any]]) -> None:
+        for name, (statement, arguments) in zip(names.split("; "), _asked(act), strict=False):
+            made.append(Question("ledger", name, statement, arguments, SERVER_SETTINGS))
+
+    running = [f"running-{number}" for number in range(1, BATCH + 1)]
     waiting = [f"waiting-{number}" for number in range(1, BATCH + 1)]
-    done = f"01900000-{rows // 2:012d}"
-    return [
-        asks("claim, 80 new", claims.CLAIM, *claim),
-        asks(
-            "claim, 80 READY",
-            claims.CLAIM,
-            waiting,
-            ["task_1"] * BATCH,
-            ["shop.task_1"] * BATCH,
-            ["shop.task_1"] * BATCH,
-            *claim[4:],
+    pairs = [(each, 1) for each in running]
+    done = items([f"01900000-{rows // 2:012d}"])
+    asks("claim, 80 new; verdicts", lambda e: claim(e, items([f"new-{number}" for number in range(BATCH)])))
+    asks("claim, 80 READY", lambda e: claim(e, items(waiting)))
+    asks(
+        "settle, 80",
+        lambda e: statements.settle(e, [SettleItem(each, 1, return_value="2") for each in running]),
+    )
+    asks(
+        "settle, 80 failed",
+        lambda e: statements.settle(
+            e, [SettleItem(each, 1, ending="FAILED", error_type="E", error_message="m") for each in running]
         ),
-        asks(
-            "verdicts",
-            claims.VERDICTS,
-            waiting,
-            ["task_1"] * BATCH,
-            ["shop.task_1"] * BATCH,
-            [None] * BATCH,
-            NAMESPACE,
-        ),
-        asks(
-            "settle, 80",
-            settlements.SETTLE,
-            *pairs,
-            ["SUCCESSFUL"] * len(running),
-            [True] * len(running),
-            ["2"] * len(running),
-            *(nothing,) * 8,
-        ),
-        asks("renew, 80", leases.RENEW, *pairs, timedelta(seconds=60)),
-        asks("hand back, 80", leases.HAND_BACK, *pairs, "bench"),
-        asks("find claimed", claims.FIND_CLAIMED, running, [UUID(int=1)] * len(running)),
-        asks("find settled", settlements.FIND_SETTLED, *pairs),
-        asks("is done", claims.IS_DONE, done, NAMESPACE, "task_1", ["shop.task_1"]),
-        asks("defer", claims.DEFER, "deferred-1"),
-        asks("exhaust", claims.EXHAUST, "stranded-1", 1),
-        asks("rejection: look up", rejections.LOOK_UP, done),
-        asks("publish: mark", outbox.MARK_PUBLISHED, waiting),
-        asks("publish: find owed", outbox.FIND_OWED, waiting),
-    ]
+    )
+    asks("renew, 80", lambda e: statements.renew(e, pairs, lease=timedelta(seconds=60)))
+    asks("hand back, 80", lambda e: statements.hand_back(e, pairs, instance="bench"))
+    asks("find claimed", lambda e: statements.find_claimed(e, items(running), uuid4()))
+    asks("find settled", lambda e: statements.find_status(e, pairs))
+    asks("is done", lambda e: statements.is_done(e, done[0], namespace=NAMESPACE))
+    asks("defer", lambda e: statements.defer(e, "deferred-1"))
+    asks("exhaust", lambda e: statements.exhaust(e, "stranded-1", 1))
+    asks("publish: mark", lambda e: statements.mark_published(e, waiting))
+    asks("publish: find owed", lambda e: statements.find_owed(e, waiting))
+    made.append(
+        Question("ledger", "rejection: look up", rejections.LOOK_UP, (done[0].task_id,), SERVER_SETTINGS)
+    )
+    return made
 
 
 def _sweeper(blocks: int) -> list[Question]:
