@@ -233,7 +233,7 @@ class Service:
 
 
 def _client() -> httpx.AsyncClient:
-    # httpx loads its own command line where click and rich are installed, with pygments: more than half of its import.
+    # httpx loads its own command line where click and rich are installed, with pygments: 90 of 210 ms.
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None is how the language says "not to be imported"
     import httpx  # noqa: PLC0415 - off the loop, and after it listens
 
