@@ -1,10 +1,13 @@
-"""How alembic runs our steps: on the connection that `receiver.executions.migrations` hands it, in one transaction."""
+"""How alembic runs our steps: on the connection that `receiver.executions.migrations` hands it.
+
+In one transaction, but for a step that builds an index CONCURRENTLY: what came before it is committed then.
+"""
 
 from __future__ import annotations
 
 from alembic import context
 
-from receiver.executions.migrations import VERSION_TABLE
+from receiver.executions.migrations import LOCK_TIMEOUT, VERSION_TABLE
 from receiver.executions.schema import metadata
 
 connection = context.config.attributes["connection"]
@@ -16,4 +19,5 @@ context.configure(
     transaction_per_migration=False,
 )
 with context.begin_transaction():
+    context.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
     context.run_migrations()

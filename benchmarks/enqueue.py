@@ -1,34 +1,36 @@
-"""How many tasks a second one process enqueues: `python -m benchmarks.enqueue [TASKS]`.
+"""How many tasks a second one process enqueues.
 
-Against a PostgreSQL from the wheel and the local Pub/Sub in a process of its own, so that what is measured is the client: rows
-inserted, published and marked. Prints a table; on a shared machine the best of three rounds is what counts.
+With the local Pub/Sub in a process of its own, so that what is measured is the client: rows inserted, published and marked. The
+best of three rounds is what counts.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-from rich.console import Console
-from rich.table import Table
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import receiver
 from benchmarks.mail import send_mail
+from benchmarks.rivals import new_database
 from receiver import aenqueue_many, enqueue_many
 from receiver.enqueue import PubSubBackend
 from receiver.executions.migrations import upgrade
-from receiver.local.postgres import Postgres
 from receiver.naming import topic_name
 from receiver.settings import Settings
+
+if TYPE_CHECKING:
+    from benchmarks.ground import Ground
+
+Rows = list[dict[str, Any]]
 
 ROUNDS = 3
 PROJECT = "bench"
@@ -92,9 +94,9 @@ def ways(url: str) -> dict[str, Callable[[int], Awaitable[Any]]]:
     }
 
 
-async def measure(count: int, url: str) -> Table:
-    """The table: tasks a second, and what each cost this process; the best of so many rounds."""
-    table = Table("WAY", "TASKS", "SECONDS", "TASKS/S", "CPU µs/TASK", box=None)
+async def measure(count: int, url: str) -> Rows:
+    """Tasks a second, and what each cost this process; the best of so many rounds."""
+    rows: Rows = []
     for name, way in ways(url).items():
         tasks = count if "many" in name else count // 5
         await way(100)  # connections, statements
@@ -104,28 +106,23 @@ async def measure(count: int, url: str) -> Table:
             await way(tasks)
             best = min(best, time.perf_counter() - began)
             cpu = min(cpu, time.process_time() - spent)
-        table.add_row(name, str(tasks), f"{best:.2f}", f"{tasks / best:,.0f}", f"{cpu / tasks * 1e6:.0f}")
-    return table
+        rows.append({"": name, "tasks": tasks, "tasks/s": tasks / best, "CPU µs each": cpu / tasks * 1e6})
+    return rows
 
 
-def main() -> None:
-    """Sets the stage and prints the table."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
-    with Postgres() as postgres, pubsub() as host:
-        url = postgres.url()
-        upgrade(url)
+def rows(ground: Ground, *, count: int) -> Rows:
+    """One row a way to enqueue so many tasks, with a database of its own."""
+    url = new_database(ground, "enqueue")
+    upgrade(url)
+    with pubsub() as host:
         settings = Settings(database_url=url, project_id=PROJECT, pubsub_emulator=host)
         troubles: list[Any] = []
         backend = PubSubBackend(settings, emit=troubles.append)
         receiver.configure(backend)
-        table = asyncio.run(measure(count, url))
-        backend.close()
-        Console().print(table)
-        for trouble in troubles[:5]:
-            print(trouble, file=sys.stderr)
-        load = os.getloadavg()[0]
-        print(f"best of {ROUNDS} rounds on {os.cpu_count()} cores; load {load:.1f} at the end")
-
-
-if __name__ == "__main__":
-    main()
+        try:
+            found = asyncio.run(measure(count, url))
+        finally:
+            backend.close()
+    if troubles:
+        raise RuntimeError(f"not everything was published: {troubles[0]}")
+    return found

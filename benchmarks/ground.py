@@ -53,7 +53,21 @@ def ground() -> Iterator[Ground]:
     WORK.mkdir(exist_ok=True)
     signer = Signer.create()
     with Postgres(settings=SETTINGS, fsync=True) as postgres, serve_certificates(signer) as certs_url:
-        yield Ground(postgres, signer, certs_url)
+        try:
+            yield Ground(postgres, signer, certs_url)
+        except Exception:
+            _explain(postgres)
+            raise
+
+
+def _explain(postgres: Postgres) -> None:
+    """What PostgreSQL has to say, before its log goes with its folder: it may have been stopped, or lost its files to somebody's broom."""
+    lives = Path(f"/proc/{postgres.pid}").exists()
+    try:
+        last = postgres.log_tail(8)
+    except OSError as error:
+        last = f"its log is gone: {error}"
+    print(f"PostgreSQL {'still runs' if lives else 'is gone'}; its last lines:\n{last}", file=sys.stderr)
 
 
 def environment(name: str, requirements: Path, *, checkout: bool = False) -> Path:

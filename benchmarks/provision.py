@@ -1,4 +1,4 @@
-"""Provisioning of many routes, side by side and one at a time: `python -m benchmarks.provision`.
+"""Provisioning of many routes, side by side and one at a time.
 
 Google's stand-in answers after a fixed time, so that the figures say what the number and the order of requests cost, and nothing
 about a network. `each by itself` is what a tool does that asks for every resource: two requests a resource at the least.
@@ -10,10 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-
-import click
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from receiver import TaskRoute
 from receiver.google.client import GoogleClient
@@ -99,33 +96,23 @@ async def ways(google: GoogleFake, found: Sequence[Wanted], bound: int) -> dict[
         await client.close()
 
 
-@click.command()
-@click.option("--routes", "count", default=200, show_default=True, help="How many.")
-@click.option("--latency-ms", default=100.0, show_default=True, help="How long an answer takes.")
-def main(count: int, latency_ms: float) -> None:
-    """Provision many routes side by side and one at a time."""
+def rows(*, count: int, latency: float) -> list[dict[str, Any]]:
+    """One row a way, for so many routes; every answer of Google's takes so many seconds."""
     found = desired(routes(count), SCOPE, PUSH)
     taken = []
     for bound in (SIDE_BY_SIDE, 1):
         with google_fake.running() as google:
-            google.latency = latency_ms / 1000
+            google.latency = latency
             taken.append(asyncio.run(ways(google, found, bound)))
     side_by_side, one_by_one = taken
-    table = Table(title=f"{count} routes, {len(found)} resources, {latency_ms:g} ms an answer")
-    for column in ("", "requests", "a resource", f"{SIDE_BY_SIDE} at once", "one at a time", "ratio"):
-        table.add_column(column, justify="right" if column else "left")
-    for way, took in side_by_side.items():
-        slow = one_by_one[way]
-        table.add_row(
-            way,
-            str(took.requests),
-            f"{took.requests / len(found):.2f}",
-            f"{took.seconds:.2f} s",
-            f"{slow.seconds:.2f} s",
-            f"{slow.seconds / took.seconds:.1f}",
-        )
-    Console().print(table)
-
-
-if __name__ == "__main__":
-    main()
+    return [
+        {
+            "": way,
+            "resources": len(found),
+            "requests": took.requests,
+            f"{SIDE_BY_SIDE} at once s": took.seconds,
+            "one at a time s": one_by_one[way].seconds,
+            "ratio": f"{one_by_one[way].seconds / took.seconds:.1f} x",
+        }
+        for way, took in side_by_side.items()
+    ]

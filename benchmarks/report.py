@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 Rows = list[dict[str, Any]]
+
+DOCS = Path(__file__).parent.parent / "docs"
+START, END = "<!-- measured -->", "<!-- /measured -->"
 
 
 def machine() -> dict[str, Any]:
@@ -64,6 +68,18 @@ def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> No
     (folder / "results.md").write_text("\n".join(parts))
     if "peers" in found:
         _chart(folder / "chart.png", found["peers"], where)
+
+
+def publish(folder: Path) -> None:
+    """Puts the tables between the marks of `docs/speed.md`, and the chart beside it."""
+    page = DOCS / "speed.md"
+    before, start, rest = page.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    if not start or not end:
+        raise ValueError(f"{page} has no place for the tables: {START} and {END}")
+    page.write_text(before + start + "\n" + (folder / "results.md").read_text().strip() + "\n" + end + after)
+    if (folder / "chart.png").exists():
+        shutil.copyfile(folder / "chart.png", DOCS / "speed.png")
 
 
 def markdown(rows: Rows) -> list[str]:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import asyncpg
 
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PEERS = HERE / "peers"
+_REFUSAL = re.compile(r"\b([45]\d\d) [^:\n]*: ([^\n\x1b\"]+)")
+"""The receiver's line for a delivery that was not acked: status, task, why."""
+
 START_PATIENCE = 60.0
 """Seconds in which a rival must record its first delivery."""
 
@@ -89,13 +94,24 @@ ALL = (RECEIVER, NULL, BY_HAND, CAREFUL, DJANGO)
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A started rival. `started_in`: seconds from its start to the first recorded 200."""
+    """A started rival. `started_in`: seconds from its start to the first recorded 200; `log`: what it has printed."""
 
     rival: Rival
     url: str
     pid: int
     database: str
     started_in: float
+    log: IO[bytes]
+
+    def printed(self) -> int:
+        """Bytes that it has printed so far."""
+        return os.fstat(self.log.fileno()).st_size
+
+    def refusals(self, since: int) -> str:
+        """What it has said of deliveries that it refused, counted, since it had printed so many bytes."""
+        text = os.pread(self.log.fileno(), self.printed() - since, since).decode(errors="replace")
+        reasons = Counter(f"{status} {why}" for status, why in _REFUSAL.findall(text))
+        return ", ".join(f"{many} x {why}" for why, many in reasons.most_common(5)) or "it does not say why"
 
 
 def new_database(ground: Ground, name: str) -> str:
@@ -147,7 +163,7 @@ def started(
     )
     try:
         took = _first_recorded(process, port, ground.token(), first, begun)
-        yield Running(rival, f"http://127.0.0.1:{port}", process.pid, url, took)
+        yield Running(rival, f"http://127.0.0.1:{port}", process.pid, url, took, log)
     finally:
         process.terminate()
         try:
@@ -156,6 +172,19 @@ def started(
             process.kill()
             process.wait()
         log.close()
+
+
+def rest(running: Running) -> None:
+    """Returns when what the last load has left in flight is done: it holds its places, and the next load would be refused some."""
+    sql = f"SELECT count(*) * CASE WHEN bool_or(status = 'RUNNING') THEN -1 ELSE 1 END FROM {running.rival.table}"
+    before, end = -1, time.perf_counter() + START_PATIENCE
+    while time.perf_counter() < end:
+        now = asyncio.run(_fetch(running.database, sql))
+        if now == before >= 0:
+            return
+        before = now
+        time.sleep(0.05)
+    raise RuntimeError(f"{running.rival.name} still works a minute after its load")
 
 
 def recorded(running: Running) -> int:

@@ -15,7 +15,7 @@ from itertools import count
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import gauges, load, pgbench, rivals, tokens
+from benchmarks import enqueue, gauges, indexes, load, pgbench, provision, rivals, tokens
 from benchmarks.ground import Ground, environment
 from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
 from receiver.executions.migrations import upgrade
@@ -26,16 +26,25 @@ if TYPE_CHECKING:
 CONNECTIONS = 80
 """Requests in flight: Cloud Run's default concurrency."""
 
+STARTS = 9
+"""Starts at least: they are short, and the machine's noise is in each."""
+
 _ids = count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long: seconds of load a round, rounds a rival, rows of the largest table."""
+    """How long: seconds of load a round, rounds a rival, rows of each table, minutes of endurance."""
 
     seconds: int
     rounds: int
     rows: tuple[int, ...]
+    minutes: int
+
+    @property
+    def fewer(self) -> int:
+        """Rounds of a study with many parts."""
+        return min(self.rounds, 3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Round:
     connections: int
     memory: int
     lost: int
+    refused: int
 
 
 Rows = list[dict[str, Any]]
@@ -68,7 +78,6 @@ def peers(ground: Ground, plan: Plan) -> Rows:
     rows = [_row(rival.name, found[rival.name], starts[rival.name]) for rival in order]
     limit = pgbench.rate(ground, clients=10, seconds=plan.seconds * plan.rounds)
     rows.append({"": "pgbench, the same two commits", "deliveries/s": limit})
-    rows.append({"": "import uvicorn, SQLAlchemy, asyncpg", "start s": bare_import(plan.rounds)})
     ours = rows[0]["deliveries/s"]
     for row in rows:
         if row.get("deliveries/s"):
@@ -157,7 +166,7 @@ def instances(ground: Ground, plan: Plan) -> Rows:
         ]
         for many in (1, 2):
             found = []
-            for _ in range(plan.rounds):
+            for _ in range(plan.fewer):
                 results = load.press(
                     [each.url for each in both[:many]],
                     token=ground.token(),
@@ -175,11 +184,63 @@ def token_checks(ground: Ground, plan: Plan) -> Rows:
     return tokens.rows(ground, seconds=plan.seconds)
 
 
+def indexes_(ground: Ground, plan: Plan) -> Rows:
+    """Every statement against the largest table: how it is read, how long it takes, how many blocks of 8 kB it touches."""
+    return indexes.explained(ground, plan.rows[-1])
+
+
+def index_costs(ground: Ground, plan: Plan) -> Rows:
+    """What each index, and each that one might want, costs every delivery: claims and settlements in batches of 80."""
+    return indexes.costs(ground, seconds=min(2, plan.seconds), rounds=plan.fewer)
+
+
+def enqueuing(ground: Ground, plan: Plan) -> Rows:
+    """Tasks a second that one process enqueues: the row committed, the message published, the row marked."""
+    return enqueue.rows(ground, count=4000 * min(plan.seconds, 5))
+
+
+def provisioning(_: Ground, plan: Plan) -> Rows:
+    """Routes provisioned in a project whose every answer takes a twentieth of a second."""
+    return provision.rows(count=20 * min(plan.seconds, 5), latency=0.05)
+
+
+def endurance(ground: Ground, plan: Plan) -> Rows:
+    """One instance at rest, under load minute after minute, and at rest again."""
+    with rivals.started(RECEIVER, ground, first=_first()) as running:
+        rows = [_state(running, "at rest")]
+        for minute in range(1, plan.minutes + 1):
+            round_ = under_load(running, ground, seconds=60)
+            rows.append(
+                _state(running, f"minute {minute}")
+                | {
+                    "deliveries/s": round_.rate,
+                    "p99 ms": round_.p99 * 1e3,
+                    "lost": round_.lost,
+                    "refused": round_.refused,
+                }
+            )
+        rivals.rest(running)
+        return [*rows, _state(running, "at rest again")]
+
+
+def _state(running: Running, when: str) -> dict[str, Any]:
+    now = gauges.usage(running.pid)
+    return {
+        "": when,
+        "memory MB": now.memory / 1e6,
+        "open files": now.files,
+        "threads": now.threads,
+        "connections": rivals.connections(running),
+    }
+
+
 def under_load(
     running: Running, ground: Ground, *, seconds: int, connections: int = CONNECTIONS, **more: Any
 ) -> Round:
     """One round against a started rival; its record is counted against what it answered."""
-    before, records = gauges.usage(running.pid), _recorded(running)
+    if running.rival.table:
+        rivals.rest(running)
+    before, records, printed = gauges.usage(running.pid), _recorded(running), running.printed()
     most = 0
 
     def watch() -> None:
@@ -196,8 +257,9 @@ def under_load(
     watcher.join()
     after = gauges.usage(running.pid)
     if result.broken or result.refused:
+        why = running.refusals(printed) if result.refused else "-"
         print(
-            f"  {running.rival.name}: {result.refused} refused, {result.broken} broken of {result.requests}"
+            f"  {running.rival.name}: of {result.requests} {result.broken} broken, {result.refused} refused: {why}"
         )
     served = result.requests - result.refused
     lost = max(0, served - (_recorded(running) - records)) if running.rival.table else 0
@@ -209,34 +271,59 @@ def under_load(
         most,
         after.memory,
         lost,
+        result.refused,
     )
 
 
-def bare_import(rounds: int) -> float:
-    """Seconds of a bare import of what any such service imports: median."""
+def start(ground: Ground, plan: Plan) -> Rows:
+    """From exec to the first recorded 200, beside a bare import of what any such service imports, in turns."""
+    bare, ours = [], []
+    url = rivals.new_database(ground, "start")
+    upgrade(url)
+    for _ in range(1 + max(STARTS, plan.rounds)):
+        bare.append(_bare_import())
+        with rivals.started(RECEIVER, ground, database=url, first=_first()) as running:
+            ours.append(running.started_in)
+    found = {"bare import": bare[1:], "receiver": ours[1:]}  # the first ones write and read the bytecode
+    least = median(found["bare import"])
+    return [
+        {
+            "": name,
+            "median ms": median(times) * 1e3,
+            "least ms": min(times) * 1e3,
+            "ratio": f"{median(times) / least:.2f} x",
+        }
+        for name, times in found.items()
+    ]
+
+
+def _bare_import() -> float:
     python = str(environment(RECEIVER.requirements.stem, RECEIVER.requirements, checkout=True))
-    found = []
-    for _ in range(max(rounds, 3)):
-        begun = time.perf_counter()
-        subprocess.run([python, "-c", "import uvicorn, sqlalchemy.ext.asyncio, asyncpg"], check=True)
-        found.append(time.perf_counter() - begun)
-    return median(found)
+    begun = time.perf_counter()
+    subprocess.run([python, "-c", "import uvicorn, sqlalchemy.ext.asyncio, asyncpg"], check=True)
+    return time.perf_counter() - begun
 
 
 STUDIES: dict[str, Callable[[Ground, Plan], Rows]] = {
     "peers": peers,
+    "start": start,
     "concurrency": concurrency,
     "table-size": table_size,
     "payload": payload,
     "instances": instances,
     "tokens": token_checks,
+    "enqueue": enqueuing,
+    "provision": provisioning,
+    "indexes": indexes_,
+    "index-costs": index_costs,
+    "endurance": endurance,
 }
 
 
 def _in_turns(running: Sequence[Running], ground: Ground, plan: Plan, **more: Any) -> Iterator[Round]:
     """Rounds in turns, the other way round each time; then one median round for each."""
     found: list[list[Round]] = [[] for _ in running]
-    for number in range(plan.rounds):
+    for number in range(plan.fewer):
         turns = list(zip(running, found, strict=True))
         for each, into in turns if number % 2 == 0 else reversed(turns):
             into.append(under_load(each, ground, seconds=plan.seconds, **more))
@@ -252,6 +339,7 @@ def _median(rounds: Sequence[Round]) -> Round:
         max(each.connections for each in rounds),
         max(each.memory for each in rounds),
         sum(each.lost for each in rounds),
+        sum(each.refused for each in rounds),
     )
 
 
@@ -267,6 +355,7 @@ def _row(name: str, rounds: Sequence[Round], starts: Sequence[float]) -> dict[st
         "memory MB": each.memory / 1e6,
         "start s": median(starts),
         "lost": each.lost,
+        "refused": each.refused,
     }
 
 

@@ -50,7 +50,7 @@ PATIENCE: Final = 40
 """Such looks in a row before what others hold is left to them."""
 
 BLOCKS: Final = 2048
-"""Blocks of the table in one statement of a patrol, 16 MB: some tens of milliseconds."""
+"""Blocks of the table in one statement of a patrol, 16 MB: 15 ms when they are in memory."""
 
 
 @dataclass(frozen=True, slots=True)

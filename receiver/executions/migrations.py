@@ -4,7 +4,8 @@ The steps are in `alembic/` of a checkout, and in `receiver/alembic` of an insta
 the previous revision keeps working while a new one is deployed: serving refuses a schema older than this code and
 accepts a newer one.
 
-The version has a table of its own beside the application's, and one advisory lock keeps two deployments apart.
+The version has a table of its own beside the application's, and one advisory lock keeps two deployments apart. Migrating
+takes two connections.
 """
 
 from __future__ import annotations
@@ -19,19 +20,23 @@ from receiver.executions.dsn import Database
 if TYPE_CHECKING:
     from alembic.config import Config
     from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from receiver.executions.statements import Executor
 
 VERSION_TABLE = "receiver_alembic_version"
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest step; a test compares it with the folder of steps, so that serving need not import alembic."""
 
-KNOWN = ("0001", "0002")
+KNOWN = ("0001", "0002", "0003")
 """Every step up to HEAD. A version that is not among them is of a newer release."""
 
 ADVISORY_LOCK = 0x7265636569766572
 """The key of the lock that migrations take: "receiver" in ASCII."""
+
+LOCK_PAUSE = 0.2
+"""Seconds between two tries for that lock, while another deployment has it."""
 
 LOCK_TIMEOUT = "5s"
 """How long a step waits for a table; longer would queue every claim behind it."""
@@ -146,7 +151,9 @@ async def _run(database: Database, action: str, revision: str, seen: list[str | 
 
     engine = engine_of(database, "receiver migrate", poolclass=NullPool)
     try:
-        async with engine.connect() as connection:
+        async with engine.connect() as guard, engine.connect() as connection:
+            if action != "current":
+                await _alone(guard)
             await connection.run_sync(_step, action, revision, seen)
             await connection.commit()
     except DBAPIError as error:
@@ -159,11 +166,29 @@ async def _run(database: Database, action: str, revision: str, seen: list[str | 
         await engine.dispose()
 
 
+async def _alone(guard: AsyncConnection) -> None:
+    """Takes the advisory lock, until this connection closes.
+
+    A transaction's lock, because a pooler may change servers between two; on a connection of its own, because a step that builds an
+    index CONCURRENTLY commits in between. Such a build waits for every snapshot that was there before it: so nobody waits for
+    the lock within a statement, and the statement that took it is followed by one that lets its snapshot go.
+    """
+    driver = (await guard.get_raw_connection()).driver_connection
+    if driver is None:
+        raise DatabaseUnavailable("the connection is gone")
+    while True:
+        await driver.execute("BEGIN")
+        if await driver.fetchval(f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})"):
+            break
+        await driver.execute("ROLLBACK")
+        await asyncio.sleep(LOCK_PAUSE)
+    await driver.execute("SELECT 1")
+
+
 def _step(connection: Connection, action: str, revision: str, seen: list[str | None] | None) -> None:
     from alembic import command  # noqa: PLC0415 - only migrations pay for it
     from alembic.migration import MigrationContext  # noqa: PLC0415 - likewise
 
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
     if action == "current":
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         if seen is not None:
@@ -171,5 +196,4 @@ def _step(connection: Connection, action: str, revision: str, seen: list[str | N
         return
     config = configuration()
     config.attributes["connection"] = connection
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
     (command.upgrade if action == "upgrade" else command.downgrade)(config, revision)

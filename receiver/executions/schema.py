@@ -89,6 +89,10 @@ task_executions = Table(
         postgresql_where=text("published_at IS NULL"),
     ),
     Index("task_executions_group_key", "group_key", postgresql_where=text("group_key IS NOT NULL")),
+    Index("task_executions_failed", "enqueued_at", postgresql_where=text("error_type IS NOT NULL")),
+    postgresql_with={
+        "fillfactor": 50
+    },  # else a batch of claims fills whole pages, and none of its settlements is HOT
 )
 
 task_attempts = Table(

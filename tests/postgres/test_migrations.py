@@ -228,3 +228,68 @@ async def test_a_role_without_rights_is_told_what_to_grant(database_url: str) ->
         await lane.close()
         await owner.execute("DROP OWNED BY stranger; DROP ROLE stranger")
         await owner.close()
+
+
+ROWS = """
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, attempt, fence, claim_token, lease_owner,
+                             lease_expires_at, enqueued_at, published_at, started_at)
+SELECT prefix || n, 'n', 'p', 's', '[]', '{}', 'RUNNING', 1, 1, gen_random_uuid(), 'receiver-00042-abc/1f2e3d4c', now(), now(), now(), now()
+FROM (VALUES ($1)) given(prefix), generate_series(1, 80) n
+"""
+SETTLED = """
+UPDATE task_executions SET status = 'SUCCESSFUL', final = true, return_value = '{"sent": 1}', finished_at = now(),
+    claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
+WHERE status = 'RUNNING'
+"""
+
+
+async def test_the_settlements_of_a_batch_stay_within_their_pages(database_url: str) -> None:
+    """HOT: no index is written by them. A full page, or an index on a column that they change, would make every one write all."""
+    writer = await connect(database_url)
+    await writer.execute(ROWS, "row-")
+    await writer.execute(SETTLED)
+    await writer.execute("SELECT pg_stat_force_next_flush()")
+    await writer.close()
+    look = await connect(database_url)
+    seen = await look.fetchrow(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'task_executions'"
+    )
+    await look.close()
+    assert seen is not None
+    assert tuple(seen) == (80, 80)
+
+
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
+
+
+async def test_writers_go_on_while_an_index_is_built(empty_database_url: str) -> None:
+    """The build waits for a transaction that began before it; whoever comes later waits for nobody."""
+    await asyncio.to_thread(migrations.upgrade, empty_database_url, "0002")
+    before, later = await connect(empty_database_url), await connect(empty_database_url)
+    held = before.transaction()
+    await held.start()
+    await before.execute(ROWS, "before-")
+    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, empty_database_url))
+    try:
+        while not await later.fetchval(WAITS):
+            assert not building.done()
+            await asyncio.sleep(0.01)
+        await later.execute("SET lock_timeout = '2s'")
+        await later.execute(ROWS, "later-")
+        assert not building.done()
+    finally:
+        await held.commit()
+        await building
+        await before.close()
+        await later.close()
+    assert await asyncio.to_thread(migrations.current, empty_database_url) == migrations.HEAD
+
+
+async def test_what_an_interrupted_build_has_left_is_built_anew(empty_database_url: str) -> None:
+    await asyncio.to_thread(migrations.upgrade, empty_database_url, "0002")
+    look = await connect(empty_database_url)
+    await look.execute("CREATE INDEX task_executions_failed ON task_executions (label)")
+    await asyncio.to_thread(migrations.upgrade, empty_database_url)
+    found = await look.fetchval("SELECT indexdef FROM pg_indexes WHERE indexname = 'task_executions_failed'")
+    await look.close()
+    assert found.endswith("(enqueued_at) WHERE (error_type IS NOT NULL)")

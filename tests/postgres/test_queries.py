@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from sqlalchemy import event
 
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.executions import queries
@@ -213,3 +214,33 @@ def test_every_column_is_read_but_the_claims_token() -> None:
         "claim_token"
     }
     assert set(Attempt.__dataclass_fields__) == {column.name for column in task_attempts.c}
+
+
+# --- how rows are found -------------------------------------------------------------------------------------------
+
+
+async def plan(record: Record, **filters: Any) -> str:
+    """How PostgreSQL would look for what a listing asks for, if it had to use an index."""
+    sent: list[tuple[str, Any]] = []
+    async with queries.reading(record.database) as connection:
+
+        def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            sent.append((statement, parameters))
+
+        event.listen(connection.sync_connection, "before_cursor_execute", note)
+        await queries.executions(connection, **filters)
+        [(statement, parameters)] = sent
+        await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        rows = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+        return "\n".join(row[0] for row in rows)
+
+
+async def test_a_listing_since_a_time_reads_no_more_than_that(record: Record) -> None:
+    """clock_timestamp() itself may change while a table is read: no index is looked up by it, and all of it would be read."""
+    assert "Index Cond: (enqueued_at >= " in await plan(record, since=timedelta(days=1))
+
+
+async def test_failed_executions_are_found_by_an_index_of_their_own(record: Record) -> None:
+    found = await plan(record, status=Status.FAILED, since=timedelta(days=1))
+    assert "task_executions_failed" in found
+    assert "Index Cond: (enqueued_at >= " in found

@@ -1,0 +1,306 @@
+"""Every statement that asks the record anything, with arguments as they come: what `indexes` explains.
+
+The texts are the receiver's own, and so are the settings under which each is planned: the ledger and the sweeper never scan and
+plan once for all calls (`lanes.SERVER_SETTINGS`), listings and the doctor are planned as PostgreSQL likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+from sqlalchemy.dialects import postgresql
+
+from benchmarks.mail import send_mail
+from receiver import TaskRoute, maintenance
+from receiver.doctor import record as doctor
+from receiver.enqueue import owed, pruning, sweeper
+from receiver.executions import groups, migrations, queries, rejected, rejections, statements
+from receiver.executions.lanes import SERVER_SETTINGS
+from receiver.executions.queries import Status
+from receiver.executions.statements import ClaimItem, SettleItem, replaying, sweeping
+from receiver.executions.statements import pruning as prune
+
+if TYPE_CHECKING:
+    from sqlalchemy import Select
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from receiver.executions.statements import Executor
+
+NAMESPACE = "gyrinx"
+PLANNED_ANEW: Mapping[str, str] = {"jit": "on"}
+RETENTION = timedelta(days=30)
+BATCH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One statement with its arguments. `asker`: who asks; `settings`: of its connection."""
+
+    asker: str
+    name: str
+    statement: str
+    arguments: tuple[Any, ...] = ()
+    settings: Mapping[str, str] | None = None
+
+
+def questions(rows: int, blocks: int) -> list[Question]:
+    """All of them, for a record that `filling` filled with so many rows and that has so many blocks."""
+    return [*_ledger(rows), *_sweeper(blocks), *_prune(), *_replays(), *_operators()]
+
+
+ROUTE = TaskRoute(send_mail)
+
+
+def items(ids: Sequence[str], route: TaskRoute = ROUTE) -> list[ClaimItem]:
+    """What a claim of these is made of."""
+    now = datetime.now(UTC)
+    return [ClaimItem(each, route, "[1, 2]", "{}", now, None, 500) for each in ids]
+
+
+async def claim(executor: Executor, claimed: Sequence[ClaimItem]) -> int:
+    """Claims them as the ledger does; how many were."""
+    lease = timedelta(seconds=60)
+    token = uuid4()
+    found = await statements.claim(
+        executor, claimed, token=token, namespace=NAMESPACE, owner="bench", lease=lease
+    )
+    return sum(row.verdict == "claimed" for row in found.values())
+
+
+class _Noting:
+    """A connection that notes what it is asked, and knows of no rows."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, tuple[Any, ...]]] = []
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[Mapping[str, Any]]:
+        self.asked.append((statement, arguments))
+        return []
+
+
+def _asked(act: Callable[[Executor], Awaitable[Any]]) -> list[tuple[str, tuple[Any, ...]]]:
+    """What a function of `statements` sends."""
+    noting = _Noting()
+
+    async def ask() -> None:
+        await act(noting)
+
+    asyncio.run(ask())
+    return noting.asked
+
+
+def _ledger(rows: int) -> list[Question]:
+    made: list[Question] = []
+
+    def asks(names: str, act: Callable[[Executor], Awaitable[Any]]) -> None:
+        for name, (statement, arguments) in zip(names.split("; "), _asked(act), strict=False):
+            made.append(Question("ledger", name, statement, arguments, SERVER_SETTINGS))
+
+    running = [f"running-{number}" for number in range(1, BATCH + 1)]
+    waiting = [f"waiting-{number}" for number in range(1, BATCH + 1)]
+    pairs = [(each, 1) for each in running]
+    done = items([f"01900000-{rows // 2:012d}"])
+    asks("claim, 80 new; verdicts", lambda e: claim(e, items([f"new-{number}" for number in range(BATCH)])))
+    asks("claim, 80 READY", lambda e: claim(e, items(waiting)))
+    asks(
+        "settle, 80",
+        lambda e: statements.settle(e, [SettleItem(each, 1, return_value="2") for each in running]),
+    )
+    asks(
+        "settle, 80 failed",
+        lambda e: statements.settle(
+            e, [SettleItem(each, 1, ending="FAILED", error_type="E", error_message="m") for each in running]
+        ),
+    )
+    asks("renew, 80", lambda e: statements.renew(e, pairs, lease=timedelta(seconds=60)))
+    asks("hand back, 80", lambda e: statements.hand_back(e, pairs, instance="bench"))
+    asks("find claimed", lambda e: statements.find_claimed(e, items(running), uuid4()))
+    asks("find settled", lambda e: statements.find_status(e, pairs))
+    asks("is done", lambda e: statements.is_done(e, done[0], namespace=NAMESPACE))
+    asks("defer", lambda e: statements.defer(e, "deferred-1"))
+    asks("exhaust", lambda e: statements.exhaust(e, "stranded-1", 1))
+    asks("publish: mark", lambda e: statements.mark_published(e, waiting))
+    asks("publish: find owed", lambda e: statements.find_owed(e, waiting))
+    made.append(
+        Question("ledger", "rejection: look up", rejections.LOOK_UP, (done[0].task_id,), SERVER_SETTINGS)
+    )
+    return made
+
+
+def _sweeper(blocks: int) -> list[Question]:
+    def asks(name: str, statement: str, *arguments: Any) -> Question:
+        return Question("sweeper", name, statement, arguments, SERVER_SETTINGS)
+
+    part = sweeper.part_of(blocks, blocks // sweeper.PATROL // 2)
+    lost = (NAMESPACE, owed.BATCH, owed.LEASE, owed.STRANDED, timedelta(days=14))
+    return [
+        asks("take owed", sweeping.TAKE_OWED, NAMESPACE, owed.BATCH, owed.LEASE, owed.YOUNG),
+        asks("take named", sweeping.TAKE_NAMED, NAMESPACE, 3, owed.LEASE, ["owed-1", "owed-2", "running-1"]),
+        asks("patrol of 16 MB", sweeping.TAKE_LOST, *lost, (part[0], 0), (part[0] + owed.BLOCKS, 0)),
+        asks("find blocks", sweeping.FIND_BLOCKS),
+        asks(
+            "known now",
+            replaying.FIND_KNOWN_NOW,
+            NAMESPACE,
+            ["task_1", "task_2"],
+            5,
+            timedelta(0),
+            RETENTION,
+            [],
+            1000,
+            10**6,
+        ),
+    ]
+
+
+def _prune() -> list[Question]:
+    def asks(name: str, statement: str, *arguments: Any) -> Question:
+        return Question("prune", name, statement, arguments, SERVER_SETTINGS)
+
+    route = maintenance.SWEEP
+    first, end = f"scheduled-{route.name}-", f"scheduled-{route.name}."
+    ids = [f"01900000-{number:012d}" for number in range(1, 1 + pruning.STEP)]
+    older = RETENTION - timedelta(hours=1)
+    return [
+        asks("find outdated", prune.FIND_OUTDATED, NAMESPACE, older, pruning.STEP, None, ""),
+        asks("find outdated, none", prune.FIND_OUTDATED, NAMESPACE, RETENTION, pruning.STEP, None, ""),
+        asks("remove 500", prune.PRUNE, NAMESPACE, ids, older),
+        asks("finalise 500", prune.FINALISE, NAMESPACE, ids, older),
+        asks(
+            "find firings",
+            prune.FIND_FIRINGS,
+            NAMESPACE,
+            first,
+            end,
+            pruning.FIRINGS,
+            pruning.STEP,
+            route.path,
+        ),
+        asks("remove rejected", prune.PRUNE_REJECTED, NAMESPACE, timedelta(days=20), pruning.STEP),
+    ]
+
+
+def _replays() -> list[Question]:
+    def asks(name: str, statement: str, *arguments: Any) -> Question:
+        return Question("replay", name, statement, arguments, SERVER_SETTINGS)
+
+    failed = [f"01900000-{number:012d}" for number in range(1007, 100_007, 1000)]
+    return [
+        asks("replay 99", replaying.REPLAY, NAMESPACE, failed),
+        asks("find states", replaying.FIND_STATES, NAMESPACE, failed),
+        asks("find rejected", replaying.FIND_REJECTED, NAMESPACE, ["77"]),
+        asks("rejected for", replaying.FIND_REJECTED_FOR, NAMESPACE, "unknown_task", None, "", 100, 10**6),
+        asks("mark replayed", replaying.MARK_REPLAYED, NAMESPACE, ["projects/p/subscriptions/s 77"]),
+    ]
+
+
+def _operators() -> list[Question]:
+    def asks(name: str, statement: str, *arguments: Any, asker: str = "operator") -> Question:
+        return Question(asker, name, statement, arguments, PLANNED_ANEW)
+
+    def listed(name: str, query: Callable[[AsyncConnection], Awaitable[Any]]) -> Question:
+        return asks(name, _text(query))
+
+    def standing(status: Status) -> Callable[[AsyncConnection], Awaitable[Any]]:
+        return lambda c: queries.executions(c, namespace=NAMESPACE, status=status)
+
+    day = timedelta(days=1)
+    return [
+        listed(
+            "list", lambda c: queries.executions(c, namespace=NAMESPACE, besides=[maintenance.SWEEP.path])
+        ),
+        *(listed(f"list --status {status}", standing(status)) for status in Status),
+        listed(
+            "list --status FAILED --since 1d",
+            lambda c: queries.executions(c, namespace=NAMESPACE, status=Status.FAILED, since=day),
+        ),
+        listed(
+            "list --task, a usual one", lambda c: queries.executions(c, namespace=NAMESPACE, task="task_7")
+        ),
+        listed("list --task, nobody's", lambda c: queries.executions(c, namespace=NAMESPACE, task="gone")),
+        listed(
+            "list --task --since 1d",
+            lambda c: queries.executions(c, namespace=NAMESPACE, task="gone", since=day),
+        ),
+        listed("show", lambda c: queries.execution(c, "01900000-000000001007")),
+        listed("show: attempts", lambda c: queries.attempts(c, "01900000-000000001007")),
+        listed("unfinished (provision)", lambda c: queries.unfinished(c, NAMESPACE)),
+        listed("rejected list", lambda c: rejected.rejections(c, namespace=NAMESPACE)),
+        listed("rejected: count", lambda c: queries.rejected_count(c, namespace=NAMESPACE)),
+        asks("group of 1 000", groups.FIND_GROUP, "import-3", NAMESPACE, groups.MOST_UNITS),
+        asks("/ready", migrations.LOOK, migrations.TABLES, migrations.NEEDED),
+        asks("owed", doctor.OWED, NAMESPACE, doctor.PATIENT, asker="doctor"),
+        asks("expired leases", doctor.EXPIRED, NAMESPACE, doctor.PATIENT, asker="doctor"),
+        asks("rejected", doctor.REJECTED, NAMESPACE, asker="doctor"),
+        asks(
+            "last sweeps",
+            doctor.SWEPT_RECENTLY + doctor.SWEPT,
+            NAMESPACE,
+            maintenance.SWEEP.path,
+            doctor.SWEEPS,
+            asker="doctor",
+        ),
+        asks("server", doctor.SERVER, migrations.TABLES, asker="doctor"),
+    ]
+
+
+class _Listening:
+    """A connection that is told a query and answers that there are no rows."""
+
+    def __init__(self) -> None:
+        self.query: Select[Any] | None = None
+
+    async def execute(self, query: Select[Any]) -> _Listening:
+        self.query = query
+        return self
+
+    def mappings(self) -> _Listening:
+        return self
+
+    def first(self) -> None:
+        return None
+
+    def scalar_one(self) -> int:
+        return 0
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+
+def _text(query: Callable[[AsyncConnection], Awaitable[Any]]) -> str:
+    """What a function of `queries` sends, with its values written into it."""
+    listening = _Listening()
+
+    async def ask() -> None:
+        await query(cast("AsyncConnection", listening))
+
+    asyncio.run(ask())
+    assert listening.query is not None  # noqa: S101 - it was asked
+    compiled = listening.query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects carry no types
+    return str(compiled)
+
+
+def literal(value: object) -> str:
+    """A value as a constant whose type the statement gives."""
+    match value:
+        case None:
+            return "NULL"
+        case timedelta():
+            return f"'{value.total_seconds()} seconds'"
+        case (int(), int()):  # a place in the table
+            return f"'({value[0]},{value[1]})'"
+        case list() | tuple():
+            return "'{" + ",".join(map(_element, value)) + "}'"
+        case _:
+            return "'" + str(value).replace("'", "''") + "'"
+
+
+def _element(value: object) -> str:
+    if value is None:
+        return "NULL"
+    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"').replace("'", "''") + '"'
