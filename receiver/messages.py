@@ -120,7 +120,7 @@ def decode(body: bytes) -> Delivery:
     if len(subscription.encode()) > MAX_SUBSCRIPTION_BYTES:
         raise envelope_fault(f"subscription is longer than {MAX_SUBSCRIPTION_BYTES} bytes")
     # A JSON NUL is always spelt \u0000, so that one search clears nearly every body.
-    if b"\\u0000" in body and any("\0" in text for text in envelope.texts()):
+    if _may_hold_nul(body) and any("\0" in text for text in envelope.texts()):
         raise envelope_fault("a NUL character in the envelope")
     publish_time = _utc(
         message.publish_time_camel or message.publish_time, envelope_fault, "message.publishTime"
@@ -133,7 +133,7 @@ def decode(body: bytes) -> Delivery:
     decoded = open_arguments(args, kwargs)
     if not 1 <= len(payload.task_name) <= MAX_TASK_NAME_CHARACTERS:
         raise payload_fault(f"task_name is not 1 to {MAX_TASK_NAME_CHARACTERS} characters long")
-    if b"\\u0000" in message.data:
+    if _may_hold_nul(message.data):
         _check_nul(payload, args, kwargs)
     _check_depth(args)
     _check_depth(kwargs)
@@ -223,7 +223,12 @@ def rejection_key(body: bytes) -> str:
 
 def holds_nul(text: bytes) -> bool:
     """Whether a string of this JSON text has a NUL, which PostgreSQL stores nowhere."""
-    return b"\\u0000" in text and _NUL_ESCAPE.search(text) is not None
+    return _may_hold_nul(text) and _NUL_ESCAPE.search(text) is not None
+
+
+def _may_hold_nul(text: bytes) -> bool:
+    """Whether the text spells a NUL. A single byte is searched for first: 0.2 ms in 7 MB, six of them take 4.4 ms."""
+    return b"\\" in text and b"\\u0000" in text
 
 
 def _check_nul(payload: Payload, args: bytes, kwargs: bytes) -> None:
@@ -236,6 +241,10 @@ def _check_nul(payload: Payload, args: bytes, kwargs: bytes) -> None:
 
 def _check_depth(text: bytes) -> None:
     """Refuse text nested more than `MAX_DEPTH` levels; free for text with fewer brackets than that."""
+    if len(text) <= MAX_DEPTH or not (
+        _has_more(text, b"[", MAX_DEPTH // 2) or _has_more(text, b"{", MAX_DEPTH // 2)
+    ):
+        return
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
     brackets = _STRING.sub(b"", text).translate(_TO_SQUARE, _NOT_BRACKETS)
@@ -246,6 +255,16 @@ def _check_depth(text: bytes) -> None:
         levels += 1
     if levels + max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > MAX_DEPTH:
         raise payload_fault(f"args or kwargs are nested more than {MAX_DEPTH} levels deep")
+
+
+def _has_more(text: bytes, bracket: bytes, times: int) -> bool:
+    """Whether there are more of them than so many. Found one by one, because counting in 5 MB of text takes 2.8 ms, a search 0.2 ms."""
+    at = -1
+    for _ in range(times + 1):
+        at = text.find(bracket, at + 1)
+        if at < 0:
+            return False
+    return True
 
 
 def _utc(moment: datetime | None, fault: Callable[[str], Rejected], name: str) -> datetime | None:
