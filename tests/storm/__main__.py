@@ -5,50 +5,47 @@ from __future__ import annotations
 import asyncio
 import random
 import sys
+from pathlib import Path
 
 import click
 
-from tests.storm.storm import FULL, SHORT, Report, storm
+from tests.storm import table
+from tests.storm.storm import FULL, SHORT, storm
+
+MOST_LINES = 50
 
 
 @click.command()
 @click.option("--seed", type=int, help="Repeats the weather of an earlier storm.")
 @click.option("--short", is_flag=True, help="The suite's form of it: half a minute.")
-def main(seed: int | None, *, short: bool) -> None:
+@click.option(
+    "--markdown",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="Put the newest three whole storms, this one with them, between the <!-- storm --> marks of this page.",
+)
+@click.option("--write-only", is_flag=True, help="No storm: only --markdown, from those that were kept.")
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="A folder for the receivers' logs."
+)
+def main(
+    seed: int | None, *, short: bool, markdown: Path | None, write_only: bool, keep: Path | None
+) -> None:
     """Kill, freeze, cut and flood receivers, and balance the books."""
-    seed = random.randrange(2**32) if seed is None else seed
-    print(f"seed {seed}", flush=True)
-    report = asyncio.run(storm(SHORT if short else FULL, seed, say=print))
-    print(table(report))
-    for line in report.balance.wrong[:50]:
-        print(f"BROKEN: {line}")
-    sys.exit(1 if report.balance.wrong else 0)
-
-
-def table(report: Report) -> str:
-    """The storm as Markdown."""
-    found = report.balance
-    rows = [
-        ("seed, seconds, messages", f"{report.seed}, {report.seconds:.0f}, {report.messages}"),
-        (
-            "answers by status (0: none)",
-            ", ".join(f"{code}: {n}" for code, n in sorted(report.deliveries.items())),
-        ),
-        ("killed at a named point", f"{sum(report.kills.values())} at {len(report.kills)} points"),
-        *((f"- {name}", str(n)) for name, n in sorted(report.kills.items())),
-        *((name, str(n)) for name, n in sorted(report.faults.items())),
-        (
-            "processes that ended, by exit code",
-            ", ".join(f"{code}: {n}" for code, n in sorted(report.exits.items())),
-        ),
-        ("executions by status", ", ".join(f"{name}: {n}" for name, n in sorted(found.statuses.items()))),
-        ("enqueued by other tasks", str(found.children)),
-        ("claimed more than once", str(found.retried)),
-        ("leases that ran out", str(found.expired)),
-        ("plain effects that happened more than once", str(found.plain_twice)),
-        ("promises broken", str(len(found.wrong))),
-    ]
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+    if not write_only:
+        seed = random.randrange(2**32) if seed is None else seed
+        print(f"seed {seed}", flush=True)
+        if keep is not None:
+            keep.mkdir(parents=True)  # an old storm's notes would be read as this one's
+        report = asyncio.run(storm(SHORT if short else FULL, seed, say=print, keep=keep))
+        print(table.markdown([table.rows(report)]))
+        for line in report.balance.wrong[:MOST_LINES]:
+            print(f"BROKEN: {line}")
+        if report.balance.wrong:
+            sys.exit(1)
+        if not short:
+            table.keep(report)
+    if markdown is not None:
+        table.write(markdown)
 
 
 main()

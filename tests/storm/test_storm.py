@@ -15,4 +15,4 @@ async def test_a_storm_leaves_the_books_balanced() -> None:
     print(f"seed {seed}")  # noqa: T201 - shown when it fails, to repeat it
     report = await storm(SHORT, seed)
     assert not report.balance.wrong, report.balance.wrong[:20]
-    assert report.exits[-9] >= 3, report  # else the sky was clear
+    assert set(report.exits) <= {0, -9, 1, 2}, report.exits

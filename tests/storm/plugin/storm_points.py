@@ -1,8 +1,8 @@
 """Where a process of the storm may die, and where it is lied to: `TASKS_SETUP=storm_points:install`.
 
-A point is a place on the path of a delivery. Each process is told by its environment at which point, and at which passing
-of it, it kills itself (SIGKILL: nothing is tidied up), and how often a statement that succeeded is reported as a connection
-that broke. Before it dies it writes the point's name, one byte-for-byte line, to a file that outlives it.
+A point is a place on the path of a delivery. Each process is told by its environment at which point, at which passing of it,
+and from which moment on it kills itself (SIGKILL: nothing is tidied up), and how often a call that succeeded is reported
+as a timeout. Before it dies it leaves its point's name in a file that outlives it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import os
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -20,32 +21,40 @@ from receiver import app
 from receiver.enqueue import owed, transactions
 from receiver.enqueue.publications import Publisher
 from receiver.errors import GoogleUnavailable
+from receiver.executions import statements
 from receiver.executions.lanes import ConnectionFailed, Lane
 from receiver.executions.ledger import Ledger
-from receiver.executions.transaction import TaskTransaction
+from receiver.executions.transaction import CommitUnknown, TaskTransaction
 from receiver.google.pubsub import Pubsub
 from receiver.runner import Runner
 
-POINTS = (
-    "before the claim",
-    "claim sent",
-    "after the claim",
-    "before the task",
-    "after the task",
-    "before the settlement",
-    "settlement sent",
-    "after the settlement",
-    "before the commit",
-    "commit sent",
-    "after the commit",
-    "before the answer",
-    "after the answer",
-    "before the outbox's row",
-    "after the outbox's row",
-    "before the publish",
-    "publish sent",
-    "after the publish",
-)
+OFTEN, SELDOM = 4, 1
+"""Passings before a point kills, at most: what only one message in ten passes should not be waited for."""
+
+POINTS = {
+    "before the claim": OFTEN,
+    "claim sent": OFTEN,
+    "after the claim": OFTEN,
+    "before the task": OFTEN,
+    "before the effect": OFTEN,
+    "after the effect": OFTEN,
+    "after the task": OFTEN,
+    "before the settlement": OFTEN,
+    "settlement sent": OFTEN,
+    "after the settlement": OFTEN,
+    "before the commit": OFTEN,
+    "commit sent": OFTEN,
+    "after the commit": OFTEN,
+    "before the answer": OFTEN,
+    "after the answer": OFTEN,
+    "before the outbox's row": SELDOM,
+    "after the outbox's row": SELDOM,
+    "before the publish": SELDOM,
+    "publish sent": SELDOM,
+    "after the publish": SELDOM,
+    "before the mark": SELDOM,
+    "after the mark": SELDOM,
+}
 
 
 class Point:
@@ -54,11 +63,12 @@ class Point:
     def __init__(self) -> None:
         self.name = os.environ.get("STORM_POINT", "")
         self.left = int(os.environ.get("STORM_PASSINGS", "0"))
-        self.log = os.environ.get("STORM_KILLS", "")
+        self.not_before = float(os.environ.get("STORM_NOT_BEFORE", "0"))
+        self.note = os.environ.get("STORM_NOTE", "")
 
     def passing(self, name: str) -> None:
         """Dies here when it is time."""
-        if name != self.name:
+        if name != self.name or time.monotonic() < self.not_before:
             return
         self.left -= 1
         if self.left == 0:
@@ -66,45 +76,55 @@ class Point:
 
     def die(self) -> None:
         """Says where, and goes."""
-        log = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(log, f"{self.name}\n".encode())
+        append(self.note, self.name)
         os.kill(os.getpid(), signal.SIGKILL)
+        signal.pause()  # it may be delivered an instruction later: none of ours runs until then
 
     async def soon(self, name: str) -> None:
         """Dies while what was just begun is on its way."""
-        if name == self.name:
-            await asyncio.sleep(random.random() * 0.003)
-            self.passing(name)
+        await asyncio.sleep(random.random() * 0.003)
+        self.passing(name)
+
+
+point = Point()
+fences: dict[str, int] = {}
+"""By task_id, what runs here. An instance has one run of an execution at most."""
+
+
+def append(file: str, line: str) -> None:
+    """One short line, appended at once, so that lines of several processes never mix."""
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
 
 
 def install() -> None:
     """Puts the points into the receiver's own methods. There is none of this in the receiver itself."""
-    point = Point()
-    _around(Ledger, "claim", point, "before the claim", "after the claim", during="claim sent")
-    _around(Runner, "run", point, "before the task", "after the task")
-    _around(
-        Ledger, "settle", point, "before the settlement", "after the settlement", during="settlement sent"
-    )
-    _around(TaskTransaction, "commit", point, "before the commit", "after the commit", during="commit sent")
-    _around(transactions, "put", point, "before the outbox's row", "after the outbox's row")
-    _around(Publisher, "publish", point, "before the publish", "after the publish", during="publish sent")
-    _before(app, "reply", point, "before the answer")
-    _before(app, "Delivered", point, "after the answer")
+    _around(Ledger, "claim", "before the claim", "after the claim", during="claim sent")
+    _remember_fences()
+    _around(Runner, "run", "before the task", "after the task")
+    _around(Ledger, "settle", "before the settlement", "after the settlement", during="settlement sent")
+    _around(TaskTransaction, "commit", "before the commit", "after the commit", during="commit sent")
+    _around(transactions, "put", "before the outbox's row", "after the outbox's row")
+    _around(Publisher, "publish", "before the publish", "after the publish", during="publish sent")
+    _around(statements, "mark_published", "before the mark", "after the mark")
+    _around(statements, "mark_swept", "before the mark", "after the mark")
+    _before(app, "reply", "before the answer")
+    _before(app, "Delivered", "after the answer")
     owed.YOUNG = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]  # a minute is long in a storm
-    rate = float(os.environ.get("STORM_LIES", "0"))
-    if rate:
-        chance = random.Random(int(os.environ["STORM_SEED"]))
-        _lie(rate, chance)
-        _lie_of_publishing(rate, chance)
+    if os.environ.get("STORM_LIES"):
+        Liar(os.environ["STORM_LIES"]).install()
 
 
-def _around(owner: Any, name: str, point: Point, before: str, after: str, *, during: str = "") -> None:
+def _around(owner: Any, name: str, before: str, after: str, *, during: str = "") -> None:
     original: Callable[..., Awaitable[Any]] = getattr(owner, name)
 
     @functools.wraps(original)
     async def wrapped(*args: Any, **kwargs: Any) -> Any:
         point.passing(before)
-        dying = asyncio.ensure_future(point.soon(during)) if during == point.name else None
+        dying = asyncio.ensure_future(point.soon(during)) if during and during == point.name else None
         result = await original(*args, **kwargs)
         if dying is not None:
             dying.cancel()
@@ -114,7 +134,7 @@ def _around(owner: Any, name: str, point: Point, before: str, after: str, *, dur
     setattr(owner, name, wrapped)
 
 
-def _before(owner: Any, name: str, point: Point, at: str) -> None:
+def _before(owner: Any, name: str, at: str) -> None:
     original = getattr(owner, name)
 
     @functools.wraps(original)
@@ -125,28 +145,57 @@ def _before(owner: Any, name: str, point: Point, at: str) -> None:
     setattr(owner, name, wrapped)
 
 
-def _lie(rate: float, chance: random.Random) -> None:
-    """A statement that the database has done is reported as a connection that broke."""
-    original = Lane.fetch
+def _remember_fences() -> None:
+    original = Runner.run
 
-    async def fetch(self: Lane, statement: str, *arguments: Any) -> Any:
-        rows = await original(self, statement, *arguments)
-        if chance.random() < rate:
-            self.drop()
-            raise ConnectionFailed("so it seems")
-        return rows
+    @functools.wraps(original)
+    async def run(self: Runner, claimed: Any, admitted: Any) -> Any:
+        fences[claimed.task_id] = claimed.fence
+        return await original(self, claimed, admitted)
 
-    Lane.fetch = fetch  # type: ignore[method-assign]
+    Runner.run = run  # type: ignore[method-assign]
 
 
-def _lie_of_publishing(rate: float, chance: random.Random) -> None:
-    """What Pub/Sub has taken is reported as unanswered."""
-    original = Pubsub.publish
+class Liar:
+    """Lets a call succeed, and reports what the real code reports for one that is out of time. Each lie is noted.
 
-    async def publish(self: Pubsub, topic: str, messages: Any) -> list[str]:
-        ids = await original(self, topic, messages)
-        if chance.random() < rate:
-            raise GoogleUnavailable("so it seems")
-        return ids
+    Args:
+        rates: `ledger=0.004,commit=0.01,publisher=0.05`.
+    """
 
-    Pubsub.publish = publish  # type: ignore[method-assign]
+    def __init__(self, rates: str) -> None:
+        self._rates = {name: float(rate) for name, rate in (each.split("=") for each in rates.split(","))}
+        self._chance = random.Random(int(os.environ["STORM_SEED"]))
+        self._told = os.environ["STORM_LIES_TOLD"]
+
+    def install(self) -> None:
+        """Around the ledger's statements, a task's COMMIT, and the publisher's requests."""
+        fetch, commit, publish = Lane.fetch, TaskTransaction._commit, Pubsub.publish
+
+        async def lying_fetch(lane: Lane, statement: str, *arguments: Any) -> Any:
+            rows = await fetch(lane, statement, *arguments)
+            if self._lies("ledger"):
+                lane.drop()
+                raise ConnectionFailed("the connection broke during a statement (TimeoutError)")
+            return rows
+
+        async def lying_commit(transaction: TaskTransaction, connection: Any) -> None:
+            await commit(transaction, connection)
+            if self._lies("commit"):
+                raise CommitUnknown("no answer to COMMIT")
+
+        async def lying_publish(pubsub: Pubsub, topic: str, messages: Any) -> list[str]:
+            ids = await publish(pubsub, topic, messages)
+            if self._lies("publisher"):
+                raise GoogleUnavailable("Pub/Sub has not answered in time")
+            return ids
+
+        Lane.fetch = lying_fetch  # type: ignore[method-assign]
+        TaskTransaction._commit = lying_commit  # type: ignore[method-assign]
+        Pubsub.publish = lying_publish  # type: ignore[method-assign]
+
+    def _lies(self, what: str) -> bool:
+        if self._chance.random() >= self._rates[what]:
+            return False
+        append(self._told, what)
+        return True

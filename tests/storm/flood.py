@@ -1,0 +1,193 @@
+"""Ten times as many pushes as there are places, while instances die; and who watches that they bear it.
+
+The crowd is a deliverer of its own, with Pub/Sub's rule and without its manners: whatever is not 200 is sent again, and no
+window grows or shrinks. Each of its members has one message at a time and waits a moment after a nack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from receiver.local import pusher
+from receiver.settings import PUSH_PATH
+from tests.storm.books import Balance, Expected
+from tests.storm.cast import Life, Place
+
+TIMES: Final = 10
+"""As many as there are places (`TASKS_MAX_CONCURRENCY` of each receiver)."""
+ANSWER_WITHIN: Final = 10.0
+"""Seconds: the ack deadline of the storm's subscriptions."""
+RECOVERY: Final = 10.0
+"""Seconds from the end of the crowd until each receiver has answered 200 to a fresh delivery."""
+HEALTHY_WITHIN: Final = 5.0
+SILENCES: Final = 2
+"""Seconds that /health may take on an instance that lives, and how often in a row it may take longer. It asks nobody: only its
+own loop can delay it, and two CPUs carry the whole storm. Cloud Run's probe restarts an instance after three failures."""
+LOOK_EVERY: Final = 0.2
+MEMORY: Final = 256 * 2**20
+"""Bytes that a receiver may have resident. It begins with about 85 MiB, and a few deliveries of some hundred bytes are
+nothing beside it: what would grow is what is kept of those that were turned away."""
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Presses, and remembers what it sent. `token` is good for all the time."""
+
+    places: Sequence[Place]
+    token: str
+    chance: random.Random
+    sent: list[Expected] = field(default_factory=list)
+    answers: Counter[int] = field(default_factory=Counter)
+    pressing: bool = False
+    recovered: float = 0.0
+    _members: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def press(self, seconds: float, slots: int) -> None:
+        """Presses for so long, ten times as many as `slots` a receiver. Its members finish what they have begun, however long that takes: `settled` waits for them."""
+        self.pressing = True
+        self._members = [
+            asyncio.create_task(self._member(number)) for number in range(TIMES * slots * len(self.places))
+        ]
+        await asyncio.sleep(seconds)
+        self.pressing = False
+
+    async def recover(self, found: Balance) -> None:
+        """How long until every receiver has answered a fresh delivery; a promise is broken when that is too long."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(RECOVERY):
+                await asyncio.gather(*(self._fresh(place) for place in self.places))
+        except TimeoutError:
+            found.check(False, f"no fresh delivery was answered within {RECOVERY:g} s after the crowd")  # noqa: FBT003 - a promise not kept
+        self.recovered = time.monotonic() - begun
+
+    async def settled(self, patience: float, found: Balance) -> None:
+        """Returns once every member has had its 200."""
+        done, late = await asyncio.wait(self._members, timeout=patience)
+        for member in done:
+            member.result()
+        for member in late:
+            member.cancel()
+        found.check(not late, f"{len(late)} of the crowd have had no 200")
+
+    async def _fresh(self, place: Place) -> None:
+        label = self._expect("plain", f"fresh-{place.name}")
+        body = pusher.message("plain", [label], task_id=label)
+        while await push(place, self.token, body) != 200:
+            await asyncio.sleep(0.1)
+
+    async def _member(self, number: int) -> None:
+        await asyncio.sleep(self.chance.random())
+        turn = 0
+        while self.pressing:
+            label = self._expect("crowd", f"crowd-{number:04d}-{turn}")
+            turn += 1
+            body = pusher.message("crowd", [label], task_id=label)
+            while True:
+                status = await push(self.chance.choice(self.places), self.token, body)
+                self.answers[status] += 1
+                if status == 200:
+                    break
+                # Once the crowd is over, what is owed backs off as Pub/Sub has it.
+                await asyncio.sleep(
+                    self.chance.uniform(0.5, 1.5) if self.pressing else self.chance.uniform(1, 8)
+                )
+
+    def _expect(self, task: str, label: str) -> str:
+        self.sent.append(Expected(label, task, succeeds=True))
+        return label
+
+
+@dataclass(slots=True)
+class Watch:
+    """Asks every receiver for /health, again and again, and looks at its memory."""
+
+    places: Sequence[Place]
+    asked: int = 0
+    slowest: float = 0.0
+    memory: int = 0
+    sick: list[str] = field(default_factory=list)
+
+    async def keep(self) -> None:
+        """Until cancelled."""
+        await asyncio.gather(*(self._look(place) for place in self.places))
+
+    def check(self, found: Balance) -> None:
+        """Notes what was amiss."""
+        found.wrong += self.sick
+        found.check(
+            self.memory <= MEMORY,
+            f"a receiver had {self.memory / 2**20:.0f} MiB; {MEMORY / 2**20:.0f} are the bound",
+        )
+
+    async def _look(self, place: Place) -> None:
+        while True:
+            life = place.life
+            if life is not None and not life.frozen:
+                await self._ask(place, life)
+            await asyncio.sleep(LOOK_EVERY)
+
+    async def _ask(self, place: Place, life: Life) -> None:
+        freezes, begun = life.freezes, time.monotonic()
+        status = await exchange(
+            place.port,
+            b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
+            within=HEALTHY_WITHIN,
+        )
+        took = time.monotonic() - begun
+        self.memory = max(self.memory, resident(life.pid))
+        if status == 200:
+            life.answered = True
+            self.asked += 1
+            self.slowest = max(self.slowest, took)
+            life.silences = 0
+        elif life.answered and life.freezes == freezes:
+            try:  # it may have died, and nobody has said so yet
+                await asyncio.wait_for(life.over.wait(), 1.0)
+            except TimeoutError:
+                life.silences += 1
+                if status or life.silences >= SILENCES:
+                    self.sick.append(f"/health of {place.name} was {status or 'silent'} after {took:.1f} s")
+
+
+async def push(place: Place, token: str, body: bytes) -> int:
+    """One push, as Pub/Sub sends it; 0 when there is no answer."""
+    head = (
+        f"POST {PUSH_PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return await exchange(place.port, head.encode() + body, within=ANSWER_WITHIN)
+
+
+async def exchange(port: int, request: bytes, *, within: float) -> int:
+    """The status of one request on a connection of its own; 0 when there is none in time."""
+    try:
+        async with asyncio.timeout(within):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(request)
+                line = await reader.readline()
+            finally:
+                writer.transport.abort()
+    except (OSError, TimeoutError):
+        return 0
+    return int(line.split(b" ", 2)[1]) if line.startswith(b"HTTP/1.1 ") else 0
+
+
+def resident(pid: int) -> int:
+    """Bytes that a process has resident; 0 where nobody says so, or it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
