@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from tests.storm import table
-from tests.storm.storm import FULL, SHORT, storm
+from tests.storm.plan import FULL, SHORT
+from tests.storm.storm import storm
 
 MOST_LINES = 50
 

@@ -101,12 +101,12 @@ def runs_of(lines: Sequence[str], deaths: Mapping[int, float], now: float) -> li
     begun: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     runs = []
     for line in lines:
-        what, task_id, fence, pid, time = line.split(" ")
-        key = (task_id, int(fence), int(pid))
+        what, task_id, under, process, moment = line.split(" ")
+        key = (task_id, int(under), int(process))
         if what == "begun":
-            begun[key].append(float(time))
+            begun[key].append(float(moment))
         else:
-            runs.append(Run(task_id, int(fence), begun[key].pop(), float(time)))
+            runs.append(Run(task_id, int(under), begun[key].pop(), float(moment)))
     for (task_id, fence, pid), times in begun.items():
         runs += [Run(task_id, fence, time, deaths.get(pid, now)) for time in times]
     return runs

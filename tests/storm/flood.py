@@ -80,7 +80,7 @@ class Crowd:
     async def _fresh(self, place: Place) -> None:
         label = self._expect("plain", f"fresh-{place.name}")
         body = pusher.message("plain", [label], task_id=label)
-        while await push(place, self.token, body) != 200:
+        while await push(place, self.token, body) != 200:  # noqa: ASYNC110 - what is awaited is an answer
             await asyncio.sleep(0.1)
 
     async def _member(self, number: int) -> None:
@@ -95,10 +95,11 @@ class Crowd:
                 self.answers[status] += 1
                 if status == 200:
                     break
-                # Once the crowd is over, what is owed backs off as Pub/Sub has it.
-                await asyncio.sleep(
-                    self.chance.uniform(0.5, 1.5) if self.pressing else self.chance.uniform(1, 8)
-                )
+                await asyncio.sleep(self.chance.uniform(*self._pause()))
+
+    def _pause(self) -> tuple[float, float]:
+        """Once the crowd is over, what is owed backs off as Pub/Sub has it."""
+        return (0.5, 1.5) if self.pressing else (1.0, 8.0)
 
     def _expect(self, task: str, label: str) -> str:
         self.sent.append(Expected(label, task, succeeds=True))

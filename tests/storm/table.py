@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.storm.plan import Report
 from tests.storm.plugin.storm_points import POINTS
-from tests.storm.storm import Report
 
 RESULTS: Final = Path(__file__).resolve().parents[2] / ".venv" / ".cache" / "storms"
 COLUMNS: Final = 3

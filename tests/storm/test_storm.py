@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.storm.storm import SHORT, storm
+from tests.storm.plan import SHORT
+from tests.storm.storm import storm
 
 
 @pytest.mark.timeout(240)

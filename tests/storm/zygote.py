@@ -30,7 +30,7 @@ import httptools  # noqa: F401
 import httpx  # noqa: F401
 import uvloop  # noqa: F401
 
-import receiver.cli.serve  # noqa: F401
+import receiver.cli.serve
 import receiver.enqueue
 import receiver.enqueue.sweeper
 import receiver.enqueue.transactions

@@ -190,9 +190,9 @@ class Liar:
                 raise GoogleUnavailable("Pub/Sub has not answered in time")
             return ids
 
-        Lane.fetch = lying_fetch  # type: ignore[method-assign]
-        TaskTransaction._commit = lying_commit  # type: ignore[method-assign]
-        Pubsub.publish = lying_publish  # type: ignore[method-assign]
+        Lane.fetch = lying_fetch  # type: ignore[method-assign,assignment]
+        TaskTransaction._commit = lying_commit  # type: ignore[method-assign,assignment]
+        Pubsub.publish = lying_publish  # type: ignore[method-assign,assignment]
 
     def _lies(self, what: str) -> bool:
         if self._chance.random() >= self._rates[what]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import text
-from storm_points import append, fences, point
+from storm_points import append, fences, point  # type: ignore[import-not-found]  # beside it, where the receiver works
 
 from receiver import PermanentError, TaskContext, TaskRoute, task
 

@@ -1,0 +1,151 @@
+"""What is delivered: the messages of the storm, on topics and subscriptions of a local Pub/Sub, and its schedule."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from receiver.enqueue.publications import topic_of
+from receiver.local import beside
+from receiver.local.broker import Broker, Published
+from receiver.local.instance import EMAIL
+from receiver.maintenance import SWEEP
+from receiver.messages import encode_payload, scheduled_payload
+from receiver.settings import PUSH_PATH, Settings
+from tests.acceptance.stage import Record
+from tests.storm.books import Balance, Expected
+
+PROJECT: Final = "projects/local"
+NAMES: Final = (Settings().environment, Settings().namespace)
+CHILDREN: Final = topic_of(*NAMES, "storm_tasks.transactional", "local")
+SWEEPS: Final = topic_of(*NAMES, "receiver.maintenance.sweep", "local")
+SWEEP_EVERY: Final = 3.0
+YOUNG: Final = 2.0
+"""Seconds: the minute's schedule, and how long the sweeper leaves a row to its enqueuer, as a storm needs them."""
+SHARDS: Final = 16
+"""Subscriptions a task: one whose every second push fails is pushed to at a push a second at most, as by Pub/Sub."""
+MIX: Final = {
+    "plain": 22,
+    "threaded": 10,
+    "transactional": 33,
+    "slow": 2,
+    "failing": 10,
+    "poison": 5,
+    "hopeless": 5,
+    "parent": 10,
+    "nightly": 3,
+}
+"""Parts of a hundred."""
+
+AUDIENCE: Final = "https://storm.example"
+
+
+def subscribe(broker: Broker, door: str) -> None:
+    """A topic and a subscription for each task and shard: one that fails slows only itself. And those of the outbox."""
+    for topic in [*itertools.starmap(_topic, itertools.product(MIX, range(SHARDS))), CHILDREN, SWEEPS]:
+        subscription = topic.replace("/topics/", "/subscriptions/")
+        broker.put_topic(topic, {"name": topic})
+        broker.put_subscription(
+            subscription,
+            {
+                "name": subscription,
+                "topic": topic,
+                "ackDeadlineSeconds": 10,
+                "pushConfig": {
+                    "pushEndpoint": door + PUSH_PATH,
+                    "oidcToken": {"serviceAccountEmail": EMAIL, "audience": AUDIENCE},
+                },
+                "retryPolicy": {"minimumBackoff": "0.1s", "maximumBackoff": "2s"},
+            },
+        )
+
+
+async def publish(
+    pubsub: beside.Beside, chance: random.Random, expected: list[Expected], *, messages: int, seconds: float
+) -> None:
+    """Every message once, spread over so many seconds; what is expected of each is known beforehand."""
+    steps = 200
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    names, weights = list(MIX), list(MIX.values())
+    numbers = itertools.count()
+    for step in range(steps):
+        count = messages * (step + 1) // steps - messages * step // steps
+        batch = [(name, f"{name}-{next(numbers):06d}") for name in chance.choices(names, weights, k=count)]
+        ids = await asyncio.to_thread(pubsub.call, lambda broker, sent=batch: _put(broker, sent))
+        expected += [
+            Expected(
+                f"scheduled-nightly-{message_id}" if name == "nightly" else label,
+                name,
+                name not in ("poison", "hopeless"),
+            )
+            for (name, label), message_id in zip(batch, ids, strict=True)
+        ]
+        await asyncio.sleep(begun + seconds * (step + 1) / steps - loop.time())
+
+
+async def hoard(pubsub: beside.Beside, expected: list[Expected], count: int) -> None:
+    """So many slow tasks at once: more than all the tasks' pools have connections."""
+    batch = [("slow", f"slow-h{len(expected) + n:06d}") for n in range(count)]
+    expected += [Expected(label, name, succeeds=True) for name, label in batch]
+    await asyncio.to_thread(pubsub.call, lambda broker: _put(broker, batch))
+
+
+def _topic(name: str, number: int) -> str:
+    return f"{PROJECT}/topics/{name}-{number % SHARDS}"
+
+
+def _put(broker: Broker, batch: Sequence[tuple[str, str]]) -> list[str]:
+    """Publishes each to its task's topic; their message ids."""
+    return [
+        broker.publish(
+            _topic(name, int(label[-6:])), [Published(base64.b64encode(_payload(name, label)).decode())]
+        )[0]
+        for name, label in batch
+    ]
+
+
+def _payload(name: str, label: str) -> bytes:
+    if name == "nightly":
+        return encode_payload("scheduled-nightly", name, [], {}, None)
+    return encode_payload(label, name, [label], {}, None)
+
+
+async def schedule(pubsub: beside.Beside) -> None:
+    """Cloud Scheduler's part: a sweep every so often, until cancelled."""
+    sweep = Published(base64.b64encode(scheduled_payload(SWEEP.name)).decode())
+    while True:
+        await asyncio.to_thread(pubsub.call, lambda broker: broker.publish(SWEEPS, [sweep]))
+        await asyncio.sleep(SWEEP_EVERY)
+
+
+async def delivered(pubsub: beside.Beside, record: Record, patience: float, found: Balance) -> None:
+    """Returns once neither Pub/Sub nor the outbox owes anything any more, but for the sweeps themselves."""
+
+    def owed(broker: Broker) -> int:
+        rows = broker._database.execute(
+            "SELECT count(*) FROM owed WHERE subscription <> ?",
+            (SWEEPS.replace("/topics/", "/subscriptions/"),),
+        )
+        count: int = rows.fetchone()[0]
+        return count
+
+    async def unfinished() -> int:
+        (row,) = await record.fetch(
+            "SELECT count(*)::int AS n FROM task_executions WHERE NOT final AND task_path <> 'receiver.maintenance.sweep'"
+        )
+        left: int = row["n"]
+        return left
+
+    end = time.monotonic() + patience
+    while True:
+        left = await asyncio.to_thread(pubsub.call, owed) + await unfinished()
+        if left == 0 or time.monotonic() > end:
+            break
+        await asyncio.sleep(0.1)
+    found.check(left == 0, f"{left} messages are still owed {patience:g} s after the storm")
