@@ -31,8 +31,8 @@ PLUGIN: Final = Path(__file__).parent / "plugin"
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEASE: Final = 2
 """Seconds: short, so that a storm of minutes sees many leases end."""
-POOL: Final = 3
-"""`TASKS_DB_POOL_SIZE`: few, so that it runs out."""
+POOL: Final = 5
+"""`TASKS_DB_POOL_SIZE`: its default."""
 NOTICE: Final = 0.01
 """Seconds between two starts at least: a receiver that cannot start (no database) should not take all the CPU."""
 

@@ -118,6 +118,7 @@ async def _ground(
         **{f"STORM_{name.upper()}": str(folder / name) for name in ("marks", "runs", "lies_told")},
         "STORM_LIES": plan.lies,
         "STORM_YOUNG": str(traffic.YOUNG),
+        "STORM_SWEEP_LEASE": str(traffic.SWEEP_LEASE),
         "CLOUD_RUN_SERVICE_URL": traffic.AUDIENCE,
         "PUBSUB_EMULATOR_HOST": pubsub.host,
     }

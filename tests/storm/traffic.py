@@ -26,7 +26,9 @@ CHILDREN: Final = topic_of(*NAMES, "storm_tasks.transactional", "local")
 SWEEPS: Final = topic_of(*NAMES, "receiver.maintenance.sweep", "local")
 SWEEP_EVERY: Final = 3.0
 YOUNG: Final = 2.0
-"""Seconds: the minute's schedule, and how long the sweeper leaves a row to its enqueuer, as a storm needs them."""
+SWEEP_LEASE: Final = 10.0
+"""Seconds: the minute's schedule, how long the sweeper leaves a row to its enqueuer, and how long rows stay with a sweeper that
+may be dead; as a storm of minutes needs them."""
 SHARDS: Final = 16
 """Subscriptions a task: one whose every second push fails is pushed to at a push a second at most, as by Pub/Sub."""
 MIX: Final = {
