@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test check storm format bench lock image-check clean
+.PHONY: help demo dev test check storm soak format bench lock image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,8 +40,12 @@ format: $(STAMP) ## Rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --cache-dir $(CACHE)/ruff --fix $(SOURCES)
 	$(BIN)/ruff format --cache-dir $(CACHE)/ruff $(SOURCES)
 
-storm: $(STAMP) ## Kill, freeze, cut and flood receivers for ten minutes, and balance the books (STORM_ARGS="--seed 7")
+storm: $(STAMP) ## Kill, freeze, cut and flood receivers for nine minutes, and balance the books (STORM_ARGS="--seed 7")
 	@$(BIN)/python -m tests.storm $(STORM_ARGS)
+
+soak: $(STAMP) ## Half of a receiver's capacity for twenty minutes: what it holds stays flat (SOAK_ARGS="--minutes 2")
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 bench: $(STAMP) ## Measure the receiver beside what else one would use (BENCH_ARGS="--quick peers" for a part; needs wrk)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/bench.txt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from tests.promises import unproven
@@ -25,13 +26,18 @@ PROMISED = (
             "Provisioning",
             "Enqueue",
             "Sweeper",
+            "The storm",
+            "The soak",
         )
     ),
 )
 
 
 def page() -> str:
-    return (ROOT / "docs" / "trust.md").read_text()
+    """The page, without the results of storms."""
+    return re.sub(
+        r"<!-- storm -->.*?<!-- /storm -->", "", (ROOT / "docs" / "trust.md").read_text(), flags=re.DOTALL
+    )
 
 
 def test_every_promise_is_on_the_page() -> None:

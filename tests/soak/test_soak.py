@@ -1,0 +1,51 @@
+"""The soak can fail, and a few seconds of it run in every suite; `make soak` is the long one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.soak.flat import MIB, Sample, uneven
+from tests.soak.soak import SAMPLES, soak
+
+
+def steady(seconds: int = 1200) -> list[Sample]:
+    """What wavers and does not grow, after a first half that grew."""
+    return [
+        Sample(
+            at=float(at),
+            memory=80 * MIB + min(at, seconds // 2) * 20_000 + (at % 7) * MIB,
+            connections=7 + at % 2,
+            files=30 + at % 3,
+            threads=12,
+            done=at * 500,
+            slowest=0.1,
+        )
+        for at in range(5, seconds + 1, 5)
+    ]
+
+
+def test_what_wavers_is_flat() -> None:
+    assert uneven(steady()) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "each_second"), [("memory", 30 * 500), ("connections", 1 / 60), ("files", 1 / 60), ("threads", 1 / 60)]
+)  # fmt: skip
+def test_what_grows_is_found(what: str, each_second: float) -> None:
+    """Thirty bytes of each delivery; one connection, file or thread a minute."""
+    samples = [
+        dataclasses.replace(sample, **{what: int(getattr(sample, what) + sample.at * each_second)})
+        for sample in steady()
+    ]
+    (line,) = uneven(samples)
+    assert line.startswith(f"{what} grew by ")
+
+
+async def test_a_short_soak_balances() -> None:
+    report = await soak(4.0, 50.0)
+    assert [line for line in report.wrong if "grew" not in line] == []  # four seconds are all warming up
+    assert report.done == 200
+    assert report.answers == {200: 210, 500: 10}
+    assert len(report.samples) >= SAMPLES - 5
