@@ -41,7 +41,7 @@ class Plan:
 
 FULL: Final = Plan(
     messages=10_000,
-    seconds=390,
+    seconds=380,
     deaths=23,
     forecast=Forecast(
         strikes=30, frosts=25, restarts=52, cuts=70, halves=75, silences=75, droughts=12, hoards=12
@@ -49,7 +49,7 @@ FULL: Final = Plan(
     lies="ledger=0.004,commit=0.01,publisher=0.05",
     slots=8,
     crowd=120,
-    overtime=30,
+    overtime=60,
     patience=90,
     least={"kills": 500, "points": 12, "restarts": 50, "cuts": 200, "frosts": 15, "lies": 20},
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import tempfile
 import time
@@ -33,7 +34,7 @@ from tests.storm.weather import Weather
 DUPLICATES: Final = 0.2
 SPREAD: Final = 0.92
 """The part of the storm over which the messages are published."""
-DYING: Final = 0.82
+DYING: Final = 0.75
 """The part over which the deaths are spread: what was killed last still needs messages to be killed by."""
 CROWD_AT: Final = 0.3
 """When the crowd comes, as a part of the storm."""
@@ -76,7 +77,7 @@ async def storm(
         side = [asyncio.create_task(traffic.schedule(ground.pubsub)), asyncio.create_task(watch.keep())]
         stack.push_async_callback(_end, side)
         expected = await _rage(plan, chance, ground, crowd, report)
-        await _last_deaths(ground.deck, lives, plan.overtime)
+        await _last_deaths(ground, lives, expected, plan.overtime)
         say(f"the sky is clear after {time.monotonic() - begun:.0f} s")
         clear = time.monotonic()
         for one in ground.places:
@@ -175,10 +176,15 @@ async def _come(plan: Plan, crowd: Crowd, weather: Weather, report: Report) -> N
     weather.fair.set()
 
 
-async def _last_deaths(deck: Deck, lives: Sequence[asyncio.Task[None]], patience: float) -> None:
-    """Returns when every death was died, or nobody passes those points any more."""
+async def _last_deaths(
+    ground: Ground, lives: Sequence[asyncio.Task[None]], expected: list[Expected], patience: float
+) -> None:
+    """Returns when every death was died, or it takes too long. Messages go on coming, for the points to be passed."""
     end = time.monotonic() + patience
-    while deck.left and time.monotonic() < end and not any(life.done() for life in lives):  # noqa: ASYNC110 - processes tell nobody
+    for number in itertools.count():
+        if not ground.deck.left or time.monotonic() > end or any(life.done() for life in lives):
+            return
+        await traffic.trickle(ground.pubsub, expected, number)
         await asyncio.sleep(0.1)
 
 

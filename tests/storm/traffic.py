@@ -29,7 +29,7 @@ YOUNG: Final = 2.0
 SWEEP_LEASE: Final = 10.0
 """Seconds: the minute's schedule, how long the sweeper leaves a row to its enqueuer, and how long rows stay with a sweeper that
 may be dead; as a storm of minutes needs them."""
-SHARDS: Final = 16
+SHARDS: Final = 40
 """Subscriptions a task: one whose every second push fails is pushed to at a push a second at most, as by Pub/Sub."""
 MIX: Final = {
     "plain": 22,
@@ -89,6 +89,13 @@ async def publish(
             for (name, label), message_id in zip(batch, ids, strict=True)
         ]
         await asyncio.sleep(begun + seconds * (step + 1) / steps - loop.time())
+
+
+async def trickle(pubsub: beside.Beside, expected: list[Expected], number: int) -> None:
+    """One more that passes every point, outbox included."""
+    label = f"parent-t{number:06d}"
+    expected.append(Expected(label, "parent", succeeds=True))
+    await asyncio.to_thread(pubsub.call, lambda broker: _put(broker, [("parent", label)]))
 
 
 async def hoard(pubsub: beside.Beside, expected: list[Expected], count: int) -> None:
