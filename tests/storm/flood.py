@@ -30,7 +30,7 @@ HEALTHY_WITHIN: Final = 5.0
 SILENCES: Final = 2
 """Seconds that /health may take on an instance that lives, and how often in a row it may take longer. It asks nobody: only its
 own loop can delay it, and two CPUs carry the whole storm. Cloud Run's probe restarts an instance after three failures."""
-LOOK_EVERY: Final = 0.2
+LOOK_EVERY: Final = 0.4
 MEMORY: Final = 256 * 2**20
 """Bytes that a receiver may have resident. It begins with about 85 MiB, and a few deliveries of some hundred bytes are
 nothing beside it: what would grow is what is kept of those that were turned away."""

@@ -54,12 +54,12 @@ FULL: Final = Plan(
     least={"kills": 500, "points": 12, "restarts": 50, "cuts": 200, "frosts": 15, "lies": 20},
 )
 SHORT: Final = Plan(
-    messages=400,
+    messages=300,
     seconds=10,
     deaths=1,
     forecast=Forecast(strikes=2, frosts=1, restarts=2, cuts=2, halves=3, silences=3, droughts=1, hoards=1),
     lies="ledger=0.004,commit=0.01,publisher=0.05",
-    slots=5,
+    slots=4,
     crowd=2,
     overtime=5,
     patience=60,
