@@ -57,8 +57,13 @@ def running(
     file: Path | None = None,
     faults: FaultSettings | None = None,
     observe: Callable[[Subscription, Owed, int], None] = lambda *_: None,
+    deliveries: Callable[..., Deliveries] = Deliveries,
 ) -> Iterator[Beside]:
-    """A local Pub/Sub on a free port, for the time of the block. `observe` is called in its thread."""
+    """A local Pub/Sub on a free port, for the time of the block. `observe` is called in its thread.
+
+    Args:
+        deliveries: makes what pushes, of what `Deliveries` takes.
+    """
     listener = listening(0)
     host = f"{HOST}:{listener.getsockname()[1]}"
     started: Future[Beside] = Future()
@@ -68,8 +73,8 @@ def running(
         broker = Broker(file)
         app = create_pubsub(broker, signer)
         faulty = Faults(faults or FaultSettings())
-        deliveries = Deliveries(broker, signer=signer, faults=faulty, observe=observe)
-        work = [asyncio.create_task(serve(app, listener)), asyncio.create_task(deliveries.run())]
+        pushing = deliveries(broker, signer=signer, faults=faulty, observe=observe)
+        work = [asyncio.create_task(serve(app, listener)), asyncio.create_task(pushing.run())]
         started.set_result(Beside(host, asyncio.get_running_loop(), broker))
         try:
             await asyncio.to_thread(ending.wait)

@@ -133,7 +133,7 @@ class Deliveries:
         times: list[float] = []
         now = self._broker.clock()
         for subscription in list(self._broker.subscriptions.values()) if self._open else ():
-            if not subscription.push_endpoint:
+            if not len(subscription.backlog) or not subscription.push_endpoint:
                 continue
             window = self._windows.setdefault(subscription.name, Window())
             if window.until > now:

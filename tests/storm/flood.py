@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from receiver.local import pusher
-from receiver.settings import PUSH_PATH
+from tests.storm import wire
 from tests.storm.books import Balance, Expected
 from tests.storm.cast import Life, Place
 
@@ -137,11 +137,7 @@ class Watch:
 
     async def _ask(self, place: Place, life: Life) -> None:
         freezes, begun = life.freezes, time.monotonic()
-        status = await exchange(
-            place.port,
-            b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
-            within=HEALTHY_WITHIN,
-        )
+        status = await status_of(place, wire.HEALTH, within=HEALTHY_WITHIN)
         took = time.monotonic() - begun
         self.memory = max(self.memory, resident(life.pid))
         if status == 200:
@@ -160,26 +156,17 @@ class Watch:
 
 async def push(place: Place, token: str, body: bytes) -> int:
     """One push, as Pub/Sub sends it; 0 when there is no answer."""
-    head = (
-        f"POST {PUSH_PATH} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nauthorization: Bearer {token}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return await exchange(place.port, head.encode() + body, within=ANSWER_WITHIN)
+    headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    return await status_of(place, wire.push(body, headers), within=ANSWER_WITHIN)
 
 
-async def exchange(port: int, request: bytes, *, within: float) -> int:
-    """The status of one request on a connection of its own; 0 when there is none in time."""
+async def status_of(place: Place, request: bytes, *, within: float) -> int:
+    """Of one request; 0 when there is none in time."""
     try:
         async with asyncio.timeout(within):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(request)
-                line = await reader.readline()
-            finally:
-                writer.transport.abort()
+            return await wire.exchange(place.port, request)
     except (OSError, TimeoutError):
         return 0
-    return int(line.split(b" ", 2)[1]) if line.startswith(b"HTTP/1.1 ") else 0
 
 
 def resident(pid: int) -> int:

@@ -55,7 +55,7 @@ FULL: Final = Plan(
 )
 SHORT: Final = Plan(
     messages=300,
-    seconds=10,
+    seconds=8,
     deaths=1,
     forecast=Forecast(strikes=2, frosts=1, restarts=2, cuts=2, halves=3, silences=3, droughts=1, hoards=1),
     lies="ledger=0.004,commit=0.01,publisher=0.05",

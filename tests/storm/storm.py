@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import random
 import tempfile
@@ -23,7 +24,7 @@ from receiver.local.signer import Signer
 from tests.acceptance.stage import Record
 from tests.storm import traffic
 from tests.storm.books import STAGE, Balance, Expected, balance, runs_of
-from tests.storm.cast import POOL, FrontDoor, Place
+from tests.storm.cast import POOL, Balancer, Place
 from tests.storm.clocks import OldTokens, clocks, library
 from tests.storm.deck import Deck
 from tests.storm.flood import Crowd, Watch
@@ -108,11 +109,13 @@ async def _ground(
     signer = OldTokens.create()
     postgres = stack.enter_context(Postgres(settings={"max_connections": "60", "autovacuum": "off"}))
     record = await _stage(postgres)
+    places: list[Place] = []
     pubsub = stack.enter_context(
         beside.running(
             signer,
             faults=FaultSettings(duplicate_rate=DUPLICATES, seed=chance.randrange(2**32)),
             observe=lambda _, __, status: report.deliveries.update((status,)),
+            deliveries=functools.partial(Balancer, places),
         )
     )
     env = {
@@ -124,7 +127,7 @@ async def _ground(
         "PUBSUB_EMULATOR_HOST": pubsub.host,
     }
     deck = Deck(POINTS, plan.deaths, plan.seconds * DYING, _chance(chance), time.monotonic)
-    places = [
+    places += [
         Place(
             postgres.url("storm"),
             deck,
@@ -139,8 +142,7 @@ async def _ground(
         )
         for number, clock in enumerate(clocks(), 1)
     ]
-    door = await stack.enter_async_context(FrontDoor(places).open())
-    await asyncio.to_thread(pubsub.call, lambda broker: traffic.subscribe(broker, door))
+    await asyncio.to_thread(pubsub.call, traffic.subscribe)
     return Ground(postgres, record, pubsub, signer, folder, deck, places)
 
 

@@ -6,10 +6,8 @@ import asyncio
 import base64
 import itertools
 import random
-import sys
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Final
 
 from receiver.enqueue.publications import topic_of
@@ -22,17 +20,13 @@ from receiver.settings import PUSH_PATH, Settings
 from tests.acceptance.stage import Record
 from tests.storm.books import Balance, Expected
 
-if find_spec("sniffio") is None:
-    # httpcore looks for it several times a request, each time along the whole path: a third of what the deliverer did.
-    sys.modules["sniffio"] = None  # type: ignore[assignment]  # the import system's own word for: it is not there
-
 PROJECT: Final = "projects/local"
 NAMES: Final = (Settings().environment, Settings().namespace)
 CHILDREN: Final = topic_of(*NAMES, "storm_tasks.transactional", "local")
 SWEEPS: Final = topic_of(*NAMES, "receiver.maintenance.sweep", "local")
 SWEEP_EVERY: Final = 3.0
 YOUNG: Final = 2.0
-SWEEP_LEASE: Final = 10.0
+SWEEP_LEASE: Final = 5.0
 """Seconds: the minute's schedule, how long the sweeper leaves a row to its enqueuer, and how long rows stay with a sweeper that
 may be dead; as a storm of minutes needs them."""
 SHARDS: Final = 40
@@ -53,7 +47,7 @@ MIX: Final = {
 AUDIENCE: Final = "https://storm.example"
 
 
-def subscribe(broker: Broker, door: str) -> None:
+def subscribe(broker: Broker) -> None:
     """A topic and a subscription for each task and shard: one that fails slows only itself. And those of the outbox."""
     for topic in [*itertools.starmap(_topic, itertools.product(MIX, range(SHARDS))), CHILDREN, SWEEPS]:
         subscription = topic.replace("/topics/", "/subscriptions/")
@@ -65,7 +59,7 @@ def subscribe(broker: Broker, door: str) -> None:
                 "topic": topic,
                 "ackDeadlineSeconds": 10,
                 "pushConfig": {
-                    "pushEndpoint": door + PUSH_PATH,
+                    "pushEndpoint": AUDIENCE + PUSH_PATH,
                     "oidcToken": {"serviceAccountEmail": EMAIL, "audience": AUDIENCE},
                 },
                 "retryPolicy": {"minimumBackoff": "0.1s", "maximumBackoff": "2s"},
