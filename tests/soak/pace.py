@@ -22,6 +22,8 @@ CONNECTIONS: Final = 40
 MIX: Final = (*["plain"] * 10, *["threaded"] * 4, *["transactional"] * 5, "failing")
 """In this order, again and again."""
 TWICE: Final = 20
+LATE: Final = 5.0
+"""Seconds after the last moment at which what is behind is given up."""
 RETRY: Final = 0.1
 """Seconds until what was nacked comes again."""
 
@@ -52,14 +54,16 @@ class Pace:
         self._head = "\r\n".join([f"POST {PUSH_PATH} HTTP/1.1", "host: localhost", *fields, ""]).encode()
 
     async def keep(self, rate: float, seconds: float) -> None:
-        """So many messages a second, for so long. Returns when each has had its 200."""
+        """So many messages a second, for so long. Returns when each that was sent has had its 200."""
         begun = time.monotonic()
         moments = itertools.count()
 
         async def work() -> None:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             try:
-                while (moment := next(moments) / rate) < seconds:
+                while (
+                    moment := next(moments) / rate
+                ) < seconds and time.monotonic() < begun + seconds + LATE:
                     await asyncio.sleep(begun + moment - time.monotonic())
                     await self._deliver(reader, writer)
             finally:

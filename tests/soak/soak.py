@@ -22,8 +22,8 @@ from tests.soak.pace import Pace
 PLUGIN: Final = Path(__file__).parent / "plugin"
 OUT_OF_REACH: Final = 1e6
 """Messages a second: whoever is free sends."""
-CALIBRATION: Final = 15.0
-"""Seconds in which it is found out what is in reach. The second half of them counts."""
+CALIBRATION: Final = 10.0
+"""Seconds in which it is found out what is in reach, and `pace.LATE` for each half. The second half counts."""
 SAMPLES: Final = 240
 """Looks in a soak, one every five seconds of twenty minutes."""
 BALANCE: Final = """

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from tests.soak import pace
 from tests.soak.flat import MIB, Sample, uneven
 from tests.soak.soak import SAMPLES, soak
 
@@ -41,6 +42,13 @@ def test_what_grows_is_found(what: str, each_second: float) -> None:
     ]
     (line,) = uneven(samples)
     assert line.startswith(f"{what} grew by ")
+
+
+async def test_a_rate_that_is_out_of_reach_ends_in_time_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "LATE", 0.0)
+    report = await soak(1.0, 1e6)
+    assert report.wrong[-1].startswith("too weak a load: ")
+    assert report.seconds == 1.0
 
 
 async def test_a_short_soak_balances() -> None:
