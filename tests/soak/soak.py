@@ -71,7 +71,10 @@ async def soak(seconds: float, rate: float | None, say: Callable[[str], None] = 
             report.rate = rate
             say(f"{rate:.0f} a second, for {seconds:g} s")
             before = pace.done
-            looking = asyncio.create_task(_look(report, pace, instance, record, every=seconds / SAMPLES))
+            # One less than would fit: the last would see connections that are closed already.
+            looking = asyncio.create_task(
+                _look(report, pace, instance, record, every=seconds / (SAMPLES + 1))
+            )
             try:
                 await pace.keep(rate, seconds)
             finally:
