@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import logging.config
+import os
 import re
 import sys
 import typing
+import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -451,6 +454,75 @@ def test_a_line_is_the_same_when_somebody_else_listens_too(settings: Settings) -
     assert [(record.levelno, record.__dict__["fields"]["task_id"]) for record in heard] == [
         (logging.ERROR, "17")
     ]
+
+
+class Counted(io.StringIO):
+    """Counts its writes; refuses them once it is full."""
+
+    writes = 0
+    full = False
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        if self.full and "log record lost" not in text:
+            raise OSError(28, "No space left on device")
+        return super().write(text)
+
+
+async def test_the_lines_of_one_turn_of_the_loop_are_written_together_and_in_order() -> None:
+    stream = Counted()
+    emit = logs.configure(CLOUD, stream)
+    for name in ("a", "b", "c"):
+        emit(delivered(Succeeded("1"), task_name=name))
+    assert stream.writes == 0
+    await asyncio.sleep(0)
+    assert stream.writes == 1
+    emit(delivered(Succeeded("1"), task_name="d"))
+    logging.getLogger("library").warning("in between")
+    emit(delivered(Succeeded("1"), task_name="e"))
+    emit(ServiceState("stopped"))
+    said = [
+        json.loads(line)["message"].removesuffix(": Succeeded") for line in stream.getvalue().splitlines()
+    ]
+    assert said == ["200 a", "200 b", "200 c", "200 d", "in between", "200 e", "stopped"]
+
+
+async def test_what_waits_is_written_when_the_process_ends() -> None:
+    stream = Counted()
+    logs.configure(CLOUD, stream)(delivered(Succeeded("1")))
+    logging.getLogger().handlers[0].flush()  # as `logging.shutdown` does
+    assert json.loads(stream.getvalue())["status"] == 200
+
+
+async def test_a_child_that_is_forked_meanwhile_does_not_write_it_again() -> None:
+    stream = Counted()
+    logs.configure(CLOUD, stream)(delivered(Succeeded("1")))
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of forking beside threads: the child only looks and ends
+        child = os.fork()
+    if child == 0:
+        logging.getLogger().handlers[0].flush()
+        os._exit(stream.writes)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    await asyncio.sleep(0)
+    assert stream.writes == 1
+
+
+async def test_a_stream_that_is_full_costs_lines_and_nothing_else() -> None:
+    stream, caught = Counted(), []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: caught.append(context))
+    emit = logs.configure(CLOUD, stream)
+    stream.full = True
+    emit(delivered(Succeeded("1")))
+    await asyncio.sleep(0)
+    stream.full = False
+    emit(delivered(Succeeded("1"), task_name="after"))
+    await asyncio.sleep(0)
+    lines = [json.loads(line)["message"] for line in stream.getvalue().splitlines()]
+    assert lines == ["log record lost: OSError", "200 after: Succeeded"]
+    assert caught == []
 
 
 @pytest.mark.parametrize("where", ["the logger", "the handler"])
