@@ -505,7 +505,8 @@ async def test_a_child_that_is_forked_meanwhile_does_not_write_it_again() -> Non
     if child == 0:
         logging.getLogger().handlers[0].flush()
         os._exit(stream.writes)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - the loop must not turn meanwhile
+    assert os.waitstatus_to_exitcode(status) == 0
     await asyncio.sleep(0)
     assert stream.writes == 1
 
