@@ -213,7 +213,7 @@ class Admission:
         thread = await self._threads.reserve()
         if self.closed:
             thread.leave()
-        self._require_open()
+            raise Saturated("concurrency")
         return Admitted(thread=thread)
 
     def _require_open(self) -> None:

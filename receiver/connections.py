@@ -1,7 +1,7 @@
 """HTTP/1.1 on one connection, with bounds: uvicorn's protocol has none on heads, and stops reading at an upgrade.
 
 Nothing of a request is known before its head is complete, its token included, so whoever can connect can send one.
-Invariants: a head costs at most `MAX_HEAD` bytes of memory and `HEAD_DEADLINE` of time; a request that offers to
+Invariants: a head costs at most `MAX_HEAD` bytes of memory, beside one read, and `HEAD_DEADLINE` of time; a request that offers to
 upgrade to another protocol is an ordinary request, body and all (RFC 9110 section 7.8: a server may ignore the offer).
 How many connections stand idle is the front end's to bound. Next: `receiver.app` is given the request.
 
@@ -61,7 +61,8 @@ class Connection(HttpToolsProtocol):
         self._arrived = 0
         self._pending = 0
         self._progress = False
-        self._part = _Part.NOTHING
+        self._uncounted = False
+        self._part = NOTHING
         self._status = MALFORMED
 
     # --- the connection -----------------------------------------------------------------------------------------
@@ -92,10 +93,24 @@ class Connection(HttpToolsProtocol):
             self._refuse(self._status)
         else:
             self._pending = 0 if self._progress else self._pending + len(data)
+            if (
+                self._progress
+            ):  # of a head that begins behind something else, only its end tells how long it is
+                self._uncounted = self._part is HEAD
             if self._pending > MAX_HEAD and not self.transport.is_closing():
                 self._refuse(TOO_LARGE)
             elif self._deadline is None and self._owes_more:
                 self._head_begins()
+            elif (
+                self._idle
+                and self._part is NOTHING
+                and self._deadline is None
+                and not self.transport.is_closing()
+            ):
+                # The rest of a body that was answered without it: idle again, and nobody else says for how long.
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
 
     # --- the parser's callbacks ---------------------------------------------------------------------------------
 
@@ -112,7 +127,8 @@ class Connection(HttpToolsProtocol):
             if self.parser.get_method() == b"CONNECT":
                 raise _RefusedError
             return
-        if self._pending + self._arrived > MAX_HEAD and self._size_of_head() > MAX_HEAD:
+        is_suspect = self._uncounted or self._pending + self._arrived > MAX_HEAD
+        if is_suspect and self._size_of_head() > MAX_HEAD:
             self._status = TOO_LARGE
             raise _RefusedError
         self._progress, self._part = True, BODY

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 class Deadline:
-    """Waits that may take so many seconds each: `with deadline.limit(): await ...`. Of one event loop, the first that uses it."""
+    """Waits that may take so many seconds each: `with deadline.limit(): await ...`. All of one event loop at a time."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._waits: dict[Wait, None] = {}  # the oldest first, because all are equally long
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def limit(self) -> Wait:
         """One wait, as a context manager; used once, and at once."""
@@ -30,6 +31,9 @@ class Deadline:
     def _begin(self, wait: Wait) -> float:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._seconds
+        if loop is not self._loop:  # the one before it has ended, and its timer with it
+            self._loop, self._timer = loop, None
+            self._waits.clear()
         self._waits[wait] = None
         if self._timer is None:
             self._timer = loop.call_at(until, self._look, loop)

@@ -68,7 +68,7 @@ _STEP: Final = {ord("["): 1, ord("]"): -1}
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Delivery(msgspec.Struct, frozen=True, gc=False):
+class Delivery(msgspec.Struct, frozen=True):
     """One pushed message, decoded and checked.
 
     `args` and `kwargs` are the JSON text as it arrived (an array, an object), ready to be stored as jsonb. `task_id` is

@@ -208,6 +208,8 @@ class Runner:
     async def _outcome(self, execution: Run, ended: Ended) -> Outcome:
         """What the ended code comes to. Whatever does not succeed has rolled back before it is said."""
         outcome = self._judged(execution, ended)
+        # Frames know who called them: those of a thread lead from the error back to `ended`, and would keep the arguments.
+        ended.error = None
         transaction = execution.transaction
         if transaction is not None:
             if isinstance(outcome, Succeeded) and transaction.begun:

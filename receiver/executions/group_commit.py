@@ -108,6 +108,8 @@ class GroupCommit(Generic[I, R]):
             if future.done() and not future.cancelled() and future.exception() is None:
                 self._orphan(item, future.result())
             raise
+        finally:
+            del future  # its error's traceback has this frame: a circle, in which the body of the request would be kept
 
     async def close(self) -> None:
         """Waits until everything handed in is written."""
@@ -115,6 +117,7 @@ class GroupCommit(Generic[I, R]):
             await asyncio.wait(pending)
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """Refuses whoever has waited long enough for a turn. What is being written has its own limits, and is in no queue."""
@@ -128,9 +131,7 @@ class GroupCommit(Generic[I, R]):
     async def _flush(self) -> None:
         try:
             while self._queue:
-                batch = self._take()
-                if batch:
-                    await self._commit(batch)
+                await self._commit(self._take())
         finally:
             self._flusher = None
 
@@ -154,15 +155,19 @@ class GroupCommit(Generic[I, R]):
         return sorted(batch, key=_lock_order)
 
     async def _commit(self, batch: list[_Waiting[I, R]]) -> None:
+        if not batch:
+            return
         try:
             results = await self._written([waiting.item for waiting in batch])
         except (ItemRefused, TransientConflict) as error:
             if len(batch) == 1:
                 _fail(batch, error)
+                del batch  # as in `submit`
             else:
                 self._beside(self._one_by_one(batch), "one by one")
         except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
             _fail(batch, error)
+            del batch  # as in `submit`
         else:
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():

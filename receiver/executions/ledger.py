@@ -64,7 +64,7 @@ LOCK_PAUSES = (0.01, 0.04, 0.1)
 
 LANES = 4
 """Connections of the ledger: one for the batch of claims, one for that of settlements, one that may wait for a locked row,
-and one for everything rare. Each is opened when it is first needed, so that there are mostly two."""
+and one for everything rare, what is too large for a batch among it. Each is opened when it is first needed, so that there are mostly two."""
 
 INSIST = 10.0
 """Seconds that a settlement is insisted on at least, though nobody may hear the answer: a restart takes some."""

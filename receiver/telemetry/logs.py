@@ -213,9 +213,13 @@ class _Lines(logging.StreamHandler[TextIO]):
                 self.handleError(_NO_RECORD)
 
     def _is_alone(self, level: int) -> bool:
-        """Whether a record would come here, as it is, and nowhere else: a plugin may have changed any of that."""
+        """Whether a record would come here, as it is, and nowhere else: a plugin may have changed any of that.
+
+        Sentry adds no handler: it puts a function of its own in the place of `Logger.callHandlers`.
+        """
         return (
             logging.root.handlers == [self]
+            and logging.Logger.callHandlers.__module__ == logging.__name__
             and logger.propagate
             and self.formatter is self._form
             and level >= self.level
@@ -229,7 +233,7 @@ class _Lines(logging.StreamHandler[TextIO]):
         lost = logger.makeRecord(logger.name, logging.ERROR, "", 0, f"log record lost: {why}", (), None)
         with suppress(OSError, ValueError):  # the stream itself is gone: nobody can be told
             self.stream.write(self.format(lost) + self.terminator)
-            self.flush()
+            super().flush()  # our own would come back here, without end
 
 
 def _forget() -> None:

@@ -125,6 +125,16 @@ async def test_the_bound_is_on_all_of_a_head(instance: Instance, size: int) -> N
             assert await wire.answer() == (200, b"ok")
 
 
+async def test_the_bound_is_on_a_head_that_begins_behind_another_request(instance: Instance) -> None:
+    """Whatever of it came in the same packet."""
+    async with connected(instance) as wire:
+        await wire.send(GET + b"\r\n" + GET + b"x: " + b"a" * (MAX_HEAD + 1000))
+        assert await wire.answer() == (200, b"ok")
+        await wire.send(b"\r\n\r\n")
+        assert await wire.answer() == (431, b"The headers are too large.")
+        assert await wire.rest() == b""
+
+
 @pytest.mark.parametrize("is_trailer", [False, True])
 async def test_trailer_fields_do_not_pass_for_the_heads(
     start: Start, database_url: str, signer: Signer, label: str, *, is_trailer: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -164,6 +165,28 @@ async def test_a_large_item_that_waits_too_long_for_its_turn_is_refused(writer: 
     assert await large == "LARGE"
     await group.close()
     assert writer.batches == [["large"]]
+
+
+@pytest.mark.parametrize("error", [DatabaseUnavailable("down"), LockedOut("55P03")])
+async def test_an_error_leaves_nothing_to_the_collector(
+    writer: Writer, group: Group, error: Exception
+) -> None:
+    """Its traceback has the frames of whoever waits, and these have a request's body: freed at once, or megabytes pile up."""
+
+    async def fail() -> None:
+        writer.errors = [type(error)(*error.args)]
+        with pytest.raises(type(error)):
+            await group.submit(Thing("a"))
+
+    await fail()
+    gc.collect()
+    gc.disable()
+    try:
+        await asyncio.create_task(fail())
+        await asyncio.sleep(0)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 async def test_an_item_that_is_refused_fails_alone(writer: Writer, group: Group) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from receiver import TaskRoute
 from receiver.calls import Call, Claimed
@@ -81,3 +84,20 @@ def test_nothing_is_changed_on_the_way() -> None:
         claim.fence = 8  # type: ignore[misc] # that is the point
     with pytest.raises(AttributeError):
         claim.call.arrived = 0.0  # type: ignore[misc] # that is the point
+
+
+def test_arguments_that_lead_back_to_their_call_are_collected() -> None:
+    """A task may put its context, which knows the claim, into one of its own arguments."""
+
+    class Mark:
+        """What can be referred to weakly."""
+
+    def circle() -> weakref.ref[Mark]:
+        data: dict[str, Any] = {"mark": Mark()}
+        call = Call(replace(delivery(), decoded=([data], {})), TaskRoute(pay), 1000.0, [data], {})
+        data["claim"] = Claimed(call, fence=1, attempt=1)
+        return weakref.ref(data["mark"])
+
+    mark = circle()
+    gc.collect()
+    assert mark() is None

@@ -115,3 +115,20 @@ async def test_a_block_that_swallows_its_cancellation_goes_on() -> None:
 def test_outside_of_a_task_it_says_so() -> None:
     with pytest.raises(RuntimeError), Deadline(LONG).limit():
         pass
+
+
+def test_it_serves_one_loop_after_another() -> None:
+    """As in tests, and in scripts that call `asyncio.run` twice."""
+    deadline = Deadline(0.05)
+
+    async def wait() -> None:
+        with pytest.raises(TimeoutError), deadline.limit():
+            await asyncio.wait_for(asyncio.Event().wait(), LONG)
+
+    async def leave() -> None:
+        with deadline.limit():
+            pass
+
+    asyncio.run(leave())
+    asyncio.run(wait())
+    asyncio.run(wait())

@@ -68,7 +68,13 @@ class Lines:
 
     def __init__(self, settings: Settings) -> None:
         self.stream = io.StringIO()
-        self.emit = logs.configure(settings, self.stream)
+        self._emit = logs.configure(settings, self.stream)
+
+    def emit(self, event: Event) -> None:
+        """As in a process of its own: pytest's handlers would have every event become a LogRecord first."""
+        root = logging.getLogger()
+        root.handlers[:] = [each for each in root.handlers if type(each).__module__ != "_pytest.logging"]
+        self._emit(event)
 
     @property
     def text(self) -> str:
@@ -526,6 +532,16 @@ async def test_a_stream_that_is_full_costs_lines_and_nothing_else() -> None:
     assert caught == []
 
 
+def test_a_stream_that_fails_when_it_is_flushed_costs_lines_and_nothing_else() -> None:
+    """A full disk behind a buffer: to say so would fail in the same way."""
+
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    logs.configure(CLOUD, Full())(ServiceState("unheard"))
+
+
 @pytest.mark.parametrize("where", ["the logger", "the handler"])
 def test_a_plugins_filter_is_asked(cloud: Lines, where: str) -> None:
     def nothing(_: logging.LogRecord) -> bool:
@@ -538,6 +554,25 @@ def test_a_plugins_filter_is_asked(cloud: Lines, where: str) -> None:
     finally:
         target.removeFilter(nothing)
     assert cloud.text == ""
+
+
+def test_who_listens_without_a_handler_hears_events_too(
+    cloud: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Sentry does: it takes the place of a method of the standard library's."""
+    heard: list[str] = []
+
+    def listening(_: logging.Logger, record: logging.LogRecord) -> None:
+        heard.append(record.getMessage())
+
+    monkeypatch.setattr(logging.Logger, "callHandlers", listening)
+    cloud.emit(ServiceState("started"))
+    assert heard == ["started"]
+
+
+def test_a_stream_that_is_closed_costs_the_line_and_nothing_else(cloud: Lines) -> None:
+    cloud.stream.close()
+    cloud.emit(ServiceState("unheard"))
 
 
 def test_an_event_below_the_level_is_not_rendered(cloud: Lines) -> None:
