@@ -85,8 +85,9 @@ class Transition(models.Model):
 
 
 def make_tables() -> None:
-    """Both, unless they are there."""
+    """Both, unless they are there. One worker after another: gunicorn ends when a worker cannot start."""
     with connection.schema_editor() as editor:
+        editor.execute("SELECT pg_advisory_xact_lock(1)")
         there = connection.introspection.table_names()
         for model in (Execution, Transition):
             if model._meta.db_table not in there:
