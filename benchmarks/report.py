@@ -17,6 +17,8 @@ Rows = list[dict[str, Any]]
 
 DOCS = Path(__file__).parent.parent / "docs"
 START, END = "<!-- measured -->", "<!-- /measured -->"
+SHORT = ("", "deliveries/s", "p50 ms", "p99 ms", "CPU ms each", "connections", "memory MB", "start s")
+"""The columns that the README shows."""
 
 
 def machine() -> dict[str, Any]:
@@ -61,7 +63,7 @@ def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     about = machine()
     (folder / "results.json").write_text(json.dumps({"machine": about, "studies": found}, indent=1) + "\n")
-    where = f"{about['date']}, {about['cores']} cores ({about['cpu']}), {about['memory GiB']} GiB, Python {about['python']}"
+    where = _where(about)
     parts = [f"Measured {where}, revision {about['revision']}.", ""]
     for name, rows in found.items():
         parts += [f"**{name}**: {questions[name]}", "", *markdown(rows), ""]
@@ -71,15 +73,28 @@ def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> No
 
 
 def publish(folder: Path) -> None:
-    """Puts the tables between the marks of `docs/speed.md`, and the chart beside it."""
-    page = DOCS / "speed.md"
+    """Puts the tables between the marks of `docs/speed.md`, the rivals' into the README too, and the chart beside the page."""
+    _put(DOCS / "speed.md", (folder / "results.md").read_text().strip())
+    results = json.loads((folder / "results.json").read_text())
+    if peers := results["studies"].get("peers"):
+        rows = [{column: row.get(column) for column in SHORT} for row in peers if row.get("deliveries/s")]
+        _put(
+            DOCS.parent / "README.md",
+            "\n".join([f"Measured {_where(results['machine'])}.", "", *markdown(rows)]),
+        )
+        shutil.copyfile(folder / "chart.png", DOCS / "speed.png")
+
+
+def _put(page: Path, text: str) -> None:
     before, start, rest = page.read_text().partition(START)
     _, end, after = rest.partition(END)
     if not start or not end:
         raise ValueError(f"{page} has no place for the tables: {START} and {END}")
-    page.write_text(before + start + "\n" + (folder / "results.md").read_text().strip() + "\n" + end + after)
-    if (folder / "chart.png").exists():
-        shutil.copyfile(folder / "chart.png", DOCS / "speed.png")
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}")
+
+
+def _where(about: dict[str, Any]) -> str:
+    return f"{about['date']}, {about['cores']} cores ({about['cpu']}), {about['memory GiB']} GiB, Python {about['python']}"
 
 
 def markdown(rows: Rows) -> list[str]:
