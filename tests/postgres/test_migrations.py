@@ -243,14 +243,15 @@ WHERE status = 'RUNNING'
 """
 
 
-async def test_the_settlements_of_a_batch_stay_within_their_pages(database_url: str) -> None:
+async def test_the_settlements_of_a_batch_stay_within_their_pages(empty_database_url: str) -> None:
     """HOT: no index is written by them. A full page, or an index on a column that they change, would make every one write all."""
-    writer = await connect(database_url)
+    await asyncio.to_thread(migrations.upgrade, empty_database_url)  # a table whose counters begin at zero
+    writer = await connect(empty_database_url)
     await writer.execute(ROWS, "row-")
     await writer.execute(SETTLED)
     await writer.execute("SELECT pg_stat_force_next_flush()")
     await writer.close()
-    look = await connect(database_url)
+    look = await connect(empty_database_url)
     seen = await look.fetchrow(
         "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'task_executions'"
     )

@@ -229,12 +229,12 @@ async def _connections(places: Sequence[Place], record: Record, found: Balance) 
     """No receiver has more than its own: four lanes, the heartbeat's, the tasks' pool, two that enqueue, one that sweeps."""
     rows = await record.fetch(
         "SELECT application_name, count(*)::int AS n FROM pg_stat_activity"
-        " WHERE application_name LIKE 'receiver%' GROUP BY 1"
+        " WHERE datname = current_database() AND application_name LIKE 'receiver%' GROUP BY 1"
     )
     held = sum(row["n"] for row in rows)
     found.check(held <= len(places) * (4 + 1 + POOL + 2 + 1), f"{held} connections are left: {rows}")
     open_ones = await record.fetch(
-        "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%' AND application_name LIKE 'receiver%'"
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in transaction%' AND application_name LIKE 'receiver%'"
     )
     found.check(not open_ones, f"{len(open_ones)} transactions are left open")
 
@@ -247,7 +247,7 @@ async def _stop(places: Sequence[Place], record: Record, found: Balance) -> None
     left = True
     while left and time.monotonic() < end:
         rows = await record.fetch(
-            "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'receiver%'"
+            "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'receiver%'"
         )
         left = bool(rows)
         await asyncio.sleep(0.05)

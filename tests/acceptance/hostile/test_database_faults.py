@@ -49,7 +49,7 @@ HELD_UP = {
     "claim": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'receiver ledger' AND wait_event_type = 'Lock'"
     " AND query LIKE '%INSERT INTO task_executions%'",
     "settlement": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'receiver ledger' AND wait_event_type = 'Lock'"
-    " AND query LIKE '%ending IS NOT NULL%'",
+    " AND query LIKE '%return_value = h.return_value%'",
     "task": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'receiver task' AND state LIKE 'idle in transaction%'",
     "settlement with effects": "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'receiver task'"
     " AND wait_event_type = 'Lock' AND query LIKE '%SUCCESSFUL%'",
