@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from itertools import count
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts this in the background has it ignore Ctrl-C, and every process that a test starts inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("RECEIVER_NO_SKIPS") == "1":
         config.pluginmanager.register(NoSkips(), "receiver-no-skips")
 
