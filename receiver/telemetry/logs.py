@@ -4,7 +4,7 @@ Deliveries that were acked are INFO, nacks that are ordinary business (429) INFO
 look at WARNING or ERROR. A failed task's traceback goes into `stack_trace`, where Error Reporting finds it.
 
 Every delivery has its line, so a line has to be cheap: where nobody else listens, an event becomes text without a LogRecord
-in between (JSON: 34 µs with one and 14 µs without, of a delivery's 200).
+in between (JSON: 34 µs with one and 18 µs without, its write included, of a delivery's 250).
 """
 
 from __future__ import annotations
