@@ -1,4 +1,4 @@
-"""How alembic runs our steps: on the connection that `receiver.executions.migrations` hands it.
+"""How alembic runs our steps: on the connection that `receiver.record.migrations` hands it.
 
 In one transaction, but for a step that builds an index CONCURRENTLY: what came before it is committed then.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from receiver.executions.migrations import LOCK_TIMEOUT, VERSION_TABLE
-from receiver.executions.schema import metadata
+from receiver.record.migrations import LOCK_TIMEOUT, VERSION_TABLE
+from receiver.record.schema import metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -23,9 +23,9 @@ from benchmarks.mail import send_mail
 from benchmarks.rivals import new_database
 from receiver import aenqueue_many, enqueue_many
 from receiver.enqueue import PubSubBackend
-from receiver.executions.migrations import upgrade
-from receiver.naming import topic_name
+from receiver.record.migrations import upgrade
 from receiver.settings import Settings
+from receiver.tasks.naming import topic_name
 
 if TYPE_CHECKING:
     from benchmarks.ground import Ground
@@ -36,7 +36,7 @@ ROUNDS = 3
 PROJECT = "bench"
 SERVER = """
 import sys, threading
-from receiver.local.beside import running
+from receiver.emulator.in_thread import running
 with running() as pubsub:
     print(pubsub.host, flush=True)
     sys.stdin.read()

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from receiver.local.instance import EMAIL
-from receiver.local.postgres import Postgres
-from receiver.local.signer import Signer, serve_certificates
+from receiver.dev.processes import EMAIL
+from receiver.emulator.signer import Signer, serve_certificates
+from receiver.local_postgres.server import Postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

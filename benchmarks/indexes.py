@@ -20,10 +20,10 @@ import asyncpg
 from benchmarks import filling, gauges, queries
 from benchmarks.queries import BATCH, Question, literal, questions
 from benchmarks.rivals import new_database
-from receiver.executions import statements
-from receiver.executions.lanes import SERVER_SETTINGS
-from receiver.executions.migrations import upgrade
-from receiver.executions.statements import SettleItem
+from receiver.record import sql as statements
+from receiver.record.connections import SERVER_SETTINGS
+from receiver.record.migrations import upgrade
+from receiver.record.sql import SettleItem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

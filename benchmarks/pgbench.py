@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from benchmarks.rivals import new_database
-from receiver.executions.migrations import upgrade
-from receiver.local import binaries
+from receiver.local_postgres import files as binaries
+from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
     from benchmarks.ground import Ground

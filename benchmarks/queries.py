@@ -17,19 +17,21 @@ from sqlalchemy.dialects import postgresql
 
 from benchmarks.mail import send_mail
 from receiver import TaskRoute, maintenance
-from receiver.doctor import record as doctor
-from receiver.enqueue import owed, pruning, sweeper
-from receiver.executions import groups, migrations, queries, rejected, rejections, statements
-from receiver.executions.lanes import SERVER_SETTINGS
-from receiver.executions.queries import Status
-from receiver.executions.statements import ClaimItem, SettleItem, replaying, sweeping
-from receiver.executions.statements import pruning as prune
+from receiver.doctor import database_look as doctor
+from receiver.reading import groups, queries
+from receiver.reading.queries import Status
+from receiver.record import migrations, rejected, rejections
+from receiver.record import sql as statements
+from receiver.record.connections import SERVER_SETTINGS
+from receiver.record.sql import ClaimItem, SettleItem, replaying, sweeping
+from receiver.record.sql import pruning as prune
+from receiver.sweep import owed, pruning, sweeper
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from receiver.executions.statements import Executor
+    from receiver.record.sql import Executor
 
 NAMESPACE = "gyrinx"
 PLANNED_ANEW: Mapping[str, str] = {"jit": "on"}

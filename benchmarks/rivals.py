@@ -24,8 +24,8 @@ import asyncpg
 
 from benchmarks.ground import AUDIENCE, CHECKOUT, HERE, Ground, environment
 from benchmarks.load import PATH, delivery
-from receiver.executions.migrations import upgrade
-from receiver.local.instance import EMAIL, free_port
+from receiver.dev.processes import EMAIL, free_port
+from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

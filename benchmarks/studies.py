@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import enqueue, gauges, indexes, load, pgbench, provision, rivals, tokens
 from benchmarks.ground import Ground, environment
 from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
-from receiver.executions.migrations import upgrade
+from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

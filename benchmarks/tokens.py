@@ -10,9 +10,9 @@ import httpx
 from google.auth import jwt
 
 from benchmarks.ground import AUDIENCE, Ground
-from receiver.certificates import Certificates
-from receiver.local.instance import EMAIL
-from receiver.oidc import Verifier
+from receiver.delivery.certificates import Certificates
+from receiver.delivery.verifier import Verifier
+from receiver.dev.processes import EMAIL
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from receiver.backends import aenqueue_many, configure, enqueue_many
-from receiver.contexts import TaskContext
 from receiver.errors import PermanentError
-from receiver.results import TaskResult
-from receiver.routes import TaskRoute
-from receiver.tasks import Task, task
+from receiver.tasks.backend import aenqueue_many, configure, enqueue_many
+from receiver.tasks.call import TaskResult
+from receiver.tasks.context import TaskContext
+from receiver.tasks.route import TaskRoute
+from receiver.tasks.task import Task, task
 
 __all__ = [
     "PermanentError",

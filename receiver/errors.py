@@ -27,7 +27,7 @@
     └── OutputLost                a command cannot print: a full disk, a file that is too large (an OSError)
         └── PipeClosed            ... because whoever read it has gone: end, and say nothing
 
-Expected endings of a *task* are values (`receiver.outcomes`), not exceptions.
+Expected endings of a *task* are values (`receiver.endings.outcomes`), not exceptions.
 """
 
 from __future__ import annotations

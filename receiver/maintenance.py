@@ -4,7 +4,7 @@ Its route is in every registry, under its full path only, in messages too: short
 registry knows. The work is the enqueue client's, which stands above this room and imports HTTP and Google's credentials: it is
 loaded by name, at the first sweep, in a thread.
 
-Next: `receiver.enqueue.sweeper`.
+Next: `receiver.sweep.sweeper`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from receiver.routes import TaskRoute
-from receiver.tasks import TaskContext, task
+from receiver.tasks.route import TaskRoute
+from receiver.tasks.task import TaskContext, task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -63,7 +63,7 @@ async def sweep(ctx: TaskContext) -> object:
     """Publishes what is owed, publishes again what Pub/Sub has forgotten, and prunes; returns the counts (`Swept`)."""
     if not isinstance(ctx, MaintenanceContext):
         raise TypeError("sweep is the receiver's own; by hand it is `receiver sweep`")
-    sweeper = await asyncio.to_thread(importlib.import_module, "receiver.enqueue.sweeper")
+    sweeper = await asyncio.to_thread(importlib.import_module, "receiver.sweep.sweeper")
     swept: object = await sweeper.sweep(ctx.around, within=ctx.remaining - MARGIN)
     return swept
 

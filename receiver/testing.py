@@ -12,7 +12,7 @@ tasks from `TASKS_MODULES` or the installed plugins.
 
 pytest imports this module in every run, so it imports nothing else before a test asks for the fixture.
 
-Next: `receiver.local.task_queue` is the queue.
+Next: `receiver.testkit.queue` is the queue.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from receiver.local.task_queue import Delivered, InjectedFailure, Message, TaskQueue
-    from receiver.registry import Registry
+    from receiver.tasks.registry import Registry
+    from receiver.testkit.queue import Delivered, InjectedFailure, Message, TaskQueue
 
 __all__ = ["Delivered", "InjectedFailure", "Message", "TaskQueue"]
 
@@ -35,7 +35,7 @@ def __getattr__(name: str) -> Any:
     """The kit's types, for annotations, loaded when they are asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from receiver.local import task_queue as kit  # noqa: PLC0415 - see above
+    from receiver.testkit import queue as kit  # noqa: PLC0415 - see above
 
     return getattr(kit, name)
 
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> Any:
 @pytest.fixture(scope="session")
 def receiver_database_url() -> Iterator[str]:
     """A PostgreSQL for the tests' record, from the wheel; override it to use one of yours."""
-    from receiver.local.postgres import Postgres  # noqa: PLC0415 - only who uses the fixture needs the wheel
+    from receiver.local_postgres.server import Postgres  # noqa: PLC0415 - only who uses the fixture needs the wheel
 
     with Postgres() as postgres:
         yield postgres.url()
@@ -52,15 +52,15 @@ def receiver_database_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def receiver_registry() -> Registry:
     """The tasks under test: those of `TASKS_MODULES`, or of the installed plugins; override it to choose."""
-    from receiver.registry import load  # noqa: PLC0415 - as above
     from receiver.settings import Settings  # noqa: PLC0415 - as above
+    from receiver.tasks.registry import load  # noqa: PLC0415 - as above
 
     return load(Settings.from_environ(os.environ))
 
 
 @pytest.fixture(scope="session")
 def _receiver_tables(receiver_database_url: str) -> str:
-    from receiver.executions.migrations import upgrade  # noqa: PLC0415 - as above
+    from receiver.record.migrations import upgrade  # noqa: PLC0415 - as above
 
     upgrade(receiver_database_url)
     return receiver_database_url
@@ -69,7 +69,7 @@ def _receiver_tables(receiver_database_url: str) -> str:
 @pytest.fixture
 def task_queue(_receiver_tables: str, receiver_registry: Registry) -> Iterator[TaskQueue]:
     """Tasks, delivered by hand, on an empty record."""
-    from receiver.local.task_queue import running  # noqa: PLC0415 - as above
+    from receiver.testkit.queue import running  # noqa: PLC0415 - as above
 
     with running(_receiver_tables, receiver_registry) as queue:
         yield queue

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from receiver.local.postgres import Postgres
+from receiver.local_postgres.server import Postgres
 from tests.noskips import NoSkips
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def postgres_server() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def migrated_template(postgres_server: Postgres) -> str:
     """The name of a migrated database that others are copied from. Nobody connects to it."""
-    from receiver.executions.migrations import upgrade  # noqa: PLC0415 - alembic is loaded only when a test needs tables
+    from receiver.record.migrations import upgrade  # noqa: PLC0415 - alembic is loaded only when a test needs tables
 
     postgres_server.create_database(TEMPLATE)
     upgrade(postgres_server.url(TEMPLATE))

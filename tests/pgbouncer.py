@@ -18,8 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from receiver.local.instance import free_port
-from receiver.local.postgres import Postgres
+from receiver.dev.processes import free_port
+from receiver.local_postgres.server import Postgres
 
 ACCOUNT: Final = "nobody"
 START_TIMEOUT: Final = 30.0

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 
-from receiver.local.signer import Signer, segment
+from receiver.emulator.signer import Signer, segment
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Build: TypeAlias = Callable[[Signer, str, str], Headers]

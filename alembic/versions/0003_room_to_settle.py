@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from receiver.executions.migrations import LOCK_TIMEOUT
+from receiver.record.migrations import LOCK_TIMEOUT
 
 revision = "0003"
 down_revision = "0002"

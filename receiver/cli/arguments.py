@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from receiver import registry, variables
+from receiver import variables
+from receiver.dev.folder import Folder
 from receiver.errors import ConfigurationError, PluginError
-from receiver.executions.dsn import Database
-from receiver.local.folder import Folder
 from receiver.maintenance import Surroundings
-from receiver.registry import Registry
+from receiver.record.database import Database
 from receiver.settings import Settings, require_database
+from receiver.tasks import registry
+from receiver.tasks.registry import Registry
 from receiver.telemetry import logs
 
 if TYPE_CHECKING:

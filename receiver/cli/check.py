@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from receiver import maintenance, plugins
+from receiver import maintenance
 from receiver.cli import terminal
 from receiver.errors import PluginError
-from receiver.registry import Registry
 from receiver.settings import Settings
+from receiver.tasks import plugins
+from receiver.tasks.registry import Registry
 
 if TYPE_CHECKING:
-    from receiver.routes import TaskRoute
+    from receiver.tasks.route import TaskRoute
 
 
 @dataclass(frozen=True, slots=True)

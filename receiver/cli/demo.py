@@ -20,14 +20,14 @@ from rich.live import Live
 
 from receiver.cli import terminal
 from receiver.cli.executions import listing
+from receiver.demo.every_ending import ENVIRONMENT, MODULE, Endings, Record, Shown
+from receiver.demo.journeys import Journey, Travels
+from receiver.dev.processes import EMAIL, Instance
+from receiver.emulator.in_thread import running
+from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError
-from receiver.executions.migrations import upgrade
-from receiver.local.beside import running
-from receiver.local.endings import ENVIRONMENT, MODULE, Endings, Record, Shown
-from receiver.local.instance import EMAIL, Instance
-from receiver.local.journeys import Journey, Travels
-from receiver.local.postgres import LocalPostgresError, Postgres
-from receiver.local.signer import Signer
+from receiver.local_postgres.server import LocalPostgresError, Postgres
+from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

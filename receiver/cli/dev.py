@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 import httpx
 
+from receiver.contract.message import scheduled_payload
+from receiver.dev import local_routes as plan
+from receiver.dev.child import Tether
+from receiver.dev.folder import Folder
 from receiver.errors import ConfigurationError
-from receiver.local import plan
-from receiver.local.binaries import LocalPostgresError
-from receiver.local.child import Tether
-from receiver.local.folder import Folder
-from receiver.messages import scheduled_payload
+from receiver.local_postgres.files import LocalPostgresError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -48,12 +48,12 @@ def command(*, modules: str | None, debug: bool, tick: str | None) -> None:
 def run(modules: str | None, *, debug: bool) -> None:
     """Everything, until Ctrl-C or SIGTERM."""
     try:
-        from receiver.local.dev import Dev  # noqa: PLC0415 - needs what only the extra `local` installs
+        from receiver.dev.dev import Dev  # noqa: PLC0415 - needs what only the extra `local` installs
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"receiver dev needs {error.name}: pip install 'pubsub-task-receiver[local]'"
         ) from error
-    from receiver.local.ground import prepared  # noqa: PLC0415 - as above
+    from receiver.dev.prepare import prepared  # noqa: PLC0415 - as above
 
     environ = {**os.environ, **({} if modules is None else {"TASKS_MODULES": modules})}
     try:

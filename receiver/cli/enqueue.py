@@ -19,15 +19,15 @@ from rich.console import Console
 from receiver.cli import arguments, terminal
 from receiver.enqueue import PubSubBackend
 from receiver.errors import ConfigurationError, DatabaseUnavailable
-from receiver.registry import load
-from receiver.results import TaskResult, TaskResultStatus
 from receiver.settings import Settings
-from receiver.tasks import Task
+from receiver.tasks.call import TaskResult, TaskResultStatus
+from receiver.tasks.registry import load
+from receiver.tasks.task import Task
 
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from receiver.backends import Entry
+    from receiver.tasks.backend import Entry
 
 TELLING = ("DATABASE_URL", "GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST")
 """Variables that say where to enqueue to."""

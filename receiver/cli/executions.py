@@ -11,9 +11,9 @@ from rich.text import Text
 
 from receiver import maintenance
 from receiver.cli import arguments, terminal
-from receiver.executions import queries
-from receiver.executions.history import history
-from receiver.executions.queries import Attempt, Execution, Status
+from receiver.reading import queries
+from receiver.reading.history import history
+from receiver.reading.queries import Attempt, Execution, Status
 
 if TYPE_CHECKING:
     from rich.table import Table

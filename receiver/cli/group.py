@@ -12,8 +12,8 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from receiver.cli import arguments, terminal
-from receiver.executions.groups import MAX_KEY_BYTES, Group, find_group, is_key
-from receiver.executions.lanes import Lane
+from receiver.reading.groups import MAX_KEY_BYTES, Group, find_group, is_key
+from receiver.record.connections import Lane
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

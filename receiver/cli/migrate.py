@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from receiver.executions import migrations
+from receiver.record import migrations
 from receiver.settings import Settings, require_database
 
 

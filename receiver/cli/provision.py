@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from receiver import registry
 from receiver.cli import terminal
 from receiver.errors import ConfigurationError, SettingError
 from receiver.google.client import GoogleClient
@@ -30,10 +29,11 @@ from receiver.provision.provisioning import (
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
 from receiver.settings import Settings, require_database
+from receiver.tasks import registry
 
 if TYPE_CHECKING:
     from receiver.provision.planning import Needed, Plan
-    from receiver.registry import Registry
+    from receiver.tasks.registry import Registry
 
 PUBSUB = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION})
 
@@ -142,8 +142,8 @@ class _Session:
                 f"--prune asks the record first whether executions still need what it deletes: {error}"
             ) from None
         # SQLAlchemy and the driver are loaded for this only: without --prune no database is needed.
-        from receiver.executions.dsn import Database  # noqa: PLC0415 - as said
         from receiver.provision.record import needed  # noqa: PLC0415 - as said
+        from receiver.record.database import Database  # noqa: PLC0415 - as said
 
         database = Database.of(url, prepared_statements=self._settings.db_prepared_statements)
         return await needed(database, self._scope)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver.cli import arguments, terminal
-from receiver.enqueue.pruning import Gone, Pruning
 from receiver.errors import ConfigurationError
-from receiver.executions.lanes import Lane
+from receiver.record.connections import Lane
 from receiver.refusals import retention_too_short
 from receiver.settings import LEAST_RETENTION
+from receiver.sweep.pruning import Gone, Pruning
 from receiver.telemetry import logs
 
 if TYPE_CHECKING:

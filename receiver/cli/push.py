@@ -22,10 +22,10 @@ import httpx
 
 from receiver import hosts
 from receiver.cli import arguments, terminal
+from receiver.dev.folder import KEY, NAME, Folder
+from receiver.emulator.push_client import Pusher, message
+from receiver.emulator.signer import Signer, serve_certificates
 from receiver.errors import ConfigurationError, SettingError
-from receiver.local.folder import KEY, NAME, Folder
-from receiver.local.pusher import Pusher, message
-from receiver.local.signer import Signer, serve_certificates
 from receiver.settings import PushAuth, Settings
 
 if TYPE_CHECKING:

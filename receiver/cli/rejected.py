@@ -9,10 +9,10 @@ import click
 import msgspec
 
 from receiver.cli import arguments, terminal
-from receiver.envelopes import open_envelope
+from receiver.contract.envelope import open_envelope
 from receiver.errors import Rejected, RejectionReason
-from receiver.executions import queries
-from receiver.executions.rejected import Rejection, rejection, rejections
+from receiver.reading import queries
+from receiver.record.rejected import Rejection, rejection, rejections
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from receiver.cli import arguments, terminal
-from receiver.enqueue import replays, sweeper
 from receiver.errors import ConfigurationError, RejectionReason
-from receiver.executions import statements
-from receiver.executions.lanes import Lane
+from receiver.record import sql as statements
+from receiver.record.connections import Lane
+from receiver.sweep import replays, sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from receiver.enqueue.sweeper import Sweeper
-    from receiver.executions.statements import Executor
+    from receiver.record.sql import Executor
+    from receiver.sweep.sweeper import Sweeper
 
 
 @dataclass

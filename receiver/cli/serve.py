@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import click
 
-from receiver import registry as registries
-from receiver.registry import Registry
-from receiver.server import run
-from receiver.service import Service
+from receiver.serving.instance import Service
+from receiver.serving.process import run
 from receiver.settings import Settings
+from receiver.tasks import registry as registries
+from receiver.tasks.registry import Registry
 from receiver.telemetry import logs, uncaught
 from receiver.telemetry.events import Emit, Event, ReceiverTrouble
 

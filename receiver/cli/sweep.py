@@ -10,10 +10,10 @@ import click
 import msgspec
 
 from receiver.cli import arguments, terminal
-from receiver.enqueue import sweeper
+from receiver.sweep import sweeper
 
 if TYPE_CHECKING:
-    from receiver.enqueue.sweeper import Swept
+    from receiver.sweep.sweeper import Swept
 
 NOUNS = {
     "published": "published",

@@ -8,14 +8,14 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from receiver.doctor.database_look import PATIENT, SWEEPS
 from receiver.doctor.findings import Check, Finding, Severity
-from receiver.doctor.record import PATIENT, SWEEPS
-from receiver.executions.ledger import LANES
-from receiver.executions.migrations import TABLES
 from receiver.maintenance import SWEEP
+from receiver.record.ledger import LANES
+from receiver.record.migrations import TABLES
 
 if TYPE_CHECKING:
-    from receiver.doctor.record import Look, Refused, Server, Sweeps, Waiting
+    from receiver.doctor.database_look import Look, Refused, Server, Sweeps, Waiting
     from receiver.errors import DatabaseUnavailable
 
 LEAST_VERSION: Final = 140000

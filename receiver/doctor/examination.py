@@ -17,24 +17,26 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx
 
-from receiver import registry
-from receiver.certificates import Certificates
-from receiver.doctor import cloud, database, environment, record, resources, service, tasks
+from receiver.delivery.certificates import Certificates
+from receiver.doctor import database, environment, resources, service, tasks
+from receiver.doctor import database_look as record
+from receiver.doctor import google_look as cloud
 from receiver.doctor.findings import Check, Finding, Report, Severity, Unseen
 from receiver.errors import DatabaseUnavailable, GoogleError, PluginError, SettingError
-from receiver.executions.dsn import Database
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
-from receiver.google.run import CloudRun
+from receiver.provision.cloud_run import CloudRun
 from receiver.provision.desired import Push
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
+from receiver.record.database import Database
 from receiver.settings import PushAuth, require_database
+from receiver.tasks import registry
 
 if TYPE_CHECKING:
-    from receiver.google.run import Service
-    from receiver.routes import TaskRoute
+    from receiver.provision.cloud_run import Service
     from receiver.settings import Settings
+    from receiver.tasks.route import TaskRoute
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from receiver.provision.planning import Create, Delete, Kept, Refused, Update
 from receiver.provision.resources import Kind
 
 if TYPE_CHECKING:
-    from receiver.doctor.cloud import Provisioned, Roles
+    from receiver.doctor.google_look import Provisioned, Roles
     from receiver.provision.fields import Difference
     from receiver.provision.observed import Observed
     from receiver.provision.resources import Grant, Resource

@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from receiver.doctor.findings import Check, Finding, Severity
-from receiver.google.run import INVOKER
+from receiver.provision.cloud_run import INVOKER
 from receiver.settings import VARIABLES
 
 if TYPE_CHECKING:
-    from receiver.google.run import Service
+    from receiver.provision.cloud_run import Service
     from receiver.settings import Settings
 
 DEFAULT_MAX_INSTANCES: Final = 100

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 from receiver.doctor.findings import Check, Finding, Severity
 
 if TYPE_CHECKING:
-    from receiver.google.run import Service
-    from receiver.routes import TaskRoute
+    from receiver.provision.cloud_run import Service
+    from receiver.tasks.route import TaskRoute
 
 LONGEST_REQUEST: Final = 3600
 """Seconds: the longest request timeout that Cloud Run has."""

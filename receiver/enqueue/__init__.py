@@ -15,6 +15,6 @@ sweeper        all of these, every minute
 
 from __future__ import annotations
 
-from receiver.enqueue.backend import PubSubBackend
+from receiver.enqueue.pubsub_backend import PubSubBackend
 
 __all__ = ["PubSubBackend"]

@@ -1,6 +1,6 @@
 """A call becomes a row: what can not be delivered, stored or published is refused here, where it was called.
 
-Invariant: whatever passes is taken by `receiver.messages.decode` on the other side, by jsonb, and by Pub/Sub. The task is given
+Invariant: whatever passes is taken by `receiver.contract.message.decode` on the other side, by jsonb, and by Pub/Sub. The task is given
 equal values, except that a tuple arrives as a list: nothing is turned into something else behind the caller's back, a date
 into text for one.
 
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import uuid_utils
 
-from receiver import messages
-from receiver.backends import running_trace
+from receiver.contract import message as messages
 from receiver.errors import Rejected
-from receiver.executions.statements import NewRow
 from receiver.google.pubsub import MAX_DATA
+from receiver.record.sql import NewRow
+from receiver.tasks.backend import running_trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from receiver.backends import Entry, Options
+    from receiver.tasks.backend import Entry, Options
 
 ROOM: Final = 2000
 """Bytes of a message beside its arguments, at most: id, name and time, and what JSON puts between them."""

@@ -4,9 +4,9 @@ Invariant: nothing is published before its row is committed, and whatever happen
 not published is owed, and the sweeper pays. So an error is raised only while the row may not exist; what goes wrong
 later is an event.
 
-Calls that come together share statements and requests (`receiver.executions.group_commit`); a lone one waits for nobody.
+Calls that come together share statements and requests (`receiver.record.group_commit`); a lone one waits for nobody.
 
-Next: `receiver.enqueue.publications` publishes; `receiver.enqueue.transactions` writes rows in a caller's transaction and
+Next: `receiver.enqueue.publisher` publishes; `receiver.enqueue.transactions` writes rows in a caller's transaction and
 comes here after its commit.
 """
 
@@ -17,19 +17,19 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from receiver.enqueue.publications import OutboxRow, Published
+from receiver.enqueue.publisher import OutboxRow, Published
 from receiver.errors import DatabaseUnavailable, GoogleError, GoogleUnavailable
-from receiver.executions import statements
-from receiver.executions.group_commit import GroupCommit
-from receiver.executions.lanes import ConnectionFailed, Lanes
+from receiver.record import sql as statements
+from receiver.record.connections import ConnectionFailed, Lanes
+from receiver.record.group_commit import GroupCommit
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 
-    from receiver.enqueue.publications import Publisher
-    from receiver.executions.dsn import Database
-    from receiver.executions.statements import Inserted, NewRow
+    from receiver.enqueue.publisher import Publisher
+    from receiver.record.database import Database
+    from receiver.record.sql import Inserted, NewRow
 
 LANES: Final = 2
 """Connections of an event loop that enqueues: one inserts while the other marks."""

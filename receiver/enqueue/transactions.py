@@ -27,8 +27,8 @@ from sqlalchemy.orm import Session, scoped_session
 
 from receiver.enqueue.outbox import owed_of
 from receiver.errors import SchemaError
-from receiver.executions.schema import task_executions
-from receiver.executions.statements import Inserted, NewRow, OutboxRow
+from receiver.record.schema import task_executions
+from receiver.record.sql import Inserted, NewRow, OutboxRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from receiver.errors import GoogleConflict, GoogleError, GoogleMissing, GoogleRefused
-from receiver.google.iam import with_member
 from receiver.provision.cloud import Cloud
 from receiver.provision.crew import SIDE_BY_SIDE, each
 from receiver.provision.explanations import reason
 from receiver.provision.fields import Difference, differences, mask, merged
+from receiver.provision.iam import with_member
 from receiver.provision.ownership import Belongs
 from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, belongs, is_within
 from receiver.provision.resources import Kind

@@ -11,10 +11,10 @@ from typing import Any
 from receiver.errors import GoogleError, GoogleMissing
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
-from receiver.google.iam import Iam
-from receiver.google.resources import PubsubResources
-from receiver.google.scheduler import SchedulerJobs
+from receiver.provision.admin import PubsubResources
+from receiver.provision.cloud_scheduler import SchedulerJobs
 from receiver.provision.explanations import explained
+from receiver.provision.iam import Iam
 from receiver.provision.resources import Kind, Resource, kind_of
 from receiver.provision.scope import Scope
 

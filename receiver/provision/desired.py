@@ -1,6 +1,6 @@
 """What should be there: for every route a topic, a push subscription and, if it is scheduled, a job; and the dead letters.
 
-Pure: the routes and the settings go in, resources come out, in Google's own words. Names are `receiver.naming`'s.
+Pure: the routes and the settings go in, resources come out, in Google's own words. Names are `receiver.tasks.naming`'s.
 
 Next: `receiver.provision.planning` holds them against what is there.
 """
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
+from receiver.contract.message import scheduled_payload
 from receiver.errors import SettingError
-from receiver.messages import scheduled_payload
 from receiver.provision.resources import Grant, Kind, Resource, Wanted
 from receiver.provision.scope import Scope
 from receiver.refusals import DEAD_LETTER_RETENTION, SUBSCRIPTION_RETENTION
-from receiver.routes import TaskRoute
 from receiver.settings import PUSH_PATH, PushAuth, Settings
+from receiver.tasks.route import TaskRoute
 
 DEAD_LETTER_ACK_DEADLINE: Final = timedelta(seconds=60)
 """For somebody who reads dead letters by hand."""

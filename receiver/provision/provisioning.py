@@ -24,8 +24,8 @@ from receiver.provision.scope import Scope
 
 if TYPE_CHECKING:
     from receiver.provision.cloud import Cloud
-    from receiver.registry import Registry
-    from receiver.routes import TaskRoute
+    from receiver.tasks.registry import Registry
+    from receiver.tasks.route import TaskRoute
 
 NOTHING_NEEDED = Needed({})
 

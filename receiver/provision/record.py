@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from receiver.executions import queries
 from receiver.provision.planning import Needed
+from receiver.reading import queries
 
 if TYPE_CHECKING:
-    from receiver.executions.dsn import Database
     from receiver.provision.scope import Scope
+    from receiver.record.database import Database
 
 
 async def needed(database: Database, scope: Scope) -> Needed:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from receiver import naming
 from receiver.errors import SettingError
 from receiver.provision.ownership import Owner
 from receiver.settings import Settings
+from receiver.tasks import naming
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from receiver.outcomes import Ending
+    from receiver.endings.outcomes import Ending
 
 
 class Delivered(msgspec.Struct, frozen=True):

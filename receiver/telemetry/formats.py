@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from receiver.failures import TRACEBACK_LIMIT, Failure, clean, error_type
+from receiver.contract.failure import TRACEBACK_LIMIT, Failure, clean, error_type
 
 if TYPE_CHECKING:
     from receiver.settings import Settings

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from receiver.failures import TRACEBACK_LIMIT, Failure, clean, error_type
-from receiver.outcomes import (
+from receiver.contract.failure import TRACEBACK_LIMIT, Failure, clean, error_type
+from receiver.endings.outcomes import (
     Abandoned,
     Broken,
     Denied,

@@ -1,7 +1,7 @@
 """Exceptions that nobody caught → events: of threads, of `__del__`, of the main thread, of the loop's callbacks.
 
 The interpreter would print each as a traceback of many lines to standard error, where Cloud Logging takes every line for
-an entry of its own. Nothing of an exception's own is called here but its text, which `receiver.failures` reads with care.
+an entry of its own. Nothing of an exception's own is called here but its text, which `receiver.contract.failure` reads with care.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.failures import Failure
+from receiver.contract.failure import Failure
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:

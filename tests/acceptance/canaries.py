@@ -15,8 +15,8 @@ from typing import Any
 
 import asyncpg
 
-from receiver.executions.migrations import upgrade
-from receiver.local.postgres import Postgres
+from receiver.local_postgres.server import Postgres
+from receiver.record.migrations import upgrade
 
 
 class Canary(StrEnum):

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final
 
+from receiver.emulator import push_client as pusher
 from receiver.errors import RejectionReason as Reason
-from receiver.local import pusher
 from tests import malformed, tokens
 from tests.acceptance import scenarios as play
 from tests.acceptance.scenarios import FAILED, LEFT_RUNNING, SUCCESSFUL, Scenario, push, with_row

@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 
-from receiver.local.instance import free_port
-from receiver.messages import encode_payload
+from receiver.contract.message import encode_payload
+from receiver.dev.processes import free_port
 
 BINARY = Path("platform/pubsub-emulator/bin/cloud-pubsub-emulator")
 PLACES = (

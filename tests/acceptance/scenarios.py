@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from receiver.local import pusher
-from receiver.local.instance import EMAIL
-from receiver.messages import encode_envelope, encode_payload
+from receiver.contract.message import encode_envelope, encode_payload
+from receiver.dev.processes import EMAIL
+from receiver.emulator import push_client as pusher
 from tests import malformed, tokens
 from tests.acceptance.stage import Answer, Stage, eventually
 

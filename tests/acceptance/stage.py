@@ -18,11 +18,11 @@ from typing import Any, TypeVar, overload
 
 import asyncpg
 
-from receiver.local.instance import EMAIL, Instance
-from receiver.local.postgres import Postgres
-from receiver.local.pusher import PATH, Pusher
-from receiver.local.signer import Signer
-from receiver.messages import rejection_key
+from receiver.contract.message import rejection_key
+from receiver.dev.processes import EMAIL, Instance
+from receiver.emulator.push_client import PATH, Pusher
+from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import Postgres
 
 MODULE = "acceptance_tasks"
 NAMESPACE = "gyrinx"

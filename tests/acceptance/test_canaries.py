@@ -19,11 +19,11 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
-from receiver.local import pusher
-from receiver.local.instance import EMAIL, Instance
-from receiver.local.postgres import Postgres
-from receiver.local.signer import Signer
-from receiver.outcomes import Broken, Ending
+from receiver.dev.processes import EMAIL, Instance
+from receiver.emulator import push_client as pusher
+from receiver.emulator.signer import Signer
+from receiver.endings.outcomes import Broken, Ending
+from receiver.local_postgres.server import Postgres
 from tests import tokens
 from tests.acceptance.canaries import Canary, address, entries, guarded, out_of_place, sung
 from tests.acceptance.conftest import new_instance

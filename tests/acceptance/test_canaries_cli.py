@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from receiver.doctor import record
+from receiver.dev.processes import EMAIL, Instance
+from receiver.doctor import database_look as record
+from receiver.emulator import push_client as pusher
 from receiver.errors import ReceiverError
-from receiver.executions import migrations, queries
-from receiver.executions.dsn import Database
-from receiver.local import pusher
-from receiver.local.instance import EMAIL, Instance
-from receiver.local.postgres import Postgres
+from receiver.local_postgres.server import Postgres
+from receiver.reading import queries
+from receiver.record import migrations
+from receiver.record.database import Database
 from receiver.settings import Settings, require_database
 from tests.acceptance.canaries import Canary, address, guarded, sung
 from tests.acceptance.stage import eventually

@@ -20,10 +20,10 @@ import asyncpg
 import httpx
 import pytest
 
-from receiver.executions.migrations import HEAD
-from receiver.local.endings import MODULE
-from receiver.local.instance import EMAIL, Instance, free_port
-from receiver.local.signer import Signer, serve_certificates
+from receiver.demo.every_ending import MODULE
+from receiver.dev.processes import EMAIL, Instance, free_port
+from receiver.emulator.signer import Signer, serve_certificates
+from receiver.record.migrations import HEAD
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

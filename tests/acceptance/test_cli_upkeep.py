@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from receiver.local import beside
-from receiver.local.beside import Beside
-from receiver.local.broker import Broker
-from receiver.local.pusher import message
-from receiver.messages import rejection_key
-from receiver.naming import topic_name
+from receiver.contract.message import rejection_key
+from receiver.emulator import in_thread as beside
+from receiver.emulator.broker import Broker
+from receiver.emulator.in_thread import Beside
+from receiver.emulator.push_client import message
+from receiver.tasks.naming import topic_name
 from tests.acceptance.stage import NAMESPACE, Record
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

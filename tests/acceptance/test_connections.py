@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.connections import HEAD_DEADLINE, MAX_HEAD
-from receiver.local import pusher
-from receiver.local.instance import Instance
-from receiver.local.signer import Signer
+from receiver.dev.processes import Instance
+from receiver.emulator import push_client as pusher
+from receiver.emulator.signer import Signer
+from receiver.serving.http import HEAD_DEADLINE, MAX_HEAD
 from tests.acceptance.conftest import Start, new_instance
 from tests.acceptance.stage import Record, authorization, eventually
 from tests.acceptance.test_http import MIB, peak_memory

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.local.instance import Instance
-from receiver.local.postgres import Postgres
-from receiver.local.signer import Signer
+from receiver.dev.processes import Instance
+from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import Postgres
 from tests.acceptance import contract
 from tests.acceptance.conftest import new_instance
 from tests.acceptance.contract import CASES, ENDINGS, ENVIRONMENTS, Case, Profile

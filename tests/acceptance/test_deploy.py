@@ -22,8 +22,8 @@ import pytest
 
 from receiver import TaskRoute, task
 from receiver.doctor import database, environment, resources, service, tasks
-from receiver.doctor.cloud import Provisioned
 from receiver.doctor.findings import Check
+from receiver.doctor.google_look import Provisioned
 from receiver.provision.planning import plan
 from receiver.provision.resources import Kind
 from receiver.settings import Settings

@@ -24,7 +24,7 @@ import asyncpg
 import httpx
 import pytest
 
-from receiver.local.instance import free_port
+from receiver.dev.processes import free_port
 
 PLUGIN = """
 import asyncio

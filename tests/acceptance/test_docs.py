@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.local.instance import free_port
+from receiver.dev.processes import free_port
 from tests import google_fake
 from tests.acceptance.test_readme import BLOCK, blocks
 from tests.acceptance.test_testing import plugin_arguments

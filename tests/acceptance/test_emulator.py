@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver import TaskResult, task
+from receiver.dev.processes import EMAIL
+from receiver.emulator import in_thread as beside
+from receiver.emulator.signer import Signer
 from receiver.enqueue import PubSubBackend
-from receiver.local import beside
-from receiver.local.instance import EMAIL
-from receiver.local.signer import Signer
-from receiver.naming import topic_name
 from receiver.settings import Settings
+from receiver.tasks.naming import topic_name
 from receiver.telemetry.events import Event, ReceiverTrouble
 from tests.acceptance import emulator
 from tests.acceptance.conftest import PLUGIN, Start

@@ -13,10 +13,10 @@ import asyncpg
 import httpx
 import pytest
 
-from receiver.local import pusher
-from receiver.local.instance import Instance
-from receiver.local.postgres import Postgres
-from receiver.local.signer import Signer
+from receiver.dev.processes import Instance
+from receiver.emulator import push_client as pusher
+from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import Postgres
 from tests.acceptance.conftest import Start, new_instance
 from tests.acceptance.stage import Answer, Record, authorization, eventually, read_answer
 from tests.tokens import CASES

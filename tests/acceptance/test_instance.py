@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from receiver.local.instance import SHARES_RESERVED
+from receiver.dev.processes import SHARES_RESERVED
 from tests.acceptance.conftest import PLUGIN, new_instance
 from tests.acceptance.stage import MODULE, eventually
 
 OWNER = """
 import sys, time
 from pathlib import Path
-from receiver.local.instance import Instance
+from receiver.dev.processes import Instance
 
 instance = Instance(
     database_url=sys.argv[1], modules=sys.argv[2], signer=None, certs_url=None, folder=Path(sys.argv[3])

@@ -16,14 +16,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from receiver.dev.processes import Instance
+from receiver.emulator import push_client as pusher
+from receiver.emulator.signer import Signer
 from receiver.errors import DatabaseUnavailable, OutOfConnections
-from receiver.executions import migrations
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lane
-from receiver.local import pusher
-from receiver.local.instance import Instance
-from receiver.local.postgres import Postgres
-from receiver.local.signer import Signer
+from receiver.local_postgres.server import Postgres
+from receiver.record import migrations
+from receiver.record.connections import Lane
+from receiver.record.database import Database
 from tests.acceptance import contract
 from tests.acceptance.conftest import new_instance
 from tests.acceptance.contract import CASES, ENVIRONMENTS, Case, Profile

@@ -21,8 +21,8 @@ import pytest
 from click.testing import CliRunner
 
 from receiver.cli import group
+from receiver.emulator import in_thread as beside
 from receiver.errors import ReceiverError
-from receiver.local import beside
 from tests import google_fake
 from tests.acceptance import emulator
 from tests.acceptance.emulator import Emulator, NoEmulatorError

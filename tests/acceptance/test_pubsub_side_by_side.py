@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver.local import beside
-from receiver.local.signer import Signer
+from receiver.emulator import in_thread as beside
+from receiver.emulator.signer import Signer
 from tests.acceptance import emulator, endpoint
 from tests.acceptance.emulator import NoEmulatorError
 from tests.acceptance.endpoint import Endpoint

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.local.signer import Signer
+from receiver.emulator.signer import Signer
 from tests.acceptance.conftest import new_instance
 
 OUT_OF_REACH = "postgresql://nobody:topsecret@127.0.0.1:1/nothing"

@@ -13,18 +13,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from receiver.enqueue.sweeper import Swept
-from receiver.local import beside, plan
-from receiver.local.beside import Beside
-from receiver.local.broker import Broker
-from receiver.local.delivery import envelope
-from receiver.local.instance import EMAIL, PROJECT, Instance
-from receiver.local.plan import LocalRoute, Place
-from receiver.local.pusher import PATH, message
-from receiver.local.scheduler import scheduled_message
-from receiver.local.signer import Signer
+from receiver.dev import local_routes as plan
+from receiver.dev.local_routes import LocalRoute, Place
+from receiver.dev.processes import EMAIL, PROJECT, Instance
+from receiver.dev.scheduler import scheduled_message
+from receiver.emulator import in_thread as beside
+from receiver.emulator.broker import Broker
+from receiver.emulator.in_thread import Beside
+from receiver.emulator.push_client import PATH, message
+from receiver.emulator.pushing import envelope
+from receiver.emulator.signer import Signer
 from receiver.maintenance import SWEEP
-from receiver.naming import subscription_name, topic_name
+from receiver.sweep.sweeper import Swept
+from receiver.tasks.naming import subscription_name, topic_name
 from tests.acceptance.conftest import new_instance
 from tests.acceptance.stage import MODULE, NAMESPACE, Record, eventually
 

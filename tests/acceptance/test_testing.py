@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import text
 
 from receiver import PermanentError, TaskContext, TaskRoute, task
-from receiver.registry import Registry
+from receiver.tasks.registry import Registry
 
 CALLS = []
 
@@ -318,7 +318,7 @@ def test_without_a_test_that_asks_nothing_is_loaded(project_root: Path) -> None:
     )
     heavy = {"asyncpg", "sqlalchemy", "starlette", "uvicorn", "httpx", "alembic", "google", "cryptography"}
     assert not {name.partition(".")[0] for name in done.stdout.split()} & heavy
-    assert "receiver.service" not in done.stdout
+    assert "receiver.serving.instance" not in done.stdout
 
 
 def test_the_kits_types_can_be_imported() -> None:

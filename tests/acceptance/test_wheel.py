@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.local import pusher
-from receiver.local.instance import EMAIL, PROJECT, free_port
-from receiver.local.pusher import Pusher
-from receiver.local.signer import Signer
+from receiver.dev.processes import EMAIL, PROJECT, free_port
+from receiver.emulator import push_client as pusher
+from receiver.emulator.push_client import Pusher
+from receiver.emulator.signer import Signer
 from tests.acceptance.stage import Record, eventually
 
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")

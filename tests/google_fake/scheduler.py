@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from receiver.schedules import ScheduleError, check_schedule
+from receiver.tasks.schedule import ScheduleError, check_schedule
 from tests.google_fake.discovery import Call, Refused
 from tests.google_fake.paging import page
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import receiver
+from receiver.emulator.in_thread import Beside, running
 from receiver.enqueue import PubSubBackend
-from receiver.local.beside import Beside, running
-from receiver.local.postgres import Postgres
+from receiver.local_postgres.server import Postgres
 from tests.postgres.outbox import Published, publishing
 from tests.postgres.record import Instance, Look, connect, route
 from tests.postgres.reused import ReusedDatabase

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from receiver.contexts import TaskContext
+from receiver.emulator.in_thread import Beside, running
 from receiver.enqueue import PubSubBackend
-from receiver.local.beside import Beside, running
-from receiver.naming import topic_name
 from receiver.settings import Settings
-from receiver.tasks import Task, task
+from receiver.tasks.context import TaskContext
+from receiver.tasks.naming import topic_name
+from receiver.tasks.task import Task, task
 from receiver.telemetry.events import Event, ReceiverTrouble
 from tests.postgres.record import NAMESPACE
 

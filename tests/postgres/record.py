@@ -12,17 +12,17 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from receiver.admission import Admitted, Threads
-from receiver.calls import Call, Claimed
-from receiver.executions.dsn import Database
-from receiver.executions.heartbeat import Heartbeat
-from receiver.executions.ledger import Ledger, LedgerSettings
-from receiver.executions.task_pool import TaskPool
-from receiver.failures import Failure
-from receiver.messages import Delivery, Identity
-from receiver.outcomes import Ending, Failed
-from receiver.routes import TaskRoute
-from receiver.runner import Runner
+from receiver.contract.failure import Failure
+from receiver.contract.message import Delivery, Identity
+from receiver.delivery.admission import Admitted, Threads
+from receiver.delivery.runner import Runner
+from receiver.endings.calls import Call, Claimed
+from receiver.endings.outcomes import Ending, Failed
+from receiver.record.database import Database
+from receiver.record.heartbeat import Heartbeat
+from receiver.record.ledger import Ledger, LedgerSettings
+from receiver.record.task_pool import TaskPool
+from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Event
 
 NAMESPACE = "test"

@@ -11,8 +11,8 @@ from typing import Any
 
 import asyncpg
 
-from receiver.executions.migrations import VERSION_TABLE
-from receiver.local.postgres import Postgres
+from receiver.local_postgres.server import Postgres
+from receiver.record.migrations import VERSION_TABLE
 
 RESET = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity

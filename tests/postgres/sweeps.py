@@ -11,13 +11,13 @@ from datetime import timedelta
 from itertools import count
 from typing import Any
 
-from receiver.enqueue.sweeper import Sweeper, Swept, sweeping
-from receiver.local.beside import Beside
-from receiver.local.broker import Broker
+from receiver.emulator.broker import Broker
+from receiver.emulator.in_thread import Beside
 from receiver.maintenance import Surroundings
-from receiver.naming import topic_name
-from receiver.routes import TaskRoute
 from receiver.settings import Settings
+from receiver.sweep.sweeper import Sweeper, Swept, sweeping
+from receiver.tasks.naming import topic_name
+from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Event, ReceiverTrouble
 from tests.postgres.record import NAMESPACE, route
 

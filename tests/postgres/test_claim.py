@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from receiver.calls import Claimed
+from receiver.endings.calls import Claimed
+from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, NotDue, Succeeded
 from receiver.errors import Rejected, RejectionReason
-from receiver.executions import ledger, statements
-from receiver.outcomes import Busy, Done, Exhausted, HandedBack, NotDue, Succeeded
+from receiver.record import ledger
+from receiver.record import sql as statements
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, other_task, route, token
 from tests.proxy import Proxy

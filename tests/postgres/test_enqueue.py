@@ -19,8 +19,8 @@ from receiver.errors import (
     SettingError,
     TaskResultMissing,
 )
-from receiver.results import TaskResult, TaskResultStatus
 from receiver.settings import Settings
+from receiver.tasks.call import TaskResult, TaskResultStatus
 from tests.postgres.outbox import Published, audit, mail, nowhere
 from tests.postgres.record import Instance, Look, route, until
 from tests.proxy import Proxy

@@ -24,10 +24,10 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import receiver
-from receiver.contexts import TaskContext
+from receiver.endings.outcomes import Failed, Succeeded
 from receiver.enqueue import PubSubBackend, transactions
 from receiver.errors import SchemaError
-from receiver.outcomes import Failed, Succeeded
+from receiver.tasks.context import TaskContext
 from tests.postgres.outbox import Published, audit, mail, nowhere
 from tests.postgres.record import Instance, Look
 
@@ -43,7 +43,7 @@ def address(url: str, driver: str) -> str:
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a publication may take its time; what is tested here is what happens, not how fast."""
     monkeypatch.setattr("receiver.enqueue.outbox.AFTER_COMMIT", 60.0)
-    monkeypatch.setattr("receiver.enqueue.backend.AFTER_COMMIT", 60.0)
+    monkeypatch.setattr("receiver.enqueue.pubsub_backend.AFTER_COMMIT", 60.0)
 
 
 @pytest.fixture(params=ASYNC_DRIVERS)

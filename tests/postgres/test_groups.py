@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver import status as status_room
-from receiver.app import create_app
-from receiver.executions.dsn import Database
-from receiver.executions.groups import FIND_GROUP, Unit, find_group
-from receiver.executions.lanes import Lane
-from receiver.registry import Registry
-from receiver.service import Service
+from receiver.reading.groups import FIND_GROUP, Unit, find_group
+from receiver.record.connections import Lane
+from receiver.record.database import Database
+from receiver.serving import group_status as status_room
+from receiver.serving.app import create_app
+from receiver.serving.instance import Service
 from receiver.settings import PushAuth, Settings
+from receiver.tasks.registry import Registry
 from tests.postgres.record import NAMESPACE, Look, route
 from tests.proxy import Proxy
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from receiver.executions.dsn import Database
-from receiver.executions.heartbeat import Heartbeat
-from receiver.executions.lanes import Lane
-from receiver.outcomes import Succeeded
+from receiver.endings.outcomes import Succeeded
+from receiver.record.connections import Lane
+from receiver.record.database import Database
+from receiver.record.heartbeat import Heartbeat
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, until
 from tests.proxy import Proxy

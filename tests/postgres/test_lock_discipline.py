@@ -11,10 +11,10 @@ from typing import Any
 from uuid import uuid4
 
 from receiver.errors import DatabaseUnavailable
-from receiver.executions import statements
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lane
-from receiver.executions.statements import ClaimItem, SettleItem
+from receiver.record import sql as statements
+from receiver.record.connections import Lane
+from receiver.record.database import Database
+from receiver.record.sql import ClaimItem, SettleItem
 from tests.postgres.record import NAMESPACE, Look, route
 
 SECONDS = float(os.environ.get("RECEIVER_LOCKS_SECONDS", "3"))

@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
-from receiver.executions import migrations
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lane
-from receiver.executions.schema import metadata
+from receiver.record import migrations
+from receiver.record.connections import Lane
+from receiver.record.database import Database
+from receiver.record.schema import metadata
 from tests.postgres.record import connect
 from tests.proxy import Proxy
 

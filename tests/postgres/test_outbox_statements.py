@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from receiver.executions import statements
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lane
-from receiver.executions.statements import NewRow
+from receiver.record import sql as statements
+from receiver.record.connections import Lane
+from receiver.record.database import Database
+from receiver.record.sql import NewRow
 from tests.postgres.record import NAMESPACE, Instance, Look, until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import text
 
 from receiver import TaskContext
+from receiver.endings.outcomes import Failed, HandedBack, Succeeded
 from receiver.errors import ItemRefused
-from receiver.executions import migrations, queries
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lane, LockedOut
-from receiver.outcomes import Failed, HandedBack, Succeeded
+from receiver.reading import queries
+from receiver.record import migrations
+from receiver.record.connections import Lane, LockedOut
+from receiver.record.database import Database
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Look, connect, until
 from tests.proxy import Strict

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from receiver.enqueue import pruning
-from receiver.enqueue.sweeper import Swept
-from receiver.executions import statements
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lane
+from receiver.endings.outcomes import Done
 from receiver.maintenance import SWEEP
-from receiver.outcomes import Done
+from receiver.record import sql as statements
+from receiver.record.connections import Lane
+from receiver.record.database import Database
+from receiver.sweep import pruning
+from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Instance, Look, call
 from tests.postgres.sweeps import Sweeps
 

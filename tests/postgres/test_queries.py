@@ -10,13 +10,13 @@ import asyncpg
 import pytest
 from sqlalchemy import event
 
+from receiver.dev.processes import free_port
 from receiver.errors import DatabaseUnavailable, SchemaError
-from receiver.executions import queries
-from receiver.executions.dsn import Database
-from receiver.executions.history import history
-from receiver.executions.queries import Attempt, Execution, Status
-from receiver.executions.schema import task_attempts, task_executions
-from receiver.local.instance import free_port
+from receiver.reading import queries
+from receiver.reading.history import history
+from receiver.reading.queries import Attempt, Execution, Status
+from receiver.record.database import Database
+from receiver.record.schema import task_attempts, task_executions
 
 INSERT = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt, fence,

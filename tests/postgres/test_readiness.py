@@ -8,9 +8,9 @@ import pytest
 
 from receiver import TaskRoute
 from receiver.errors import SchemaError
-from receiver.registry import Registry
-from receiver.service import Service
+from receiver.serving.instance import Service
 from receiver.settings import PushAuth, Settings
+from receiver.tasks.registry import Registry
 from receiver.telemetry.events import Event
 from tests.postgres.record import Look, noop
 

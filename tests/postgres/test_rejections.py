@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from receiver.contract.message import encode_envelope, encode_payload, rejection_key
+from receiver.endings.outcomes import Done, Refused
 from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lanes
-from receiver.executions.rejections import Rejections
-from receiver.messages import encode_envelope, encode_payload, rejection_key
-from receiver.outcomes import Done, Refused
+from receiver.record.connections import Lanes
+from receiver.record.database import Database
+from receiver.record.rejections import Rejections
 from tests.postgres.record import NAMESPACE, Look, identity
 from tests.proxy import Proxy
 

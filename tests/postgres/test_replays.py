@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from receiver import messages
-from receiver.enqueue.sweeper import Swept
+from receiver.contract import message as messages
+from receiver.contract.message import Identity, encode_envelope, encode_payload
+from receiver.endings.outcomes import Busy, Done, Lost, Succeeded
 from receiver.errors import Rejected, RejectionReason
-from receiver.executions import statements
-from receiver.executions.rejections import Rejections
-from receiver.messages import Identity, encode_envelope, encode_payload
-from receiver.outcomes import Busy, Done, Lost, Succeeded
+from receiver.record import sql as statements
+from receiver.record.rejections import Rejections
+from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, identity, route
 from tests.postgres.sweeps import Post, Sweeps
 

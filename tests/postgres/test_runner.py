@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from receiver import PermanentError, TaskContext
-from receiver.outcomes import Abandoned, AttemptEnding, Failed, HandedBack, Lost, Succeeded
+from receiver.endings.outcomes import Abandoned, AttemptEnding, Failed, HandedBack, Lost, Succeeded
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, route, until
 
@@ -229,7 +229,7 @@ async def test_an_async_task_that_swallows_its_cancellation_is_abandoned_and_rec
     instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 at once; RUNNING and held until its code returns, then timed out."""
-    monkeypatch.setattr("receiver.runner.CALL_OFF_GRACE", 0.2)
+    monkeypatch.setattr("receiver.delivery.runner.CALL_OFF_GRACE", 0.2)
     goes = asyncio.Event()
 
     async def work() -> str:
@@ -246,7 +246,7 @@ async def test_an_async_task_that_swallows_its_cancellation_is_abandoned_and_rec
 async def test_a_sync_task_past_its_timeout_is_abandoned_and_recorded_later(
     instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.runner.CALL_OFF_GRACE", 0.2)
+    monkeypatch.setattr("receiver.delivery.runner.CALL_OFF_GRACE", 0.2)
     goes = threading.Event()
 
     def work() -> str:
@@ -281,7 +281,7 @@ async def _status_is(look: Look, task_id: str, status: str) -> bool:
 async def test_code_that_never_returns_makes_the_instance_give_up_after_a_lease(
     instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.runner.CALL_OFF_GRACE", 0.1)
+    monkeypatch.setattr("receiver.delivery.runner.CALL_OFF_GRACE", 0.1)
     instance = instances(lease=timedelta(seconds=0.5))
     goes = threading.Event()
 

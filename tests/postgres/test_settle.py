@@ -10,13 +10,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from receiver.calls import Claimed
-from receiver.errors import DatabaseUnavailable, OutOfConnections
-from receiver.executions.lanes import SERVER_SETTINGS
-from receiver.executions.migrations import upgrade
-from receiver.failures import Failure
-from receiver.local.postgres import Postgres
-from receiver.outcomes import (
+from receiver.contract.failure import Failure
+from receiver.endings.calls import Claimed
+from receiver.endings.outcomes import (
     Abandoned,
     AttemptEnding,
     Busy,
@@ -30,6 +26,10 @@ from receiver.outcomes import (
     Succeeded,
     Unrecorded,
 )
+from receiver.errors import DatabaseUnavailable, OutOfConnections
+from receiver.local_postgres.server import Postgres
+from receiver.record.connections import SERVER_SETTINGS
+from receiver.record.migrations import upgrade
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, connect, failure, route, until
 from tests.proxy import Proxy
@@ -247,7 +247,7 @@ async def test_rows_that_somebody_keeps_locked_hold_up_no_neighbour_and_are_sett
 async def test_a_row_that_stays_locked_is_given_up_in_the_end(
     instance: Instance, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.executions.ledger.INSIST_AT_MOST", 0.2)
+    monkeypatch.setattr("receiver.record.ledger.INSIST_AT_MOST", 0.2)
     claimed = await instance.claim("locked")
     async with other.transaction():
         await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
@@ -414,7 +414,7 @@ async def test_a_claim_that_commits_after_its_connection_broke_uses_up_no_attemp
     instances: Instances, proxy: Proxy, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """The server finishes the statement when its client has long been told 500: its only attempt is still to come."""
-    monkeypatch.setattr("receiver.executions.stragglers.ENDED", 1.5 if when == "later" else 60.0)
+    monkeypatch.setattr("receiver.record.lost_claims.ENDED", 1.5 if when == "later" else 60.0)
     monkeypatch.setitem(SERVER_SETTINGS, "lock_timeout", "4s")
     once = route(max_attempts=1)
     instance = instances(url=proxy.url)
@@ -460,8 +460,8 @@ async def test_a_claim_that_cannot_be_looked_for_is_a_500_and_keeps_its_lease(
 async def test_a_claim_that_cannot_be_looked_for_is_handed_back_once_it_can(
     instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.executions.stragglers.ENDED", 0.1)
-    monkeypatch.setattr("receiver.executions.stragglers.PAUSE", 0.1)
+    monkeypatch.setattr("receiver.record.lost_claims.ENDED", 0.1)
+    monkeypatch.setattr("receiver.record.lost_claims.PAUSE", 0.1)
     instance = instances(url=proxy.url)
     await instance.claim("warm")
     lost = proxy.lose_reply_to(b"silent", everything=True)
@@ -477,7 +477,7 @@ async def test_a_claim_that_cannot_be_looked_for_is_handed_back_once_it_can(
 async def test_an_outcome_that_cannot_be_recorded_is_a_500_and_lets_the_lease_run_out(
     instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.executions.ledger.INSIST_AT_MOST", 0.2)
+    monkeypatch.setattr("receiver.record.ledger.INSIST_AT_MOST", 0.2)
     instance = instances(url=proxy.url)
     claimed = await instance.claim("down")
     proxy.refuse()
@@ -493,7 +493,7 @@ async def test_a_settlement_is_insisted_on_while_its_request_can_be_answered(
     instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The database is away for longer than nobody's request would be worth; who comes meanwhile is settled with it."""
-    monkeypatch.setattr("receiver.executions.ledger.INSIST", 0.1)
+    monkeypatch.setattr("receiver.record.ledger.INSIST", 0.1)
     instance = instances(url=proxy.url)
     first, second = await instance.claim("first"), await instance.claim("second")
     unheard = await instance.claim("unheard", route(ack_deadline=10))

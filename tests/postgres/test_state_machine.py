@@ -23,13 +23,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from receiver.calls import Claimed
+from receiver.contract.failure import Failure
+from receiver.endings.calls import Claimed
+from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, Lost, NotStarted, Outcome, Succeeded
 from receiver.errors import Rejected, RejectionReason
-from receiver.executions import statements
-from receiver.executions.lanes import Lane
-from receiver.executions.rejections import Rejections
-from receiver.failures import Failure
-from receiver.outcomes import Busy, Done, Exhausted, HandedBack, Lost, NotStarted, Outcome, Succeeded
+from receiver.record import sql as statements
+from receiver.record.connections import Lane
+from receiver.record.rejections import Rejections
 from tests.postgres.record import NAMESPACE, Instance, Look, call, connect, identity, route
 
 T = TypeVar("T")

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from receiver.enqueue import owed, sweeper
-from receiver.enqueue.sweeper import Swept
-from receiver.executions import statements
-from receiver.executions.dsn import Database
-from receiver.executions.lanes import Lane
-from receiver.outcomes import NotDue, Succeeded
+from receiver.endings.outcomes import NotDue, Succeeded
+from receiver.record import sql as statements
+from receiver.record.connections import Lane
+from receiver.record.database import Database
+from receiver.sweep import owed, sweeper
+from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, Instance, Look, call, other_task, route
 from tests.postgres.sweeps import ENVIRONMENT, Post, Sweeps

@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from receiver import PermanentError, TaskContext
+from receiver.endings.outcomes import Ending, Failed, Lost, Succeeded, Unrecorded
 from receiver.errors import OutOfConnections, TransactionError
-from receiver.executions import statements
-from receiver.outcomes import Ending, Failed, Lost, Succeeded, Unrecorded
+from receiver.record import sql as statements
 from tests.postgres.conftest import Instances
 from tests.postgres.record import LONG, Instance, Look, route, until
 from tests.proxy import Proxy
@@ -440,8 +440,8 @@ async def test_a_commit_that_hangs_ends_in_time_and_neighbours_are_settled_meanw
     instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row stays locked by a connection that nobody hears of: 500, and its lease runs out."""
-    monkeypatch.setattr("receiver.executions.transaction.COMMIT_DEADLINE", 0.3)
-    monkeypatch.setattr("receiver.executions.ledger.INSIST_AT_MOST", 1.0)
+    monkeypatch.setattr("receiver.record.task_transaction.COMMIT_DEADLINE", 0.3)
+    monkeypatch.setattr("receiver.record.ledger.INSIST_AT_MOST", 1.0)
     instance = instances(tasks_url=proxy.url)
     stalled = proxy.stall_before(b"COMMIT;")
     began = time.monotonic()
@@ -743,7 +743,7 @@ async def test_a_child_that_is_in_the_middle_of_a_statement_spoils_only_its_own_
     instances: Instances, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The settlement waits for it, not for ever, and then the connection is thrown away."""
-    monkeypatch.setattr("receiver.executions.transaction.COMMIT_DEADLINE", 0.3)
+    monkeypatch.setattr("receiver.record.task_transaction.COMMIT_DEADLINE", 0.3)
     instance = instances(pool_size=1)
     children: list[asyncio.Task[Any]] = []
 

@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from receiver.local import pusher
+from receiver.emulator import push_client as pusher
 from receiver.settings import PUSH_PATH
 
 CONNECTIONS: Final = 40

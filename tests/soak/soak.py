@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.gauges import usage
-from receiver.executions.migrations import upgrade
-from receiver.local.instance import Instance
-from receiver.local.postgres import Postgres
-from receiver.local.signer import Signer, serve_certificates
+from receiver.dev.processes import Instance
+from receiver.emulator.signer import Signer, serve_certificates
+from receiver.local_postgres.server import Postgres
+from receiver.record.migrations import upgrade
 from tests.acceptance.stage import Record
 from tests.soak.flat import Sample, uneven
 from tests.soak.pace import Pace

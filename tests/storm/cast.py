@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from receiver.local.backlog import Owed, Subscription
-from receiver.local.broker import Broker
-from receiver.local.delivery import Deliveries, envelope
-from receiver.local.instance import Instance
-from receiver.local.signer import Signer
+from receiver.dev.processes import Instance
+from receiver.emulator.backlog import Owed, Subscription
+from receiver.emulator.broker import Broker
+from receiver.emulator.pushing import Deliveries, envelope
+from receiver.emulator.signer import Signer
 from tests.storm import wire
 from tests.storm.cuts import CuttingProxy
 from tests.storm.deck import Death, Deck

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from receiver.local.signer import TOKEN_LIFETIME, Signer
+from receiver.emulator.signer import TOKEN_LIFETIME, Signer
 
 SKEW: Final = 600
 EARLIER: Final = 900

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from receiver.local import pusher
+from receiver.emulator import push_client as pusher
 from tests.storm import wire
 from tests.storm.books import Balance, Expected
 from tests.storm.cast import Life, Place

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from receiver.executions.migrations import upgrade
-from receiver.local import beside
-from receiver.local.faults import FaultSettings
-from receiver.local.instance import EMAIL
-from receiver.local.postgres import Postgres
-from receiver.local.signer import Signer
+from receiver.dev.processes import EMAIL
+from receiver.emulator import in_thread as beside
+from receiver.emulator.faults import FaultSettings
+from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import Postgres
+from receiver.record.migrations import upgrade
 from tests.acceptance.stage import Record
 from tests.storm import traffic
 from tests.storm.books import STAGE, Balance, Expected, balance, runs_of

@@ -10,12 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from receiver.enqueue.publications import topic_of
-from receiver.local import beside
-from receiver.local.broker import Broker, Published
-from receiver.local.instance import EMAIL
+from receiver.contract.message import encode_payload, scheduled_payload
+from receiver.dev.processes import EMAIL
+from receiver.emulator import in_thread as beside
+from receiver.emulator.broker import Broker, Published
+from receiver.enqueue.publisher import topic_of
 from receiver.maintenance import SWEEP
-from receiver.messages import encode_payload, scheduled_payload
 from receiver.settings import PUSH_PATH, Settings
 from tests.acceptance.stage import Record
 from tests.storm.books import Balance, Expected

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from receiver.local.postgres import Postgres
+from receiver.local_postgres.server import Postgres
 from tests.storm.cast import LEASE, Place
 
 TRIES = 20

@@ -3,7 +3,7 @@
     python -m tests.storm.zygote 5
 
 A receiver that is killed every two seconds would spend most of them importing. What the child does is what
-`python -m receiver.local.tether 5 serve ...` does in a process of its own, from its first line on; only the modules are there
+`python -m receiver.dev.parent_watch 5 serve ...` does in a process of its own, from its first line on; only the modules are there
 already. It is a process like any other: it listens, it has its own connections, and SIGKILL ends it.
 
 This process serves nobody and has one thread. It reads one request a line and says what happened, one line each:
@@ -32,17 +32,17 @@ import uvloop  # noqa: F401
 
 import receiver.cli.serve
 import receiver.enqueue
-import receiver.enqueue.sweeper
 import receiver.enqueue.transactions
-import receiver.executions.task_pool
-import receiver.executions.transaction  # noqa: F401
-from receiver.local import tether
+import receiver.record.task_pool
+import receiver.record.task_transaction
+import receiver.sweep.sweeper  # noqa: F401
+from receiver.dev import parent_watch as tether
 
 CHILD_SIGNALS = (signal.SIGCHLD, signal.SIGINT)
 
 
 class Zygote:
-    """The one child, and what is told of it. `tether_end`: see `receiver.local.tether`."""
+    """The one child, and what is told of it. `tether_end`: see `receiver.dev.parent_watch`."""
 
     def __init__(self, tether_end: int) -> None:
         self._tether_end = tether_end

@@ -12,8 +12,8 @@ from typing import Any, assert_type
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver import Task, TaskContext, TaskResult, TaskRoute, aenqueue_many, task
-from receiver.backends import Entry
-from receiver.results import TaskResultStatus
+from receiver.tasks.backend import Entry
+from receiver.tasks.call import TaskResultStatus
 
 
 @task

@@ -73,15 +73,15 @@ def test_declaring_tasks_loads_no_server_no_database_and_no_terminal(project_roo
 
 
 def test_serving_loads_nothing_that_only_commands_need(project_root: Path) -> None:
-    modules = loaded("import receiver.app, receiver.server", cwd=project_root)
-    assert {"receiver.push", "starlette", "uvicorn"} <= modules
+    modules = loaded("import receiver.app, receiver.serving.process", cwd=project_root)
+    assert {"receiver.delivery.push", "starlette", "uvicorn"} <= modules
     assert below(modules, "receiver.local", "receiver.cli", "receiver.enqueue", "receiver.provision") == set()
     assert below(modules, "alembic", "sqlalchemy", "httpx", "rich") == set()
 
 
 def test_what_serves_asks_for_no_terminal_library_itself(project_root: Path) -> None:
     # uvicorn loads click for a command of its own; here only our own imports count.
-    ours = below(loaded("import receiver.app, receiver.server", cwd=project_root), "receiver")
+    ours = below(loaded("import receiver.app, receiver.serving.process", cwd=project_root), "receiver")
     for name in sorted(ours):
         source = inspect.getsource(importlib.import_module(name))
         for node in ast.walk(ast.parse(source)):

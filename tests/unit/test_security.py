@@ -23,8 +23,8 @@ SURFACES = (
 )
 
 FROM_TABLES = (
-    "receiver/executions/dsn.py: begin_with",  # the settings of lanes and of migrations, constants of theirs
-    "receiver/local/unruly.py: advance",  # its own table of columns; only the test kit calls it
+    "receiver/record/database.py: begin_with",  # the settings of lanes and of migrations, constants of theirs
+    "receiver/testkit/faulty.py: advance",  # its own table of columns; only the test kit calls it
 )
 
 

@@ -14,15 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.local import beside
-from receiver.local.beside import Beside
-from receiver.local.broker import Broker
-from receiver.local.instance import EMAIL, PROJECT, Instance
-from receiver.local.postgres import Postgres
-from receiver.local.pusher import message, scheduled_message
-from receiver.local.signer import Signer
+from receiver.dev.processes import EMAIL, PROJECT, Instance
+from receiver.emulator import in_thread as beside
+from receiver.emulator.broker import Broker
+from receiver.emulator.in_thread import Beside
+from receiver.emulator.push_client import message, scheduled_message
+from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import Postgres
 from receiver.maintenance import SWEEP
-from receiver.naming import topic_name
+from receiver.tasks.naming import topic_name
 from tests.acceptance.conftest import PLUGIN, new_instance
 from tests.acceptance.emulator import Emulator
 from tests.acceptance.enqueue.gate import Gate, opened

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from receiver.cli.enqueue import _line as line
-from receiver.local.folder import Folder
-from receiver.results import TaskError, TaskResult, TaskResultStatus
+from receiver.dev.folder import Folder
+from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
 from tests.acceptance.conftest import PLUGIN
 from tests.acceptance.enqueue.conftest import House
 from tests.acceptance.stage import eventually

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from receiver.local import pusher
-from receiver.local.instance import Instance
+from receiver.dev.processes import Instance
+from receiver.emulator import push_client as pusher
 from tests.acceptance.stage import PATIENCE, Answer, Record, eventually
 from tests.proxy import READY_FOR_QUERY, Fault, Proxy
 

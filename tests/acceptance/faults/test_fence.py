@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from sqlalchemy import text
 
-from receiver.executions import statements
-from receiver.executions.transaction import TaskTransaction
-from receiver.outcomes import Failed, HandedBack, Lost, Skipped, Succeeded
+from receiver.endings.outcomes import Failed, HandedBack, Lost, Skipped, Succeeded
+from receiver.record import sql as statements
+from receiver.record.task_transaction import TaskTransaction
 from tests.acceptance.faults.cast import HoldingProxy, Marks, message, redelivered, row_of
 from tests.acceptance.faults.conftest import Launch
 from tests.acceptance.stage import Record

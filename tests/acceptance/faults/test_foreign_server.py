@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from receiver.local.instance import Instance
+from receiver.dev.processes import Instance
 from tests.acceptance.faults.cast import (
     MODULE,
     PLUGIN,

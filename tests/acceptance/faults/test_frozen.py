@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from receiver.executions.lanes import PING_DEADLINE
-from receiver.executions.migrations import upgrade
-from receiver.local.postgres import Postgres
+from receiver.local_postgres.server import Postgres
+from receiver.record.connections import PING_DEADLINE
+from receiver.record.migrations import upgrade
 from tests.acceptance.faults.cast import (
     HoldingProxy,
     Marks,

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from receiver import runner, watchdog
-from receiver.outcomes import Abandoned
+from receiver.delivery import runner
+from receiver.endings.outcomes import Abandoned
+from receiver.serving import watchdog
 from tests.acceptance.faults.cast import (
     NO_ANSWER,
     HoldingProxy,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from receiver.service import LEASE_AFTER_EXIT
+from receiver.serving.instance import LEASE_AFTER_EXIT
 from tests.acceptance.faults.cast import (
     NO_ANSWER,
     HoldingProxy,

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import pytest
 
-from receiver.local.instance import Instance
-from receiver.local.signer import Signer
+from receiver.dev.processes import Instance
+from receiver.emulator.signer import Signer
 from tests.acceptance.hostile.wire import MODULE, Marks
 
 PLUGIN = Path(__file__).parent / "plugin"

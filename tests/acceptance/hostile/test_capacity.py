@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from receiver.admission import BODY_DEADLINE
-from receiver.local import pusher
-from receiver.local.postgres import Postgres
+from receiver.delivery.admission import BODY_DEADLINE
+from receiver.emulator import push_client as pusher
+from receiver.local_postgres.server import Postgres
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import (
     Answer,

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from receiver.local.instance import Instance
+from receiver.dev.processes import Instance
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import Marks, eventually, make_effects, message, neighbours, push
 from tests.acceptance.stage import Record

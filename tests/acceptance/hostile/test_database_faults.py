@@ -18,9 +18,9 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from receiver.executions.migrations import upgrade
-from receiver.local.instance import Instance
-from receiver.local.postgres import Postgres
+from receiver.dev.processes import Instance
+from receiver.local_postgres.server import Postgres
+from receiver.record.migrations import upgrade
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import (
     Answer,

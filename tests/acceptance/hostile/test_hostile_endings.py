@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from receiver.failures import MESSAGE_LIMIT, NAME_LIMIT, TRACEBACK_LIMIT
-from receiver.local.instance import Instance
+from receiver.contract.failure import MESSAGE_LIMIT, NAME_LIMIT, TRACEBACK_LIMIT
+from receiver.dev.processes import Instance
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import (
     Answer,

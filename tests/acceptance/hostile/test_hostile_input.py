@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from receiver import TaskRoute, messages
+from receiver import TaskRoute
+from receiver.contract import message as messages
+from receiver.dev.processes import Instance
+from receiver.emulator import push_client as pusher
 from receiver.errors import Rejected
-from receiver.local import pusher
-from receiver.local.instance import Instance
-from receiver.registry import Registry
+from receiver.tasks.registry import Registry
 from tests import malformed
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import (

@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import msgspec
 import pytest
 
-from receiver.certificates import FETCH_TIMEOUT, REFRESH_INTERVAL
-from receiver.local import pusher
-from receiver.local.instance import EMAIL, Instance
-from receiver.local.signer import Signer
+from receiver.delivery.certificates import FETCH_TIMEOUT, REFRESH_INTERVAL
+from receiver.dev.processes import EMAIL, Instance
+from receiver.emulator import push_client as pusher
+from receiver.emulator.signer import Signer
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import Answer, Marks, eventually, healthy, message, push
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from receiver.local.instance import Instance
+from receiver.dev.processes import Instance
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import eventually, make_effects, message, push
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from receiver.local import pusher
-from receiver.local.instance import Instance
+from receiver.dev.processes import Instance
+from receiver.emulator import push_client as pusher
 from tests.acceptance.stage import Record
 
 MODULE = "hostile_tasks"

@@ -17,16 +17,17 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
-from receiver import app
-from receiver.enqueue import owed, transactions
-from receiver.enqueue.publications import Publisher
+from receiver.delivery.runner import Runner
+from receiver.enqueue import transactions
+from receiver.enqueue.publisher import Publisher
 from receiver.errors import GoogleUnavailable
-from receiver.executions import statements
-from receiver.executions.lanes import ConnectionFailed, Lane
-from receiver.executions.ledger import Ledger
-from receiver.executions.transaction import CommitUnknown, TaskTransaction
 from receiver.google.pubsub import Pubsub
-from receiver.runner import Runner
+from receiver.record import sql as statements
+from receiver.record.connections import ConnectionFailed, Lane
+from receiver.record.ledger import Ledger
+from receiver.record.task_transaction import CommitUnknown, TaskTransaction
+from receiver.serving import app
+from receiver.sweep import owed
 
 OFTEN, SELDOM = 4, 1
 """Passings before a point kills, at most: what only one message in ten passes should not be waited for."""

@@ -16,12 +16,12 @@ import pytest
 from receiver import TaskRoute, task
 from receiver.cli import COMMANDS
 from receiver.doctor import database, environment, resources, service, tasks
-from receiver.doctor.cloud import Provisioned, Roles, region_of
 from receiver.doctor.database import Fleet
+from receiver.doctor.database_look import Look, Server, Sweeps, Waiting
 from receiver.doctor.findings import Check, Finding, Report, Severity, Unseen
-from receiver.doctor.record import Look, Server, Sweeps, Waiting
+from receiver.doctor.google_look import Provisioned, Roles, region_of
 from receiver.errors import GoogleUnavailable, SchemaError
-from receiver.google.run import Service, service_of
+from receiver.provision.cloud_run import Service, service_of
 from receiver.provision.observed import Observed
 from receiver.provision.planning import plan
 from receiver.provision.resources import Grant, Kind

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from receiver import messages
-from receiver.backends import running_trace
+from receiver.contract import message as messages
 from receiver.enqueue.arguments import row_of
-from receiver.enqueue.publications import message_of
-from receiver.executions.statements import NewRow, OutboxRow
+from receiver.enqueue.publisher import message_of
 from receiver.google.pubsub import MAX_DATA
-from receiver.tasks import Task, task
+from receiver.record.sql import NewRow, OutboxRow
+from receiver.tasks.backend import running_trace
+from receiver.tasks.task import Task, task
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER = "00-11111111111111111111111111111111-2222222222222222-00"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver import TaskRoute
+from receiver.dev.scheduler import scheduled_message
 from receiver.errors import SettingError
-from receiver.local.scheduler import scheduled_message
 from receiver.provision.desired import Push, desired, desired_grants, former_paths
 from receiver.provision.resources import Grant, Kind, Resource
 from receiver.provision.scope import Scope

@@ -1,0 +1,221 @@
+"""May this delivery start now: in-flight count and bytes, the kill switch, a thread for `def` tasks.
+
+Everything is decided before anything is claimed, so that a refusal changes nothing. What is admitted holds its place
+until its request is answered; a thread is held until the function in it returns, which may be much later.
+
+A 429 makes Pub/Sub back off the whole subscription: it sheds load that would not fit in memory, it does not throttle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Self, TypeVar
+
+from receiver.errors import Saturated, TooLarge
+from receiver.record.deadlines import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from receiver.endings.calls import Call
+
+R = TypeVar("R")
+
+BODY_DEADLINE = 10.0
+"""Seconds for a body to arrive. Google sends 13 MB in well under one; a trickle must not hold a place for long."""
+
+
+class Place:
+    """A delivery's place among those in flight, until its block ends; it counts the bytes of its body as they arrive."""
+
+    __slots__ = ("_admission", "_bytes")
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._admission.in_flight -= 1
+        self._admission.bytes_in_flight -= self._bytes
+
+    async def read(self, chunks: AsyncIterator[bytes], announced: int | None) -> bytes:
+        """The whole body, at most `TASKS_MAX_BODY_BYTES` of it and never more held than that.
+
+        Args:
+            chunks: the body as it streams in.
+            announced: its Content-Length, if it has one: room is taken for it at once.
+
+        Raises:
+            TooLarge: it is, or says it is, over the cap; the rest is not read.
+            Saturated: no room for its bytes beside the others', or it comes too slowly.
+        """
+        if announced is not None:
+            self._take(announced)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            with self._admission.patience.limit():
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > self._bytes:
+                        self._take(size)
+                    parts.append(chunk)
+        except TimeoutError:
+            raise Saturated("patience for a slow body") from None
+        # Nearly every body comes in one piece, and is not copied; a copy of megabytes takes milliseconds.
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _take(self, size: int) -> None:
+        admission = self._admission
+        if size > admission.max_body_bytes:
+            raise TooLarge
+        more = size - self._bytes
+        if admission.bytes_in_flight + more > admission.max_inflight_bytes:
+            raise Saturated("bytes")
+        admission.bytes_in_flight += more
+        self._bytes = size
+
+
+class Thread:
+    """A thread reserved for one `def` task. Unused, it is free again when its block ends."""
+
+    def __init__(self, threads: Threads) -> None:
+        self._threads = threads
+        self._running = False
+
+    def run(self, function: Callable[[], R]) -> asyncio.Future[R]:
+        """Runs the function in the thread, in a copy of this context. The thread is free when it returns."""
+        loop = asyncio.get_running_loop()
+        running = self._threads.executor.submit(copy_context().run, function)
+        self._running = True
+        # On the thread's own future: the loop's may be cancelled while the function still runs.
+        running.add_done_callback(lambda _: self._released(loop))
+        return asyncio.wrap_future(running, loop=loop)
+
+    def _released(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError):  # the loop has ended before the function did
+            loop.call_soon_threadsafe(self._threads.release)
+
+    def leave(self) -> None:
+        """Frees the thread if nothing was run in it."""
+        if not self._running:
+            self._threads.release()
+
+
+class Threads:
+    """The one place where a task's code leaves the event loop.
+
+    Args:
+        size: `TASKS_THREADS`.
+        wait: seconds that a delivery may wait for one.
+    """
+
+    def __init__(self, size: int, *, wait: float) -> None:
+        self.executor = ThreadPoolExecutor(size, thread_name_prefix="task")
+        self._free = asyncio.Semaphore(size)
+        self._patience = Deadline(wait)
+
+    async def reserve(self) -> Thread:
+        """A thread that is free.
+
+        Raises:
+            Saturated: none in time.
+        """
+        try:
+            with self._patience.limit():
+                await self._free.acquire()
+        except TimeoutError:
+            raise Saturated("threads") from None
+        return Thread(self)
+
+    def release(self) -> None:
+        """One more is free."""
+        self._free.release()
+
+
+class Admitted:
+    """A call that may be claimed, until its block ends.
+
+    `switch`: the kill switch that is off; `thread`: where a `def` task will run.
+    """
+
+    __slots__ = ("switch", "thread")
+
+    def __init__(self, switch: str | None = None, thread: Thread | None = None) -> None:
+        self.switch = switch
+        self.thread = thread
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.thread is not None:
+            self.thread.leave()
+
+
+class Admission:
+    """What one instance has room for."""
+
+    def __init__(
+        self,
+        threads: Threads,
+        *,
+        max_concurrency: int,
+        max_inflight_bytes: int,
+        max_body_bytes: int,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._threads = threads
+        self._environ = environ
+        self.max_concurrency = max_concurrency
+        self.max_inflight_bytes = max_inflight_bytes
+        self.max_body_bytes = max_body_bytes
+        self.patience = Deadline(BODY_DEADLINE)
+        self.in_flight = 0
+        self.bytes_in_flight = 0
+        self.closed = False
+
+    def close(self) -> None:
+        """Admits nothing from now on: the instance drains."""
+        self.closed = True
+
+    def place(self) -> Place:
+        """A place among the deliveries in flight; used as a context manager, and at once.
+
+        Raises:
+            Saturated: `TASKS_MAX_CONCURRENCY` are in flight, or the instance drains.
+        """
+        self._require_open()
+        if self.in_flight >= self.max_concurrency:
+            raise Saturated("concurrency")
+        self.in_flight += 1
+        return Place(self)
+
+    async def admit(self, call: Call) -> Admitted:
+        """What the call needs to run; used as a context manager, and at once.
+
+        Raises:
+            Saturated: no thread in time, or the instance drains since this delivery took its place.
+        """
+        self._require_open()
+        if not call.route.is_enabled(self._environ):
+            return Admitted(switch=call.route.kill_switch)
+        if call.route.is_async:
+            return Admitted()
+        thread = await self._threads.reserve()
+        if self.closed:
+            thread.leave()
+            raise Saturated("concurrency")
+        return Admitted(thread=thread)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise Saturated("concurrency")

@@ -1,0 +1,156 @@
+"""The path of a delivery, from a request to an ending.
+
+    request → oidc → messages → registry → admission → ledger.claim → runner → ledger.settle → ending
+
+Each step makes the value richer or refuses it. `receive` is the path; `answer` gives every way of leaving it early
+its ending. What the endings mean to Pub/Sub stands in `receiver.endings.outcomes`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from receiver.contract import message as messages
+from receiver.contract.message import Identity
+from receiver.endings.calls import Call, Claimed
+from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
+from receiver.errors import (
+    DatabaseUnavailable,
+    Forbidden,
+    OutOfConnections,
+    Rejected,
+    RejectionReason,
+    Saturated,
+    TooLarge,
+)
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from receiver.contract.message import Delivery
+    from receiver.delivery.admission import Admission, Admitted, Place
+    from receiver.endings.outcomes import Outcome
+    from receiver.record.ledger import Ledger
+    from receiver.record.rejections import Rejections
+    from receiver.tasks.registry import Registry
+    from receiver.tasks.route import TaskRoute
+
+
+class ClientGone(Exception):
+    """The client disconnected before its body had arrived."""
+
+
+class Verifies(Protocol):
+    """Who sent this push: `oidc.Verifier`, or `oidc.NoVerifier` outside Cloud Run."""
+
+    async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Returns if the push is ours; raises Forbidden."""
+
+
+class Runs(Protocol):
+    """What comes of a claimed execution: `runner.Runner`, or what the test kit puts before it."""
+
+    async def run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
+        """Runs the task to its end, or to the end of its time."""
+
+
+@dataclass(slots=True)
+class Push:
+    """A request as it arrived, and what has been learnt of it so far, for the log.
+
+    Attributes:
+        headers: raw, names in lower case.
+        body: streams in; nothing of it is read before the token is checked.
+        length: Content-Length, if there is one.
+        arrived: by `time.monotonic()`.
+    """
+
+    headers: list[tuple[bytes, bytes]]
+    body: AsyncIterator[bytes]
+    length: int | None
+    arrived: float = field(default_factory=time.monotonic)
+    delivery: Delivery | None = None
+    route: TaskRoute | None = None
+    claimed: Claimed | None = None
+
+
+class PushEndpoint:
+    """`POST /tasks/pubsub/`, without HTTP."""
+
+    def __init__(
+        self,
+        verifier: Verifies,
+        registry: Registry,
+        admission: Admission,
+        ledger: Ledger,
+        runner: Runs,
+        rejections: Rejections,
+        emit: Emit,
+    ) -> None:
+        self._verifier = verifier
+        self._registry = registry
+        self._admission = admission
+        self._ledger = ledger
+        self._runner = runner
+        self._rejections = rejections
+        self._emit = emit
+
+    async def answer(self, push: Push) -> Ending:  # noqa: PLR0911 - a table: one line an ending
+        """The ending of a push. Never raises."""
+        try:
+            await self._verifier.verify(push.headers)
+            with self._admission.place() as place:
+                return await self._admitted(push, place)
+        except Forbidden as forbidden:
+            return Denied(forbidden.reason)
+        except TooLarge:
+            return Oversized()
+        except Saturated as saturated:
+            return Full(saturated.resource)
+        except ClientGone:
+            return Disconnected()
+        except OutOfConnections:
+            return Full("connections")
+        except DatabaseUnavailable as error:
+            self._emit(ReceiverTrouble("database unavailable", str(error)))
+            return Unrecorded()
+        except Exception as error:  # noqa: BLE001 - a defect of ours is a 500 with its traceback in the log, never a dropped request
+            self._emit(ReceiverTrouble("internal error", type(error).__name__, error=error))
+            return Broken()
+
+    async def _admitted(self, push: Push, place: Place) -> Ending:
+        body = await place.read(push.body, push.length)
+        try:
+            return await self.receive(push, body)
+        except Rejected as rejected:
+            return await self._rejections.reject(body, rejected, _identity(push, body))
+
+    async def receive(self, push: Push, body: bytes) -> Ending:
+        """The path of a message that may be believed."""
+        push.delivery = delivery = messages.decode(body)
+        push.route = route = self._registry.find(delivery.task_name)
+        if route is None:
+            raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
+        args, kwargs = delivery.arguments()
+        self._registry.bind(route, args, kwargs)
+        call = Call(delivery, route, push.arrived, args, kwargs)
+
+        with await self._admission.admit(call) as admitted:
+            claim = await self._ledger.claim(call)
+            if not isinstance(claim, Claimed):
+                return claim
+            push.claimed = claim
+            outcome = await self._runner.run(claim, admitted)
+            return await self._ledger.settle(claim, outcome)
+
+
+def _identity(push: Push, body: bytes) -> Identity | None:
+    """The execution that a rejected push means: its row may be final, or wait for it."""
+    delivery = push.delivery
+    if delivery is None:
+        return messages.identify(body)
+    names = push.route.names if push.route is not None else frozenset({delivery.task_name})
+    return Identity(delivery.task_id, names, delivery.message_id, delivery.delivery_attempt)

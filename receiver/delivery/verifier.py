@@ -1,0 +1,266 @@
+"""Who sent this push: the OIDC token that Pub/Sub attaches, checked from the headers alone.
+
+Invariant: `Verifier.verify` returns for a token that Google signed for our push account and one of our audiences, and
+raises `Forbidden` for everything else: it never fails open, and no other exception leaves it. Reasons come from the closed
+set `TokenFault`; no byte of a token reaches a reason, a log or an exception's context. A verified push goes on to have its
+body read.
+
+The signature is checked by google-auth. It checks neither the issuer in general, nor `email`, nor `email_verified`, and it
+trips over mistyped fields; so the claims are checked here as well, strictly by type.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+import time
+from collections import OrderedDict
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from google.auth import jwt
+
+from receiver.errors import Forbidden
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from receiver.delivery.certificates import Certificates
+
+MAX_TOKEN_BYTES: Final = 8 * 1024  # Google's are about 900 bytes
+MAX_HEADER_CHARACTERS: Final = 1024  # of the token's first segment; Google's is about 100
+MAX_KID_CHARACTERS: Final = 200  # Google's are 40
+CLOCK_SKEW: Final = 10  # seconds
+MAX_LIFETIME: Final = 86_400  # seconds between iat and exp; Google's tokens live 3 600
+REMEMBERED_TOKENS: Final = 1024  # Pub/Sub sends one token per subscription for up to an hour
+MAX_TIME: Final = 1e11  # seconds since 1970: the year 5138
+ISSUERS: Final = frozenset({"https://accounts.google.com", "accounts.google.com"})
+
+_TOKEN: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+_REMOVED_SIGNATURE: Final = b"SIGNATURE_REMOVED_BY_GOOGLE"
+_OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
+
+
+class TokenFault(StrEnum):
+    """Why a push was refused: the sentence for the log. The caller is told none of it."""
+
+    MISSING = "no Authorization header"
+    REPEATED = "more than one Authorization header"
+    NOT_BEARER = "the Authorization header is not a Bearer token"
+    TOO_LONG = "the token is too long"
+    NOT_A_JWT = "the token is not three base64url segments"
+    SIGNATURE_REMOVED = (
+        "Cloud Run's IAM check removed the token's signature; deploy with --allow-unauthenticated --ingress internal, "
+        "so that the token arrives whole and is checked here"
+    )
+    BAD_HEADER = "the token's header is not a small JSON object with string fields"
+    BAD_ALGORITHM = "the token's alg is not RS256"
+    BAD_KEY_ID = "the token's kid is missing or not a key id"
+    CRITICAL_EXTENSION = "the token demands an extension (crit)"
+    BAD_CLAIMS = "the token's claims are not a JSON object"
+    WRONG_ISSUER = "the token's iss is not Google"
+    WRONG_AUDIENCE = (
+        "the token's aud is not this service; compare the subscription's audience with CLOUD_RUN_SERVICE_URL"
+    )
+    WRONG_EMAIL = "the token's email is not TASKS_SERVICE_ACCOUNT"
+    EMAIL_NOT_VERIFIED = "the token's email_verified is not true"
+    BAD_TIMES = "the token's iat or exp is missing or not a time"
+    EXPIRED = "the token has expired"
+    NOT_YET_VALID = "the token was issued in the future; check this machine's clock"
+    BAD_LIFETIME = "the token lives longer than Google's do, or ends before it begins"
+    NO_CERTIFICATES = "no certificates could be fetched to check the token with"
+    UNKNOWN_KEY = "the token's kid is not one of Google's keys"
+    BAD_SIGNATURE = "the token's signature does not verify"
+    UNVERIFIABLE = "the token could not be checked"
+
+
+class Verifier:
+    """Checks pushes against the service's audiences and the push service account.
+
+    Args:
+        certificates: where keys come from.
+        audiences: accepted `aud` values; must not be empty.
+        email: the push service account; must not be empty.
+        clock: wall time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        certificates: Certificates,
+        audiences: Collection[str],
+        email: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if not audiences or not all(audiences) or not email:
+            raise ValueError(
+                "a verifier needs an audience and an email; without them it would have nothing to check"
+            )
+        self._certificates = certificates
+        self._audiences = frozenset(audiences)
+        self._email = email
+        self._clock = clock
+        self._verified: OrderedDict[bytes, float] = OrderedDict()
+
+    async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Return if the push is ours.
+
+        Args:
+            headers: as in an ASGI scope, names in lower case.
+
+        Raises:
+            Forbidden: with a `TokenFault` as its reason. A known token costs no signature check and no certificates.
+        """
+        value: bytes | None = None
+        for name, candidate in headers:
+            if name == b"authorization":
+                if value is not None:
+                    raise Forbidden(TokenFault.REPEATED)
+                value = candidate
+        token = _bearer(value)
+        digest = hashlib.sha256(token).digest()
+        expires = self._verified.get(digest)
+        if expires is None:
+            self._remember(digest, await self._check(token))
+        elif expires + CLOCK_SKEW < self._clock():
+            del self._verified[digest]
+            raise Forbidden(TokenFault.EXPIRED)
+        else:
+            self._verified.move_to_end(digest)
+
+    def _remember(self, digest: bytes, expires: float) -> None:
+        self._verified[digest] = expires
+        if len(self._verified) > REMEMBERED_TOKENS:
+            self._verified.popitem(last=False)
+
+    async def _check(self, token: bytes) -> float:
+        """The token's exp, once everything about it has been checked."""
+        try:
+            return await self._examine(token)
+        except Forbidden:
+            raise
+        except Exception:  # noqa: BLE001 - hostile input: whatever else it provokes, the answer is 403
+            refusal = Forbidden(TokenFault.UNVERIFIABLE)
+        # Raised out here, so that no exception text that quotes the token hangs on it as context.
+        raise refusal
+
+    async def _examine(self, token: bytes) -> float:
+        found = _TOKEN.fullmatch(token)
+        if found is None:
+            raise Forbidden(TokenFault.NOT_A_JWT)
+        header, payload, signature = found.groups()
+        if signature == _REMOVED_SIGNATURE:
+            raise Forbidden(TokenFault.SIGNATURE_REMOVED)
+        kid = _key_id(header)
+        # Before the signature, because it is cheap: a token meant for others never makes us fetch a certificate.
+        claims = _object(payload, TokenFault.BAD_CLAIMS)
+        expires = self._expiry(claims)
+        if _decoded(signature) is None:
+            raise Forbidden(TokenFault.BAD_SIGNATURE)
+        certificate = await self._certificates.key(kid)
+        if certificate is None:
+            is_unknown = self._certificates.loaded
+            raise Forbidden(TokenFault.UNKNOWN_KEY if is_unknown else TokenFault.NO_CERTIFICATES)
+        # What google-auth verified and what was checked above must be one and the same.
+        if _signed_claims(token, certificate, self._audiences) != claims:
+            raise Forbidden(TokenFault.BAD_SIGNATURE)
+        return expires
+
+    def _expiry(self, claims: dict[str, Any]) -> float:
+        """The claims' exp, if they are claims of our push account and hold now."""
+        _require(claims.get("iss"), ISSUERS, TokenFault.WRONG_ISSUER)
+        _require(claims.get("aud"), self._audiences, TokenFault.WRONG_AUDIENCE)
+        _require(claims.get("email"), (self._email,), TokenFault.WRONG_EMAIL)
+        if claims.get("email_verified") is not True:
+            raise Forbidden(TokenFault.EMAIL_NOT_VERIFIED)
+        issued, expires = _time(claims.get("iat")), _time(claims.get("exp"))
+        now = self._clock()
+        if expires + CLOCK_SKEW < now:
+            raise Forbidden(TokenFault.EXPIRED)
+        if issued - CLOCK_SKEW > now:
+            raise Forbidden(TokenFault.NOT_YET_VALID)
+        if not 0 < expires - issued <= MAX_LIFETIME:
+            raise Forbidden(TokenFault.BAD_LIFETIME)
+        return expires
+
+
+class NoVerifier:
+    """Lets every push in: `TASKS_PUSH_AUTH=off`, which settings refuse on Cloud Run."""
+
+    async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Return, whatever the headers are."""
+
+
+def _bearer(value: bytes | None) -> bytes:
+    """The token in an Authorization header, not yet looked at except for its length."""
+    if value is None:
+        raise Forbidden(TokenFault.MISSING)
+    if value[:7].lower() != b"bearer ":
+        raise Forbidden(TokenFault.NOT_BEARER)
+    token = value[7:]
+    if len(token) > MAX_TOKEN_BYTES:
+        raise Forbidden(TokenFault.TOO_LONG)
+    return token
+
+
+def _decoded(segment: bytes) -> bytes | None:
+    """The bytes of a base64url segment, if it is their one canonical spelling: else one token would have several."""
+    try:
+        decoded = base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4))
+    except binascii.Error:
+        return None
+    return decoded if base64.urlsafe_b64encode(decoded).rstrip(b"=") == segment else None
+
+
+def _object(segment: bytes, fault: TokenFault) -> dict[str, Any]:
+    """The JSON object in a segment; `fault` says what it means when there is none."""
+    decoded = _decoded(segment)
+    try:
+        found = None if decoded is None else _OBJECT.decode(decoded)
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, not an object; or nested without end
+        found = None
+    if found is None:
+        raise Forbidden(fault)
+    return found
+
+
+def _key_id(segment: bytes) -> str:
+    """The kid in the token's header, once nothing else in there is amiss."""
+    if len(segment) > MAX_HEADER_CHARACTERS:
+        raise Forbidden(TokenFault.BAD_HEADER)
+    header = _object(segment, TokenFault.BAD_HEADER)
+    if not isinstance(header.get("typ", ""), str):
+        raise Forbidden(TokenFault.BAD_HEADER)
+    _require(header.get("alg"), ("RS256",), TokenFault.BAD_ALGORITHM)
+    if "crit" in header:
+        raise Forbidden(TokenFault.CRITICAL_EXTENSION)
+    kid = header.get("kid")
+    if not isinstance(kid, str) or not 1 <= len(kid) <= MAX_KID_CHARACTERS or not kid.isprintable():
+        raise Forbidden(TokenFault.BAD_KEY_ID)
+    return kid
+
+
+def _signed_claims(token: bytes, certificate: str, audiences: frozenset[str]) -> object:
+    """The claims as google-auth decodes them, or None when it does not vouch for them."""
+    try:
+        claims: object = jwt.decode(  # type: ignore[no-untyped-call]  # google.auth.jwt carries no annotations
+            token, certs=certificate, audience=list(audiences), clock_skew_in_seconds=CLOCK_SKEW
+        )
+    except Exception:  # noqa: BLE001 - it raises TypeError, KeyError and RecursionError beside its own
+        return None
+    return claims
+
+
+def _require(claim: object, accepted: Collection[str], fault: TokenFault) -> None:
+    """Refuse a claim that is not a string, or not one of those accepted."""
+    if not isinstance(claim, str) or claim not in accepted:
+        raise Forbidden(fault)
+
+
+def _time(claim: object) -> float:
+    """Seconds since 1970, from a number that can be one (a bool, NaN or 1e300 can not)."""
+    if isinstance(claim, bool) or not isinstance(claim, (int, float)) or not abs(claim) < MAX_TIME:
+        raise Forbidden(TokenFault.BAD_TIMES)
+    return float(claim)

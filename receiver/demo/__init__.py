@@ -1,0 +1,1 @@
+"""`receiver demo`: real deliveries, played and shown."""

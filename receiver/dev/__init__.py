@@ -1,0 +1,1 @@
+"""`receiver dev`: everything a laptop needs, started together and reloaded on change."""

@@ -1,0 +1,89 @@
+"""A local Cloud Scheduler: publishes a scheduled task's message when its cron says so, in its timezone.
+
+The payload is the one that Cloud Scheduler's jobs carry (`scheduled-<name>`, no `enqueued_at`), and it goes through the
+same topic, push and endpoint. What would have fired while nothing ran is not made up for, as after a pause in the cloud;
+after a laptop's sleep each schedule fires once at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
+
+from receiver.contract.message import scheduled_payload
+from receiver.emulator.broker import Published
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from receiver.dev.local_routes import LocalRoute
+    from receiver.emulator.broker import Broker
+
+LONGEST_SLEEP: Final = 30.0
+"""Seconds between two looks at the clock at most: a laptop may sleep, and its clock may be set."""
+
+
+def scheduled_message(name: str) -> Published:
+    """A firing as `topics.publish` takes it."""
+    return Published(base64.b64encode(scheduled_payload(name)).decode(), {"task_name": name})
+
+
+def next_firing(schedule: str, timezone: str, after: float) -> float:
+    """When the schedule fires next, by `time.time()`, strictly later than `after`."""
+    start = datetime.fromtimestamp(after, ZoneInfo(timezone))
+    return next(CronSim(schedule, start)).timestamp()
+
+
+class Scheduler:
+    """Fires schedules until cancelled.
+
+    Args:
+        topic: the full topic name of a route.
+        fired: is told the route of each task that was fired.
+    """
+
+    def __init__(
+        self, broker: Broker, topic: Callable[[LocalRoute], str], fired: Callable[[LocalRoute], None]
+    ) -> None:
+        self._broker = broker
+        self._topic = topic
+        self._fired = fired
+        self._due: dict[str, tuple[float, LocalRoute]] = {}
+        self._changed = asyncio.Event()
+
+    def replace(self, routes: Sequence[LocalRoute]) -> None:
+        """These routes are scheduled from now on; one whose schedule did not change keeps its next firing."""
+        now = time.time()
+        kept = {name: due for name, (due, route) in self._due.items() if route in routes}
+        self._due = {
+            route.name: (
+                kept.get(route.name) or next_firing(route.schedule, route.schedule_timezone, now),
+                route,
+            )
+            for route in routes
+            if route.schedule is not None and route.schedule_timezone is not None
+        }
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Publishes what is due, and sleeps until the next."""
+        while True:
+            self._changed.clear()
+            now = time.time()
+            for name, (due, route) in list(self._due.items()):
+                if due <= now and route.schedule is not None and route.schedule_timezone is not None:
+                    self._due[name] = (next_firing(route.schedule, route.schedule_timezone, now), route)
+                    self._broker.publish(self._topic(route), [scheduled_message(name)])
+                    self._fired(route)
+            first = min((due for due, _ in self._due.values()), default=now + LONGEST_SLEEP)
+            try:
+                async with asyncio.timeout(min(max(first - time.time(), 0), LONGEST_SLEEP)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass

@@ -1,0 +1,242 @@
+"""The database, looked at: what it is, what it allows, what waits in it. Read only, each question within its own time.
+
+Next: `receiver.doctor.database` judges what is seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.maintenance import SWEEP
+from receiver.record import migrations
+from receiver.record.connections import BROKEN
+from receiver.record.database import Database, begin_with
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ANSWER: Final = timedelta(seconds=3)
+"""For one question. Those about a large table may need a scan: a busy database is not to be kept longer than that."""
+
+PATIENT: Final = timedelta(minutes=10)
+"""For how long something may be owed, or a lease have ended, before it is worth a word: the sweeper comes every minute, a
+redelivery within Pub/Sub's longest backoff of ten."""
+
+SWEEPS: Final = timedelta(minutes=15)
+"""How far back sweeps are looked for."""
+
+
+class Refused(DatabaseUnavailable):
+    """The database answers, and lets this role or this database's name not in; or it has no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What PostgreSQL says of itself.
+
+    Attributes:
+        version: such as 160004.
+        ahead: its clock less ours; `blur` is how far that may be wrong, by the time that asking took.
+        connections: how many clients it takes at most, less those kept for others (superusers, and the limits of role and
+            database, where they are lower).
+        in_use: connections there are now.
+        undeletable: tables of ours that this role may not delete from.
+    """
+
+    version: int
+    role: str
+    ahead: timedelta
+    blur: timedelta
+    connections: int
+    in_use: int
+    undeletable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many wait, and since when the first of them does."""
+
+    count: int = 0
+    since: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeps:
+    """The last sweeps. `untouched`: the namespace has no execution at all. `ended`: how long ago one did its work."""
+
+    untouched: bool
+    ended: timedelta | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What could be seen. What could not is None, and named in `unseen` with the reason."""
+
+    server: Server
+    schema: SchemaError | None = None
+    read_only: bool = False
+    owed: Waiting | None = None
+    expired: Waiting | None = None
+    rejected: Mapping[str, Waiting] | None = None
+    sweeps: Sweeps | None = None
+    unseen: tuple[str, ...] = field(default=())
+
+
+SERVER: Final = """
+SELECT clock_timestamp() AS now, current_setting('server_version_num')::int AS version, current_user::text AS role,
+       least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                 - coalesce(current_setting('reserved_connections', true), '0')::int,
+             (SELECT nullif(greatest(rolconnlimit, -1), -1) FROM pg_roles WHERE rolname = current_user),
+             (SELECT nullif(greatest(datconnlimit, -1), -1) FROM pg_database WHERE datname = current_database())
+       ) AS connections,
+       (SELECT sum(numbackends)::int FROM pg_stat_database) AS in_use,
+       ARRAY(SELECT t FROM unnest($1::text[]) AS t
+             WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(to_regclass(t), 'DELETE')) AS undeletable
+"""
+
+OWED: Final = """
+SELECT count(*) AS count, clock_timestamp() - min(coalesce(run_after, enqueued_at)) AS since FROM task_executions
+WHERE namespace = $1 AND published_at IS NULL AND status = 'READY'
+  AND coalesce(run_after, enqueued_at) <= (SELECT clock_timestamp()) - $2::interval
+"""
+
+EXPIRED: Final = """
+SELECT count(*) AS count, clock_timestamp() - min(lease_expires_at) AS since FROM task_executions
+WHERE namespace = $1 AND status = 'RUNNING' AND lease_expires_at <= clock_timestamp() - $2::interval
+"""
+
+REJECTED: Final = """
+SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since FROM rejected_messages
+WHERE namespace = $1 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
+"""
+
+SWEPT: Final = """
+SELECT NOT EXISTS (SELECT FROM task_executions WHERE namespace = $1) AS untouched,
+       (SELECT clock_timestamp() - max(finished_at) FROM recent WHERE status = 'SUCCESSFUL') AS ended,
+       (SELECT error_type || ': ' || left(error_message, 200) FROM recent ORDER BY enqueued_at DESC LIMIT 1) AS failure
+"""
+SWEPT_RECENTLY: Final = """
+WITH recent AS MATERIALIZED (
+    SELECT status, enqueued_at, finished_at, error_type, error_message FROM task_executions
+    WHERE enqueued_at >= (SELECT clock_timestamp()) - $3::interval AND namespace = $1 AND task_path = $2
+)
+"""
+
+
+async def look(database: Database, namespace: str) -> Look:
+    """Everything that is asked of the record.
+
+    Raises:
+        Refused: it is there, and does not let us in.
+        DatabaseUnavailable: it cannot be reached.
+    """
+    async with _connected(database) as connection:
+        asked = datetime.now(UTC)
+        async with _answer(connection) as executor:
+            [row] = await executor.fetch(SERVER, migrations.TABLES)
+        answered = datetime.now(UTC)
+        half = (answered - asked) / 2
+        server = Server(
+            version=row["version"],
+            role=row["role"],
+            ahead=row["now"] - (asked + half),
+            blur=half,
+            connections=row["connections"],
+            in_use=row["in_use"],
+            undeletable=tuple(row["undeletable"]),
+        )
+        read_only = False
+        try:
+            async with _answer(connection) as executor:
+                await migrations.check(executor)
+        except SchemaError as error:
+            return Look(server, schema=error)
+        except migrations.ReadOnly:
+            read_only = True
+        return await _waiting(connection, namespace, Look(server, read_only=read_only))
+
+
+async def _waiting(connection: asyncpg.Connection[asyncpg.Record], namespace: str, seen: Look) -> Look:
+    unseen: list[str] = []
+
+    async def ask(what: str, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]] | None:
+        try:
+            async with _answer(connection) as executor:
+                rows: Sequence[Mapping[str, Any]] = await executor.fetch(statement, namespace, *arguments)
+        except asyncpg.QueryCanceledError:
+            unseen.append(f"{what}: not found within {ANSWER.total_seconds():g} s")
+            return None
+        except asyncpg.PostgresError as error:
+            unseen.append(f"{what}: {error.args[0]}")
+            return None
+        return rows
+
+    owed = await ask("what is owed", OWED, PATIENT)
+    swept = await ask("the last sweep", SWEPT_RECENTLY + SWEPT, SWEEP.path, SWEEPS)
+    rejected = await ask("rejected messages", REJECTED)
+    expired = await ask("expired leases", EXPIRED, PATIENT)
+    return Look(
+        seen.server,
+        read_only=seen.read_only,
+        owed=_first(owed),
+        expired=_first(expired),
+        rejected=None if rejected is None else {row["reason"]: _of(row) for row in rejected},
+        sweeps=None if swept is None else Sweeps(**swept[0]),
+        unseen=tuple(unseen),
+    )
+
+
+def _first(rows: Sequence[Mapping[str, Any]] | None) -> Waiting | None:
+    return None if rows is None else _of(rows[0])
+
+
+def _of(row: Mapping[str, Any]) -> Waiting:
+    return Waiting(row["count"], row["since"] or timedelta(0))
+
+
+@asynccontextmanager
+async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    try:
+        connection = await database.connect("receiver doctor")
+    except asyncpg.PostgresError as error:
+        raise Refused(str(error.args[0])) from error
+    except ValueError as error:  # an address that asyncpg cannot read; its words may quote it
+        raise Refused("the address is none that the driver takes") from error
+    except BROKEN as error:
+        why = (
+            "no answer"
+            if isinstance(error, TimeoutError)
+            else (getattr(error, "strerror", None) or type(error).__name__)
+        )
+        raise DatabaseUnavailable(str(why)) from error
+    try:
+        yield connection
+    except BROKEN as error:
+        raise DatabaseUnavailable(f"the connection broke ({type(error).__name__})") from error
+    finally:
+        connection.terminate()
+
+
+@asynccontextmanager
+async def _answer(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A transaction that is rolled back, in which a statement has `ANSWER`; a second more, and the connection is given up."""
+    limit = f"{ANSWER.total_seconds() * 1000:.0f}"
+    async with asyncio.timeout(ANSWER.total_seconds() + 1):
+        await connection.execute(begin_with({"statement_timeout": limit, "lock_timeout": limit}))
+        try:
+            yield connection
+        except asyncpg.PostgresError:
+            await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("ROLLBACK")

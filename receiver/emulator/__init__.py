@@ -1,0 +1,1 @@
+"""A local Pub/Sub: topics, subscriptions, signed pushes, faults on demand."""

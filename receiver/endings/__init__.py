@@ -1,0 +1,1 @@
+"""How a delivery can end, and the values that carry it there."""

@@ -1,0 +1,91 @@
+"""What the record says of one execution, as a `TaskResult`: the row and its attempts, read by one statement."""
+
+from __future__ import annotations
+
+import builtins
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from receiver.errors import TaskResultMissing
+from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from receiver.record.sql import Executor
+    from receiver.tasks.backend import Backend
+
+FIND = """
+SELECT e.task_id, e.task_path, e.args, e.kwargs, e.status, e.final, e.attempt, e.return_value, e.error_type,
+       e.error_traceback, e.lease_owner, e.enqueued_at, e.run_after, e.started_at, e.finished_at, e.group_key, e.label,
+       (SELECT json_agg(json_build_object('started_at', a.started_at, 'error_type', a.error_type,
+                                          'traceback', a.error_traceback, 'instance', a.instance) ORDER BY a.fence)
+        FROM task_attempts a WHERE a.task_id = e.task_id) AS attempts
+FROM task_executions e
+WHERE e.task_id = $1
+"""
+
+
+class _Attempt(msgspec.Struct):
+    started_at: datetime | None
+    error_type: str | None
+    traceback: str | None
+    instance: str | None
+
+
+_ATTEMPTS = msgspec.json.Decoder(list[_Attempt])
+
+
+async def find(executor: Executor, task_id: str, backend: Backend) -> TaskResult:
+    """The execution of this id.
+
+    Raises:
+        TaskResultMissing: there is none.
+    """
+    # PostgreSQL has no NUL, and no driver sends a lone surrogate: no execution has such an id.
+    storable = "\0" not in task_id and task_id.encode("utf-8", "replace").decode() == task_id
+    rows = await executor.fetch(FIND, task_id) if storable else []
+    if not rows:
+        raise TaskResultMissing(
+            f"the record has no execution {task_id[:255]!r}: a wrong id, or pruned long after its end"
+        )
+    return _result(rows[0], backend)
+
+
+def _result(row: Mapping[str, Any], backend: Backend) -> TaskResult:
+    attempts = _ATTEMPTS.decode(row["attempts"] or b"[]")
+    errors = [_error(each.error_type, each.traceback) for each in attempts if each.error_type]
+    if row["error_type"] and not errors:  # it failed before any attempt
+        errors = [_error(row["error_type"], row["error_traceback"])]
+    begun = [moment for moment in (*(each.started_at for each in attempts), row["started_at"]) if moment]
+    workers = [*(each.instance for each in attempts), row["lease_owner"]]
+    return TaskResult(
+        task=None,
+        task_path=row["task_path"],
+        id=row["task_id"],
+        status=TaskResultStatus(row["status"]),
+        final=row["final"],
+        enqueued_at=row["enqueued_at"],
+        run_after=row["run_after"],
+        started_at=min(begun, default=None),
+        last_attempted_at=max(begun, default=None),
+        finished_at=row["finished_at"],
+        args=msgspec.json.decode(row["args"]),
+        kwargs=msgspec.json.decode(row["kwargs"]),
+        backend=backend,
+        attempts=row["attempt"],
+        errors=errors,
+        worker_ids=list(dict.fromkeys(worker for worker in workers if worker)),
+        group_key=row["group_key"],
+        label=row["label"],
+        value=msgspec.json.decode(row["return_value"]) if row["return_value"] is not None else None,
+    )
+
+
+def _error(kind: str, traceback: str | None) -> TaskError:
+    """An attempt's error; the record leaves `builtins.` out."""
+    known = getattr(builtins, kind, None)
+    is_builtin = isinstance(known, type) and issubclass(known, BaseException)
+    return TaskError(f"builtins.{kind}" if is_builtin else kind, traceback or "")

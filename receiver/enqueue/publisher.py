@@ -1,0 +1,135 @@
+"""How a row of the outbox becomes a message, and how many of them are published.
+
+Invariant: whatever Pub/Sub does, `Publisher.publish` says of every row whether it is published; a row that Pub/Sub refuses fails
+alone. A row that is not published stays owed: the sweeper takes it up.
+
+Next: `receiver.record.sql.mark_published` writes down what was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from receiver.errors import GoogleError, GoogleMissing, GoogleRefused
+from receiver.google.pubsub import Message, batches
+from receiver.record.sql import OutboxRow
+from receiver.tasks.naming import topic_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Address", "OutboxRow", "Published", "Publisher", "Publishes", "message_of", "topic_of"]
+
+AT_ONCE: Final = 4
+"""Requests under way at once: one has up to a thousand messages."""
+
+TRACE_ATTRIBUTE: Final = "googclient_traceparent"
+"""Where Pub/Sub's own clients put the trace context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Whose topics: what every topic's name begins with, and the project it is in."""
+
+    project: str
+    environment: str
+    namespace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What became of each row: published, or why not."""
+
+    task_ids: frozenset[str]
+    failures: Mapping[str, GoogleError]
+
+
+class Publishes(Protocol):
+    """What a publisher needs of Pub/Sub (`receiver.google.pubsub.Pubsub`); the test kit has its own."""
+
+    async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
+        """Publishes to a topic; the messages' ids."""
+
+
+class Publisher:
+    """Publishes rows, each to its task's topic."""
+
+    def __init__(self, pubsub: Publishes, address: Address) -> None:
+        self._pubsub = pubsub
+        self._address = address
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def publish(self, rows: Sequence[OutboxRow]) -> Published:
+        """Publishes the rows. Never raises for Google's sake; cancelled, some may be published and nobody knows."""
+        by_path: dict[str, list[OutboxRow]] = defaultdict(list)
+        for row in rows:
+            by_path[row.task_path].append(row)
+        failures: dict[str, GoogleError] = {}
+        async with asyncio.TaskGroup() as group:
+            for path, same in by_path.items():
+                topic = topic_of(
+                    self._address.environment, self._address.namespace, path, self._address.project
+                )
+                messages = [message_of(row, environment=self._address.environment) for row in same]
+                done = 0
+                for batch in batches(messages):
+                    part = same[done : done + len(batch)]
+                    done += len(batch)
+                    group.create_task(self._send(topic, part, batch, failures))
+        published = frozenset(row.task_id for row in rows if row.task_id not in failures)
+        return Published(published, failures)
+
+    async def _send(
+        self,
+        topic: str,
+        rows: Sequence[OutboxRow],
+        messages: Sequence[Message],
+        failures: dict[str, GoogleError],
+    ) -> None:
+        try:
+            async with self._places:
+                await self._pubsub.publish(topic, messages)
+        except GoogleError as error:
+            if not _of_one(error) or len(rows) == 1:
+                failures.update((row.task_id, error) for row in rows)
+                return
+            half = (
+                len(rows) // 2
+            )  # one message is at fault: it is found by halving, and the others are published
+            await self._send(topic, rows[:half], messages[:half], failures)
+            await self._send(topic, rows[half:], messages[half:], failures)
+
+
+def topic_of(environment: str, namespace: str, task_path: str, project: str) -> str:
+    """The topic of a task, `projects/{project}/topics/{name}`."""
+    return f"projects/{project}/topics/{topic_name(environment, namespace, task_path)}"
+
+
+def message_of(row: OutboxRow, *, environment: str) -> Message:
+    """The message of a row: the reference's payload, with the full path, the environment and the trace as attributes."""
+    payload = {
+        "task_id": row.task_id,
+        "task_name": row.task_name,
+        "args": msgspec.Raw(_compact(row.args)),
+        "kwargs": msgspec.Raw(_compact(row.kwargs)),
+        "enqueued_at": row.enqueued_at.isoformat(),
+    }
+    attributes = {"task_path": row.task_path, "environment": environment}
+    if row.trace is not None:
+        attributes[TRACE_ATTRIBUTE] = row.trace
+    return Message(msgspec.json.encode(payload), attributes)
+
+
+def _compact(text: str) -> bytes:
+    """JSON without the blanks that jsonb puts between things: they could carry a large message over Pub/Sub's limit."""
+    return msgspec.json.format(text.encode(), indent=-1)
+
+
+def _of_one(error: GoogleError) -> bool:
+    """Whether one message of several may be what Pub/Sub refuses; a topic or a right that is missing is everybody's."""
+    return isinstance(error, GoogleRefused) and not isinstance(error, GoogleMissing) and error.status < 401  # noqa: PLR2004 - 400

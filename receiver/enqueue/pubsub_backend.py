@@ -1,0 +1,293 @@
+"""`PubSubBackend`: tasks go to Pub/Sub by way of their rows in the record.
+
+One object serves a whole process: every event loop that enqueues has connections of its own, made at its first call and closed at
+its end; plain threads share a loop that runs in a thread of its own. After a fork the child begins anew, and leaves what the
+parent has open untouched.
+
+Next: `receiver.enqueue.arguments` checks a call, `receiver.enqueue.outbox` writes and publishes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from weakref import WeakKeyDictionary, WeakSet
+
+from receiver.enqueue import lookup as records
+from receiver.enqueue.arguments import row_of
+from receiver.enqueue.loop_thread import LoopThread, refuse_in_loop
+from receiver.enqueue.outbox import AFTER_COMMIT, Outbox
+from receiver.enqueue.publisher import Address, Publisher, Publishes
+from receiver.errors import ItemRefused, SettingError
+from receiver.google.client import GoogleClient
+from receiver.google.endpoints import Endpoints
+from receiver.google.pubsub import Pubsub
+from receiver.record.database import Database
+from receiver.settings import Settings, require_database
+from receiver.tasks.backend import Entry
+from receiver.tasks.call import TaskResult, TaskResultStatus
+from receiver.telemetry.events import Emit, ReceiverTrouble
+from receiver.telemetry.logs import record
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+
+    from sqlalchemy import Connection
+
+    from receiver.record.sql import Inserted, NewRow, OutboxRow
+
+T = TypeVar("T")
+
+MARGIN: Final = 0.5
+"""Seconds beyond `AFTER_COMMIT` that a thread gives the loop to say that it is over."""
+
+_backends: WeakSet[PubSubBackend] = WeakSet()
+_inherited: list[object] = []
+"""What a forked child was born with: kept, because its end would close what the parent uses."""
+
+
+class PubSubBackend:
+    """Enqueues to Pub/Sub; the record in PostgreSQL is the outbox.
+
+    Attributes:
+        supports_defer: `run_after`: the row waits, and the sweeper publishes it when it is due.
+        supports_async_task: `aenqueue`, and `async def` tasks.
+        supports_get_result: from the record.
+        supports_priority: no: Pub/Sub has none. Give urgent work a task, and so a subscription, of its own.
+
+    Args:
+        settings: of the environment, unless given.
+        emit: where events go; to the logger `receiver`, unless given.
+        pubsub: takes Pub/Sub's place, in tests.
+
+    Raises:
+        SettingError: `DATABASE_URL` or `GCP_PROJECT_ID` is missing, or a variable is wrong.
+    """
+
+    supports_defer = True
+    supports_async_task = True
+    supports_get_result = True
+    supports_priority = False
+
+    def __init__(
+        self, settings: Settings | None = None, *, emit: Emit | None = None, pubsub: Publishes | None = None
+    ) -> None:
+        self.settings = settings or Settings.from_environ(os.environ)
+        if self.settings.project_id is None:
+            raise SettingError("GCP_PROJECT_ID", None, "set it to the project whose topics take the tasks")
+        self._address = Address(self.settings.project_id, self.settings.environment, self.settings.namespace)
+        self._database = Database.of(
+            require_database(self.settings), prepared_statements=self.settings.db_prepared_statements
+        )
+        self._emit = emit or record
+        self._pubsub = pubsub
+        self._begin()
+        _backends.add(self)
+
+    def enqueue(self, entry: Entry) -> TaskResult:
+        """As `Task.enqueue`."""
+        return self._put_all([entry], entry.options.connection, "enqueue")[0]
+
+    async def aenqueue(self, entry: Entry) -> TaskResult:
+        """As `Task.aenqueue`."""
+        connection = entry.options.connection
+        if connection is not None:
+            return (await self._aput_all([entry], connection))[0]
+        row = row_of(entry)
+        outbox = await self._outbox()
+        try:
+            inserted = await outbox.put(row)
+        except ItemRefused as refused:
+            raise _unstorable(refused) from refused
+        return self._result(entry, row, inserted)
+
+    def enqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
+        """As `receiver.enqueue_many`."""
+        _check_entries(entries)
+        return self._put_all(entries, connection, "enqueue_many")
+
+    async def aenqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
+        """As `receiver.aenqueue_many`."""
+        _check_entries(entries)
+        return await self._aput_all(entries, connection)
+
+    def get_result(self, task_id: str) -> TaskResult:
+        """What the record says of an execution.
+
+        Raises:
+            TaskResultMissing: it has none of this id.
+            DatabaseUnavailable: it cannot be reached.
+            RuntimeError: an event loop runs in this thread.
+        """
+        refuse_in_loop("get_result")
+        return self._run(self.aget_result(task_id))
+
+    async def aget_result(self, task_id: str) -> TaskResult:
+        """As `get_result`."""
+        outbox = await self._outbox()
+        return await records.find(outbox.lanes, task_id, self)
+
+    def close(self) -> None:
+        """Closes what plain threads have used, once their calls are done. It may be used again."""
+        refuse_in_loop("close")
+        self._end_thread()
+
+    async def aclose(self) -> None:
+        """Closes what this event loop has used, and plain threads. It may be used again."""
+        with self._lock:
+            outbox = self._outboxes.pop(asyncio.get_running_loop(), None)
+        if outbox is not None:
+            await outbox.close()
+        await asyncio.to_thread(self._end_thread)
+
+    def _put_all(self, entries: Sequence[Entry], connection: Any, call: str) -> list[TaskResult]:
+        if connection is None:
+            refuse_in_loop(call)
+            rows = [row_of(entry) for entry in entries]
+            return self._results(entries, rows, self._run(self._write(rows)))
+        from receiver.enqueue import transactions  # noqa: PLC0415 - imports SQLAlchemy: only who brings a connection pays
+
+        begun = transactions.connection_of(connection)
+        if not begun.dialect.is_async:  # one that is runs inside AsyncConnection.run_sync, and blocks nothing
+            refuse_in_loop(call)
+        rows = [row_of(entry) for entry in entries]
+        written = transactions.put_now(
+            begun, rows, namespace=self._address.namespace, publish=self._committed
+        )
+        return self._results(entries, rows, written)
+
+    async def _aput_all(self, entries: Sequence[Entry], connection: Any) -> list[TaskResult]:
+        rows = [row_of(entry) for entry in entries]
+        if connection is None:
+            return self._results(entries, rows, await self._write(rows))
+        from receiver.enqueue import transactions  # noqa: PLC0415 - as above
+
+        namespace = self._address.namespace
+        written = await transactions.put(connection, rows, namespace=namespace, publish=self._committed)
+        return self._results(entries, rows, written)
+
+    async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
+        outbox = await self._outbox()
+        try:
+            if len(rows) == 1:  # with whatever other threads enqueue at this moment
+                return [await outbox.put(rows[0])]
+            return await outbox.put_many(rows)
+        except ItemRefused as refused:
+            raise _unstorable(refused) from refused
+
+    def _committed(self, connection: Connection, rows: list[OutboxRow]) -> None:
+        """After a caller's COMMIT, in its thread or its greenlet. Whatever happens here, that transaction has succeeded."""
+        try:
+            if connection.dialect.is_async:
+                driver: Any = connection.connection.dbapi_connection
+                driver.run_async(lambda _: self._publish_committed(rows))
+            else:
+                self._run(self._publish_committed(rows), within=AFTER_COMMIT + MARGIN)
+        except Exception as error:  # noqa: BLE001 - as it says
+            why = f"left to the sweeper: {type(error).__name__}"
+            self._emit(ReceiverTrouble("enqueued, not published", why, rows[0].task_id, error))
+
+    async def _publish_committed(self, rows: list[OutboxRow]) -> None:
+        outbox = await self._outbox()
+        await outbox.publish_committed(rows)
+
+    def _results(
+        self, entries: Sequence[Entry], rows: Sequence[NewRow], written: Sequence[Inserted]
+    ) -> list[TaskResult]:
+        return [self._result(*each) for each in zip(entries, rows, written, strict=True)]
+
+    def _result(self, entry: Entry, row: NewRow, inserted: Inserted) -> TaskResult:
+        return TaskResult(
+            task=entry.task,
+            task_path=row.task_path,
+            id=row.task_id,
+            status=TaskResultStatus.READY,
+            final=False,
+            enqueued_at=inserted.enqueued_at,
+            run_after=inserted.run_after,
+            started_at=None,
+            last_attempted_at=None,
+            finished_at=None,
+            args=list(entry.args),
+            kwargs=dict(entry.kwargs),
+            backend=self,
+            group_key=row.group_key,
+            label=row.label,
+        )
+
+    # --- what each process and each loop has ------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()
+        self._loop_thread: LoopThread | None = None
+
+    def _forked(self) -> None:
+        _inherited.append((self._outboxes, list(self._outboxes.items()), self._loop_thread))
+        self._begin()
+
+    async def _outbox(self) -> Outbox:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            outbox = self._outboxes.get(loop)
+            made = outbox is None
+            if outbox is None:
+                outbox = self._outboxes[loop] = self._new_outbox()
+        if made:
+            await outbox.open()
+        return outbox
+
+    def _new_outbox(self) -> Outbox:
+        client = GoogleClient()
+        pubsub = self._pubsub or Pubsub(client, Endpoints.of(self.settings).pubsub)
+        publisher = Publisher(pubsub, self._address)
+        return Outbox(
+            self._database,
+            publisher,
+            client.close,
+            namespace=self._address.namespace,
+            wait=self.settings.db_pool_timeout.total_seconds(),
+            emit=self._emit,
+        )
+
+    def _run(self, work: Coroutine[Any, Any, T], *, within: float | None = None) -> T:
+        """The result of the work, awaited in the threads' loop; errors as `LoopThread.wait`."""
+        with self._lock:  # no loop is closed between being found and being given work
+            if self._loop_thread is None:
+                self._loop_thread = LoopThread()
+                atexit.register(self._end_thread)
+            thread = self._loop_thread
+            future = thread.start(work)
+        return thread.wait(future, within=within)
+
+    def _end_thread(self) -> None:
+        with self._lock:
+            thread, self._loop_thread = self._loop_thread, None
+        atexit.unregister(self._end_thread)
+        if thread is not None:
+            thread.close()
+
+
+def _check_entries(entries: Sequence[Entry]) -> None:
+    for entry in entries:
+        if not isinstance(entry, Entry):
+            raise TypeError(
+                f"enqueue_many takes what a task's entry(...) makes, not a {type(entry).__qualname__}"
+            )
+    if any(entry.options.connection is not None for entry in entries):
+        raise TypeError("give the connection to enqueue_many itself: its calls are written by one statement")
+
+
+def _unstorable(refused: ItemRefused) -> TypeError:
+    return TypeError(f"PostgreSQL cannot hold the arguments: {refused}")
+
+
+def _after_fork() -> None:
+    for backend in list(_backends):
+        backend._forked()  # noqa: SLF001 - this module's own
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""A real PostgreSQL from a wheel: its files, its life, its guard."""

@@ -1,0 +1,147 @@
+"""The parent of a local PostgreSQL, which stops it when its owner is gone.
+
+The owner (`receiver.local_postgres.server`) starts this file as a script and holds the only write end of the pipe that is
+its standard input. However the owner ends, SIGKILL included, the kernel closes that pipe: the guard then shuts the
+server down, removes the temporary folder, and exits. So no server outlives its owner, and no folder is left behind.
+
+It runs with the standard library alone and never imports `receiver`: it has to be up in milliseconds. Requests come
+as one JSON object a line, each answered by one:
+
+    {"run": [argv]}               -> {"code": 0, "output": "..."}       a program run to its end (initdb)
+    {"start": [argv], "data": p}  -> {"pid": 4711} | {"exited": 1}      the server, when it accepts connections
+    {"stop": "fast"|"immediate"}  -> {"exited": 0}
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, NoReturn
+
+SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+START_TIMEOUT = 60.0  # seconds; recovery after an immediate stop is what can take long
+STOP_TIMEOUT = 20.0  # seconds for each step up: as asked, then immediate, then SIGKILL
+POLL = 0.01  # seconds
+
+
+class Guard:
+    """Runs programs as one account, and at most one server among them.
+
+    Args:
+        log: where the server and failing programs write.
+        account: (uid, gid) to run as, or None for this process's own.
+    """
+
+    def __init__(self, log: IO[bytes], account: tuple[int, int] | None) -> None:
+        self._log = log
+        self._account = account
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def answer(self, request: Mapping[str, object]) -> dict[str, object]:
+        """Carries out one request."""
+        match request:
+            case {"run": [*argv]}:
+                return self.run([str(part) for part in argv])
+            case {"start": [*argv], "data": str(data)}:
+                return self.start([str(part) for part in argv], Path(data))
+            case {"stop": str(mode)}:
+                return {"exited": self.stop(mode)}
+            case _:
+                return {"error": f"unknown request: {sorted(request)}"}
+
+    def run(self, argv: Sequence[str]) -> dict[str, object]:
+        """A program run to its end; its output comes back."""
+        process = self._spawn(argv, subprocess.PIPE)
+        output, _ = process.communicate()
+        return {"code": process.returncode, "output": output.decode(errors="replace")}
+
+    def start(self, argv: Sequence[str], data: Path) -> dict[str, object]:
+        """The server, once its own lock file in the folder `data` says that it is ready."""
+        server = self._server = self._spawn(argv, self._log)
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            if (code := server.poll()) is not None:
+                return {"exited": code}
+            if _ready(data, server.pid):
+                return {"pid": server.pid}
+            time.sleep(POLL)
+        return {"exited": self.stop("immediate")}
+
+    def stop(self, mode: str) -> int | None:
+        """Stops the server in this way, and harder when it does not obey. Returns its exit code."""
+        server = self._server
+        if server is None:
+            return None
+        for step in (SIGNALS[mode], signal.SIGQUIT, signal.SIGKILL):
+            if server.poll() is None:
+                server.send_signal(step)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(STOP_TIMEOUT)
+                break
+        return server.returncode
+
+    def _spawn(self, argv: Sequence[str], output: int | IO[bytes]) -> subprocess.Popen[bytes]:
+        uid, gid = self._account or (None, None)
+        return subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            user=uid,
+            group=gid,
+            extra_groups=None if uid is None else [],
+            umask=0o077,
+        )
+
+
+def _ready(data: Path, pid: int) -> bool:
+    """Whether this very process has written `ready` into postmaster.pid (line 1 is its id, line 8 its status)."""
+    try:
+        lines = (data / "postmaster.pid").read_text().splitlines()
+    except OSError:
+        return False
+    return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"  # noqa: PLR2004 - the file's format
+
+
+def _exit(_signal: int, _frame: object) -> NoReturn:
+    sys.exit(0)
+
+
+def main() -> None:
+    """Serves requests until standard input ends; then nothing of the server is left.
+
+    The one argument is a JSON object: `log` (path), `account` ([uid, gid] or null), `remove` (the temporary folder, or
+    null). Every account of the machine may read it, so the environment is no part of it: the programs have this process's.
+    """
+    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what Ctrl-C means
+    config = json.loads(sys.argv[1])
+    account = config["account"]
+    with Path(config["log"]).open("ab") as log:
+        guard = Guard(log, (account[0], account[1]) if account else None)
+        try:
+            for line in sys.stdin:
+                try:
+                    answer = guard.answer(json.loads(line))
+                except OSError as error:
+                    answer = {"error": str(error)}
+                # The owner may die while it waits for the answer; the next read then ends the loop.
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(1, json.dumps(answer).encode() + b"\n")
+        finally:
+            guard.stop("fast")
+            if config["remove"]:
+                shutil.rmtree(config["remove"], ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reads the record for people: listings, history, groups. It never writes."""

@@ -1,0 +1,147 @@
+"""The history of an execution: from, to, at, why; derived, never stored.
+
+An attempt that did not succeed has its line in `task_attempts`; the one that succeeded, or still runs, is in the row
+itself. Together they tell every change of state, so the happy path costs no third write.
+
+Invariant: the chain has no gap. Each transition leaves the state that the one before it reached, the first comes from
+nowhere, and the last reaches the row's status. What the tables do not date (an operator's replay) has no time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, assert_never
+
+from receiver.endings.outcomes import AttemptEnding
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from receiver.reading.queries import Attempt, Execution
+
+READY, RUNNING, SUCCESSFUL, FAILED = "READY", "RUNNING", "SUCCESSFUL", "FAILED"
+
+WHY_LIMIT = 300
+"""Characters of an error that a line of history quotes; `task_attempts` holds the whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of state. `from_` is None for the first; `at` is None where the record holds no time for it."""
+
+    from_: str | None
+    to: str
+    at: datetime | None
+    why: str
+
+    def as_json(self) -> dict[str, str | None]:
+        """`{from, to, at, why}`, the time in RFC 3339, spelled as the row's own."""
+        return {
+            "from": self.from_,
+            "to": self.to,
+            "at": _stamp(self.at) if self.at is not None else None,
+            "why": self.why,
+        }
+
+
+def history(execution: Execution, attempts: Sequence[Attempt]) -> list[Transition]:
+    """Every change of state of an execution, in order.
+
+    Args:
+        execution: its row.
+        attempts: its lines of `task_attempts`, in any order, read in the same snapshot.
+    """
+    chain = _Chain()
+    enqueued = (
+        "enqueued" if execution.run_after is None else f"enqueued, to run after {_stamp(execution.run_after)}"
+    )
+    chain.go(READY, execution.enqueued_at, enqueued)
+    ended = sorted(attempts, key=lambda attempt: attempt.fence)
+    for attempt in ended:
+        _tell(chain, attempt)
+    if execution.fence > (ended[-1].fence if ended else 0) and execution.started_at is not None:
+        chain.start(execution.attempt, execution.started_at)
+    _arrive(chain, execution)
+    return chain.told
+
+
+class _Chain:
+    """The transitions so far; `go` continues from wherever the last one ended."""
+
+    def __init__(self) -> None:
+        self.told: list[Transition] = []
+
+    @property
+    def state(self) -> str | None:
+        return self.told[-1].to if self.told else None
+
+    def go(self, to: str, at: datetime | None, why: str) -> None:
+        self.told.append(Transition(self.state, to, at, why))
+
+    def start(self, attempt: int, at: datetime | None) -> None:
+        """READY → RUNNING; after a failure by way of READY, because the redelivery is the retry."""
+        if self.state == FAILED:
+            self.go(READY, at, "delivered again")
+        self.go(RUNNING, at, f"attempt {attempt} started")
+
+
+def _tell(chain: _Chain, attempt: Attempt) -> None:
+    """One line of `task_attempts`: how the attempt began, and how it ended."""
+    ending = AttemptEnding(attempt.ending)
+    if ending is not AttemptEnding.REJECTED:
+        chain.start(attempt.attempt, attempt.started_at)
+    elif chain.state != READY:
+        chain.go(READY, None, "put back")
+    match ending:
+        case AttemptEnding.FAILED:
+            chain.go(FAILED, attempt.ended_at, _error(attempt))
+        case AttemptEnding.TIMED_OUT:
+            chain.go(FAILED, attempt.ended_at, f"timed out: {_brief(attempt.error_message)}")
+        case AttemptEnding.REJECTED:
+            chain.go(FAILED, attempt.ended_at, f"could not start: {_brief(attempt.error_message)}")
+        case AttemptEnding.LEASE_EXPIRED:
+            chain.go(READY, attempt.ended_at, f"lease expired{_on(attempt)}")
+        case AttemptEnding.HANDED_BACK:
+            chain.go(READY, attempt.ended_at, f"handed back on shutdown{_on(attempt)}; not counted")
+        case _ as never:
+            assert_never(never)
+
+
+def _arrive(chain: _Chain, execution: Execution) -> None:
+    """The way from the last attempt told to where the row stands now."""
+    match execution.status:
+        case "RUNNING" | "SUCCESSFUL" if chain.state != RUNNING:
+            chain.start(execution.attempt, execution.started_at)
+        case "READY" if chain.state != READY:
+            chain.go(READY, None, "put back")
+        case "FAILED" if chain.state != FAILED:
+            chain.go(FAILED, execution.finished_at, _error(execution))
+    if execution.status == SUCCESSFUL:
+        switch = execution.skipped_by
+        chain.go(
+            SUCCESSFUL, execution.finished_at, f"not run: {switch} is off" if switch else "the task returned"
+        )
+    if execution.status == FAILED and execution.final:
+        last = chain.told.pop()
+        chain.told.append(replace(last, why=f"{last.why}; final"))
+
+
+def _stamp(moment: datetime) -> str:
+    """RFC 3339 with `Z`, as msgspec writes the times of the row: in one document they compare as text."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _error(source: Attempt | Execution) -> str:
+    """The error in one line of bounded length; the record has all of it."""
+    parts = [part for part in (source.error_type, source.error_message) if part]
+    return _brief(": ".join(parts)) or "failed"
+
+
+def _brief(text: str | None) -> str:
+    line = " ".join((text or "").split())
+    return line if len(line) <= WHY_LIMIT else line[: WHY_LIMIT - 3] + "..."
+
+
+def _on(attempt: Attempt) -> str:
+    return f" on {attempt.instance}" if attempt.instance else ""

@@ -1,0 +1,226 @@
+"""What operators read: executions, one execution with its attempts, how many messages were rejected.
+
+Nothing here changes anything: each visit is one READ ONLY transaction on one snapshot, so that a row and its attempts
+agree. Rows leave as frozen values. Next: `receiver.reading.history` tells the story of an `Execution`,
+`receiver.cli.executions` prints it.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from sqlalchemy import DateTime, case, func, literal_column, or_, select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.record.schema import rejected_messages, task_attempts, task_executions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from sqlalchemy import Column
+    from sqlalchemy.ext.asyncio import AsyncConnection
+    from sqlalchemy.sql import ColumnElement
+
+    from receiver.record.database import Database
+from receiver.record.engines import engine_of
+
+STATEMENT_TIMEOUT = "30s"
+"""A listing that takes longer is given up: it must not hold a snapshot while the service works."""
+
+LIMIT = 50
+"""How many executions a listing has when nothing else is asked for: a screenful."""
+
+
+class Status(StrEnum):
+    """Where an execution stands (`task_executions.status`)."""
+
+    READY = "READY"
+    RUNNING = "RUNNING"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """A row of `task_executions`, column by column, without the claim's token. Times are the database's."""
+
+    task_id: str
+    task_name: str
+    task_path: str
+    namespace: str
+    args: Any
+    kwargs: Any
+    status: str
+    final: bool
+    attempt: int
+    fence: int
+    enqueued_at: datetime
+    lease_owner: str | None = None
+    lease_expires_at: datetime | None = None
+    return_value: Any = None
+    error_type: str | None = None
+    error_message: str | None = None
+    error_traceback: str | None = None
+    skipped_by: str | None = None
+    run_after: datetime | None = None
+    published_at: datetime | None = None
+    publishing_until: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    group_key: str | None = None
+    label: str | None = None
+    trace: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A row of `task_attempts`: an attempt that ended otherwise than SUCCESSFUL. `ending` is an `AttemptEnding`."""
+
+    task_id: str
+    fence: int
+    attempt: int
+    started_at: datetime | None
+    ended_at: datetime
+    ending: str
+    error_type: str | None = None
+    error_message: str | None = None
+    error_traceback: str | None = None
+    message_id: str | None = None
+    delivery_attempt: int | None = None
+    instance: str | None = None
+
+
+EARLIEST, LATEST = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
+"""Days within which a time is shown as it is. PostgreSQL's calendar reaches further than Python's and has infinities; whoever
+wrote such a time into the record by hand sees the nearest of these instead, and every other row as ever."""
+
+
+def _readable(column: Column[Any]) -> ColumnElement[Any]:
+    """The column, with times that Python can hold."""
+    if not isinstance(column.type, DateTime):
+        return column
+    bounded = func.least(column, literal_column(LATEST, column.type))
+    bounded = func.greatest(bounded, literal_column(EARLIEST, column.type), type_=column.type)
+    return case((column.is_(None), None), else_=bounded).label(
+        column.name
+    )  # least() would make a time of NULL
+
+
+_EXECUTION = [_readable(task_executions.c[name]) for name in Execution.__dataclass_fields__]
+_ATTEMPT = [_readable(task_attempts.c[name]) for name in Attempt.__dataclass_fields__]
+
+
+@asynccontextmanager
+async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
+    """A connection for the queries below, for the time of the block: one snapshot, read only.
+
+    Raises:
+        SchemaError: the tables are missing or older than this code.
+        DatabaseUnavailable: the database cannot be reached, or does not answer.
+    """
+    engine = engine_of(database, "receiver executions", poolclass=NullPool)
+    snapshot = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    try:
+        async with snapshot.connect() as connection:
+            await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
+            yield connection
+    except (DBAPIError, asyncpg.PostgresError) as error:
+        raise _explained(error) from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailable(f"the database cannot be reached: {_line(error)}") from error
+    finally:
+        await engine.dispose()
+
+
+async def executions(
+    connection: AsyncConnection,
+    *,
+    status: Status | None = None,
+    task: str | None = None,
+    since: timedelta | None = None,
+    namespace: str | None = None,
+    besides: Sequence[str] = (),
+    limit: int = LIMIT,
+) -> list[Execution]:
+    """Executions, the newest first.
+
+    Args:
+        status: only those that stand there now.
+        task: only those of this task, by its name or its path.
+        since: only those enqueued within this time, by the database's clock.
+        namespace: only those of this receiver.
+        besides: paths of tasks whose executions are left out.
+        limit: how many at most.
+    """
+    query = select(*_EXECUTION).order_by(
+        task_executions.c.enqueued_at.desc(), task_executions.c.task_id.desc()
+    )
+    if status is not None:
+        query = query.where(task_executions.c.status == status.value)
+    if status is Status.FAILED:
+        query = query.where(task_executions.c.error_type.is_not(None))  # what its index is for
+    if task is not None:
+        query = query.where(or_(task_executions.c.task_name == task, task_executions.c.task_path == task))
+    if since is not None:
+        # In a subquery: by a value that may change while it looks, PostgreSQL looks nothing up in an index, and reads every row.
+        now = select(func.clock_timestamp()).scalar_subquery()
+        query = query.where(task_executions.c.enqueued_at >= now - since)
+    if namespace is not None:
+        query = query.where(task_executions.c.namespace == namespace)
+    if besides:
+        query = query.where(task_executions.c.task_path.not_in(besides))
+    rows = await connection.execute(query.limit(limit))
+    return [Execution(**row) for row in rows.mappings()]
+
+
+async def execution(connection: AsyncConnection, task_id: str) -> Execution | None:
+    """One execution, or None when there is none of this id."""
+    rows = await connection.execute(select(*_EXECUTION).where(task_executions.c.task_id == task_id))
+    row = rows.mappings().first()
+    return None if row is None else Execution(**row)
+
+
+async def attempts(connection: AsyncConnection, task_id: str) -> list[Attempt]:
+    """The attempts of an execution that did not succeed, the first first."""
+    query = select(*_ATTEMPT).where(task_attempts.c.task_id == task_id).order_by(task_attempts.c.fence)
+    return [Attempt(**row) for row in (await connection.execute(query)).mappings()]
+
+
+async def rejected_count(connection: AsyncConnection, *, namespace: str | None = None) -> int:
+    """How many messages are kept that could not become an execution."""
+    query = select(func.count()).select_from(rejected_messages)
+    if namespace is not None:
+        query = query.where(rejected_messages.c.namespace == namespace)
+    return int((await connection.execute(query)).scalar_one())
+
+
+async def unfinished(connection: AsyncConnection, namespace: str) -> dict[str, int]:
+    """How many executions of this receiver are not final, by the path of their task."""
+    query = (
+        select(task_executions.c.task_path, func.count().label("rows"))
+        .where(task_executions.c.namespace == namespace, task_executions.c.final.is_(False))
+        .group_by(task_executions.c.task_path)
+    )
+    rows = await connection.execute(query)
+    return {row["task_path"]: row["rows"] for row in rows.mappings()}
+
+
+def _explained(error: DBAPIError | asyncpg.PostgresError) -> SchemaError | DatabaseUnavailable:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    state = getattr(cause, "sqlstate", None) or ""
+    if state == "42P01":  # undefined_table
+        return SchemaError("the database has no tables of receiver; run `receiver migrate`")
+    if state == "42703":  # undefined_column
+        return SchemaError("the database's tables are older than this code; run `receiver migrate`")
+    return DatabaseUnavailable(f"the database refuses: {_line(cause)}")
+
+
+def _line(error: BaseException | None) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,277 @@
+"""The ledger's own connections: few, never lent to a task, replaced when found dead.
+
+A lane is one connection in autocommit: every statement is its own transaction, so no row lock outlives a statement.
+Around each call stand the server's own limits (`lock_timeout`, `statement_timeout`) and a deadline of ours, because a
+connection whose peer has vanished answers nothing at all.
+
+Cloud Run stops the CPU between requests, so a connection may thaw hours after the server closed it. A lane that was
+idle is therefore asked `SELECT 1` first; found dead, it is replaced before any statement was sent, and nobody notices.
+
+Errors leave here sorted by what they say about whom (`raise_sorted`): one item's values, this moment, or the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import asyncpg
+
+from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
+from receiver.record.database import begin_with
+from receiver.record.deadlines import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from receiver.record.database import Database
+
+CALL_DEADLINE = 10.0
+"""Seconds for any one call, by this side's clock: twice the server's statement_timeout."""
+
+IDLE_CHECK = 5.0
+"""Seconds of idleness after which a lane is asked whether it still lives. A busy lane is never asked."""
+
+PING_DEADLINE = 2.0
+"""Seconds that an idle lane has to answer before it is replaced."""
+
+SERVER_SETTINGS = {
+    "lock_timeout": "1s",
+    "statement_timeout": "5s",
+    # Only a pooler's transactions are more than one statement: an instance that freezes in one must not keep its locks.
+    "idle_in_transaction_session_timeout": "10s",
+    "default_transaction_isolation": "read committed",
+    # Every statement of the ledger finds its rows by primary key. With statistics of a small table the planner would
+    # rather scan or hash it, and a prepared statement keeps that plan while the table grows.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    # The plan is always the same. Left to itself the planner makes a new one for every call of a statement with arrays,
+    # which was more than half of the time of a lone claim (0.77 ms with it, 0.34 ms without).
+    "plan_cache_mode": "force_generic_plan",
+}
+
+BROKEN = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What the driver raises for a connection that is no more: the last when a query meets the server's farewell half-way."""
+
+TRANSIENT = ("40",)
+"""Serialization failure, deadlock: nothing was done, the same statement may be repeated."""
+
+
+NO_SLOT = ("too many clients", "no more connections allowed")
+"""A pooler's words for 53300: what PostgreSQL told it, and its own `max_client_conn`. PgBouncer says both as 08P01."""
+
+
+class TransientConflict(DatabaseUnavailable):
+    """The statement was rolled back because of another one (SQLSTATE 40): repeat it."""
+
+
+class LockedOut(TransientConflict):
+    """`lock_timeout` ran out: nothing was done, and repeating it at once would only wait again."""
+
+
+class ConnectionFailed(DatabaseUnavailable):
+    """The connection broke while a statement was under way: what it did is not known."""
+
+
+class NotConnected(DatabaseUnavailable):
+    """No connection could be made; nothing was sent."""
+
+
+class Lane:
+    """One connection, opened at first use."""
+
+    def __init__(self, database: Database, application: str, *, deadline: float = CALL_DEADLINE) -> None:
+        self._database = database
+        self._application = application
+        self._deadline = deadline
+        self._patience = Deadline(deadline)
+        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
+        self._used = 0.0
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Runs one statement and returns its rows.
+
+        Raises:
+            ItemRefused: class 22, 23 or 54; nothing was done.
+            TransientConflict: class 40; nothing was done.
+            OutOfConnections: 53 (or a pooler's words for it) at connecting or at the statement; nothing was done.
+            NotConnected: nothing was sent.
+            ConnectionFailed: sent, and the answer is not known.
+        """
+        connection = await self._ready()
+        try:
+            with self._patience.limit():
+                if self._database.prepared_statements:
+                    rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+                else:
+                    rows = await _fetch_in_transaction(connection, statement, arguments)
+        except asyncpg.PostgresError as error:
+            self._drop_if_unusable(error)
+            raise_sorted(error)
+        except BaseException as error:
+            # Cancelled, out of time, cut: the connection is in the middle of something and must not be used again.
+            self.drop()
+            if isinstance(error, BROKEN):
+                raise ConnectionFailed(
+                    f"the connection broke during a statement ({type(error).__name__})"
+                ) from error
+            raise
+        self._used = time.monotonic()
+        return rows
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has a connection that is not known to be dead."""
+        return self._connection is not None and not self._connection.is_closed()
+
+    def drop(self) -> None:
+        """Closes the connection at once, without waiting for the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def close(self) -> None:
+        """Closes the connection politely, within a second, or at once."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.is_closed():
+            return
+        try:
+            async with asyncio.timeout(1):  # asyncpg's own timeout could hang (its issue 1356)
+                await connection.close()
+        except (*BROKEN, asyncpg.PostgresError):
+            connection.terminate()
+
+    async def _ready(self) -> asyncpg.Connection[asyncpg.Record]:
+        connection = self._connection
+        if connection is not None and not connection.is_closed():
+            if time.monotonic() - self._used < IDLE_CHECK or await answers(connection):
+                return connection
+            self.drop()
+        try:
+            async with asyncio.timeout(self._deadline):
+                connection = await self._database.connect(self._application, SERVER_SETTINGS)
+        except asyncpg.PostgresError as error:
+            if _out_of_slots(error):
+                raise OutOfConnections("PostgreSQL has no connection slot free") from error
+            raise NotConnected(f"PostgreSQL refuses the connection ({type(error).__name__})") from error
+        except BROKEN as error:
+            raise NotConnected(f"PostgreSQL cannot be reached ({type(error).__name__})") from error
+        self._connection = connection
+        self._used = time.monotonic()
+        return connection
+
+    def _drop_if_unusable(self, error: asyncpg.PostgresError) -> None:
+        if _sqlstate(error)[:2] in ("08", "57", "25", "53"):
+            self.drop()
+
+
+class Lanes:
+    """A fixed number of lanes, one caller each, first come first served."""
+
+    def __init__(self, database: Database, *, size: int, application: str, wait: float) -> None:
+        self._lanes = [Lane(database, application) for _ in range(size)]
+        self._free = deque(self._lanes)
+        self._places = asyncio.Semaphore(size)
+        self._patience = Deadline(wait)
+
+    @asynccontextmanager
+    async def lane(self) -> AsyncIterator[Lane]:
+        """A lane for the time of the block.
+
+        Raises:
+            OutOfConnections: none became free in time.
+        """
+        try:
+            with self._patience.limit():
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise OutOfConnections("no connection of the ledger became free in time") from error
+        # The one used last comes first: when PostgreSQL has no slot left, what is open serves, and nothing new is tried.
+        lane = self._free.pop()
+        try:
+            yield lane
+        finally:
+            if lane.is_open:
+                self._free.append(lane)
+            else:
+                self._free.appendleft(lane)
+            self._places.release()
+
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Runs one statement on the next free lane; errors as `Lane.fetch` and `lane`."""
+        async with self.lane() as lane:
+            return await lane.fetch(statement, *arguments)
+
+    async def close(self) -> None:
+        """Closes every lane."""
+        for lane in self._lanes:
+            await lane.close()
+
+
+def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
+    """Raises what an SQLSTATE means to the ledger; anything that is our own mistake is raised as it is."""
+    state = _sqlstate(error)
+    if state[:2] in ("22", "23", "54"):
+        raise refusal(error) from error
+    if state == "55P03":
+        raise LockedOut("somebody else holds the lock (SQLSTATE 55P03)") from error
+    if state.startswith(TRANSIENT):
+        raise TransientConflict(f"SQLSTATE {state}") from error
+    if _out_of_slots(error):
+        raise OutOfConnections(f"PostgreSQL is out of resources (SQLSTATE {state})") from error
+    if state[:2] in ("08", "57", "25"):
+        raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})") from error
+    raise error
+
+
+def refusal(error: BaseException | None) -> ItemRefused:
+    """Whose values PostgreSQL, or the driver on its behalf, would not take, and why.
+
+    Only the primary message is kept: the details of one may quote the row, and the driver's own refusals quote the value.
+    """
+    if error is not None and getattr(error, "severity", None) is not None:  # the server's own words
+        why = str(error.args[0])
+    else:
+        why = "a value that the protocol cannot carry"
+    return ItemRefused(_sqlstate(error), why)
+
+
+async def answers(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+    """Whether an idle connection still lives, within `PING_DEADLINE`."""
+    try:
+        async with asyncio.timeout(PING_DEADLINE):
+            await connection.execute("SELECT 1")  # one message: a pooler may change servers after each
+    except (*BROKEN, asyncpg.PostgresError):
+        return False
+    return True
+
+
+async def _fetch_in_transaction(
+    connection: asyncpg.Connection[asyncpg.Record], statement: str, arguments: tuple[Any, ...]
+) -> list[asyncpg.Record]:
+    """A pooler may change servers between the messages of a statement, but not within a transaction; it knows no settings."""
+    await connection.execute(begin_with(SERVER_SETTINGS))
+    try:
+        rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
+    except asyncpg.PostgresError:
+        await connection.execute("ROLLBACK")
+        raise
+    await connection.execute("COMMIT")
+    return rows
+
+
+def _out_of_slots(error: asyncpg.PostgresError) -> bool:
+    """Whether there is no room now, rather than no database. Words count only where no statement can have chosen them."""
+    state = _sqlstate(error)
+    if state.startswith("53"):
+        return True
+    return state.startswith("08") and any(words in str(error) for words in NO_SLOT)
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    return getattr(error, "sqlstate", None) or ""

@@ -1,0 +1,67 @@
+"""`DATABASE_URL` as asyncpg takes it.
+
+Whatever spelling a team already has (`postgres://`, `+asyncpg`, `+psycopg`, `sslmode`, `?host=/cloudsql/...`) names the
+same database. asyncpg itself understands libpq's parameters; only the driver's suffix has to go.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from receiver.serving import forks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds until a connection must stand: half of the deadline that bounds every call of the ledger."""
+
+_SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://")
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """Where the record is, as a DSN for asyncpg. `prepared_statements`: off for poolers in transaction mode, which keep nothing."""
+
+    dsn: str = field(repr=False)
+    prepared_statements: bool = True
+
+    @classmethod
+    def of(cls, url: str, *, prepared_statements: bool = True) -> Database:
+        """The database that `DATABASE_URL` names, whatever driver it is written for."""
+        return cls(_SCHEME.sub("postgresql://", url, count=1), prepared_statements)
+
+    async def connect(
+        self, application: str, server_settings: Mapping[str, str] | None = None, **options: Any
+    ) -> asyncpg.Connection[asyncpg.Record]:
+        """A new connection. `application` shows in pg_stat_activity.
+
+        Args:
+            server_settings: for the life of the connection. A pooler would refuse them: without prepared statements each
+                transaction has to make them its own (`begin_with`).
+
+        Raises:
+            OSError, TimeoutError, asyncpg.PostgresError: as the driver raises them.
+        """
+        if not self.prepared_statements:
+            options["statement_cache_size"] = 0
+            server_settings = None
+        connection = await asyncpg.connect(
+            self.dsn,
+            timeout=CONNECT_TIMEOUT,
+            server_settings={"application_name": application, **(server_settings or {})},
+            **options,
+        )
+        forks.withhold(connection._transport)  # noqa: SLF001 - asyncpg has no public name for it
+        return connection
+
+
+def begin_with(settings: Mapping[str, str]) -> str:
+    """What begins a transaction that has these settings for its time, in one message to the server."""
+    return "BEGIN ISOLATION LEVEL READ COMMITTED; " + "; ".join(
+        f"SET LOCAL {name} = '{value}'" for name, value in settings.items()
+    )

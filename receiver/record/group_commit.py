@@ -1,0 +1,222 @@
+"""Concurrent requests, written by one statement.
+
+Each request hands in its item and waits for its own result. While one batch is on its way to the database, what
+arrives gathers for the next: batches grow by themselves under load, and a lone request is written at once. Two
+commits a delivery are what limits a receiver on a small database; shared by eighty requests they cost little.
+
+What it keeps: every item gets exactly one result or error, its own, and waits for its turn no longer than `wait`; an item whose values PostgreSQL
+refuses, or whose row somebody keeps locked, fails alone, and while it is being found the next batch is on its way; a request
+that stops waiting before its item was taken leaves nothing behind, and one that stops later has its result handed to
+`orphaned`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from receiver.errors import ItemRefused, OutOfConnections
+from receiver.record.connections import LockedOut, TransientConflict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+
+MAX_ITEMS = 256
+"""Items of one batch at most: three times the default concurrency, and short of what delays a heartbeat."""
+
+MAX_BYTES = 1024 * 1024
+"""Bytes of one batch at most; a larger item goes alone, beside the batches: 5 MB of arguments take PostgreSQL 0.1 s to read."""
+
+REPEATS = 3
+"""How often a batch is repeated that PostgreSQL rolled back because of another (SQLSTATE 40)."""
+
+
+LATE = "the database did not take the item in time"
+
+
+class Item(Protocol):
+    """What the group needs to know of an item."""
+
+    @property
+    def task_id(self) -> str:
+        """What rows are locked in order of."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it adds to its batch, about."""
+
+
+I = TypeVar("I", bound=Item)  # noqa: E741 - I for item, R for result
+R = TypeVar("R")
+
+
+class _Waiting(Generic[I, R]):
+    """An item, what its request waits for, and until when by the loop's clock it may wait for its turn."""
+
+    __slots__ = ("future", "item", "until")
+
+    def __init__(self, item: I, future: asyncio.Future[R], until: float) -> None:
+        self.item = item
+        self.future = future
+        self.until = until
+
+
+class GroupCommit(Generic[I, R]):
+    """Batches items into calls of `write`: one batch at a time, and beside it one item that is large, or of a refused batch.
+
+    Args:
+        write: writes a batch, in the given order, and returns one result an item. It raises for the whole batch.
+        orphaned: is given an item and its result when nobody waits for it any more.
+        wait: seconds that an item may wait for its turn before it is refused, be it after a first try in a batch.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[I]], Awaitable[Sequence[R]]],
+        *,
+        orphaned: Callable[[I, R], Awaitable[None]] | None,
+        wait: float,
+    ) -> None:
+        self._write = write
+        self._orphaned = orphaned
+        self._wait = wait
+        self._queue: deque[_Waiting[I, R]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flusher: asyncio.Task[None] | None = None
+        self._aside: set[asyncio.Task[None]] = set()
+        self._apart = asyncio.Lock()
+
+    async def submit(self, item: I) -> R:
+        """The item's result, once its batch is committed.
+
+        Raises:
+            OutOfConnections: it did not get its turn in time; nothing was done.
+            Exception: what `write` raised for this item.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._queue.append(_Waiting(item, future, loop.time() + self._wait))
+        if self._flusher is None:
+            self._flusher = loop.create_task(self._flush(), name="group commit")
+        elif self._timer is None:  # everyone waits equally long: one timer, for whoever came first
+            self._timer = loop.call_later(self._wait, self._expire, loop)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # The result may have come in the same turn of the loop as the cancellation.
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._orphan(item, future.result())
+            raise
+        finally:
+            del future  # its error's traceback has this frame: a circle, in which the body of the request would be kept
+
+    async def close(self) -> None:
+        """Waits until everything handed in is written."""
+        while pending := self._aside | ({self._flusher} if self._flusher else set()):
+            await asyncio.wait(pending)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Refuses whoever has waited long enough for a turn. What is being written has its own limits, and is in no queue."""
+        self._timer = None
+        now = loop.time()
+        while self._queue and self._queue[0].until <= now:
+            _fail([self._queue.popleft()], OutOfConnections(LATE))
+        if self._queue:
+            self._timer = loop.call_at(self._queue[0].until, self._expire, loop)
+
+    async def _flush(self) -> None:
+        try:
+            while self._queue:
+                await self._commit(self._take())
+        finally:
+            self._flusher = None
+
+    def _take(self) -> list[_Waiting[I, R]]:
+        """The next batch, in the order in which rows are locked; what is too large for any goes beside it."""
+        batch: list[_Waiting[I, R]] = []
+        size = 0
+        while self._queue and len(batch) < MAX_ITEMS:
+            waiting = self._queue[0]
+            is_large = waiting.item.size > MAX_BYTES
+            if not is_large and size + waiting.item.size > MAX_BYTES:
+                break
+            self._queue.popleft()
+            if waiting.future.done():  # its request has gone
+                continue
+            if is_large:
+                self._beside(self._one_by_one([waiting]), "large")
+            else:
+                batch.append(waiting)
+                size += waiting.item.size
+        return sorted(batch, key=_lock_order)
+
+    async def _commit(self, batch: list[_Waiting[I, R]]) -> None:
+        if not batch:
+            return
+        try:
+            results = await self._written([waiting.item for waiting in batch])
+        except (ItemRefused, TransientConflict) as error:
+            if len(batch) == 1:
+                _fail(batch, error)
+                del batch  # as in `submit`
+            else:
+                self._beside(self._one_by_one(batch), "one by one")
+        except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
+            _fail(batch, error)
+            del batch  # as in `submit`
+        else:
+            for waiting, result in zip(batch, results, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(result)
+                else:
+                    self._orphan(waiting.item, result)
+
+    async def _one_by_one(self, batch: list[_Waiting[I, R]]) -> None:
+        """Writes what is large, or finds whose fault it was; one at a time. Who waits longer than it may is refused."""
+        loop = asyncio.get_running_loop()
+        late = OutOfConnections(LATE)
+        _fail([waiting for waiting in batch if waiting.until <= loop.time()], late)
+        timers = [loop.call_at(waiting.until, _fail, [waiting], late) for waiting in batch]
+        async with self._apart:
+            for waiting, timer in zip(batch, timers, strict=True):
+                timer.cancel()
+                if not waiting.future.done():
+                    await self._commit([waiting])
+
+    def _orphan(self, item: I, result: R) -> None:
+        """Hands over a result that nobody waits for."""
+        if self._orphaned is not None:
+            self._beside(self._hand_over(self._orphaned, item, result), "orphan")
+
+    async def _hand_over(self, orphaned: Callable[[I, R], Awaitable[None]], item: I, result: R) -> None:
+        await orphaned(item, result)
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """In a task of its own, so that no batch waits for it."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+
+    async def _written(self, items: Sequence[I]) -> Sequence[R]:
+        for _ in range(REPEATS - 1):
+            try:
+                return await self._write(items)
+            except LockedOut:  # it has waited already
+                raise
+            except TransientConflict:
+                continue
+        return await self._write(items)
+
+
+def _lock_order(waiting: _Waiting[I, R]) -> bytes:
+    return waiting.item.task_id.encode()  # as COLLATE "C" compares
+
+
+def _fail(batch: list[_Waiting[I, R]], error: Exception) -> None:
+    for waiting in batch:
+        if not waiting.future.done():
+            waiting.future.set_exception(error)

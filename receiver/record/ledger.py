@@ -1,0 +1,289 @@
+"""claim and settle: the two commits of a delivery, and what is true when an answer to one of them is lost.
+
+`claim` makes an execution this instance's, or says why not. `settle` writes how it ended, if it still is. Both go
+through a group commit: one statement for whatever arrived meanwhile. What keeps them right is in the statements'
+guards; what happens here is the reading of silence:
+
+- a claim without an answer is looked for by its token; found, it is ours; not found, the delivery ends as
+  unrecorded and comes again, and should it commit after all it is handed back (`stragglers`).
+- a settlement without an answer is repeated (the fence makes that harmless), then looked up (`settling`).
+- a COMMIT of a task's transaction without an answer is contested with a fenced FAILED: if that moves the row, the
+  effects are gone; if not, the row says what happened.
+
+What this instance holds it does not claim again: its old code may still run here, although the record has forgotten it.
+
+200 leaves this room only when the row was seen to be committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from receiver.contract.failure import Failure
+from receiver.endings.calls import Call, Claimed
+from receiver.endings.outcomes import (
+    Abandoned,
+    Busy,
+    Done,
+    Ending,
+    Exhausted,
+    Failed,
+    HandedBack,
+    Lost,
+    NotDue,
+    NotStarted,
+    Outcome,
+    Skipped,
+    Succeeded,
+    Unrecorded,
+)
+from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected, RejectionReason
+from receiver.record import items
+from receiver.record import sql as statements
+from receiver.record.connections import ConnectionFailed, Lanes, TransientConflict
+from receiver.record.group_commit import GroupCommit
+from receiver.record.lost_claims import Stragglers
+from receiver.record.settler import Settlements
+from receiver.record.sql import ClaimItem, ClaimRow
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from receiver.record.database import Database
+    from receiver.record.heartbeat import Heartbeat
+    from receiver.record.task_transaction import TaskTransaction
+
+LOCK_PAUSES = (0.01, 0.04, 0.1)
+"""Seconds until a claim looks again at a row that is free, and locked by somebody for a moment."""
+
+LANES = 4
+"""Connections of the ledger: one for the batch of claims, one for that of settlements, one that may wait for a locked row,
+and one for everything rare, what is too large for a batch among it. Each is opened when it is first needed, so that there are mostly two."""
+
+INSIST = 10.0
+"""Seconds that a settlement is insisted on at least, though nobody may hear the answer: a restart takes some."""
+
+INSIST_AT_MOST = 120.0
+"""And at most, though the request could still be answered: Cloud SQL's restarts and failovers take about a minute, and each
+that waits takes one of `TASKS_MAX_CONCURRENCY` places."""
+
+ANSWERING = 1.0
+"""Seconds before the ack deadline at which the answer has to leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """What the ledger needs to know. `lease`: how long a claim stands without a renewal. `wait`: see TASKS_DB_POOL_TIMEOUT."""
+
+    namespace: str
+    instance: str
+    lease: timedelta
+    wait: timedelta
+
+
+class Ledger:
+    """The record, to one instance."""
+
+    def __init__(
+        self, database: Database, settings: LedgerSettings, heartbeat: Heartbeat, emit: Emit
+    ) -> None:
+        self._settings = settings
+        self._heartbeat = heartbeat
+        self._emit = emit
+        wait = settings.wait.total_seconds()
+        self.lanes = Lanes(database, size=LANES, application="receiver ledger", wait=wait)
+        self._claims = GroupCommit(self._write_claims, orphaned=self._hand_back_orphan, wait=wait)
+        self._settlements = Settlements(self.lanes)
+        self._stragglers = Stragglers(self.lanes, instance=settings.instance, lease=settings.lease, emit=emit)
+
+    async def claim(self, call: Call) -> Claimed | NotStarted:
+        """Makes the execution this instance's, or says why it is not.
+
+        Raises:
+            Rejected: the task_id is another task's, or PostgreSQL cannot hold the arguments.
+            OutOfConnections: no connection in time; nothing was done.
+            DatabaseUnavailable: the database is down, or its answer is not known.
+        """
+        item = items.claim_item(call)
+        if (held := self._heartbeat.find(item.task_id)) is not None:
+            return await self._beside(item, held)
+        try:
+            sent, row = await self._claimed(item)
+        except ItemRefused as refused:
+            raise Rejected(
+                RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
+            ) from refused
+        except (
+            TransientConflict
+        ) as conflict:  # somebody locks the table, a migration perhaps: nothing was done
+            raise OutOfConnections(str(conflict)) from conflict
+        match row.verdict:
+            case "claimed":
+                return await self._held(Claimed(call, row.fence, row.attempt), item, row, since=sent)
+            case "done":
+                return Done()
+            case "not_due":
+                return NotDue() if await statements.defer(self.lanes, item.task_id) else Busy()
+            case "exhausted" if call.route.max_attempts is not None:
+                moved = await statements.exhaust(self.lanes, item.task_id, call.route.max_attempts)
+                return Exhausted() if moved else Busy()
+            case "foreign":
+                raise Rejected(
+                    RejectionReason.FOREIGN_TASK_ID, "its task_id belongs to an execution of another task"
+                )
+            case _:
+                return Busy()
+
+    async def _claimed(self, item: ClaimItem) -> tuple[float, ClaimRow]:
+        """What a claim found, and when it was sent.
+
+        A message may come while its enqueuer is still marking the row as published, which takes milliseconds: a 429 would cost
+        the task its backoff, of 10 s at least by default.
+        """
+        for pause in LOCK_PAUSES:
+            sent, row = time.monotonic(), await self._claims.submit(item)
+            if row.verdict != "locked":
+                return sent, row
+            await asyncio.sleep(pause)
+        return time.monotonic(), await self._claims.submit(item)
+
+    async def settle(self, claimed: Claimed, outcome: Outcome) -> Ending:
+        """Writes how the run ended, and says how the delivery ends: the outcome itself once it is committed.
+
+        Lost when the execution has another owner; Unrecorded when it is not known to be committed. Never raises for
+        the database's sake. The lease is renewed until the end of it; that of an abandoned execution goes on.
+        """
+        if isinstance(outcome, Abandoned):
+            return outcome
+        try:
+            match outcome:
+                case Lost():
+                    return outcome
+                case HandedBack():
+                    await statements.hand_back(self.lanes, [claimed.lease], instance=self._settings.instance)
+                    return outcome
+                case Succeeded(transaction=transaction) if transaction is not None:
+                    return await self._commit(claimed, outcome, transaction)
+                case Succeeded() | Skipped() | Failed():
+                    return await self._record(claimed, outcome)
+        except DatabaseUnavailable as error:
+            self._emit(ReceiverTrouble("settlement not recorded", str(error), claimed.task_id))
+            return Unrecorded()
+        finally:
+            self._heartbeat.release(claimed.lease)
+
+    async def close(self) -> None:
+        """Waits for what was handed in, then closes the connections."""
+        await self._claims.close()
+        await self._settlements.close()
+        await self._stragglers.close()
+        await self.lanes.close()
+
+    async def _record(self, claimed: Claimed, outcome: Succeeded | Skipped | Failed) -> Ending:
+        try:
+            item = items.settle_item(claimed, outcome, instance=self._settings.instance)
+            moved = await self._settlements.settle(item, until=_patience(claimed))
+        except ItemRefused as refused:
+            if isinstance(outcome, Failed):
+                raise DatabaseUnavailable(f"PostgreSQL refuses the failure's text: {refused}") from refused
+            return await self._record(claimed, items.not_storable(claimed, str(refused)))
+        return outcome if moved else Lost()
+
+    async def _commit(self, claimed: Claimed, outcome: Succeeded, transaction: TaskTransaction) -> Ending:
+        from receiver.record.task_transaction import CommitUnknown, SettlementRefused  # noqa: PLC0415 - imports SQLAlchemy
+
+        try:
+            return outcome if await transaction.commit(outcome.return_value) else Lost()
+        except CommitUnknown as unknown:
+            contested = await self._record(claimed, claimed.failed(Failure.of(unknown)))
+            if not isinstance(contested, Lost):
+                return contested
+            status = (await statements.find_status(self.lanes, [claimed.lease])).get(claimed.lease)
+            return outcome if status == "SUCCESSFUL" else Lost()
+        except SettlementRefused as refused:
+            if refused.unstorable:
+                return await self._record(claimed, items.not_storable(claimed, str(refused.reason)))
+            return await self._record(claimed, claimed.failed(Failure.of(refused.reason)))
+
+    async def _write_claims(self, items: Sequence[ClaimItem]) -> list[ClaimRow]:
+        """One row an item. A second copy of one execution in a batch gets the first's answer; it is busy if that is claimed."""
+        first = {item.task_id: item for item in reversed(items)}
+        distinct = [item for item in items if first[item.task_id] is item]
+        token = uuid4()
+        try:
+            found = await statements.claim(
+                self.lanes,
+                distinct,
+                token=token,
+                namespace=self._settings.namespace,
+                owner=self._settings.instance,
+                lease=self._settings.lease,
+            )
+        except ConnectionFailed:
+            found = await self._find_claimed(distinct, token)
+            if not found:
+                raise
+        rows = [found.get(item.task_id, _busy(item)) for item in items]
+        return [
+            row if row.verdict != "claimed" or first[item.task_id] is item else _busy(item)
+            for item, row in zip(items, rows, strict=True)
+        ]
+
+    async def _find_claimed(self, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
+        """What is ours of a batch without an answer: all that it could claim, or none of it yet."""
+        found: dict[str, ClaimRow] = {}
+        try:
+            found = await statements.find_claimed(self.lanes, items, token)
+        finally:
+            if not found:
+                self._stragglers.expect(items, token)
+        return found
+
+    async def _held(
+        self, claimed: Claimed, item: ClaimItem, row: ClaimRow, *, since: float
+    ) -> Claimed | Busy:
+        """The claim, held from now on; handed back when another one from here came first, because that may run."""
+        if self._heartbeat.hold(claimed.lease, since=since):
+            return claimed
+        await self._hand_back_orphan(item, row)
+        return Busy()
+
+    async def _beside(self, item: ClaimItem, held: tuple[str, int]) -> Done | Busy:
+        """The answer while this instance holds the execution: its code runs here, or is being recorded.
+
+        Once the lease is lost another instance may have finished it; then the record knows.
+        """
+        if self._heartbeat.expired(held) and await statements.is_done(
+            self.lanes, item, namespace=self._settings.namespace
+        ):
+            return Done()
+        return Busy()
+
+    async def _hand_back_orphan(self, item: ClaimItem, row: ClaimRow) -> None:
+        """A claim whose request has gone: nobody would run it, so it is READY again at once."""
+        if row.verdict != "claimed":
+            return
+        try:
+            await statements.hand_back(
+                self.lanes, [(row.task_id, row.fence)], instance=self._settings.instance
+            )
+        except (DatabaseUnavailable, TransientConflict) as error:
+            self._emit(ReceiverTrouble("claim not handed back; its lease runs out", str(error), item.task_id))
+
+
+def _patience(claimed: Claimed) -> float:
+    """Until when, by `time.monotonic()`, an outcome is insisted on: while its request can be answered, within bounds."""
+    now = time.monotonic()
+    answerable = claimed.call.arrived + claimed.call.route.ack_deadline - ANSWERING
+    return min(max(answerable, now + INSIST), now + INSIST_AT_MOST)
+
+
+def _busy(item: ClaimItem) -> ClaimRow:
+    return ClaimRow(item.task_id, "busy", 0, 0)

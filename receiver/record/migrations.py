@@ -1,0 +1,199 @@
+"""The tables' version: brought up to date by `receiver migrate`, checked before serving.
+
+The steps are in `alembic/` of a checkout, and in `receiver/alembic` of an installed wheel. They are additive, so that
+the previous revision keeps working while a new one is deployed: serving refuses a schema older than this code and
+accepts a newer one.
+
+The version has a table of its own beside the application's, and one advisory lock keeps two deployments apart. Migrating
+takes two connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
+from receiver.record.database import Database
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from receiver.record.sql import Executor
+
+VERSION_TABLE = "receiver_alembic_version"
+
+HEAD = "0003"
+"""The newest step; a test compares it with the folder of steps, so that serving need not import alembic."""
+
+KNOWN = ("0001", "0002", "0003")
+"""Every step up to HEAD. A version that is not among them is of a newer release."""
+
+ADVISORY_LOCK = 0x7265636569766572
+"""The key of the lock that migrations take: "receiver" in ASCII."""
+
+LOCK_PAUSE = 0.2
+"""Seconds between two tries for that lock, while another deployment has it."""
+
+LOCK_TIMEOUT = "5s"
+"""How long a step waits for a table; longer would queue every claim behind it."""
+
+TABLES = ("task_executions", "task_attempts", "rejected_messages")
+"""What a delivery reads and writes."""
+
+NEEDED = ("SELECT", "INSERT", "UPDATE")
+"""The rights that a delivery needs on each; pruning needs DELETE too."""
+
+LOOK = f"""
+SELECT (SELECT version_num FROM {VERSION_TABLE} LIMIT 1) AS version,
+       current_setting('transaction_read_only')::bool AS read_only,
+       current_user::text AS role,
+       ARRAY(SELECT t FROM unnest($1::text[]) AS t WHERE to_regclass(t) IS NULL) AS missing,
+       ARRAY(SELECT t FROM unnest($1::text[]) AS t
+             WHERE NOT (SELECT bool_and(has_table_privilege(to_regclass(t), p)) FROM unnest($2::text[]) AS p)) AS denied
+"""  # noqa: S608 - a constant of ours
+
+
+class ReadOnly(DatabaseUnavailable):
+    """The database takes no writes: a replica, or `default_transaction_read_only`."""
+
+
+async def check(executor: Executor) -> None:
+    """Passes when the tables are those of this code, or newer, and this role may use them. One statement.
+
+    Raises:
+        SchemaError: they are missing or older, or the role lacks rights.
+        ReadOnly: nothing can be written.
+        DatabaseUnavailable: not known.
+    """
+    import asyncpg  # noqa: PLC0415 - the constants above are read by commands that never connect
+
+    try:
+        [found] = await executor.fetch(LOOK, TABLES, NEEDED)
+    except asyncpg.UndefinedTableError:
+        raise SchemaError("the database has no tables of receiver; run `receiver migrate`") from None
+    except asyncpg.InsufficientPrivilegeError:
+        raise _denied(f"may not read {VERSION_TABLE}", "this role") from None
+    version = found["version"]
+    if version != HEAD and (version in KNOWN or version is None):
+        raise SchemaError(
+            f"the database is at version {version or 'nothing'}, this code needs {HEAD}; run `receiver migrate`"
+        )
+    if found["missing"]:
+        raise SchemaError(
+            f"the database has no {' and no '.join(found['missing'])}, although it is migrated: give it its name back, or "
+            "put its schema on the search_path",
+            state="a table is missing",
+        )
+    if found["denied"]:
+        raise _denied(f"may not use {', '.join(found['denied'])}", f"the role {found['role']}")
+    if found["read_only"]:
+        raise ReadOnly("it is read-only: a replica, or default_transaction_read_only is on")
+
+
+def _denied(what: str, who: str) -> SchemaError:
+    return SchemaError(
+        f"{who} {what}; grant it SELECT on {VERSION_TABLE}, and SELECT, INSERT, UPDATE, DELETE on {', '.join(TABLES)}",
+        state="no rights",
+    )
+
+
+def upgrade(database_url: str, revision: str = "head", *, prepared_statements: bool = True) -> None:
+    """Brings the tables up to date, or to `revision`. For synchronous callers; `migrate` and tests.
+
+    Args:
+        prepared_statements: off behind a pooler in transaction mode.
+
+    Raises:
+        DatabaseUnavailable: it cannot be reached.
+        ReceiverError: it refuses, with its own words.
+    """
+    asyncio.run(_run(Database.of(database_url, prepared_statements=prepared_statements), "upgrade", revision))
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Takes the tables back to `revision`; `base` removes them with all they hold. Errors as `upgrade`."""
+    asyncio.run(_run(Database.of(database_url), "downgrade", revision))
+
+
+def current(database_url: str, *, prepared_statements: bool = True) -> str | None:
+    """The version of the tables, None when there are none. Errors as `upgrade`."""
+    seen: list[str | None] = []
+    asyncio.run(_run(Database.of(database_url, prepared_statements=prepared_statements), "current", "", seen))
+    return seen[0] if seen else None
+
+
+def configuration() -> Config:
+    """The configuration for alembic, with the folder of the steps."""
+    from alembic.config import Config  # noqa: PLC0415 - only migrations pay for it
+
+    config = Config()
+    config.set_main_option("script_location", str(steps_folder()).replace("%", "%%"))
+    return config
+
+
+def steps_folder() -> Path:
+    """`receiver/alembic` of a wheel, or `alembic` of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "alembic"
+    return inside if inside.is_dir() else package.parent / "alembic"
+
+
+async def _run(database: Database, action: str, revision: str, seen: list[str | None] | None = None) -> None:
+    # Serving imports this module for `check`: the libraries below are 0.3 s that only a migration pays.
+    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - as said above
+    from sqlalchemy.pool import NullPool  # noqa: PLC0415 - likewise
+
+    from receiver.record.engines import engine_of  # noqa: PLC0415 - likewise
+
+    engine = engine_of(database, "receiver migrate", poolclass=NullPool)
+    try:
+        async with engine.connect() as guard, engine.connect() as connection:
+            if action != "current":
+                await _alone(guard)
+            await connection.run_sync(_step, action, revision, seen)
+            await connection.commit()
+    except DBAPIError as error:
+        raise ReceiverError(
+            f"the database refuses the migration: {' '.join(str(error.orig).split())}"
+        ) from error
+    except (OSError, TimeoutError) as error:
+        raise DatabaseUnavailable(f"the database cannot be reached: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+async def _alone(guard: AsyncConnection) -> None:
+    """Takes the advisory lock, until this connection closes.
+
+    A transaction's lock, because a pooler may change servers between two; on a connection of its own, because a step that builds an
+    index CONCURRENTLY commits in between. Such a build waits for every snapshot that was there before it: so nobody waits for
+    the lock within a statement, and the statement that took it is followed by one that lets its snapshot go.
+    """
+    driver = (await guard.get_raw_connection()).driver_connection
+    if driver is None:
+        raise DatabaseUnavailable("the connection is gone")
+    while True:
+        await driver.execute("BEGIN")
+        if await driver.fetchval(f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})"):
+            break
+        await driver.execute("ROLLBACK")
+        await asyncio.sleep(LOCK_PAUSE)
+    await driver.execute("SELECT 1")
+
+
+def _step(connection: Connection, action: str, revision: str, seen: list[str | None] | None) -> None:
+    from alembic import command  # noqa: PLC0415 - only migrations pay for it
+    from alembic.migration import MigrationContext  # noqa: PLC0415 - likewise
+
+    if action == "current":
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        if seen is not None:
+            seen.append(context.get_current_revision())
+        return
+    config = configuration()
+    config.attributes["connection"] = connection
+    (command.upgrade if action == "upgrade" else command.downgrade)(config, revision)

@@ -1,0 +1,249 @@
+"""The transitions of a delivery that arrives: → RUNNING, and the reasons why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from receiver.errors import DatabaseUnavailable, OutOfConnections
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime, timedelta
+    from uuid import UUID
+
+    from receiver.record.sql.executor import Executor
+    from receiver.tasks.route import TaskRoute
+
+
+class ClaimItem(msgspec.Struct, frozen=True, gc=False):
+    """What a claim writes. `args` and `kwargs` are JSON text; `size` is about what it adds to its batch, in bytes."""
+
+    task_id: str
+    route: TaskRoute
+    args: str
+    kwargs: str
+    enqueued_at: datetime | None
+    trace: str | None
+    size: int
+
+
+class ClaimRow(msgspec.Struct, frozen=True, gc=False):
+    """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted, foreign, or locked: free but for a lock on its row."""
+
+    task_id: str
+    verdict: str
+    fence: int
+    attempt: int
+
+
+CLAIM = """
+WITH input AS MATERIALIZED (
+    SELECT i.task_id, i.args, i.kwargs, i.enqueued_at, i.trace,
+           ($7::text[])[i.route] AS task_name, ($8::text[])[i.route] AS task_path,
+           string_to_array(($9::text[])[i.route], E'\\n') AS paths, ($10::int[])[i.route] AS max_attempts
+    FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
+        AS i(task_id, route, args, kwargs, enqueued_at, trace)
+),
+created AS (
+    INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, attempt, fence,
+                                 claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace)
+    SELECT i.task_id, i.task_name, i.task_path, $11, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
+           $14::uuid, $12, clock_timestamp() + $13::interval,
+           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace
+    FROM input i
+    WHERE NOT EXISTS (SELECT FROM task_executions e WHERE e.task_id = i.task_id)
+    ORDER BY i.task_id COLLATE "C"
+    ON CONFLICT (task_id) DO NOTHING
+    RETURNING task_id, fence, attempt
+),
+free AS (
+    SELECT i.*, e.status, e.fence, e.attempt, e.started_at, e.lease_owner
+    FROM input i
+    JOIN task_executions e ON e.task_id = i.task_id
+    WHERE NOT e.final
+      AND e.namespace = $11
+      AND e.task_path = ANY (i.paths)
+      AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
+      AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
+      AND (i.max_attempts IS NULL OR e.attempt < i.max_attempts)
+    ORDER BY e.task_id
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+),
+taken AS (
+    UPDATE task_executions e
+    SET status = 'RUNNING', attempt = f.attempt + 1, fence = f.fence + 1,
+        claim_token = $14::uuid, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
+        args = f.args::jsonb, kwargs = f.kwargs::jsonb,
+        started_at = clock_timestamp(), finished_at = NULL, publishing_until = NULL,
+        published_at = coalesce(e.published_at, clock_timestamp()),
+        error_type = NULL, error_message = NULL, error_traceback = NULL, trace = coalesce(f.trace, e.trace)
+    FROM free f
+    WHERE e.task_id = f.task_id
+    RETURNING e.task_id, e.fence, e.attempt
+),
+expired AS (
+    INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
+    SELECT f.task_id, f.fence, f.attempt, f.started_at, clock_timestamp(), 'LEASE_EXPIRED',
+           'LeaseExpired', 'the instance that ran it stopped renewing its lease', f.lease_owner
+    FROM free f
+    WHERE f.status = 'RUNNING'
+)
+SELECT task_id, fence, attempt FROM created
+UNION ALL
+SELECT task_id, fence, attempt FROM taken
+"""
+# A new row is inserted as RUNNING at once; one that is there is left out, because ON CONFLICT would wait for whoever has it
+# updated. An existing one is locked only if it is free, and skipped when another transaction holds it: no claim ever waits
+# for a row. What is free is locked in its newest version, so that all of it is taken. `free` carries the input's columns,
+# and nothing is joined to a CTE twice: CTEs have no index, and eighty rows joined to eighty cost more than all the rest.
+# What a route says is sent once a route, because the driver takes 0.3 µs for each element of an array.
+
+
+async def claim(
+    executor: Executor,
+    items: Sequence[ClaimItem],
+    *,
+    token: UUID,
+    namespace: str,
+    owner: str,
+    lease: timedelta,
+) -> dict[str, ClaimRow]:
+    """READY, FAILED, lease-expired or new → RUNNING, with the fence raised and the attempt counted. Ids are distinct.
+
+    Args:
+        token: of this call alone: what it claimed is known by it (`find_claimed`).
+
+    Returns by task_id what is claimed, and why the rest is not; of whom nothing can be said, nothing is returned.
+    """
+    routes = {id(item.route): item.route for item in items}
+    place = {key: number for number, key in enumerate(routes, 1)}  # as PostgreSQL counts
+    rows = await executor.fetch(
+        CLAIM,
+        [item.task_id for item in items],
+        [place[id(item.route)] for item in items],
+        [item.args for item in items],
+        [item.kwargs for item in items],
+        [item.enqueued_at for item in items],
+        [item.trace for item in items],
+        [route.name for route in routes.values()],
+        [route.path for route in routes.values()],
+        ["\n".join(route.paths) for route in routes.values()],
+        [route.max_attempts for route in routes.values()],
+        namespace,
+        owner,
+        lease,
+        token,
+    )
+    claimed = {
+        row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows
+    }
+    others = [item for item in items if item.task_id not in claimed]
+    if not others:
+        return claimed
+    try:
+        return claimed | await _verdicts(executor, others, namespace)
+    except (DatabaseUnavailable, OutOfConnections):
+        if not claimed:
+            raise
+        return claimed  # these are committed: whoever waits for them must not hear of the others' trouble
+
+
+VERDICTS = """
+SELECT i.task_id,
+       CASE
+           WHEN e.task_id IS NULL THEN 'busy'
+           WHEN e.namespace <> $5 THEN 'foreign'
+           WHEN e.final AND e.task_name = i.task_name THEN 'done'
+           WHEN NOT e.task_path = ANY (string_to_array(i.paths, E'\\n')) THEN 'foreign'
+           WHEN e.final THEN 'done'
+           WHEN e.status = 'RUNNING' AND e.lease_expires_at > clock_timestamp() THEN 'busy'
+           WHEN e.run_after > clock_timestamp() THEN 'not_due'
+           WHEN e.attempt >= i.max_attempts THEN 'exhausted'
+           ELSE 'locked'
+       END AS verdict
+FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS i(task_id, task_name, paths, max_attempts)
+LEFT JOIN task_executions e ON e.task_id = i.task_id
+"""
+# A statement of its own, because hardly a delivery asks: as part of the claim it cost every one of them.
+
+
+async def _verdicts(executor: Executor, items: Sequence[ClaimItem], namespace: str) -> dict[str, ClaimRow]:
+    """Why these could not be claimed a moment ago, as far as their rows tell; what cannot be seen is busy."""
+    rows = await executor.fetch(
+        VERDICTS,
+        [item.task_id for item in items],
+        [item.route.name for item in items],
+        ["\n".join(item.route.paths) for item in items],
+        [item.route.max_attempts for item in items],
+        namespace,
+    )
+    return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"], 0, 0) for row in rows}
+
+
+FIND_CLAIMED = """
+SELECT e.task_id, e.fence, e.attempt
+FROM unnest($1::text[]) AS i(task_id)
+JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $2 AND e.status = 'RUNNING'
+"""
+
+
+async def find_claimed(executor: Executor, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
+    """After a claim's answer was lost: the items that are ours all the same, known by its token."""
+    rows = await executor.fetch(FIND_CLAIMED, [item.task_id for item in items], token)
+    return {row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows}
+
+
+IS_DONE = """
+SELECT task_id FROM task_executions
+WHERE task_id = $1 AND final AND namespace = $2 AND (task_name = $3 OR task_path = ANY ($4::text[]))
+"""
+
+
+async def is_done(executor: Executor, item: ClaimItem, *, namespace: str) -> bool:
+    """Whether the item's execution is final; nothing is claimed."""
+    route = item.route
+    return bool(await executor.fetch(IS_DONE, item.task_id, namespace, route.name, list(route.paths)))
+
+
+DEFER = """
+UPDATE task_executions SET published_at = NULL, publishing_until = NULL
+WHERE task_id = $1 AND status = 'READY' AND run_after > clock_timestamp()
+RETURNING task_id
+"""
+
+
+async def defer(executor: Executor, task_id: str) -> bool:
+    """READY stays READY, and is owed by the sweeper again: it was delivered before its time."""
+    return bool(await executor.fetch(DEFER, task_id))
+
+
+EXHAUST = """
+WITH held AS (
+    SELECT task_id, status, fence, attempt, started_at, lease_owner, error_type, error_message, error_traceback
+    FROM task_executions
+    WHERE task_id = $1 AND NOT final AND attempt >= $2
+      AND (status <> 'RUNNING' OR lease_expires_at <= clock_timestamp())
+    FOR NO KEY UPDATE SKIP LOCKED
+),
+expired AS (
+    INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
+    SELECT task_id, fence, attempt, started_at, clock_timestamp(), 'LEASE_EXPIRED',
+           'LeaseExpired', 'the instance that ran it stopped renewing its lease', lease_owner
+    FROM held WHERE status = 'RUNNING'
+)
+UPDATE task_executions e
+SET status = 'FAILED', final = true, finished_at = coalesce(e.finished_at, clock_timestamp()),
+    error_type = coalesce(h.error_type, 'AttemptsExhausted'),
+    error_message = coalesce(h.error_message, format('%s of %s attempts used up', h.attempt, $2::int)),
+    error_traceback = h.error_traceback, claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
+FROM held h
+WHERE e.task_id = h.task_id
+RETURNING e.task_id
+"""
+
+
+async def exhaust(executor: Executor, task_id: str, max_attempts: int) -> bool:
+    """Not running, and no attempt left → FAILED, final."""
+    return bool(await executor.fetch(EXHAUST, task_id, max_attempts))

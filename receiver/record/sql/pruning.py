@@ -1,0 +1,136 @@
+"""FAILED → FAILED, final, when nothing will try it again; and final rows → nothing, when their time is over.
+
+What is too old is looked for first, without locks, and removed by a second statement that locks and asks again: a row that
+somebody holds (the application may be referring to it at this moment) is left for the next time. The rows of `task_attempts`
+go with theirs.
+
+Next: `receiver.sweep.pruning` calls them in steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from receiver.record.sql.executor import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Outdated:
+    """A row that may be old enough: its place in the order in which rows are looked for, and whether it is final."""
+
+    enqueued_at: datetime
+    task_id: str
+    final: bool
+
+
+FIND_OUTDATED: Final = """
+SELECT e.enqueued_at, e.task_id, e.final
+FROM task_executions e
+WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $2::interval
+  AND e.enqueued_at >= coalesce($4::timestamptz, '-infinity')
+  AND (e.enqueued_at > coalesce($4::timestamptz, '-infinity') OR e.task_id > $5::text)
+  AND e.finished_at <= (SELECT clock_timestamp()) - $2::interval
+  AND e.namespace = $1
+ORDER BY e.enqueued_at, e.task_id
+LIMIT $3
+"""
+# By the index on enqueued_at: what is finished for so long was enqueued before that. An index on finished_at would cost
+# every settlement its HOT update.
+
+
+async def find_outdated(
+    executor: Executor, *, namespace: str, older: timedelta, limit: int, after: Outdated | None
+) -> list[Outdated]:
+    """SUCCESSFUL and FAILED rows that ended longer ago than `older`, the first enqueued first, those beyond `after`."""
+    since = (None, "") if after is None else (after.enqueued_at, after.task_id)
+    rows = await executor.fetch(FIND_OUTDATED, namespace, older, limit, *since)
+    return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]
+
+
+FINALISE: Final = """
+WITH held AS (
+    SELECT e.task_id FROM unnest($2::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
+    WHERE e.namespace = $1 AND e.status = 'FAILED' AND NOT e.final AND e.finished_at <= clock_timestamp() - $3::interval
+    ORDER BY e.task_id
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+)
+UPDATE task_executions e SET final = true
+FROM held h WHERE e.task_id = h.task_id
+RETURNING e.task_id
+"""
+
+
+async def finalise(
+    executor: Executor, task_ids: Sequence[str], *, namespace: str, older: timedelta
+) -> set[str]:
+    """FAILED longer ago than `older` → final: whatever would have tried it again has forgotten it."""
+    return {row["task_id"] for row in await executor.fetch(FINALISE, namespace, list(task_ids), older)}
+
+
+PRUNE: Final = """
+WITH held AS (
+    SELECT e.task_id FROM unnest($2::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
+    WHERE e.namespace = $1 AND e.final AND e.finished_at <= clock_timestamp() - $3::interval
+    ORDER BY e.task_id
+    FOR UPDATE OF e SKIP LOCKED
+)
+DELETE FROM task_executions e USING held h
+WHERE e.task_id = h.task_id AND e.namespace = $1 AND e.final AND e.finished_at <= clock_timestamp() - $3::interval
+RETURNING e.task_id
+"""
+
+
+async def prune(executor: Executor, task_ids: Sequence[str], *, namespace: str, older: timedelta) -> set[str]:
+    """Final longer ago than `older` → gone.
+
+    Raises:
+        ItemRefused: a row of the application's refers to one of them; none is gone.
+    """
+    return {row["task_id"] for row in await executor.fetch(PRUNE, namespace, list(task_ids), older)}
+
+
+FIND_FIRINGS: Final = """
+SELECT e.enqueued_at, e.task_id, e.final FROM task_executions e
+WHERE e.task_id >= $2::text COLLATE "C" AND e.task_id < $3::text COLLATE "C"
+  AND e.namespace = $1 AND e.task_path = $6 AND e.final AND e.finished_at <= clock_timestamp() - $4::interval
+ORDER BY e.task_id
+LIMIT $5
+"""
+
+
+async def find_firings(
+    executor: Executor, *, namespace: str, task_name: str, task_path: str, older: timedelta, limit: int
+) -> list[Outdated]:
+    """Final firings of one schedule that ended longer ago than `older`: their ids all begin alike."""
+    first, end = f"scheduled-{task_name}-", f"scheduled-{task_name}."  # `.` follows `-` bytewise
+    rows = await executor.fetch(FIND_FIRINGS, namespace, first, end, older, limit, task_path)
+    return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]
+
+
+PRUNE_REJECTED: Final = """
+WITH old AS MATERIALIZED (
+    SELECT key FROM rejected_messages
+    WHERE first_seen <= (SELECT clock_timestamp()) - $2::interval AND last_seen <= clock_timestamp() - $2::interval
+      AND namespace = $1
+    ORDER BY first_seen LIMIT $3
+),
+held AS (
+    SELECT r.key FROM old o JOIN rejected_messages r ON r.key = o.key
+    WHERE r.last_seen <= clock_timestamp() - $2::interval
+    ORDER BY r.key
+    FOR UPDATE OF r SKIP LOCKED
+)
+DELETE FROM rejected_messages r USING held h
+WHERE r.key = h.key AND r.last_seen <= clock_timestamp() - $2::interval
+RETURNING r.key
+"""
+
+
+async def prune_rejected(executor: Executor, *, namespace: str, older: timedelta, limit: int) -> int:
+    """Rejected messages that were last seen longer ago than `older` → gone; how many."""
+    return len(await executor.fetch(PRUNE_REJECTED, namespace, older, limit))

@@ -1,0 +1,221 @@
+"""READY stays READY, RUNNING stays RUNNING, while the sweeper gives the message to Pub/Sub (again).
+
+`publishing_until` says who publishes: a row whose time has not passed is somebody's, and what that one writes afterwards names
+the very time it set. So several sweepers take different rows, one that dies loses them when the time is up, and an early
+delivery or a claim in between, which clears it, wins. Nothing here touches status, fence, attempt or lease.
+
+Next: `receiver.sweep.owed` publishes between `take_*` and `mark_*`, with no transaction open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from receiver.record.sql.outbox import OutboxRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from receiver.record.sql.executor import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A row that is this sweeper's to publish until that time.
+
+    Attributes:
+        published: whether it has been published before.
+        weight: stored bytes of its arguments, compressed.
+    """
+
+    task_id: str
+    status: str
+    published: bool
+    until: datetime
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken, of how many that could have been: others may have held some. `seen` at the limit: there may be more."""
+
+    rows: tuple[Held, ...]
+    seen: int
+
+
+_FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_timestamp())"
+
+_OWED: Final = f"""
+    e.namespace = $1 AND e.published_at IS NULL AND e.status = 'READY'
+    AND coalesce(e.run_after, e.enqueued_at) <= (SELECT clock_timestamp())
+    AND (e.run_after IS NOT NULL OR e.enqueued_at <= (SELECT clock_timestamp()) - $4::interval)
+    AND {_FREE}
+"""
+
+_LOST: Final = f"""
+    e.namespace = $1 AND {_FREE}
+    AND (e.status = 'RUNNING' AND e.lease_expires_at <= clock_timestamp() - $4::interval
+             AND (e.published_at IS NULL OR e.published_at <= clock_timestamp() - $4::interval)
+         OR e.status = 'READY' AND e.published_at <= clock_timestamp() - $5::interval
+             AND (e.run_after IS NULL OR e.run_after <= clock_timestamp()))
+"""
+
+_TAKE: Final = """
+WITH candidates AS MATERIALIZED (
+    SELECT e.task_id FROM task_executions e WHERE {guard} {where} LIMIT $2
+),
+held AS (
+    SELECT e.task_id
+    FROM candidates c JOIN task_executions e ON e.task_id = c.task_id
+    WHERE {guard}
+    ORDER BY e.task_id
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+),
+taken AS (
+    UPDATE task_executions e SET publishing_until = clock_timestamp() + $3::interval
+    FROM held h WHERE e.task_id = h.task_id
+    RETURNING e.task_id, e.status, e.published_at IS NOT NULL AS published, e.publishing_until,
+              pg_column_size(e.args) + pg_column_size(e.kwargs) AS weight
+)
+SELECT s.seen, t.*
+FROM (SELECT count(*) AS seen FROM candidates) s LEFT JOIN taken t ON true
+ORDER BY t.task_id
+"""
+
+TAKE_OWED: Final = _TAKE.format(guard=_OWED, where="ORDER BY coalesce(e.run_after, e.enqueued_at)")
+# Of the index only what is owed is read, the longest due first. clock_timestamp() stands in a subquery, because PostgreSQL
+# looks nothing up in an index by a value that may change while it looks.
+
+TAKE_LOST: Final = _TAKE.format(guard=_LOST, where="AND e.ctid >= $6::tid AND e.ctid < $7::tid")
+
+TAKE_NAMED: Final = _TAKE.format(
+    guard=f"e.namespace = $1 AND e.published_at IS NULL AND e.status = 'READY' AND e.task_id = ANY ($4) AND {_FREE}"
+    " AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())",
+    where="",
+)
+
+
+async def take_owed(
+    executor: Executor, *, namespace: str, limit: int, lease: timedelta, young: timedelta
+) -> Taken:
+    """READY rows that are due and were never published, or came back too early, those longest due first.
+
+    Args:
+        lease: for how long they are the caller's.
+        young: rows without `run_after` that were enqueued within this time are their enqueuer's.
+    """
+    return _taken(await executor.fetch(TAKE_OWED, namespace, limit, lease, young))
+
+
+async def take_named(
+    executor: Executor, task_ids: Sequence[str], *, namespace: str, lease: timedelta
+) -> Taken:
+    """Of these rows those that are owed and due, however young."""
+    ids = list(task_ids)
+    return _taken(await executor.fetch(TAKE_NAMED, namespace, len(ids), lease, ids))
+
+
+async def take_lost(
+    executor: Executor,
+    blocks: tuple[int, int],
+    *,
+    namespace: str,
+    limit: int,
+    lease: timedelta,
+    stranded: timedelta,
+    forgotten: timedelta,
+) -> Taken:
+    """Rows that Pub/Sub should have brought again long ago, of those stored in these blocks of the table.
+
+    RUNNING with a lease that ended longer ago than `stranded`, and not republished since then; READY and published longer ago
+    than `forgotten`. No index leads to them: one on status or lease would cost every claim and settlement its HOT update.
+
+    Args:
+        blocks: the first, and the one after the last.
+    """
+    first, end = ((block, 0) for block in blocks)
+    return _taken(await executor.fetch(TAKE_LOST, namespace, limit, lease, stranded, forgotten, first, end))
+
+
+FIND_BLOCKS: Final = """
+SELECT pg_relation_size('task_executions') / current_setting('block_size')::bigint AS blocks,
+       floor(extract(epoch FROM clock_timestamp()) / 60)::bigint AS minute
+"""
+
+
+async def find_blocks(executor: Executor) -> tuple[int, int]:
+    """How many blocks the table has, and which minute it is, since 1970."""
+    (row,) = await executor.fetch(FIND_BLOCKS)
+    return row["blocks"], row["minute"]
+
+
+LOAD: Final = """
+SELECT e.task_id, e.task_name, e.task_path, e.args::text AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace
+FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
+JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
+"""
+
+
+async def load(executor: Executor, rows: Sequence[Held]) -> list[OutboxRow]:
+    """What the messages are made of, of those rows that still are the caller's."""
+    return [OutboxRow(**row) for row in await executor.fetch(LOAD, *_pairs(rows))]
+
+
+_MARK: Final = """
+WITH held AS (
+    SELECT e.task_id
+    FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
+    JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
+    WHERE e.status IN ('READY', 'RUNNING')
+    ORDER BY e.task_id
+    FOR NO KEY UPDATE OF e SKIP LOCKED
+)
+UPDATE task_executions e SET {change}
+FROM held h WHERE e.task_id = h.task_id
+RETURNING e.task_id
+"""
+
+MARK_SWEPT: Final = _MARK.format(change="published_at = clock_timestamp(), publishing_until = NULL")
+# A row that somebody holds is being claimed: the message has come.
+
+POSTPONE: Final = _MARK.format(
+    change="""publishing_until = clock_timestamp() + CASE WHEN $3::interval IS NOT NULL THEN $3::interval ELSE least(
+        $5::interval,
+        greatest($4::interval, clock_timestamp() - coalesce(e.published_at, e.run_after, e.enqueued_at))) END"""
+)
+
+
+async def mark_swept(executor: Executor, rows: Sequence[Held]) -> set[str]:
+    """Pub/Sub has the message: `published_at` is now. A row that went on meanwhile is left as it is."""
+    return {row["task_id"] for row in await executor.fetch(MARK_SWEPT, *_pairs(rows))}
+
+
+async def postpone(
+    executor: Executor,
+    rows: Sequence[Held],
+    *,
+    pause: timedelta | None = None,
+    least: timedelta = timedelta(minutes=1),
+    most: timedelta = timedelta(hours=1),
+) -> None:
+    """Nothing could be published: the rows are owed again after `pause`.
+
+    Without one, after as long as each has waited already, within `least` and `most`: a message that Pub/Sub will never take is
+    tried at doubling intervals, and what was never counted needs no column.
+    """
+    await executor.fetch(POSTPONE, *_pairs(rows), pause, least, most)
+
+
+def _taken(found: Sequence[Mapping[str, Any]]) -> Taken:
+    rows = tuple(
+        Held(row["task_id"], row["status"], row["published"], row["publishing_until"], row["weight"])
+        for row in found
+        if row["task_id"] is not None
+    )
+    return Taken(rows, found[0]["seen"])
+
+
+def _pairs(rows: Sequence[Held]) -> tuple[list[str], list[datetime]]:
+    return [row.task_id for row in rows], [row.until for row in rows]

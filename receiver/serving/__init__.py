@@ -1,0 +1,1 @@
+"""The process that serves: ASGI application, instance, server, readiness."""

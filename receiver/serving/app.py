@@ -1,0 +1,217 @@
+"""The ASGI application: `POST /tasks/pubsub/`, `/health`, `/ready`, and `/tasks/status` where it is turned on.
+
+HTTP around a `Service`. Paths are exact: Pub/Sub follows a redirect as a GET without a body and takes the answer for an
+ack, so nothing here ever redirects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from receiver.delivery.push import ClientGone, Push
+from receiver.endings.outcomes import reply
+from receiver.serving.group_status import PATH as STATUS_PATH
+from receiver.serving.group_status import GroupStatus
+from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
+from receiver.settings import PUSH_PATH, Settings
+from receiver.telemetry import logs, uncaught
+from receiver.telemetry.events import Delivered
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from datetime import timedelta
+
+    from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
+
+MAX_LENGTH_DIGITS = 18
+"""Digits of a Content-Length that are looked at: so many are over every cap already, and int() refuses thousands."""
+
+CLOUD_TRACE = re.compile(rb"([0-9a-fA-F]{32})/([0-9]{1,19})(?:;o=([01]))?")
+
+
+def create_app(settings: Settings | None = None, *, service: Service | None = None) -> Starlette:
+    """The application for any ASGI server. Settings come from the environment unless given; or a Service is.
+
+    Without a Service the process is taken for one worker of a server that stops in order at SIGTERM, as uvicorn, hypercorn
+    and gunicorn's workers do. A task that does not stop for a lease past its deadline then sends it SIGTERM, so that
+    what else is in flight is drained, and ends the process with exit code 1 if it still lives a little later than its
+    grace: only the exit ends a thread. Whoever gives a Service decides that by `service.on_stuck`.
+
+    Raises:
+        ConfigurationError: one line on what to change.
+    """
+    if service is None:
+        settings = settings or Settings.from_environ(os.environ)
+        emit = logs.configure(settings)
+        uncaught.watch(emit)
+        service = Service(settings, emit=emit)
+        service.on_stuck = _leave_in_order(settings.shutdown_grace)
+    owner = service
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        if loop.get_exception_handler() is None:
+            loop.set_exception_handler(uncaught.in_loop(owner.emit))
+        await owner.check_schema()
+        await owner.start()
+        yield
+        await owner.drain()
+        await owner.stop()
+
+    async def health(_: Request) -> Response:
+        return PlainTextResponse("ok")
+
+    async def ready(_: Request) -> Response:
+        found = await owner.readiness()
+        good = all(state == "ok" for state in found.values())
+        return Response(msgspec.json.encode(found), 200 if good else 503, media_type="application/json")
+
+    push = _PushRoute(owner)
+    app = _Application(
+        push,
+        routes=[
+            Route(PUSH_PATH, push, methods=["POST"]),
+            Route("/health", health),
+            Route("/ready", ready),
+            *_status(owner),
+        ],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _leave_in_order(grace: timedelta) -> Callable[[], None]:
+    """What to do when the instance gives up on a task under a server that is not ours."""
+
+    def leave() -> None:
+        last = threading.Timer(grace.total_seconds() + OVERTIME, os._exit, (STUCK_EXIT_CODE,))
+        last.daemon = True
+        last.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return leave
+
+
+class _Application(Starlette):
+    """Starlette, and a shorter way past its router and its two middlewares for what nearly every request is.
+
+    Those three were a seventh of the CPU of a delivery. Middleware that somebody adds sees every request.
+    """
+
+    def __init__(self, push: _PushRoute, **options: Any) -> None:
+        super().__init__(**options)
+        self._push = push
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_push = scope["type"] == "http" and scope["path"] == PUSH_PATH and scope["method"] == "POST"
+        if is_push and not self.user_middleware:
+            await self._push(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _status(owner: Service) -> list[Route]:
+    """The route of groups, where `TASKS_STATUS` is on."""
+    if not owner.settings.status:
+        return []
+    look = GroupStatus(owner.ledger.lanes, owner.settings.namespace)
+
+    async def status(request: Request) -> Response:
+        return await look(request)
+
+    return [Route(STATUS_PATH, status)]
+
+
+class _PushRoute:
+    """HTTP around `PushEndpoint`: raw ASGI, because the body must not be read before the token is checked."""
+
+    def __init__(self, service: Service) -> None:
+        self._endpoint = service.endpoint
+        self._emit = service.emit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        push = Push(headers, _Body(receive), _content_length(headers))
+        ending = await self._endpoint.answer(push)
+        answer = reply(ending)
+        body = answer.body.encode()
+        await send(
+            {
+                "type": "http.response.start",
+                "status": answer.status,
+                "headers": [
+                    (b"content-type", b"text/plain; charset=utf-8"),
+                    (b"content-length", b"%d" % len(body)),
+                ],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+        delivery, claimed = push.delivery, push.claimed
+        self._emit(
+            Delivered(
+                ending,
+                answer.status,
+                time.monotonic() - push.arrived,
+                task_name=delivery.task_name if delivery else None,
+                task_id=delivery.task_id if delivery else None,
+                attempt=claimed.attempt if claimed else None,
+                message_id=delivery.message_id if delivery else None,
+                trace=(delivery and delivery.traceparent) or traceparent(headers),
+            )
+        )
+
+
+def traceparent(headers: list[tuple[bytes, bytes]]) -> str | None:
+    """The trace of the request: `traceparent`, or Google's `X-Cloud-Trace-Context: TRACE/SPAN;o=1` in its form."""
+    for name, value in headers:
+        if name == b"traceparent":
+            return value.decode("latin-1")
+        if name == b"x-cloud-trace-context" and (match := CLOUD_TRACE.fullmatch(value)):
+            trace, span, sampled = match.groups()
+            return f"00-{trace.decode().lower()}-{int(span):016x}-0{(sampled or b'0').decode()}"
+    return None
+
+
+class _Body:
+    """A request's body as it streams in. No generator: those cost three times as much, because the loop keeps a list of them."""
+
+    __slots__ = ("_more", "_receive")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._more = True
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._more:
+            raise StopAsyncIteration
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        self._more = message.get("more_body", False)
+        chunk: bytes = message.get("body", b"")
+        return chunk
+
+
+def _content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value[:MAX_LENGTH_DIGITS])
+    return None

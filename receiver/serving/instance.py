@@ -1,0 +1,246 @@
+"""One instance: every collaborator, built before and torn down after.
+
+`Service` gives each what it needs through its constructor; there are no module-level singletons. Its life is
+`check_schema`, `start`, then pushes through `endpoint`, then `drain` and `stop`.
+
+Next: `receiver.app` puts HTTP around it, `receiver.serving.process` a process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import sys
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from receiver.delivery.admission import Admission, Threads
+from receiver.delivery.certificates import Certificates
+from receiver.delivery.push import PushEndpoint
+from receiver.delivery.runner import Runner
+from receiver.delivery.verifier import NoVerifier, Verifier
+from receiver.maintenance import Surroundings
+from receiver.record.database import Database
+from receiver.record.heartbeat import Heartbeat
+from receiver.record.ledger import Ledger, LedgerSettings
+from receiver.record.rejections import Rejections
+from receiver.serving.readiness import Readiness
+from receiver.serving.watchdog import Watchdog
+from receiver.settings import PushAuth, Serving, Settings, require_serving
+from receiver.tasks import backend as backends
+from receiver.tasks import registry as registries
+from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    import httpx
+
+    from receiver.record.task_pool import TaskPool
+    from receiver.tasks.backend import Backend
+    from receiver.tasks.registry import Registry
+
+LEASE_AFTER_EXIT = timedelta(seconds=3)
+"""How long after its exit an instance's unfinished executions stay its own; only the exit ends their code."""
+
+CALL_OFF_GRACE = 1.0
+"""Seconds that a task has to stop once the grace is over. Cloud Run kills 10 s after SIGTERM, 8 of which are grace, so
+that everything after the grace together has less than 2 (`receiver.serving.process`)."""
+
+CLOSING = 0.3
+"""Seconds for shortening leases and closing connections; a silent database must not keep the process."""
+
+STUCK_EXIT_CODE = 1
+"""When the instance gives up on a task that does not stop: the platform sees a failure and starts another."""
+
+OVERTIME = 1.6
+"""Seconds after the grace at which a shutdown that hangs is ended."""
+
+POLL = 0.01
+"""Seconds between two looks at what is still in flight."""
+
+
+class Service:
+    """One instance: everything between its start and its end.
+
+    Args:
+        settings: the environment.
+        registry: what may run; loaded from the settings when None.
+        emit: where events go.
+
+    Raises:
+        ConfigurationError: a setting is missing or a plugin cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, registry: Registry | None = None, *, emit: Emit) -> None:
+        self.settings = settings
+        self.serving = require_serving(settings)
+        self.registry = registry or registries.load(settings)
+        self.emit = emit
+        self.on_stuck: Callable[[], None] = lambda: None
+        self._database = Database.of(
+            self.serving.database_url, prepared_statements=settings.db_prepared_statements
+        )
+        self._pool: TaskPool | None = None
+        self._enqueuing: Backend | None = None
+        self._started = False
+        self._drained = False
+        self._warming: asyncio.Task[bool] | None = None
+        self._loading: asyncio.Task[ModuleType] | None = None
+        wait = settings.db_pool_timeout
+        self.heartbeat = Heartbeat(self._database, lease=settings.lease, emit=emit)
+        self.ledger = Ledger(
+            self._database,
+            LedgerSettings(settings.namespace, settings.instance, settings.lease, wait),
+            self.heartbeat,
+            emit,
+        )
+        self.runner = Runner(
+            self.ledger,
+            self.heartbeat,
+            self._tasks_pool,
+            lease=settings.lease,
+            max_result_bytes=settings.max_result_bytes,
+            stuck=self._stuck,
+            emit=emit,
+            around=Surroundings(settings, self.registry.paths, emit),
+        )
+        self.admission = Admission(
+            Threads(settings.threads, wait=wait.total_seconds()),
+            max_concurrency=settings.max_concurrency,
+            max_inflight_bytes=settings.max_inflight_bytes,
+            max_body_bytes=settings.max_body_bytes,
+        )
+        rejections = Rejections(
+            self.ledger.lanes,
+            namespace=settings.namespace,
+            instance=settings.instance,
+            most=settings.max_rejections,
+            grace=settings.rejection_grace,
+        )
+        self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
+        self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
+        self._readiness = Readiness(self.ledger.lanes, self.certificates, emit)
+        verifier = _verifier(self.certificates, self.serving)
+        self.endpoint = PushEndpoint(
+            verifier, self.registry, self.admission, self.ledger, self.runner, rejections, emit
+        )
+
+    async def check_schema(self) -> None:
+        """Refuses to serve on tables older than this code, or not ours to use: once, before anything is listened for.
+
+        Raises:
+            SchemaError: run `receiver migrate`, or grant what it names.
+        """
+        await self._readiness.check_schema()
+
+    async def start(self) -> None:
+        """Starts the heartbeat and fetches the certificates ahead of the first push."""
+        if self._started:
+            return
+        self._started = True
+        backends.offer(self._enqueue_backend)
+        self.heartbeat.start()
+        self.watchdog.start()
+        if self.certificates is not None:
+            self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
+        if any(route.is_async and route.takes_context for route in self.registry.declared):
+            # In a thread and ahead of the first such task: SQLAlchemy's import would hold the loop for 0.2 s.
+            load = asyncio.to_thread(importlib.import_module, "receiver.record.task_transaction")
+            self._loading = asyncio.create_task(load, name="load SQLAlchemy")
+        count = len(self.registry.declared)
+        self.emit(ServiceState(f"receiving pushes for {count} task{'' if count == 1 else 's'}"))
+
+    async def drain(self, *, since: float | None = None) -> None:
+        """Admits nothing more, waits the grace for what is in flight, then calls off what runs and hands back what stops.
+
+        Once. When it returns, every delivery that its task kept has its ending, or is about to have it.
+
+        Args:
+            since: when the grace began, by `time.monotonic()`: a blocked loop may come here late. Now, unless given.
+        """
+        if self._drained:
+            return
+        self._drained = True
+        self.admission.close()
+        begun = time.monotonic() if since is None else since
+        await self._quiet(until=begun + self.settings.shutdown_grace.total_seconds())
+        self.runner.leave()
+        await self._quiet(until=time.monotonic() + CALL_OFF_GRACE)
+        self.runner.give_up()
+
+    async def stop(self) -> None:
+        """After `drain`: leaves what does not stop to a short lease, and closes every connection, or gives it up."""
+        self.heartbeat.leave(left=LEASE_AFTER_EXIT)
+        if self._started:
+            backends.withdraw(self._enqueue_backend, self._enqueuing)
+        self._readiness.close()
+        try:
+            async with asyncio.timeout(CLOSING):
+                await self.heartbeat.ended()
+                await self.ledger.close()
+                if self._enqueuing is not None:
+                    await self._enqueuing.aclose()
+                if self._pool is not None:
+                    await self._pool.close()
+                if self.certificates is not None:
+                    await self.certificates.close()
+        except TimeoutError:
+            self.emit(ReceiverTrouble("connections not closed", "they end with the process"))
+        self.watchdog.stop()
+        self.emit(ServiceState("stopped"))
+
+    async def readiness(self) -> dict[str, str]:
+        """`database`, `schema` and `certificates`, each "ok" or what is wrong, in one constant phrase."""
+        return await self._readiness.look()
+
+    def _tasks_pool(self) -> TaskPool:
+        if self._pool is None:
+            from receiver.record.task_pool import TaskPool  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays
+
+            wait = self.settings.db_pool_timeout.total_seconds()
+            self._pool = TaskPool(self._database, size=self.settings.db_pool_size, wait=wait)
+        return self._pool
+
+    def _enqueue_backend(self) -> Backend:
+        """What tasks here enqueue with, made at the first that does."""
+        self._enqueuing = backends.from_settings(self.settings, emit=self.emit)
+        return self._enqueuing
+
+    def _certificates(self, emit: Emit) -> Certificates:
+        def failed(why: str) -> None:
+            emit(ReceiverTrouble("certificates not fetched", why))
+
+        return Certificates(self.settings.certs_url, _client, on_failure=failed)
+
+    async def _quiet(self, *, until: float) -> None:
+        """Returns when nothing is in flight and nothing runs, or at that time."""
+        while (self.admission.in_flight or self.runner.busy) and time.monotonic() < until:  # noqa: ASYNC110 - both change in many places, and this is once in a life
+            await asyncio.sleep(POLL)
+
+    def _farewell(self) -> None:
+        """The last thing that is done, by the watchdog, when the loop can do nothing any more."""
+        self.heartbeat.stop(left=LEASE_AFTER_EXIT, within=CLOSING)
+
+    def _stuck(self) -> None:
+        self.emit(
+            ReceiverTrouble("instance gives up", "a task has not stopped for a lease past its deadline")
+        )
+        self.admission.close()
+        self.on_stuck()
+
+
+def _client() -> httpx.AsyncClient:
+    # httpx loads its own command line where click and rich are installed, with pygments: 90 of 210 ms.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None is how the language says "not to be imported"
+    import httpx  # noqa: PLC0415 - off the loop, and after it listens
+
+    return httpx.AsyncClient()
+
+
+def _verifier(certificates: Certificates | None, serving: Serving) -> Verifier | NoVerifier:
+    if certificates is None:
+        return NoVerifier()
+    return Verifier(certificates, serving.audiences, serving.service_account)

@@ -1,0 +1,174 @@
+"""Rows that are owed to Pub/Sub: taken, published with no transaction open, and marked.
+
+Invariants: no connection is in a transaction, and no row locked, while Pub/Sub is asked; only a row that Pub/Sub has taken is marked;
+what it refuses is postponed alone and holds nothing up. A sweeper that dies in between loses its rows when `LEASE` is over, and
+they are published again: the record absorbs the duplicate.
+
+Next: `receiver.sweep.sweeper` says which rows, `receiver.enqueue.publisher` makes them messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from receiver.errors import GoogleError, GoogleRefused
+from receiver.record import sql as statements
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+
+    from receiver.enqueue.publisher import Publisher
+    from receiver.record.sql import Executor, Held, Taken
+
+BATCH: Final = 1000
+"""Rows taken at once: what one request to Pub/Sub may hold."""
+
+LEASE: Final = timedelta(minutes=2)
+"""For how long taken rows are one sweeper's: longer than Pub/Sub's client tries at most (five times 10 s, and the pauses)."""
+
+WEIGHT: Final = 1_000_000
+"""Stored bytes of arguments that are loaded at once. Stored is compressed, by a factor of ninety at most."""
+
+YOUNG: Final = timedelta(seconds=60)
+"""Rows younger than this are their enqueuer's, which publishes right after its commit."""
+
+STRANDED: Final = timedelta(hours=1)
+"""After the end of its lease, until a RUNNING row is published again: a redelivery takes it over within minutes, if one comes."""
+
+AGAIN: Final = timedelta(minutes=1)
+"""Until the next try, when Pub/Sub could not be asked: the next sweep."""
+
+PAUSE: Final = 0.05
+"""Seconds until the next look, when others hold everything that is due."""
+
+PATIENCE: Final = 40
+"""Such looks in a row before what others hold is left to them."""
+
+BLOCKS: Final = 2048
+"""Blocks of the table in one statement of a patrol, 16 MB: 15 ms when they are in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What became of rows that were taken. `reached`: whether Pub/Sub could be asked at all."""
+
+    owed: int = 0
+    forgotten: int = 0
+    stranded: int = 0
+    failed: int = 0
+    reached: bool = True
+
+
+class Owed:
+    """What is owed by one receiver, whatever its tasks.
+
+    Args:
+        forgotten: how long Pub/Sub keeps a message at most.
+    """
+
+    def __init__(
+        self, executor: Executor, publisher: Publisher, *, namespace: str, forgotten: timedelta, emit: Emit
+    ) -> None:
+        self._executor = executor
+        self._publisher = publisher
+        self._namespace = namespace
+        self._forgotten = forgotten
+        self._emit = emit
+
+    async def publish_due(self) -> AsyncIterator[Given]:
+        """Publishes batch after batch, the longest due first, until nothing is due or Pub/Sub is not to be reached."""
+        fruitless = 0
+        while fruitless < PATIENCE:
+            taken = await statements.take_owed(
+                self._executor, namespace=self._namespace, limit=BATCH, lease=LEASE, young=YOUNG
+            )
+            if not taken.seen:
+                return
+            if not taken.rows:  # another sweeper is taking them: what comes behind those is looked for again
+                fruitless += 1
+                await asyncio.sleep(PAUSE)
+                continue
+            fruitless = 0
+            given = await self._publish(taken)
+            yield given
+            if not given.reached:
+                return
+
+    async def publish_lost(self, blocks: tuple[int, int]) -> AsyncIterator[Given]:
+        """Publishes again what Pub/Sub should have brought long ago, in these blocks of the table."""
+        for start in range(blocks[0], blocks[1], BLOCKS):
+            seen = BATCH
+            while seen == BATCH:
+                taken = await statements.take_lost(
+                    self._executor,
+                    (start, min(start + BLOCKS, blocks[1])),
+                    namespace=self._namespace,
+                    limit=BATCH,
+                    lease=LEASE,
+                    stranded=STRANDED,
+                    forgotten=self._forgotten,
+                )
+                seen = taken.seen if taken.rows else 0
+                if taken.rows:
+                    given = await self._publish(taken)
+                    yield given
+                    if not given.reached:
+                        return
+
+    async def publish_these(self, task_ids: Sequence[str]) -> Given:
+        """Publishes those of these rows that are owed and due."""
+        taken = await statements.take_named(self._executor, task_ids, namespace=self._namespace, lease=LEASE)
+        return await self._publish(taken)
+
+    async def _publish(self, taken: Taken) -> Given:
+        """One batch, in portions that memory holds."""
+        given: set[str] = set()
+        failed, reached = 0, True
+        for portion in portions(taken.rows):
+            if not reached:
+                await statements.postpone(self._executor, portion, pause=AGAIN)
+                continue
+            by_id = {row.task_id: row for row in portion}
+            published = await self._publisher.publish(await statements.load(self._executor, portion))
+            done = [by_id[task_id] for task_id in published.task_ids]
+            await statements.mark_swept(self._executor, done)
+            given |= published.task_ids
+            failed += len(published.failures)
+            reached = await self._put_off(by_id, published.failures) or bool(done)
+        moved = [row for row in taken.rows if row.task_id in given]
+        return Given(
+            owed=sum(row.status == "READY" and not row.published for row in moved),
+            forgotten=sum(row.status == "READY" and row.published for row in moved),
+            stranded=sum(row.status == "RUNNING" for row in moved),
+            failed=failed,
+            reached=reached,
+        )
+
+    async def _put_off(self, rows: Mapping[str, Held], failures: Mapping[str, GoogleError]) -> bool:
+        """Postpones what failed, and says so, once a reason. False when it was not for the messages' own sake."""
+        reasons: dict[tuple[bool, str], list[str]] = defaultdict(list)
+        for task_id, error in failures.items():
+            reasons[isinstance(error, GoogleRefused), str(error)].append(task_id)
+        for (refused, why), task_ids in reasons.items():
+            await statements.postpone(
+                self._executor, [rows[task_id] for task_id in task_ids], pause=None if refused else AGAIN
+            )
+            self._emit(ReceiverTrouble("owed tasks not published", f"{len(task_ids)}: {why}", min(task_ids)))
+        return all(refused for refused, _ in reasons)
+
+
+def portions(rows: Sequence[Held]) -> Iterator[Sequence[Held]]:
+    """The rows in their order, in parts of `WEIGHT` bytes, or of one row."""
+    start = weight = 0
+    for index, row in enumerate(rows):
+        if index > start and weight + row.weight > WEIGHT:
+            yield rows[start:index]
+            start, weight = index, 0
+        weight += row.weight
+    if start < len(rows):
+        yield rows[start:]

@@ -1,0 +1,160 @@
+"""Messages that were rejected, published again: by themselves when their task is known by now, or because an operator says so.
+
+Invariants: a replay means the same execution as the message did (a firing's id, which is made of the message's, is written
+out); `replayed_at` is set after Pub/Sub has the message, so that a crash in between publishes it twice and loses nothing.
+
+Next: `receiver.enqueue.publisher` publishes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from receiver.contract import message as messages
+from receiver.contract.envelope import open_envelope
+from receiver.errors import GoogleError, Rejected
+from receiver.google.pubsub import Message
+from receiver.record import sql as statements
+from receiver.record.sql import OutboxRow
+from receiver.tasks.naming import subscription_name
+from receiver.telemetry.events import Emit, ReceiverTrouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+
+    from receiver.enqueue.publisher import Address, Publisher, Publishes
+    from receiver.record.sql import Executor, RejectedMessage
+
+STEP: Final = 200
+"""Messages loaded at once."""
+
+SIZE: Final = 8_000_000
+"""And bytes of their bodies, together."""
+
+HOPELESS: Final = 1000
+"""Messages that cannot be published, after which a sweep tries no more of them."""
+
+SILENT: Final = timedelta(minutes=25)
+"""Without a delivery for so long a message is Pub/Sub's no more: twice its longest backoff of 10 minutes, and some."""
+
+SUFFIX: Final = subscription_name("")
+"""What a subscription's name has more than its topic's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What became of messages: published again, or why not, by key."""
+
+    keys: tuple[str, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+class Replays:
+    """The rejected messages of one receiver.
+
+    Args:
+        paths: the path of the task that each name means, as the registry knows them now.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        publisher: Publisher,
+        pubsub: Publishes,
+        address: Address,
+        *,
+        paths: Mapping[str, str],
+        emit: Emit,
+    ) -> None:
+        self._executor = executor
+        self._publisher = publisher
+        self._pubsub = pubsub
+        self._address = address
+        self._paths = paths
+        self._emit = emit
+
+    async def replay_known(self, *, most: int, grace: timedelta) -> AsyncIterator[Replayed]:
+        """Publishes what was rejected as unknown and is known by now, each once; never what Pub/Sub still delivers itself.
+
+        Args:
+            most: with `grace`: when a message was acked although it was rejected.
+        """
+        failed: set[str] = set()
+        while found := await statements.find_known_now(
+            self._executor,
+            list(self._paths),
+            namespace=self._address.namespace,
+            most=most,
+            grace=grace,
+            silent=SILENT,
+            besides=list(failed),
+            limit=STEP,
+            size=SIZE,
+        ):
+            replayed = await self.replay(found)
+            failed |= replayed.failures.keys()
+            yield replayed
+            if len(failed) >= HOPELESS:
+                return
+
+    async def replay(self, found: Sequence[RejectedMessage]) -> Replayed:
+        """Publishes these, whatever they were rejected for."""
+        rows = {each.key: row for each in found if (row := self._row(each)) is not None}
+        published = await self._publisher.publish(list({row.task_id: row for row in rows.values()}.values()))
+        failures = {
+            key: str(published.failures[row.task_id])
+            for key, row in rows.items()
+            if row.task_id in published.failures
+        }
+        for each in found:
+            if each.key not in rows and (why := await self._as_it_was(each)) is not None:
+                failures[each.key] = why
+        done = tuple(each.key for each in found if each.key not in failures)
+        await statements.mark_replayed(self._executor, done, namespace=self._address.namespace)
+        if failures:
+            key, why = next(iter(failures.items()))
+            self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))
+        return Replayed(done, failures)
+
+    def _row(self, rejected: RejectedMessage) -> OutboxRow | None:
+        """The execution that the message means; None when it means none of a task that is known."""
+        try:
+            delivery = messages.decode(rejected.body)
+        except Rejected:
+            return None
+        path = self._paths.get(delivery.task_name)
+        if path is None:
+            return None
+        return OutboxRow(
+            task_id=delivery.task_id,
+            task_name=delivery.task_name,
+            task_path=path,
+            args=delivery.args.decode(),
+            kwargs=delivery.kwargs.decode(),
+            enqueued_at=delivery.enqueued_at or rejected.first_seen,
+            trace=delivery.traceparent,
+        )
+
+    async def _as_it_was(self, rejected: RejectedMessage) -> str | None:
+        """Publishes the very bytes to the topic of the subscription that brought them: later code may understand them.
+
+        Returns why it could not.
+        """
+        try:
+            envelope = open_envelope(rejected.body)
+        except Rejected as refused:
+            return str(refused)
+        name = (envelope.subscription or "").rpartition("/")[2]
+        if not name.endswith(SUFFIX):
+            return "its task is not known, and its subscription names no topic of ours"
+        message = Message(bytes(envelope.message.data or b""), envelope.message.attributes or {})
+        try:
+            await self._pubsub.publish(self._topic(name.removesuffix(SUFFIX)), [message])
+        except GoogleError as error:
+            return str(error)
+        return None
+
+    def _topic(self, name: str) -> str:
+        return f"projects/{self._address.project}/topics/{name}"

@@ -1,0 +1,1 @@
+"""What a plugin declares and calls: tasks, routes, schedules, contexts."""

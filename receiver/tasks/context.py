@@ -1,0 +1,134 @@
+"""What a running task is given: which execution it is, how long it has, its transaction, and a way to enqueue others.
+
+A task whose first parameter is annotated `TaskContext` is given one. What it writes through `connection()` or `session()`, and what
+it enqueues through `enqueue`, commits together with its success, or not at all.
+
+Next: `receiver.delivery.runner` makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, overload
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+
+    from receiver.tasks.call import TaskResult
+    from receiver.tasks.task import Task
+
+P = ParamSpec("P")
+
+
+class Transaction(Protocol):
+    """What `TaskContext` needs of the task's transaction (`receiver.record.task_transaction`)."""
+
+    async def connection(self) -> AsyncConnection:
+        """The connection, its transaction begun."""
+
+    async def session(self) -> AsyncSession:
+        """A session on the connection."""
+
+
+class Cancellation(Protocol):
+    """What `TaskContext` needs of whoever may call the task off."""
+
+    @property
+    def requested(self) -> bool:
+        """Whether the task is called off."""
+
+
+class TaskContext:
+    """What a running task may know of its execution.
+
+    Attributes:
+        task_id: the execution's id, the same on every attempt: use it as the idempotency key of outside effects.
+        attempt: 1 for the first run, counted before the task starts.
+        message_id: Pub/Sub's id of the message that brought this attempt.
+        deadline: when this attempt is called off, by this instance's clock, in UTC.
+    """
+
+    def __init__(
+        self,
+        *,
+        task_id: str,
+        attempt: int,
+        message_id: str,
+        deadline: datetime,
+        cancellation: Cancellation,
+        transaction: Transaction | None,
+    ) -> None:
+        self.task_id = task_id
+        self.attempt = attempt
+        self.message_id = message_id
+        self.deadline = deadline
+        self._cancellation = cancellation
+        self._transaction = transaction
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the deadline has passed, the lease is lost, or the instance stops: a `def` task should return soon."""
+        return self._cancellation.requested
+
+    @property
+    def remaining(self) -> timedelta:
+        """Time left until `deadline`, never negative."""
+        return max(self.deadline - datetime.now(UTC), timedelta(0))
+
+    def connection(self) -> Awaitable[AsyncConnection]:
+        """The task's transaction as a SQLAlchemy AsyncConnection, from the pool for tasks, begun at the first call.
+
+        What is written on it commits together with SUCCESSFUL, or not at all.
+
+        Raises:
+            TypeError: at the call, in a `def` task, which has no loop to await in.
+            OutOfConnections: none became free within `TASKS_DB_POOL_TIMEOUT`; the attempt counts.
+        """
+        return self._open().connection()
+
+    def session(self) -> Awaitable[AsyncSession]:
+        """An AsyncSession on `connection()`; it is flushed at the end, its own `commit()` releases a savepoint.
+
+        Raises:
+            TypeError, OutOfConnections: as `connection()`.
+        """
+        return self._open().session()
+
+    @overload
+    def enqueue(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[TaskResult]: ...
+    @overload
+    def enqueue(
+        self, task: Task[Concatenate[TaskContext, P], Any], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[TaskResult]: ...
+    def enqueue(self, task: Task[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[TaskResult]:
+        """Enqueues another task in this task's transaction: it runs only if this one succeeds.
+
+        It is published right after this task's success is committed. To have it run whatever becomes of this one, use
+        `await other.aenqueue(...)`.
+
+        Raises:
+            TypeError: at the call, in a `def` task; or when the arguments do not fit the other's function.
+            OutOfConnections: as `connection()`.
+        """
+        if self._transaction is None:
+            raise TypeError(
+                f"ctx.enqueue() needs an `async def` task, whose transaction it joins; in a `def` task use "
+                f"{task.name}.enqueue(...), which is enqueued whatever becomes of this one"
+            )
+        return self._enqueue(self._transaction, task, args, kwargs)
+
+    async def _enqueue(
+        self, transaction: Transaction, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TaskResult:
+        joined = task.using(connection=await transaction.connection())
+        result: TaskResult = await joined.aenqueue(*args, **kwargs)
+        return result
+
+    def _open(self) -> Transaction:
+        if self._transaction is None:
+            raise TypeError(
+                "ctx.connection() and ctx.session() need an `async def` task; in a `def` task use your own connection "
+                f"and ctx.task_id ({self.task_id!r}) as the idempotency key"
+            )
+        return self._transaction

@@ -1,0 +1,88 @@
+"""What topics, subscriptions and scheduler jobs are called.
+
+Invariant: a name is always one that Pub/Sub and Cloud Scheduler accept, and two tasks never share one. A path that is short
+and plain stands in the name as it is. Any other is cut, its odd characters become `_`, and `-` plus ten hex digits of
+the SHA-256 of the whole path follow; a plain path that happens to end like that is treated as odd, so that the two kinds
+never meet.
+
+Next: `receiver.tasks.route` offers these names as properties; provisioning creates what they name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+TOPIC_LIMIT: Final = 251
+"""Pub/Sub allows 255 characters; the subscription's `-sub` takes four."""
+
+JOB_LIMIT: Final = 500
+"""Cloud Scheduler's limit for a job id."""
+
+_DIGITS: Final = 10
+_LOOKS_HASHED: Final = re.compile(rf"[-.][0-9a-f]{{{_DIGITS}}}\Z")
+
+
+def topic_prefix(environment: str, namespace: str) -> str:
+    """How the topics and subscriptions of one receiver's tasks begin. No other receiver's do: neither part holds `--`."""
+    return f"{environment}--{namespace}.tasks--"
+
+
+def topic_name(environment: str, namespace: str, path: str) -> str:
+    """The topic of a task, `{environment}--{namespace}.tasks--{path}`, at most 251 characters.
+
+    Args:
+        environment: as `Settings.environment`, already checked (so is `namespace`).
+        namespace: the middle part.
+        path: the task's full module path.
+    """
+    prefix = topic_prefix(environment, namespace)
+    if _is_plain(path, r"[A-Za-z0-9_.~+%-]+", TOPIC_LIMIT - len(prefix)):
+        return prefix + path
+    return _hashed(prefix, re.sub(r"[^A-Za-z0-9_.~+%-]", "_", path), path, TOPIC_LIMIT)
+
+
+def subscription_name(topic: str) -> str:
+    """The push subscription of a topic."""
+    return f"{topic}-sub"
+
+
+def scheduler_job_name(environment: str, namespace: str, path: str) -> str:
+    """The scheduler job of a task, `{environment}--{namespace}-scheduler--{path}`, dots written as hyphens.
+
+    At most 500 characters. Where environment or namespace hold a dot, which a job id cannot, the digest is of the whole
+    name, so that `a.b` and `a-b` stay apart.
+    """
+    whole = f"{environment}--{namespace}-scheduler--{path}"
+    prefix = scheduler_job_prefix(environment, namespace)
+    dotted = "." in environment or "." in namespace
+    # Hyphens are odd here: `a.b` is written `a-b`, so `a-b` itself needs its digest.
+    if not dotted and _is_plain(path, r"[A-Za-z0-9_.]+", JOB_LIMIT - len(prefix)):
+        return prefix + path.replace(".", "-")
+    slug = re.sub(r"[^A-Za-z0-9_-]", "_", path.replace(".", "-"))
+    return _hashed(prefix, slug, whole if dotted else path, JOB_LIMIT)
+
+
+def scheduler_job_prefix(environment: str, namespace: str) -> str:
+    """How the scheduler jobs of one receiver begin.
+
+    Another's may begin like that too: `a.b` and `a-b` are written alike, and so is `shop` the beginning of a namespace
+    `shop-scheduler-`. Whose a job is, its description says.
+    """
+    return f"{environment}--{namespace}-scheduler--".replace(".", "-")
+
+
+def dead_letter_topic_name(environment: str, namespace: str) -> str:
+    """The topic that takes what no subscription of this receiver could deliver."""
+    return f"{environment}--{namespace}.dead-letters"
+
+
+def _is_plain(path: str, allowed: str, room: int) -> bool:
+    return len(path) <= room and bool(re.fullmatch(allowed, path)) and not _LOOKS_HASHED.search(path)
+
+
+def _hashed(prefix: str, slug: str, identity: str, limit: int) -> str:
+    digest = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
+    room = limit - len(prefix) - 1 - _DIGITS
+    return f"{prefix}{slug[:room]}-{digest}"

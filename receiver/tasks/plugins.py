@@ -1,0 +1,165 @@
+"""Plugin modules and entry points: imported once, at start, and asked for their routes.
+
+Whatever goes wrong in a plugin becomes one line that names the module, the error and, where known, the file and line in
+the plugin. Invariant: nothing but `TASKS_SETUP`, `TASKS_MODULES` and installed entry points decides what is imported.
+
+Next: `receiver.tasks.registry` makes the routes findable.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import sys
+import traceback
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Final
+
+from receiver.errors import PluginError
+from receiver.tasks.route import TaskRoute
+from receiver.tasks.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from receiver.settings import Settings
+
+GROUP: Final = "receiver.tasks"
+"""The entry point group of installed plugins."""
+
+_LISTS: Final = ("tasks", "task_routes")
+
+
+@dataclass(frozen=True, slots=True)
+class Plugins:
+    """What the plugins declare: each route once, and the modules that were named."""
+
+    routes: tuple[TaskRoute, ...]
+    modules: tuple[str, ...]
+
+
+def collect(settings: Settings) -> Plugins:
+    """Runs `TASKS_SETUP` once, then imports every plugin module and reads its list of routes.
+
+    Raises:
+        PluginError: one line: no plugins at all, a module that cannot be imported, or a list that is none.
+    """
+    if settings.setup is not None:
+        _set_up(settings.setup)
+    origin = "TASKS_MODULES" if settings.modules else f"entry points {GROUP}"
+    sources: list[tuple[str, str | None]] = [(name, None) for name in settings.modules] or _entry_points()
+    if not sources:
+        raise PluginError(
+            "there are no plugins: set TASKS_MODULES to modules with a `tasks` list, such as shop.tasks, "
+            f"or install a package with an entry point in group {GROUP}"
+        )
+    # A module named twice loads once, and a list that one module passes on to another declares its routes once.
+    routes = {id(route): route for module, name in sources for route in _routes(module, name, origin)}
+    return Plugins(tuple(routes.values()), tuple(dict.fromkeys(module for module, _ in sources)))
+
+
+def undeclared(modules: Sequence[str], declared: frozenset[str]) -> list[str]:
+    """Paths of the Tasks in these modules, or in modules below them, that are not among `declared`; sorted."""
+    homes = tuple(f"{module}." for module in modules)
+    loaded = [sys.modules[module] for module in modules if module in sys.modules]
+    values = (value for module in loaded for value in list(vars(module).values()))
+    tasks = (value for value in values if isinstance(value, Task))
+    return sorted({task.path for task in tasks if f"{task.func.__module__}.".startswith(homes)} - declared)
+
+
+def _entry_points() -> list[tuple[str, str | None]]:
+    import importlib.metadata  # noqa: PLC0415 - a thirtieth of a start, for those who name no modules
+
+    found: set[tuple[str, str | None]] = set()
+    for point in importlib.metadata.entry_points(group=GROUP):
+        match = point.pattern.match(point.value)
+        if match is None:
+            raise PluginError(
+                f"entry point {point.name!r} in group {GROUP} is {point.value!r}; write module or module:tasks"
+            )
+        found.add((match["module"], match["attr"] or None))
+    return sorted(found, key=lambda source: (source[0], source[1] or ""))
+
+
+def _set_up(setup: str) -> None:
+    name, _, attribute = setup.partition(":")
+    module = _import(name, "TASKS_SETUP")
+    try:
+        function: object = functools.reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        raise PluginError(f"TASKS_SETUP: module {name} has no {attribute}") from None
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise PluginError(f"TASKS_SETUP: {setup} is no plain function; it is called once, without arguments")
+    try:
+        function()
+    except (Exception, SystemExit) as error:
+        raise PluginError(_one_line(f"TASKS_SETUP: {setup} failed", error, name)) from error
+
+
+def _routes(module: str, attribute: str | None, origin: str) -> list[TaskRoute]:
+    loaded = _import(module, origin)
+    wanted = _LISTS if attribute is None else (attribute,)
+    # A submodule called `tasks` is no declaration: it appears in its package's namespace by being imported.
+    present = {name: vars(loaded)[name] for name in wanted if name in vars(loaded)}
+    lists = {name: value for name, value in present.items() if not isinstance(value, ModuleType)}
+    if not lists:
+        hint = f"; did you mean {module}.tasks?" if present else ""
+        raise PluginError(f"{origin}: {module} has no {' or '.join(wanted)} list of TaskRoute{hint}")
+    if len(lists) > 1:
+        raise PluginError(f"{origin}: {module} has both a tasks and a task_routes list; keep one")
+    ((name, value),) = lists.items()
+    if not isinstance(value, list | tuple):
+        raise PluginError(f"{origin}: {module}.{name} is {_kind(value)}; write a list of TaskRoute")
+    for index, item in enumerate(value):
+        if not isinstance(item, TaskRoute):
+            raise PluginError(
+                f"{origin}: {module}.{name}[{index}] is {_kind(item)}; wrap each task in TaskRoute(...)"
+            )
+    return list(value)
+
+
+def _import(name: str, origin: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            missing = name if error.name == name else f"{name} (there is no {error.name})"
+            raise PluginError(f"{origin}: there is no module {missing} on the import path") from None
+        raise PluginError(_one_line(f"{origin}: cannot import {name}", error, name)) from error
+    except (Exception, SystemExit) as error:
+        raise PluginError(_one_line(f"{origin}: cannot import {name}", error, name)) from error
+
+
+def _one_line(what: str, error: BaseException, module: str) -> str:
+    try:
+        message = " ".join(str(error).split())[:300]
+    except Exception:  # noqa: BLE001 - a plugin's exception may fail to describe itself
+        message = ""
+    if isinstance(error, SyntaxError):
+        message = error.msg
+    place = _place(error, module)
+    return (
+        f"{what}: {type(error).__name__}"
+        + (f": {message}" if message else "")
+        + (f" ({place})" if place else "")
+    )
+
+
+def _place(error: BaseException, module: str) -> str | None:
+    """File and line: of a syntax error itself, else of the last frame in the plugin's own package."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    home = module.partition(".")[0]
+    place = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == home:
+            place = f"{frame.f_code.co_filename}:{line}"
+    return place
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Task):
+        return f"the task {value.name}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"of type {type(value).__name__}"

@@ -1,0 +1,118 @@
+"""The frozen registry: which route a message means, and whether its arguments fit.
+
+Invariant: after start nothing here changes and nothing is imported because a message says so. No name, path or alias
+belongs to two routes.
+
+Next: `receiver.delivery.push` finds and binds here before anything is claimed.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from receiver import maintenance
+from receiver.errors import PluginError, Rejected, RejectionReason
+from receiver.tasks import plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from receiver.settings import Settings
+    from receiver.tasks.route import TaskRoute
+
+
+class Registry:
+    """All routes of this receiver, found by any of their names.
+
+    Args:
+        routes: in the order in which plugins declare them; the receiver's own come after them.
+        modules: the plugin modules they come from, for `undeclared`.
+
+    Raises:
+        PluginError: two routes share a name, path or alias.
+    """
+
+    __slots__ = ("_by_name", "modules", "routes")
+
+    routes: tuple[TaskRoute, ...]
+    modules: tuple[str, ...]
+    _by_name: Mapping[str, TaskRoute]
+
+    def __init__(self, routes: Sequence[TaskRoute], modules: Sequence[str] = ()) -> None:
+        by_name: dict[str, TaskRoute] = {}
+        routes = (*routes, *maintenance.ROUTES)
+        for route in routes:
+            for name in sorted(route.names):
+                other = by_name.setdefault(name, route)
+                if other is not route:
+                    raise PluginError(_clash(name, other, route))
+        object.__setattr__(self, "routes", tuple(routes))
+        object.__setattr__(self, "modules", tuple(modules))
+        object.__setattr__(self, "_by_name", MappingProxyType(by_name))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"the registry is frozen: {name} cannot be set")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"the registry is frozen: {name} cannot be deleted")
+
+    def __repr__(self) -> str:
+        return f"<Registry of {len(self.declared)} routes>"
+
+    @property
+    def declared(self) -> tuple[TaskRoute, ...]:
+        """The routes that plugins declare, without the receiver's own."""
+        return self.routes[: -len(maintenance.ROUTES)]
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The path of the task that each name, path and alias means."""
+        return {name: route.path for name, route in self._by_name.items()}
+
+    def find(self, task_name: str) -> TaskRoute | None:
+        """The route with this name, path or alias, or None."""
+        return self._by_name.get(task_name)
+
+    def bind(self, route: TaskRoute, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Checks that the arguments fit the route's function, its context parameter left out. Nothing is called.
+
+        Raises:
+            Rejected: bad_arguments, with the reason.
+        """
+        why = route.shape.mismatch(args, kwargs)
+        if why is not None:
+            raise Rejected(RejectionReason.BAD_ARGUMENTS, f"{route.name}: {_storable(why)}")
+
+
+def load(settings: Settings) -> Registry:
+    """Runs `TASKS_SETUP`, imports the plugin modules and registers what they declare.
+
+    Raises:
+        PluginError: a plugin cannot be loaded, or two routes share a name.
+    """
+    found = plugins.collect(settings)
+    return Registry(found.routes, found.modules)
+
+
+def undeclared(registry: Registry) -> list[str]:
+    """Paths of the `@task` functions of the plugin modules that no route declares, sorted."""
+    return plugins.undeclared(registry.modules, frozenset(route.path for route in registry.routes))
+
+
+def _clash(name: str, first: TaskRoute, second: TaskRoute) -> str:
+    if first.path == second.path:
+        return f"two routes declare {first.path}; keep one TaskRoute for it"
+    if maintenance.is_built_in(second):
+        return (
+            f"{first.path} is known as {name!r}, as is the receiver's own {second.path}; "
+            "rename the function, or drop the alias"
+        )
+    return (
+        f"{first.path} and {second.path} are both known as {name!r}; rename one function, or drop the alias"
+    )
+
+
+def _storable(text: str) -> str:
+    """A keyword's name comes from the message and may hold what PostgreSQL text cannot."""
+    return text.encode("utf-8", "replace").decode().replace("\x00", "?")

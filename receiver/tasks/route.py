@@ -1,0 +1,218 @@
+"""TaskRoute: what a plugin declares about one task.
+
+Everything is checked when the route is made, against what Pub/Sub and Cloud Scheduler really accept, so that a route that
+exists can be provisioned and served. A route never changes; only its resource names and its kill switch look at the
+environment, at the moment they are asked.
+
+Next: `receiver.tasks.registry` collects the routes; `receiver.delivery.runner` calls `function`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+from receiver import settings
+from receiver.errors import DeclarationError
+from receiver.tasks import naming
+from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezone
+from receiver.tasks.signature import NotATask, Shape, describe
+
+_OFF: Final = frozenset({"0", "false", "no", "off"})
+_ATTEMPTS_LIMIT: Final = 2**31 - 1  # the attempt is an integer column
+_TIMEOUT_LIMIT: Final = 3600  # seconds; Cloud Run's limit for a request
+_NAME_LIMIT: Final = 500  # the longest task_name that a message may carry
+
+
+@dataclass(frozen=True)
+class TaskRoute:
+    """How one task is delivered, retried and scheduled.
+
+    Args:
+        func: the task: decorated with `@task`, a Django Task, or a plain function. Not a lambda, partial or generator.
+        ack_deadline: seconds before Pub/Sub retries without an answer, 10-600.
+        min_retry_delay: shortest backoff in seconds, 0-600.
+        max_retry_delay: longest backoff in seconds, 0-600, not below `min_retry_delay`.
+        schedule: five cron fields in Cloud Scheduler's grammar, or None. A firing calls the task without arguments.
+        schedule_timezone: IANA time zone of the schedule.
+        kill_switch: environment variable that turns the task off (`0`, `false`, `no`, `off`), read at every delivery.
+        max_attempts: runs before FAILED is final; None for as long as Pub/Sub tries.
+        timeout: seconds from the arrival of the request, at most 3600 (Cloud Run's limit for a request);
+            None for `ack_deadline` less 10 % (at least 2 s), so that the answer still finds a client.
+        aliases: former names and paths that messages may still carry.
+
+    Raises:
+        DeclarationError: a value that Pub/Sub, Cloud Scheduler or the receiver would refuse, naming task and field.
+    """
+
+    func: Callable[..., Any]
+    ack_deadline: int = 300
+    min_retry_delay: int = 10
+    max_retry_delay: int = 600
+    schedule: str | None = None
+    schedule_timezone: str = "UTC"
+    kill_switch: str | None = None
+    max_attempts: int | None = None
+    timeout: float | None = None
+    aliases: Sequence[str] = ()
+
+    function: Callable[..., Any] = field(init=False, repr=False, compare=False)
+    """The plain function underneath `func`."""
+    is_async: bool = field(init=False, repr=False, compare=False)
+    """True for `async def`: it runs in the loop, otherwise in a thread."""
+    takes_context: bool = field(init=False, repr=False, compare=False)
+    """True when the first positional parameter is annotated `TaskContext`."""
+    shape: Shape = field(init=False, repr=False, compare=False)
+    """Which arguments a message must bring, the context left out."""
+
+    def __post_init__(self) -> None:
+        try:
+            description = describe(self.func)
+        except NotATask as error:
+            raise DeclarationError(f"TaskRoute: func {_called(self.func)} {error}") from None
+        for name in ("function", "is_async", "takes_context", "shape"):
+            object.__setattr__(self, name, getattr(description, name))
+        self._check_delivery()
+        self._check_schedule()
+        self._check_names()
+        object.__setattr__(self, "aliases", tuple(self.aliases))
+
+    @cached_property
+    def name(self) -> str:
+        """The function's name, such as `send_welcome_email`."""
+        return self.function.__name__
+
+    @cached_property
+    def path(self) -> str:
+        """The full path, such as `gyrinx.core.tasks.send_welcome_email`."""
+        return f"{self.function.__module__}.{self.function.__qualname__}"
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        """The path and every alias: what a row's `task_path` may be."""
+        return frozenset({self.path, *self.aliases})
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Everything that a message may call this task."""
+        return self.paths | {self.name}
+
+    @property
+    def topic_name(self) -> str:
+        """The Pub/Sub topic, for the environment as it is now."""
+        return naming.topic_name(*settings.environment_and_namespace(os.environ), self.path)
+
+    @property
+    def subscription_name(self) -> str:
+        """The push subscription of `topic_name`."""
+        return naming.subscription_name(self.topic_name)
+
+    @property
+    def scheduler_job_name(self) -> str:
+        """The Cloud Scheduler job, for the environment as it is now.
+
+        Raises:
+            ValueError: the route has no schedule.
+        """
+        if not self.is_scheduled:
+            raise ValueError(f"Task {self.name} has no schedule configured")
+        return naming.scheduler_job_name(*settings.environment_and_namespace(os.environ), self.path)
+
+    @property
+    def is_scheduled(self) -> bool:
+        """True when a schedule is configured."""
+        return self.schedule is not None
+
+    @cached_property
+    def effective_timeout(self) -> float:
+        """Seconds from the arrival of the request until the task is called off."""
+        if self.timeout is not None:
+            return float(self.timeout)
+        return self.ack_deadline - max(2.0, self.ack_deadline / 10)
+
+    def is_enabled(self, environ: Mapping[str, str]) -> bool:
+        """False when the kill switch says so: `0`, `false`, `no`, `off` in any case. Unset means on."""
+        return self.kill_switch is None or environ.get(self.kill_switch, "").strip().lower() not in _OFF
+
+    def _check_delivery(self) -> None:
+        self._whole("ack_deadline", self.ack_deadline, 10, 600)
+        self._whole("min_retry_delay", self.min_retry_delay, 0, 600)
+        self._whole("max_retry_delay", self.max_retry_delay, 0, 600)
+        if self.min_retry_delay > self.max_retry_delay:
+            raise self._refusal(
+                "min_retry_delay",
+                self.min_retry_delay,
+                f"use at most max_retry_delay ({self.max_retry_delay})",
+            )
+        if self.max_attempts is not None:
+            self._whole("max_attempts", self.max_attempts, 1, _ATTEMPTS_LIMIT)
+        timeout: object = self.timeout
+        if timeout is not None and not _is_timeout(timeout):
+            raise self._refusal("timeout", timeout, f"use seconds, more than 0 and at most {_TIMEOUT_LIMIT}")
+
+    def _check_schedule(self) -> None:
+        for name, check in (("schedule", check_schedule), ("schedule_timezone", check_timezone)):
+            value: object = getattr(self, name)
+            if value is None and name == "schedule":
+                continue
+            if not isinstance(value, str):
+                raise self._refusal(name, value, "use text")
+            try:
+                check(value)
+            except ScheduleError as error:
+                raise DeclarationError(f"TaskRoute({self.path}): {name}: {error}") from None
+        # A firing carries no arguments, so one that needs some would be a 400 each time, and never run.
+        if self.is_scheduled and (why := self.shape.mismatch((), {})) is not None:
+            raise DeclarationError(
+                f"TaskRoute({self.path}): schedule: a firing brings no arguments ({why}); give the argument a default"
+            )
+
+    def _check_names(self) -> None:
+        switch: object = self.kill_switch
+        if switch is not None and not (
+            isinstance(switch, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", switch)
+        ):
+            raise self._refusal(
+                "kill_switch", switch, "use the name of an environment variable, such as ENABLE_CLEANUP"
+            )
+        aliases: object = self.aliases
+        if isinstance(aliases, str | bytes) or not isinstance(aliases, Sequence):
+            raise self._refusal("aliases", aliases, "use a list of former names and paths")
+        for alias in aliases:
+            if not isinstance(alias, str) or not 0 < len(alias) <= _NAME_LIMIT or not _storable(alias):
+                raise self._refusal(
+                    "aliases", alias, f"use names and paths of 1-{_NAME_LIMIT} characters, without NUL"
+                )
+
+    def _whole(self, name: str, value: object, low: int, high: int) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self._refusal(name, value, f"use a whole number from {low} to {high}")
+
+    def _refusal(self, name: str, value: object, allowed: str) -> DeclarationError:
+        return DeclarationError(f"TaskRoute({self.path}): {name} is {_brief(value)}; {allowed}")
+
+
+def _is_timeout(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    return 0 < value <= _TIMEOUT_LIMIT  # false for NaN
+
+
+def _storable(text: str) -> bool:
+    try:
+        return b"\x00" not in text.encode()
+    except UnicodeEncodeError:  # a lone surrogate: no message can carry it, no row can hold it
+        return False
+
+
+def _brief(value: object) -> str:
+    return " ".join(repr(value).split())[:80]
+
+
+def _called(func: object) -> str:
+    module, name = getattr(func, "__module__", None), getattr(func, "__qualname__", None)
+    return f"{module}.{name}" if isinstance(module, str) and isinstance(name, str) else _brief(func)

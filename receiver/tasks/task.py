@@ -1,0 +1,253 @@
+"""`@task`: a function that can be called here, or enqueued and called elsewhere.
+
+A `Task` is its function with a name: callable as before, typed as before, and `enqueue` takes the same arguments, without the
+`TaskContext` that the receiver gives. Which arguments fit is checked where they are given.
+
+Next: `receiver.tasks.route` declares how a task is delivered, `receiver.delivery.runner` calls it; `receiver.tasks.backend` takes its calls.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
+
+from receiver.errors import DeclarationError, TaskResultMissing
+from receiver.tasks import backend as backends
+from receiver.tasks.backend import Entry, Options
+from receiver.tasks.context import TaskContext
+from receiver.tasks.signature import NotATask, Shape, describe
+
+if TYPE_CHECKING:
+    from receiver.tasks.call import TaskResult
+
+__all__ = ["Task", "TaskContext", "task"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+T_co = TypeVar("T_co", covariant=True)
+
+TEXT_LIMIT: Final = 255
+"""Bytes of a group key or a label; a group key has to fit an index."""
+
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class _TakesArguments(Protocol[T_co]):
+    """What a type checker sees in `Task.enqueue` and its like: the function's parameters, without the context.
+
+    Looked up on a task, the first description that fits it counts. A first parameter that takes anything would fit a context
+    too, so that case comes first, unchecked; so is, with mypy, a task that has both a context and an `Any` in its parameters.
+    """
+
+    @overload
+    def __get__(self, task: Task[Concatenate[_Nobody, Q], Any], owner: object) -> Callable[..., T_co]: ...
+    @overload
+    def __get__(self, task: Task[Concatenate[TaskContext, Q], Any], owner: object) -> Callable[Q, T_co]: ...
+    @overload
+    def __get__(self, task: Task[Q, Any], owner: object) -> Callable[Q, T_co]: ...
+
+
+class _Nobody:
+    """No parameter is annotated with this: what takes it takes anything."""
+
+
+def _as_the_function(method: Callable[..., T_co]) -> _TakesArguments[T_co]:
+    """The method itself, typed as `_TakesArguments` says."""
+    return cast("_TakesArguments[T_co]", method)
+
+
+class Task(Generic[P, R]):
+    """A function that can be delivered by name.
+
+    Attributes:
+        func: the function itself.
+        name: its name, `send_welcome_email`; what a message calls it.
+        path: its module path, `shop.tasks.send_welcome_email`; what resources are named after.
+    """
+
+    def __init__(self, func: Callable[P, R]) -> None:
+        if isinstance(func, Task):
+            raise DeclarationError(f"{func.path} is a task already; keep one @task above it")
+        if inspect.isclass(func) or not getattr(func, "__qualname__", None):
+            raise DeclarationError(
+                f"@task takes a function, not {getattr(func, '__name__', type(func).__name__)}"
+            )
+        functools.update_wrapper(
+            self, func
+        )  # first: it copies the function's own attributes, whatever they are called
+        self.func = func
+        self.name: str = func.__name__
+        self.path: str = f"{func.__module__}.{func.__qualname__}"
+        self._options = Options()
+        self._shape: Shape | None = None
+        if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(func):
+            inspect.markcoroutinefunction(self)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Calls the function here and now, as if it were undecorated."""
+        return self.func(*args, **kwargs)
+
+    @_as_the_function
+    def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
+        """Has the task run elsewhere, with these arguments; returns once the record has it.
+
+        Its row is committed before this returns, and it is published at once; what could not be published within 10 seconds is
+        published by the sweeper, and this returns all the same: to raise would make callers enqueue twice. With
+        `using(connection=...)` the row is written in that transaction, and published right after its commit.
+
+        Raises:
+            TypeError: the arguments do not fit the function, or no message can carry them.
+            RuntimeError: an event loop runs in this thread, and waiting would block it: use `aenqueue`.
+            DatabaseUnavailable: the record cannot be reached; or its answer was lost, and it is not known.
+            SettingError: the environment does not say where to enqueue to.
+        """
+        return backends.current().enqueue(self._entry(args, kwargs))
+
+    @_as_the_function
+    async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
+        """As `enqueue`, awaited: calls of one event loop that come together share statements and requests."""
+        entry = self._entry(args, kwargs)
+        return await (await backends.ready()).aenqueue(entry)
+
+    @_as_the_function
+    def entry(self, /, *args: Any, **kwargs: Any) -> Entry:
+        """A call for `receiver.enqueue_many`, with the options of `using`.
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+        """
+        return self._entry(args, kwargs)
+
+    def using(
+        self,
+        *,
+        run_after: datetime | timedelta | None = None,
+        group_key: str | None = None,
+        label: str | None = None,
+        connection: Any = None,
+        traceparent: str | None = None,
+    ) -> Task[P, R]:
+        """The same task, to be enqueued with these options; what is None stays as it was.
+
+        Args:
+            run_after: not before this moment (aware), or so long after the call; the sweeper publishes it then, to the minute.
+            group_key: under which several calls are watched together. Whoever knows it may ask for their progress: use a
+                random one, such as `uuid4().hex`. At most 255 bytes.
+            label: what this call is in its group, for people; at most 255 bytes.
+            connection: the transaction that the call belongs to, a SQLAlchemy AsyncConnection or AsyncSession for
+                `aenqueue`, a Connection or Session for `enqueue`, on the record's own database. The task exists only if that
+                commits.
+            traceparent: W3C trace context; otherwise OpenTelemetry's here, or that of the delivery that runs here.
+
+        Raises:
+            ValueError: a moment without a zone, a text that is too long, a trace context that is none.
+            TypeError: something of another kind.
+        """
+        _check_moment(run_after)
+        for name, text in (("group_key", group_key), ("label", label)):
+            _check_text(name, text)
+        _check_text("traceparent", traceparent)
+        if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+            raise ValueError(
+                f"traceparent is {traceparent[:80]!r}; use W3C's form, 00-<32 hex>-<16 hex>-<2 hex>"
+            )
+        given = {
+            "run_after": run_after,
+            "group_key": group_key,
+            "label": label,
+            "connection": connection,
+            "traceparent": traceparent,
+        }
+        changed = copy.copy(self)
+        options = replace(
+            self._options, **{name: value for name, value in given.items() if value is not None}
+        )
+        changed._options = options  # noqa: SLF001 - of our own copy
+        return changed
+
+    def get_result(self, task_id: str) -> TaskResult:
+        """What is known of a call of this task.
+
+        Raises:
+            TaskResultMissing: there is none of this id, or it is another task's.
+            RuntimeError: an event loop runs in this thread: use `aget_result`.
+            DatabaseUnavailable: the record cannot be reached.
+        """
+        return self._own(backends.current().get_result(task_id))
+
+    async def aget_result(self, task_id: str) -> TaskResult:
+        """As `get_result`, awaited."""
+        backend = await backends.ready()
+        return self._own(await backend.aget_result(task_id))
+
+    def __repr__(self) -> str:
+        return f"<Task {self.path}>"
+
+    def _entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        if self._shape is None:
+            try:
+                self._shape = describe(self.func).shape
+            except NotATask as error:
+                raise TypeError(f"{self.path} {error}") from None
+        why = self._shape.mismatch(args, kwargs)
+        if why is not None:
+            raise TypeError(f"{self.path}: {why}")
+        return Entry(self, args, kwargs, self._options)
+
+    def _own(self, result: TaskResult) -> TaskResult:
+        # By either: a task that was renamed or moved keeps the other.
+        if result.task_path != self.path and result.task_path.rpartition(".")[2] != self.name:
+            raise TaskResultMissing(f"execution {result.id} is one of {result.task_path}, not of {self.path}")
+        return replace(result, task=self)
+
+
+def task(func: Callable[P, R]) -> Task[P, R]:
+    """Makes a function a task: `@task` above `def` or `async def`."""
+    return Task(func)
+
+
+def _check_moment(run_after: datetime | timedelta | None) -> None:
+    if run_after is None or isinstance(run_after, timedelta):
+        return
+    if not isinstance(run_after, datetime):
+        raise TypeError(
+            f"run_after is a {type(run_after).__qualname__}; use an aware datetime, or a timedelta from now on"
+        )
+    if run_after.utcoffset() is None:
+        raise ValueError("run_after has no zone: use datetime.now(UTC) + ..., or a timedelta from now on")
+    try:
+        run_after.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("run_after is beyond the calendar in UTC") from None
+
+
+def _check_text(name: str, text: str | None) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str):
+        raise TypeError(f"{name} is a {type(text).__qualname__}; use text")
+    try:
+        storable = 0 < len(text.encode()) <= TEXT_LIMIT and "\0" not in text
+    except UnicodeEncodeError:
+        storable = False
+    if not storable:
+        raise ValueError(f"{name} is {text[:80]!r}; use text of 1 to {TEXT_LIMIT} bytes, without NUL")

@@ -1,0 +1,1 @@
+"""The pytest fixture `task_queue` and the faults that it can play."""

@@ -1,0 +1,185 @@
+"""A receiver without sockets that fails or dies on request: what the test kit drives.
+
+Everything but sockets and tokens is the code that serves. What goes wrong goes wrong in `Unruly`, between the path and the
+runner: there an exception takes the place of the task, or the instance dies with the work done and nothing recorded.
+
+Next: `receiver.testkit.queue` gives it messages.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from receiver.contract.failure import Failure
+from receiver.delivery.push import Push, PushEndpoint
+from receiver.delivery.verifier import NoVerifier
+from receiver.endings.outcomes import Ending, Outcome, Succeeded, reply
+from receiver.maintenance import Surroundings
+from receiver.reading.queries import Execution, executions, reading
+from receiver.record.database import Database
+from receiver.record.rejections import Rejections
+from receiver.serving.instance import Service
+
+if TYPE_CHECKING:
+    from receiver.delivery.admission import Admitted
+    from receiver.delivery.runner import Runner
+    from receiver.endings.calls import Claimed
+    from receiver.settings import Settings
+    from receiver.tasks.registry import Registry
+    from receiver.telemetry.events import Event
+
+MOST_EXECUTIONS = 10_000
+"""Executions that are read at most."""
+
+_TIMES = (
+    ("task_executions", "lease_expires_at"),
+    ("task_executions", "run_after"),
+    ("task_executions", "publishing_until"),
+    ("task_executions", "enqueued_at"),
+    ("task_executions", "published_at"),
+    ("task_executions", "started_at"),
+    ("task_executions", "finished_at"),
+    ("rejected_messages", "first_seen"),
+    ("rejected_messages", "last_seen"),
+)
+"""What waits for a time to come, or counts from one."""
+
+SWEEP_TIME = timedelta(seconds=60)
+"""For a sweep of a test's few rows: it takes milliseconds."""
+
+_numbers = count()
+
+
+class InjectedFailure(Exception):
+    """Injected by fail_next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """One delivery's end: what Pub/Sub would be told (0: no answer, the instance died), and why."""
+
+    task_id: str
+    task_name: str
+    status: int
+    ending: Ending | None
+
+    @property
+    def acked(self) -> bool:
+        """Whether Pub/Sub would not bring it again."""
+        return self.status == 200  # noqa: PLR2004 - HTTP's number
+
+
+@dataclass(slots=True)
+class Message:
+    """A message, owed or delivered."""
+
+    task_id: str
+    task_name: str
+    body: bytes
+    attempts: int = 0
+    number: int = field(default_factory=lambda: next(_numbers))
+
+
+class Unruly:
+    """A runner that does its work, unless it was told to fail or to die."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.failing = 0
+        self.crashing = 0
+
+    async def run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
+        """As `Runner.run`; may raise `Crash`."""
+        if self.failing and admitted.switch is None:
+            self.failing -= 1
+            return claimed.failed(Failure.of(InjectedFailure("injected by fail_next")))
+        outcome = await self._runner.run(claimed, admitted)
+        if self.crashing:
+            self.crashing -= 1
+            if isinstance(outcome, Succeeded) and outcome.transaction is not None:
+                await outcome.transaction.rollback()
+            raise Crash
+        return outcome
+
+
+class Crash(BaseException):
+    """The instance is gone: nothing may catch it on its way out."""
+
+
+class Receiver:
+    """One instance, without its sockets."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._service = service = Service(settings, registry, emit=_quiet)
+        self.runner = Unruly(service.runner)
+        rejections = Rejections(
+            service.ledger.lanes,
+            namespace=settings.namespace,
+            instance=settings.instance,
+            most=settings.max_rejections,
+            grace=settings.rejection_grace,
+        )
+        self._endpoint = PushEndpoint(
+            NoVerifier(), registry, service.admission, service.ledger, self.runner, rejections, _quiet
+        )
+
+    def knows(self, name: str) -> bool:
+        """Whether a route has this name."""
+        return self._service.registry.find(name) is not None
+
+    async def start(self) -> None:
+        """Empties the record, and is ready."""
+        lanes = self._service.ledger.lanes
+        await lanes.fetch("DELETE FROM task_executions")
+        await lanes.fetch("DELETE FROM rejected_messages")
+        await self._service.start()
+
+    async def stop(self) -> None:
+        """Ends it in order."""
+        await self._service.drain()
+        await self._service.stop()
+
+    async def answer(self, message: Message) -> Delivered:
+        """One delivery of a message."""
+        push = Push([], _once(message.body), len(message.body))
+        try:
+            ending = await self._endpoint.answer(push)
+        except Crash:
+            if push.claimed is not None:
+                self._service.heartbeat.release(push.claimed.lease)
+            return Delivered(message.task_id, message.task_name, 0, None)
+        return Delivered(message.task_id, message.task_name, reply(ending).status, ending)
+
+    async def advance(self, by: timedelta) -> None:
+        """Moves what waits for a time nearer to it."""
+        for table, column in _TIMES:
+            await self._service.ledger.lanes.fetch(
+                f"UPDATE {table} SET {column} = {column} - $1::interval WHERE {column} IS NOT NULL",  # noqa: S608 - our own names
+                by,
+            )
+
+    async def sweep(self, pubsub: Any) -> Any:
+        """One sweep, as the schedule causes it every minute; what it publishes goes to `pubsub`. Returns its counts."""
+        # By name: the enqueue client stands beside this room, and neither imports the other.
+        sweeper = importlib.import_module("receiver.sweep.sweeper")
+        service = self._service
+        around = Surroundings(service.settings, service.registry.paths, _quiet)
+        return await sweeper.sweep(around, within=SWEEP_TIME, everywhere=True, pubsub=pubsub)
+
+    async def executions(self) -> list[Execution]:
+        """The record, the oldest first."""
+        async with reading(Database.of(self._service.serving.database_url)) as connection:
+            return (await executions(connection, limit=MOST_EXECUTIONS))[::-1]
+
+
+def _quiet(_: Event) -> None:
+    """The test looks at the record, not at a log."""
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

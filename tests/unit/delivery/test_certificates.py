@@ -1,0 +1,430 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
+
+from receiver.delivery import certificates as certificates_module
+from receiver.delivery.certificates import Certificates
+from receiver.emulator.signer import Signer
+
+SIGNERS = [Signer.create(), Signer.create()]
+OLD, NEW = SIGNERS
+HOUR = 3600.0
+
+
+def pem_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+class Source(ThreadingHTTPServer):
+    """Google's certificate address, on loopback, answering what it is told."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.fetches = 0
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.fetched = threading.Event()
+        self.answer(OLD)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/certs"
+
+    def answer(self, *signers: Signer, max_age: int | None = 3600, **headers: str) -> None:
+        self.body = json.dumps({signer.kid: signer.certificate for signer in signers}).encode()
+        self.status = 200
+        self.headers = (
+            headers if max_age is None else {"cache-control": f"public, max-age={max_age}"} | headers
+        )
+
+    def fail(self, status: int = 503, body: bytes = b"secret", **headers: str) -> None:
+        self.status, self.body, self.headers = status, body, headers
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Source
+
+    def do_GET(self) -> None:
+        self.server.fetches += 1
+        self.server.fetched.set()
+        self.server.go_on.wait(10)
+        try:
+            self.send_response(self.server.status)
+            for name, value in self.server.headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.end_headers()
+            self.wfile.write(self.server.body)
+        except OSError:
+            pass  # the fetch was given up, which is what some tests are about
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's signature
+        pass
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    server = Source()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.go_on.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Clocks:
+    def __init__(self) -> None:
+        self.wall = 1_800_000_000.0
+        self.monotonic = 50.0
+
+    def pass_(self, seconds: float) -> None:
+        self.wall += seconds
+        self.monotonic += seconds
+
+
+@pytest.fixture
+def clocks() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+def failures() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def certificates(source: Source, clocks: Clocks, failures: list[str]) -> AsyncIterator[Certificates]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        made = Certificates(
+            source.url, lambda: client, failures.append, lambda: clocks.wall, lambda: clocks.monotonic
+        )
+        yield made
+        await made.close()
+
+
+async def settled(certificates: Certificates) -> None:
+    """Wait for the fetch in the background, if there is one."""
+    await certificates._join()
+
+
+class TestLoading:
+    async def test_the_first_key_waits_for_the_first_fetch_and_later_ones_do_not(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        before = certificates.loaded
+        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert (before, certificates.loaded) == (False, True)
+        for _ in range(10):
+            assert await certificates.key(OLD.kid) == OLD.certificate
+        assert source.fetches == 1
+
+    async def test_callers_at_the_same_time_share_one_fetch(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        answers = await asyncio.gather(*(certificates.key(OLD.kid) for _ in range(50)), certificates.ready())
+        assert set(answers) == {OLD.certificate, True}
+        assert source.fetches == 1
+
+    async def test_ready_loads_once_and_then_only_says_so(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        assert await certificates.ready()
+        assert await certificates.ready()
+        assert source.fetches == 1
+
+    async def test_without_keys_a_failing_source_is_asked_once_a_second(
+        self, certificates: Certificates, source: Source, clocks: Clocks, failures: list[str]
+    ) -> None:
+        source.fail()
+        for _ in range(5):
+            assert not await certificates.ready()
+            assert await certificates.key(OLD.kid) is None
+        assert source.fetches == 1
+        source.answer(OLD)
+        clocks.pass_(1)
+        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert failures == ["certificates not fetched from 127.0.0.1: status 503 (no keys yet)"]
+
+    async def test_a_cancelled_caller_does_not_end_the_fetch_for_others(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        source.go_on.clear()
+        first = asyncio.create_task(certificates.key(OLD.kid))
+        second = asyncio.create_task(certificates.key(OLD.kid))
+        await asyncio.to_thread(source.fetched.wait)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        source.go_on.set()
+        assert await second == OLD.certificate
+        assert source.fetches == 1
+
+
+class TestUnknownKeys:
+    async def test_a_rotated_key_is_found_after_one_fetch(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        await certificates.ready()
+        source.answer(OLD, NEW)
+        assert await certificates.key(NEW.kid) == NEW.certificate
+        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert source.fetches == 2
+
+    async def test_a_key_that_is_withdrawn_is_gone_after_the_next_fetch(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        await certificates.ready()
+        source.answer(NEW)
+        assert await certificates.key(NEW.kid) == NEW.certificate
+        assert await certificates.key(OLD.kid) is None
+
+    async def test_a_flood_of_unknown_ids_causes_one_fetch_in_thirty_seconds(
+        self, certificates: Certificates, source: Source, clocks: Clocks
+    ) -> None:
+        await certificates.ready()
+        for second in range(60):
+            answers = await asyncio.gather(*(certificates.key(f"{second}-{n}") for n in range(20)))
+            assert set(answers) == {None}
+            clocks.pass_(1)
+        assert source.fetches == 3
+
+    async def test_an_unknown_id_that_caused_the_first_load_has_had_its_fetch(
+        self, certificates: Certificates, source: Source, clocks: Clocks
+    ) -> None:
+        assert await certificates.key("unknown") is None
+        assert await certificates.key("unknown") is None
+        assert source.fetches == 1
+        clocks.pass_(30)
+        assert await certificates.key("unknown") is None
+        assert source.fetches == 2
+
+    async def test_a_flood_during_an_outage_causes_no_more(
+        self, certificates: Certificates, source: Source, clocks: Clocks
+    ) -> None:
+        await certificates.ready()
+        source.fail()
+        clocks.pass_(2 * HOUR)
+        for _ in range(60):
+            assert await certificates.key("unknown") is None
+            assert await certificates.key(OLD.kid) == OLD.certificate
+            await settled(certificates)
+            clocks.pass_(1)
+        assert source.fetches == 3
+
+
+class TestFreshness:
+    @pytest.mark.parametrize(
+        ("max_age", "headers", "seconds"),
+        [
+            (3600, {}, 3600),
+            (21155, {"age": "5059"}, 16096),
+            (3600, {"age": "3599"}, 60),
+            (3600, {"age": "9999"}, 60),
+            (0, {}, 60),
+            (10**9, {}, 86_400),
+            (None, {}, 3600),
+            (None, {"cache_control": "no-store"}, 3600),
+            (None, {"cache_control": "max-age=soon"}, 3600),
+            (None, {"cache_control": "x-max-age=5, max-age=120"}, 120),
+            (None, {"cache_control": 'public, MAX-AGE="300"'}, 300),
+            (3600, {"age": "-5"}, 3600),
+            (3600, {"age": "soon"}, 3600),
+        ],
+    )
+    async def test_keys_are_fresh_for_max_age_less_age_within_bounds(
+        self,
+        certificates: Certificates,
+        source: Source,
+        clocks: Clocks,
+        max_age: int | None,
+        headers: dict[str, str],
+        seconds: float,
+    ) -> None:
+        source.answer(OLD, max_age=max_age, **headers)
+        await certificates.ready()
+        clocks.pass_(seconds * 0.8 - 1)
+        await certificates.key(OLD.kid)
+        await settled(certificates)
+        assert source.fetches == 1
+        clocks.pass_(1)
+        await certificates.key(OLD.kid)
+        await settled(certificates)
+        assert source.fetches == 2
+
+    async def test_stale_keys_serve_while_the_refresh_runs(
+        self, certificates: Certificates, source: Source, clocks: Clocks
+    ) -> None:
+        await certificates.ready()
+        source.go_on.clear()
+        clocks.pass_(10 * HOUR)
+        for _ in range(5):
+            assert await certificates.key(OLD.kid) == OLD.certificate
+            assert await certificates.ready()
+        source.go_on.set()
+        await settled(certificates)
+        assert source.fetches == 2
+
+    async def test_an_hour_of_outage_leaves_known_keys_working_and_is_asked_after_every_thirty_seconds(
+        self, certificates: Certificates, source: Source, clocks: Clocks
+    ) -> None:
+        await certificates.ready()
+        source.fail()
+        clocks.pass_(HOUR)
+        for _ in range(3600 // 10):
+            assert await certificates.key(OLD.kid) == OLD.certificate
+            await settled(certificates)
+            clocks.pass_(10)
+        assert source.fetches == 1 + 3600 // 30
+
+    @pytest.mark.parametrize("clock", ["wall", "monotonic"])
+    async def test_either_clock_alone_makes_keys_stale(
+        self, certificates: Certificates, source: Source, clocks: Clocks, clock: str
+    ) -> None:
+        await certificates.ready()
+        setattr(clocks, clock, getattr(clocks, clock) + 5 * HOUR)
+        assert await certificates.key(OLD.kid) == OLD.certificate
+        await settled(certificates)
+        assert source.fetches == 2
+
+    async def test_a_wall_clock_set_back_does_not_keep_keys_fresh(
+        self, certificates: Certificates, source: Source, clocks: Clocks
+    ) -> None:
+        await certificates.ready()
+        clocks.pass_(HOUR)
+        clocks.wall -= 24 * HOUR
+        await certificates.key(OLD.kid)
+        await settled(certificates)
+        assert source.fetches == 2
+
+
+BIG = b'{"x":"' + b"x" * (1024 * 1024) + b'"}'
+TINY_KEY = certificates_module.MIN_KEY_BITS // 2
+
+
+class TestBadAnswers:
+    @pytest.mark.parametrize(
+        ("status", "body", "headers", "failure"),
+        [
+            (500, b"secret", {}, "status 500"),
+            (404, b"secret", {}, "status 404"),
+            (204, b"", {}, "status 204"),
+            (301, b"", {"location": "/certs"}, "status 301"),
+            (302, b"", {"location": "http://attacker.example/"}, "status 302"),
+            (200, b"", {}, "not a JSON object of strings"),
+            (200, b"<html>", {}, "not a JSON object of strings"),
+            (200, b"[]", {}, "not a JSON object of strings"),
+            (200, b"\xff", {}, "not a JSON object of strings"),
+            (200, b'{"k":"\xff"}', {}, "not a JSON object of strings"),
+            (200, b'{"a":1}', {}, "not a JSON object of strings"),
+            (200, b'{"keys":[]}', {}, "not a JSON object of strings"),
+            (200, b"[" * 100_000, {}, "not a JSON object of strings"),
+            (200, b"{}", {}, "no usable RSA certificate"),
+            (200, b'{"k":"PEM"}', {}, "no usable RSA certificate"),
+            (200, json.dumps({"": OLD.certificate}).encode(), {}, "no usable RSA certificate"),
+            (200, BIG, {}, "answer over 1048576 bytes"),
+            (200, b"\x1f\x8b", {"content_encoding": "gzip"}, "compressed answer"),
+            (200, b"{", {"content_length": "50"}, "RemoteProtocolError"),
+        ],
+    )
+    async def test_a_bad_answer_is_a_failed_fetch_and_the_last_good_keys_stay(
+        self,
+        certificates: Certificates,
+        source: Source,
+        clocks: Clocks,
+        failures: list[str],
+        status: int,
+        body: bytes,
+        headers: dict[str, str],
+        failure: str,
+    ) -> None:
+        source.fail(status, body, **headers)
+        assert await certificates.key(OLD.kid) is None
+        source.answer(OLD)
+        clocks.pass_(1)
+        assert await certificates.ready()
+        source.fail(status, body, **headers)
+        clocks.pass_(HOUR)
+        assert await certificates.key(NEW.kid) is None
+        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert source.fetches == 3
+        assert failures == [
+            f"certificates not fetched from 127.0.0.1: {failure} (no keys yet)",
+            f"certificates not fetched from 127.0.0.1: {failure} (1 known keys kept)",
+        ]
+
+    @pytest.mark.parametrize(
+        "key",
+        [
+            ec.generate_private_key(ec.SECP256R1()),
+            rsa.generate_private_key(public_exponent=65537, key_size=TINY_KEY),
+        ],
+        ids=["elliptic", "1024 bits"],
+    )
+    async def test_certificates_that_are_not_strong_rsa_are_left_out(
+        self, certificates: Certificates, source: Source, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    ) -> None:
+        source.answer(OLD)
+        source.body = json.dumps(OLD.certificates() | {"other": pem_of(key), "junk": "-----BEGIN"}).encode()
+        assert await certificates.key("other") is None
+        assert await certificates.key("junk") is None
+        assert await certificates.key(OLD.kid) == OLD.certificate
+
+    async def test_a_slow_answer_is_given_up(
+        self, certificates: Certificates, source: Source, failures: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(certificates_module, "FETCH_TIMEOUT", 0.05)
+        source.go_on.clear()
+        assert await certificates.key(OLD.kid) is None
+        assert failures == ["certificates not fetched from 127.0.0.1: TimeoutError (no keys yet)"]
+
+    async def test_nobody_listening_is_a_failed_fetch(self, failures: list[str]) -> None:
+        async with httpx.AsyncClient(trust_env=False) as client:
+            certificates = Certificates("http://127.0.0.1:1/certs", lambda: client, failures.append)
+            assert not await certificates.ready()
+        assert failures == ["certificates not fetched from 127.0.0.1: ConnectError (no keys yet)"]
+
+    async def test_failures_need_no_listener(self, source: Source) -> None:
+        source.fail()
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert not await Certificates(source.url, lambda: client).ready()
+
+
+class TestClosing:
+    @pytest.fixture
+    def waiting(self, certificates: Certificates) -> Callable[[], Awaitable[object]]:
+        return lambda: certificates.key(OLD.kid)
+
+    async def test_close_cancels_a_fetch_and_whoever_waits_has_no_key(
+        self, certificates: Certificates, source: Source, waiting: Callable[[], Awaitable[object]]
+    ) -> None:
+        source.go_on.clear()
+        waiter = asyncio.ensure_future(waiting())
+        await asyncio.to_thread(source.fetched.wait)
+        await certificates.close()
+        assert await waiter is None
+
+    async def test_after_close_nothing_is_fetched(self, certificates: Certificates, source: Source) -> None:
+        await certificates.close()
+        assert not await certificates.ready()
+        assert source.fetches == 0

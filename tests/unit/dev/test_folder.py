@@ -1,0 +1,73 @@
+"""`.receiver` ignores itself, belongs to one at a time, and tells others what they need."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from receiver.dev import folder
+from receiver.dev.folder import Folder, Ports
+from receiver.errors import ConfigurationError
+from receiver.local_postgres import files as binaries
+from receiver.local_postgres.files import Account, Programs
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Folder:
+    one = Folder(tmp_path)
+    one.make()
+    return one
+
+
+def test_it_ignores_itself(made: Folder) -> None:
+    assert (made.path / ".gitignore").read_text() == "*\n"
+
+
+def test_where_nothing_can_be_written_it_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigurationError, match="run in a folder that can be written"):
+        Folder(tmp_path / "file").make()
+
+
+def test_one_at_a_time_has_it(made: Folder) -> None:
+    with (
+        made.locked(),
+        pytest.raises(ConfigurationError, match=rf"\(process {os.getpid()}\); stop it first"),
+        made.locked(),
+    ):
+        pass
+    with made.locked():
+        pass
+
+
+def test_ports_are_kept_and_a_damaged_note_is_none(made: Folder) -> None:
+    assert made.ports() is None
+    made.keep_ports(Ports(1, 2, 3))
+    assert made.ports() == Ports(1, 2, 3)
+    (made.path / "dev.json").write_text("{")
+    assert made.ports() is None
+
+
+def test_its_environment_is_read_as_it_was_written_and_by_a_shell_too(made: Folder) -> None:
+    values = {"A": "plain", "B": "two words & more", "C": "it's", "D": ""}
+    assert made.environ() == {}
+    file = made.keep_environ(values)
+    assert made.environ() == values
+    script = f'. {file}; printf "%s|" "$A" "$B" "$C" "$D"'
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == (
+        "plain|two words & more|it's||"
+    )
+
+
+def test_the_data_is_where_postgresqls_account_can_go(made: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mock stands for being root, or not."""
+    own = Programs(Path("/bin"), 18, None)
+    monkeypatch.setattr(binaries, "find", lambda: own)
+    assert made.data() == made.path / "postgres"
+    nobody = Programs(Path("/bin"), 18, Account("nobody", 65534, 65534))
+    monkeypatch.setattr(binaries, "find", lambda: nobody)
+    made.path.chmod(0o700)
+    assert made.data().parent == folder.ROOTS_PLACE

@@ -1,0 +1,82 @@
+"""The local Pub/Sub has what the routes need, and leaves what is not theirs alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from receiver.dev.child import Tether
+from receiver.dev.local_routes import Loaded, Place, load_routes, provision
+from receiver.emulator.broker import Broker
+from receiver.errors import PluginError
+from tests.unit.dev.test_scheduler import route
+
+PLACE = Place("p", "dev", "gyrinx", "http://127.0.0.1:8080", "push@p")
+NAME = "projects/p/subscriptions/dev--gyrinx.tasks--m.cleanup-sub"
+
+
+@pytest.fixture
+def tether() -> Iterator[Tether]:
+    with closing(Tether()) as made:
+        yield made
+
+
+def test_every_route_has_its_topic_and_its_push_subscription() -> None:
+    broker = Broker()
+    provision(broker, [route()], PLACE)
+    subscription = broker.subscriptions[NAME]
+    assert subscription.topic in broker.topics
+    assert subscription.push_endpoint == "http://127.0.0.1:8080/tasks/pubsub/"
+    assert subscription.push_config["oidcToken"] == {
+        "serviceAccountEmail": "push@p",
+        "audience": "http://127.0.0.1:8080",
+    }
+    assert (subscription.ack_deadline, subscription.backoff(1)) == (60, 10)
+    dead_letters = "projects/p/topics/dev--gyrinx.dead-letters"
+    assert subscription.dead_letter == (dead_letters, 5)
+    assert broker.subscriptions["projects/p/subscriptions/dev--gyrinx.dead-letters-sub"].topic == dead_letters
+
+
+def test_a_route_that_is_gone_pushes_no_more_and_what_is_not_ours_goes_on() -> None:
+    broker = Broker()
+    provision(broker, [route(), route(name="other")], PLACE)
+    foreign = {"topic": "projects/p/topics/x", "pushConfig": {"pushEndpoint": "http://elsewhere"}}
+    broker.put_subscription("projects/p/subscriptions/x", foreign)
+    provision(broker, [route(name="other")], PLACE)
+    assert broker.subscriptions[NAME].push_endpoint == ""
+    assert broker.subscriptions[NAME.replace("cleanup", "other")].push_endpoint
+    assert broker.subscriptions["projects/p/subscriptions/x"].push_endpoint == "http://elsewhere"
+
+
+async def loaded(folder: Path, code: str, tether: Tether) -> Loaded:
+    (folder / "plug.py").write_text("from receiver import TaskRoute, task\n" + code)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
+    root = str(Path(__file__).parents[3])
+    return await load_routes(folder, environ | {"TASKS_MODULES": "plug", "PYTHONPATH": root}, tether)
+
+
+async def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, tether: Tether) -> None:
+    """What they print is not taken for the report, and a task that was forgotten only warns."""
+    code = (
+        "print('{')\n@task\nasync def greet(): ...\n@task\nasync def forgotten(): ...\n"
+        "tasks = [TaskRoute(greet, schedule='0 3 * * *')]\n"
+    )
+    found = await loaded(tmp_path, code, tether)
+    assert [(one.name, one.schedule) for one in found.routes if not one.built_in] == [("greet", "0 3 * * *")]
+    assert [one.path for one in found.routes if one.built_in] == ["receiver.maintenance.sweep"]
+    (warning,) = found.warnings
+    assert warning.startswith("plug.forgotten is a @task that no TaskRoute declares")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("x = (", "SyntaxError"), ("import os; os._exit(3)", "exit code 3"), ("tasks = 7", "plug")],
+)
+async def test_a_broken_plugin_is_one_line(tmp_path: Path, tether: Tether, code: str, said: str) -> None:
+    with pytest.raises(PluginError, match=said) as error:
+        await loaded(tmp_path, code, tether)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,44 @@
+"""Whoever hangs on a tether ends with the one who holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from receiver.dev.child import Tether
+
+HOLDS = """
+import os, subprocess, sys
+read, write = os.pipe()
+code = "from receiver.dev.parent_watch import end_with; end_with({}); print('up', flush=True); import time; time.sleep(60)"
+child = subprocess.Popen([sys.executable, "-c", code.format(read)], pass_fds=(read,))
+print(child.pid, flush=True)
+child.wait()
+"""
+
+
+async def test_what_is_started_is_the_command(tmp_path: Path, project_root: Path) -> None:
+    tether = Tether()
+    environ = {**os.environ, "PYTHONPATH": str(project_root)}
+    process = await tether.start(
+        ["--version"], folder=tmp_path, environ=environ, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    tether.close()
+    assert (process.returncode, output.startswith(b"receiver, version ")) == (0, True)
+
+
+def test_a_killed_holder_takes_it_along(project_root: Path) -> None:
+    """The pipe's reader is its grandchild here: it has the holder's standard output, which ends when both have ended."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDS], cwd=project_root, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert "up" in {holder.stdout.readline().strip(), holder.stdout.readline().strip()}
+        holder.send_signal(signal.SIGKILL)
+        assert holder.stdout.read() == ""
+    assert holder.returncode == -signal.SIGKILL

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import stat
+import threading
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from google.auth import jwt
+
+from receiver.emulator.signer import Signer, serve_certificates
+from receiver.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def signer() -> Signer:
+    return Signer.create()
+
+
+def verified(signer: Signer, token: str) -> Any:
+    return jwt.decode(token, certs=signer.certificates())  # type: ignore[no-untyped-call]  # unannotated library
+
+
+def test_google_auth_verifies_a_token_with_the_served_certificate(signer: Signer) -> None:
+    claims = verified(signer, signer.token("https://service", "push@p"))
+    assert claims["exp"] - claims["iat"] == 3600
+    assert (claims["aud"], claims["email"], claims["email_verified"]) == ("https://service", "push@p", True)
+    assert claims["iss"] == "https://accounts.google.com"
+
+
+def test_claims_and_header_fields_can_be_overridden_and_left_out(signer: Signer) -> None:
+    token = signer.token("a", "e", now=1000, lifetime=5, header={"typ": "other"}, omit=("azp",), sub="me")
+    header = jwt.decode_header(token)  # type: ignore[no-untyped-call]  # unannotated library
+    claims = jwt.decode(token, verify=False)  # type: ignore[no-untyped-call]  # unannotated library
+    assert header == {"alg": "RS256", "kid": signer.kid, "typ": "other"}
+    assert (claims["iat"], claims["exp"], claims["sub"], "azp" in claims) == (1000, 1005, "me", False)
+
+
+def test_a_signer_kept_in_a_file_is_the_same_next_time_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "signer.pem"
+    first = Signer.load_or_create(path)
+    assert Signer.load_or_create(path).kid == first.kid
+    assert verified(first, Signer.load_or_create(path).token("a", "e"))["aud"] == "a"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_signers_made_at_the_same_time_agree(tmp_path: Path) -> None:
+    path, kids = tmp_path / "signer.pem", list[str]()
+    threads = [
+        threading.Thread(target=lambda: kids.append(Signer.load_or_create(path).kid)) for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kids) == 6
+    assert len(set(kids)) == 1
+
+
+def test_a_damaged_file_is_a_configuration_error_that_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "signer.pem"
+    path.write_text("nothing")
+    with pytest.raises(ConfigurationError, match="damaged; delete it"):
+        Signer.load_or_create(path)
+
+
+def test_a_key_beside_another_certificate_is_refused(tmp_path: Path, signer: Signer) -> None:
+    path = tmp_path / "signer.pem"
+    Signer.load_or_create(path)
+    text = path.read_text()
+    path.write_text(text[: text.index("-----BEGIN CERTIFICATE")] + signer.certificate)
+    with pytest.raises(ConfigurationError, match="does not fit"):
+        Signer.load_or_create(path)
+
+
+def test_a_file_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="choose another folder"):
+        Signer.load_or_create(tmp_path / "file" / "signer.pem")
+
+
+def test_certificates_are_served_on_loopback_for_an_hour_and_nothing_else_is(
+    signer: Signer, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serve_certificates(signer) as url, httpx.Client(trust_env=False) as client:
+        answer = client.get(url)
+        assert url.startswith("http://127.0.0.1:")
+        assert answer.json() == signer.certificates()
+        assert answer.headers["cache-control"] == "public, max-age=3600"
+        assert client.get(url + "/more").status_code == 404
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
+    assert capfd.readouterr() == ("", "")

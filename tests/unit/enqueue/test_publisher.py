@@ -1,0 +1,141 @@
+"""A row becomes the reference's message; of many rows each has its own fate."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from receiver.contract import message as messages
+from receiver.enqueue.publisher import Address, OutboxRow, Published, Publisher, message_of, topic_of
+from receiver.errors import GoogleForbidden, GoogleMissing, GoogleRefused, GoogleUnavailable
+from receiver.google.client import GoogleClient
+from receiver.google.pubsub import Pubsub
+from tests.unit.google.google import refusal
+
+NOW = datetime(2026, 11, 23, 18, 5, 0, 123456, tzinfo=UTC)
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+ADDRESS = Address("p", "dev", "gyrinx")
+
+
+def row(task_id: str = "1", path: str = "shop.tasks.mail", **changed: Any) -> OutboxRow:
+    given: dict[str, Any] = {"args": '["42"]', "kwargs": "{}", "enqueued_at": NOW, "trace": None} | changed
+    return OutboxRow(task_id, path.rpartition(".")[2], path, **given)
+
+
+def test_a_message_is_what_the_reference_says() -> None:
+    message = message_of(row(args='[1, {"a": [2, 3]}]', kwargs='{"x y": " , "}'), environment="prod")
+    assert json.loads(message.data) == {
+        "task_id": "1",
+        "task_name": "mail",
+        "args": [1, {"a": [2, 3]}],
+        "kwargs": {"x y": " , "},
+        "enqueued_at": "2026-11-23T18:05:00.123456+00:00",
+    }
+    assert list(json.loads(message.data)) == ["task_id", "task_name", "args", "kwargs", "enqueued_at"]
+    assert message.attributes == {"task_path": "shop.tasks.mail", "environment": "prod"}
+
+
+def test_the_blanks_of_jsonb_do_not_travel() -> None:
+    message = message_of(row(args='[1, 2, {"a": 3}]', kwargs='{"k": [4, 5]}'), environment="dev")
+    assert b'"args":[1,2,{"a":3}],"kwargs":{"k":[4,5]}' in message.data
+
+
+def test_the_trace_travels_where_google_puts_it() -> None:
+    attributes = message_of(row(trace=TRACE), environment="dev").attributes
+    assert attributes["googclient_traceparent"] == TRACE
+
+
+def test_a_pushed_message_is_the_row_again() -> None:
+    message = message_of(row(trace=TRACE), environment="dev")
+    body = messages.encode_envelope(message.data, "7", NOW, "projects/p/subscriptions/s", message.attributes)
+    delivery = messages.decode(body)
+    assert (delivery.task_id, delivery.task_name, delivery.enqueued_at) == ("1", "mail", NOW)
+    assert (delivery.args, delivery.kwargs, delivery.traceparent) == (b'["42"]', b"{}", TRACE)
+
+
+def test_a_topic_is_named_as_its_route_names_it() -> None:
+    assert (
+        topic_of("prod", "gyrinx", "shop.tasks.mail", "p")
+        == "projects/p/topics/prod--gyrinx.tasks--shop.tasks.mail"
+    )
+
+
+class Network(httpx.AsyncBaseTransport):
+    """Pub/Sub that says no to some requests."""
+
+    def __init__(self, refuse: Callable[[str, list[str]], httpx.Response | None]) -> None:
+        self.refuse = refuse
+        self.requests: list[tuple[str, list[str]]] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        sent = json.loads(await request.aread())["messages"]
+        ids = [json.loads(base64.b64decode(each["data"]))["task_id"] for each in sent]
+        topic = request.url.path.rpartition("--")[2].removesuffix(":publish")
+        self.requests.append((topic, ids))
+        return self.refuse(topic, ids) or httpx.Response(200, json={"messageIds": ids})
+
+
+async def published(
+    rows: list[OutboxRow], refuse: Callable[[str, list[str]], httpx.Response | None]
+) -> tuple[Published, Network]:
+    network = Network(refuse)
+    client = GoogleClient(transport=network)
+    publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS)
+    done = await publisher.publish(rows)
+    await client.close()
+    return done, network
+
+
+async def test_rows_go_to_their_tasks_topics_together() -> None:
+    rows = [row("1"), row("2", "shop.tasks.bill"), row("3")]
+    done, network = await published(rows, lambda *_: None)
+    assert done == Published(frozenset("123"), {})
+    assert sorted(network.requests) == [("shop.tasks.bill", ["2"]), ("shop.tasks.mail", ["1", "3"])]
+
+
+async def test_nothing_asks_nobody() -> None:
+    done, network = await published([], lambda *_: None)
+    assert done == Published(frozenset(), {})
+    assert network.requests == []
+
+
+async def test_a_refused_message_fails_alone() -> None:
+    rows = [row(f"{number:02}") for number in range(20)]
+    bad = {"03", "17"}
+    done, network = await published(
+        rows, lambda _, ids: refusal(400, "INVALID_ARGUMENT") if bad & set(ids) else None
+    )
+    assert done.failures.keys() == bad
+    assert all(type(error) is GoogleRefused for error in done.failures.values())
+    assert done.task_ids == {each.task_id for each in rows} - bad
+    assert len(network.requests) < 20
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "kind"),
+    [(404, "NOT_FOUND", GoogleMissing), (403, "PERMISSION_DENIED", GoogleForbidden)],
+)
+async def test_a_topic_that_fails_costs_the_others_nothing(
+    status: int, reason: str, kind: type[GoogleRefused]
+) -> None:
+    rows = [row(str(number)) for number in range(4)] + [row("9", "shop.tasks.bill")]
+    done, network = await published(
+        rows, lambda topic, _: refusal(status, reason) if topic.endswith("mail") else None
+    )
+    assert done.task_ids == {"9"}
+    assert {type(error) for error in done.failures.values()} == {kind}
+    assert len(network.requests) == 2  # what is everybody's fault is not looked for in one message
+
+
+async def test_a_broken_network_fails_every_row_and_raises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.google.client.LONGEST_PAUSE", 0.001)
+    done, _ = await published([row(str(uuid.uuid4())) for _ in range(3)], lambda *_: httpx.Response(503))
+    assert done.task_ids == frozenset()
+    assert {type(error) for error in done.failures.values()} == {GoogleUnavailable}
