@@ -18,9 +18,9 @@ from sqlalchemy.dialects import postgresql
 from benchmarks.mail import send_mail
 from receiver import TaskRoute, maintenance
 from receiver.doctor import database_look as doctor
-from receiver.reading import groups, queries
+from receiver.reading import groups, queries, rejected
 from receiver.reading.queries import Status
-from receiver.record import migrations, rejected, rejections
+from receiver.record import migrations, rejections
 from receiver.record import sql as statements
 from receiver.record.connections import SERVER_SETTINGS
 from receiver.record.sql import ClaimItem, SettleItem, replaying, sweeping

@@ -1,4 +1,6 @@
-"""The ASGI application, as servers name it: `receiver.app:create_app`."""
+"""The ASGI application, as servers name it: `receiver.app:create_app`. Next: `receiver.serving.app`."""
+
+from __future__ import annotations
 
 from receiver.serving.app import create_app
 

@@ -1,18 +1,18 @@
-"""What the receiver does for itself: `sweep`, a scheduled task like any other, so that it works at zero instances.
+"""The receiver's own task: `sweep`, scheduled like any other, so that it works at zero instances.
 
-Its route is in every registry, under its full path only, in messages too: short names are the plugins'. It is given what other tasks have no business with: the settings of its instance, and what the
-registry knows. The work is the enqueue client's, which stands above this room and imports HTTP and Google's credentials: it is
-loaded by name, at the first sweep, in a thread.
+Its path stands in people's records: this module and its function keep their names. Messages name it by the full path only;
+short names belong to the plugins. Whoever makes a registry adds `ROUTES` to it, and the runner is given `contexts`: a sweep
+needs the settings of its instance.
 
-Next: `receiver.sweep.sweeper`.
+Next: `receiver.sweep.sweeper` does the work. It imports HTTP and Google's credentials, so it is loaded at the first sweep,
+in a thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from receiver.tasks.route import TaskRoute
@@ -20,8 +20,10 @@ from receiver.tasks.task import TaskContext, task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from types import ModuleType
 
     from receiver.settings import Settings
+    from receiver.telemetry.events import Emit
 
 F = TypeVar("F", bound="Callable[..., object]")
 
@@ -29,30 +31,18 @@ MARGIN: Final = timedelta(seconds=8)
 """Left of the task's time when a sweep gives up what is under way: its last statement may take 5 s."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What maintenance needs of the process that it runs in.
-
-    Attributes:
-        paths: the path of the task that each name, path and alias means.
-        emit: where events go (`receiver.telemetry.events.Emit`).
-    """
-
-    settings: Settings
-    paths: Mapping[str, str] = field(repr=False)
-    emit: Callable[[Any], None] = field(repr=False)
-
-
 class MaintenanceContext(TaskContext):
-    """The context of a built-in task."""
+    """The context of a built-in task; the parameters as those of `receiver.sweep.sweeper.Surroundings`."""
 
-    def __init__(self, around: Surroundings, **known: Any) -> None:
+    def __init__(self, settings: Settings, paths: Mapping[str, str], emit: Emit, **known: Any) -> None:
         super().__init__(**known)
-        self.around = around
+        self.settings = settings
+        self.paths = paths
+        self.emit = emit
 
 
 def _named_by_path(function: F) -> F:
-    """The name is what messages, ids of firings and the registry say: the full path is nobody else's."""
+    """Names the function by its full path: what messages, ids of firings and the registry use."""
     function.__name__ = f"{function.__module__}.{function.__qualname__}"
     return function
 
@@ -63,9 +53,16 @@ async def sweep(ctx: TaskContext) -> object:
     """Publishes what is owed, publishes again what Pub/Sub has forgotten, and prunes; returns the counts (`Swept`)."""
     if not isinstance(ctx, MaintenanceContext):
         raise TypeError("sweep is the receiver's own; by hand it is `receiver sweep`")
-    sweeper = await asyncio.to_thread(importlib.import_module, "receiver.sweep.sweeper")
-    swept: object = await sweeper.sweep(ctx.around, within=ctx.remaining - MARGIN)
+    sweeper = await asyncio.to_thread(_sweeper)
+    around = sweeper.Surroundings(ctx.settings, ctx.paths, ctx.emit)
+    swept: object = await sweeper.sweep(around, within=ctx.remaining - MARGIN)
     return swept
+
+
+def _sweeper() -> ModuleType:
+    from receiver.sweep import sweeper  # noqa: PLC0415 - imports HTTP and Google's credentials: 0.2 s
+
+    return sweeper
 
 
 SWEEP: Final = TaskRoute(
@@ -78,7 +75,7 @@ SWEEP: Final = TaskRoute(
 )
 
 ROUTES: Final = (SWEEP,)
-"""The routes that every registry has."""
+"""The routes that every registry has besides those of the plugins."""
 
 _PATHS: Final = frozenset(route.path for route in ROUTES)
 
@@ -86,3 +83,10 @@ _PATHS: Final = frozenset(route.path for route in ROUTES)
 def is_built_in(route: TaskRoute) -> bool:
     """Whether the route is the receiver's own."""
     return route.path in _PATHS
+
+
+def contexts(
+    settings: Settings, paths: Mapping[str, str], emit: Emit
+) -> dict[str, Callable[..., TaskContext]]:
+    """What makes the context of each built-in task, by the task's path. `paths`: see `Registry.paths`."""
+    return dict.fromkeys(_PATHS, partial(MaintenanceContext, settings, paths, emit))

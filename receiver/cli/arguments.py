@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from receiver import variables
+from receiver import maintenance, variables
 from receiver.dev.folder import Folder
 from receiver.errors import ConfigurationError, PluginError
-from receiver.maintenance import Surroundings
 from receiver.record.database import Database
 from receiver.settings import Settings, require_database
+from receiver.sweep.sweeper import Surroundings
 from receiver.tasks import registry
 from receiver.tasks.registry import Registry
 from receiver.telemetry import logs
@@ -57,11 +57,6 @@ def environ(telling: Iterable[str]) -> dict[str, str]:
     return {**os.environ, **Folder(Path.cwd()).environ()}
 
 
-def is_text(text: str) -> bool:
-    """Whether PostgreSQL can hold it: valid UTF-8, without NUL. No row has another id."""
-    return not any("\ud800" <= character <= "\udfff" or character == "\0" for character in text)
-
-
 def settings() -> Settings:
     """The environment's."""
     return Settings.from_environ(os.environ)
@@ -78,11 +73,11 @@ def surroundings(note: Callable[[str], None]) -> Surroundings:
     known = settings()
     emit = logs.configure(known)
     try:
-        paths = registry.load(known).paths
+        routes = registry.load(known)
     except PluginError as error:
         note(f"messages that were rejected as unknown are left alone: {error}")
-        paths = Registry([]).paths
-    return Surroundings(known, paths, emit)
+        routes = Registry([])
+    return Surroundings(known, routes.including(maintenance.ROUTES).paths, emit)
 
 
 def _json(option: str, text: str, kind: type[list[Any] | dict[str, Any]], allowed: str) -> Any:

@@ -62,7 +62,7 @@ def inspect(settings: Settings) -> Report:
     kept: list[TaskRoute] = []
     for route in found.routes:
         try:
-            Registry([*kept, route])
+            Registry([*kept, route], built_in=maintenance.ROUTES)
         except PluginError as clash:
             findings.append(str(clash))
         else:

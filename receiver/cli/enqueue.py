@@ -16,6 +16,7 @@ import click
 import msgspec
 from rich.console import Console
 
+from receiver import maintenance
 from receiver.cli import arguments, terminal
 from receiver.enqueue import PubSubBackend
 from receiver.errors import ConfigurationError, DatabaseUnavailable
@@ -73,7 +74,7 @@ def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: f
 
 
 def _task(settings: Settings, name: str) -> Task[..., Any]:
-    registry = load(settings)
+    registry = load(settings).including(maintenance.ROUTES)
     route = registry.find(name)
     if route is None:
         known = ", ".join(sorted(route.name for route in registry.routes))

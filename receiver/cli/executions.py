@@ -14,6 +14,7 @@ from receiver.cli import arguments, terminal
 from receiver.reading import queries
 from receiver.reading.history import history
 from receiver.reading.queries import Attempt, Execution, Status
+from receiver.text import is_storable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,7 +94,7 @@ def list_(
 def show(*, task_id: str, as_json: bool) -> None:
     """Show one execution, its attempts and its history."""
     database = arguments.database()
-    if not arguments.is_text(task_id):
+    if not is_storable(task_id):
         terminal.fail("there is no execution with such an id")
 
     async def read() -> tuple[Execution | None, list[Attempt]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from receiver import maintenance
 from receiver.cli import terminal
 from receiver.errors import ConfigurationError, SettingError
 from receiver.google.client import GoogleClient
@@ -93,7 +94,7 @@ def command(
     options = Options(kinds, only, grant, take_over, prune)
     push = None if destroy else Push.of(settings)
     # Outside the loop: what plugins do while they are imported may not like one that runs (Django's queries do not).
-    tasks = None if destroy else registry.load(settings)
+    tasks = None if destroy else registry.load(settings).including(maintenance.ROUTES)
     session = _Session(settings, scope, options, changes=changes, yes=yes, as_json=as_json)
     sys.exit(0 if asyncio.run(session.run(push, tasks)) else 1)
 

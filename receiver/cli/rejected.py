@@ -12,7 +12,8 @@ from receiver.cli import arguments, terminal
 from receiver.contract.envelope import open_envelope
 from receiver.errors import Rejected, RejectionReason
 from receiver.reading import queries
-from receiver.record.rejected import Rejection, rejection, rejections
+from receiver.reading.rejected import Rejection, rejection, rejections
+from receiver.text import is_storable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,7 +62,7 @@ def list_(*, reason: str | None, task: str | None, namespace: str | None, limit:
 def show(*, id_: str, as_json: bool) -> None:
     """Show a rejected message: its message id, or its whole key."""
     database = arguments.database()
-    if not arguments.is_text(id_):
+    if not is_storable(id_):
         terminal.fail("there is no rejected message with such an id")
 
     async def read() -> list[tuple[Rejection, bytes]]:

@@ -14,6 +14,7 @@ from receiver.errors import ConfigurationError, RejectionReason
 from receiver.record import sql as statements
 from receiver.record.connections import Lane
 from receiver.sweep import replays, sweeper
+from receiver.text import is_storable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ async def _replayed(ids: Sequence[str], reason: str | None, task: str | None) ->
 async def _named(made: Sweeper, lane: Executor, ids: list[str], namespace: str) -> Told:
     """Each id is an execution's, or else a rejected message's."""
     told = Told()
-    known = [id_ for id_ in ids if arguments.is_text(id_)]
+    known = [id_ for id_ in ids if is_storable(id_)]
     states = await statements.find_states(lane, known, namespace=namespace)
     moved = await statements.replay(lane, [id_ for id_ in known if id_ in states], namespace=namespace)
     given = await made.owed.publish_these(sorted(moved))

@@ -14,6 +14,8 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from receiver.text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -44,9 +46,6 @@ TREE_LIMIT = 100
 NOTES_LIMIT = 10
 """Notes formatted of an exception."""
 
-_MARK = 64
-"""Room for the mark of a cut."""
-
 _CAUSE = "\nThe above exception was the direct cause of the following exception:\n\n"
 _CONTEXT = "\nDuring handling of the above exception, another exception occurred:\n\n"
 
@@ -73,29 +72,6 @@ def error_type(error: BaseException) -> str:
     if not issubclass(type(module), str) or module == "builtins":
         return clean(name, NAME_LIMIT)
     return clean(f"{clean(module, NAME_LIMIT)}.{clean(name, NAME_LIMIT)}", NAME_LIMIT)
-
-
-def clean(text: str, limit: int) -> str:
-    """Text that PostgreSQL stores: NUL and lone surrogates written out as escapes, at most `limit` characters.
-
-    A text that is too long keeps its two ends around a mark that says how long it was. `limit` is at least 100.
-    """
-    text = str.__str__(text)  # a subclass may answer anything
-    if (
-        text.isascii() and len(text) <= limit and "\0" not in text
-    ):  # nearly every one: five in a line of the log
-        return text
-    if len(text) <= limit:
-        whole = _escaped(text)
-        if len(whole) <= limit:
-            return whole
-    half = (limit - _MARK) // 2
-    head, tail = _escaped(text[:half])[:half], _escaped(text[-half:])[-half:]
-    return f"{head}\n... [cut: {len(text)} characters in all] ...\n{tail}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _message(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from receiver.serving import forks
+from receiver import forks
 from receiver.tasks.backend import running_trace
 
 if TYPE_CHECKING:

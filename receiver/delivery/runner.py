@@ -15,22 +15,21 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from receiver.contract.failure import Failure
-from receiver.contract.message import holds_nul
 from receiver.delivery.run import Ended, Reason, Run, awaited, called
 from receiver.endings.outcomes import Abandoned, AttemptEnding, HandedBack, Lost, Outcome, Skipped, Succeeded
 from receiver.errors import PermanentError
-from receiver.maintenance import MaintenanceContext, Surroundings, is_built_in
 from receiver.tasks.context import TaskContext
 from receiver.telemetry.events import Emit, ReceiverTrouble
+from receiver.text import holds_nul
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from receiver.delivery.admission import Admitted
     from receiver.endings.calls import Claimed
@@ -49,7 +48,7 @@ class Runner:
     Args:
         pool: makes the tasks' pool, at the first task that may use it.
         stuck: called once abandoned code has not returned for a lease: the instance has to go.
-        around: what the built-in tasks are given; without it they refuse to run.
+        contexts: what makes the context of a built-in task, by its path; other tasks get a plain `TaskContext`.
     """
 
     def __init__(
@@ -62,9 +61,9 @@ class Runner:
         max_result_bytes: int,
         stuck: Callable[[], None],
         emit: Emit,
-        around: Surroundings | None = None,
+        contexts: Mapping[str, Callable[..., TaskContext]] = MappingProxyType({}),
     ) -> None:
-        self._around = around
+        self._contexts = contexts
         self._ledger = ledger
         self._heartbeat = heartbeat
         self._pool = pool
@@ -143,7 +142,7 @@ class Runner:
 
     def _start(self, claimed: Claimed, admitted: Admitted) -> Run:
         route, call = claimed.call.route, claimed.call
-        transacts = route.takes_context and route.is_async and not is_built_in(route)
+        transacts = route.takes_context and route.is_async and route.path not in self._contexts
         execution = Run(claimed, self._transaction(claimed) if transacts else None)
         args, trace = call.args, call.delivery.traceparent
         if route.takes_context:
@@ -158,9 +157,7 @@ class Runner:
 
     def _context(self, execution: Run) -> TaskContext:
         claimed, call = execution.claimed, execution.claimed.call
-        ours = self._around if is_built_in(call.route) else None
-        made = TaskContext if ours is None else partial(MaintenanceContext, ours)
-        return made(
+        return self._contexts.get(call.route.path, TaskContext)(
             task_id=claimed.task_id,
             attempt=claimed.attempt,
             message_id=call.delivery.message_id,

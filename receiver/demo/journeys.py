@@ -16,6 +16,7 @@ from receiver.demo import demo_tasks
 from receiver.dev.scheduler import scheduled_message
 from receiver.emulator.broker import Broker
 from receiver.emulator.rules import checked
+from receiver.enqueue import PubSubBackend
 from receiver.errors import ReceiverError
 from receiver.settings import Settings
 from receiver.tasks import backend as backends
@@ -78,7 +79,7 @@ class Travels:
         for journey in JOURNEYS:
             _provision(pubsub, journey.task, f"{receiver.url}/tasks/pubsub/", email, receiver.url)
         settings = Settings(database_url=database_url, project_id=PROJECT, pubsub_emulator=pubsub.host)
-        backend = backends.from_settings(settings)
+        backend = PubSubBackend(settings)
         backends.configure(backend)
         try:
             for journey in JOURNEYS:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import httpx
 
+from receiver import maintenance
 from receiver.delivery.certificates import Certificates
 from receiver.doctor import database, environment, resources, service, tasks
 from receiver.doctor import database_look as record
@@ -92,7 +93,7 @@ async def examine(environ: Mapping[str, str], options: Options) -> Report:
 
 def _plugins(settings: Settings) -> Plugins:
     try:
-        known = registry.load(settings)
+        known = registry.load(settings).including(maintenance.ROUTES)
     except PluginError as error:
         return Plugins(None, failure=str(error))
     return Plugins(known.routes, tuple(registry.undeclared(known)))

@@ -10,14 +10,13 @@ no task names, no values, nothing of a token.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 import msgspec
 
 if TYPE_CHECKING:
     from receiver.contract.failure import Failure
     from receiver.errors import RejectionReason
-    from receiver.record.task_transaction import TaskTransaction
 
 
 class AttemptEnding(StrEnum):
@@ -30,6 +29,16 @@ class AttemptEnding(StrEnum):
     REJECTED = "REJECTED"
 
 
+class Effects(Protocol):
+    """What a task wrote through `ctx`: an open transaction (`receiver.record.task_transaction`)."""
+
+    async def commit(self, return_value: str) -> bool:
+        """Commits it together with SUCCESSFUL; False if the lease is another's, and then nothing was written."""
+
+    async def rollback(self) -> None:
+        """Gives it up."""
+
+
 # --- what a run can come to -------------------------------------------------------------------------------------
 
 
@@ -37,7 +46,7 @@ class Succeeded(msgspec.Struct, frozen=True):
     """The task returned; `return_value` is its result as JSON text, `transaction` what it wrote through `ctx`, if it did."""
 
     return_value: str
-    transaction: TaskTransaction | None = None
+    transaction: Effects | None = None
 
 
 class Skipped(msgspec.Struct, frozen=True):

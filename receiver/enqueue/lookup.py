@@ -10,6 +10,7 @@ import msgspec
 
 from receiver.errors import TaskResultMissing
 from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
+from receiver.text import is_storable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,9 +45,7 @@ async def find(executor: Executor, task_id: str, backend: Backend) -> TaskResult
     Raises:
         TaskResultMissing: there is none.
     """
-    # PostgreSQL has no NUL, and no driver sends a lone surrogate: no execution has such an id.
-    storable = "\0" not in task_id and task_id.encode("utf-8", "replace").decode() == task_id
-    rows = await executor.fetch(FIND, task_id) if storable else []
+    rows = await executor.fetch(FIND, task_id) if is_storable(task_id) else []
     if not rows:
         raise TaskResultMissing(
             f"the record has no execution {task_id[:255]!r}: a wrong id, or pruned long after its end"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from receiver.serving import forks
+from receiver import forks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -30,6 +30,7 @@ from receiver.endings.outcomes import (
     Abandoned,
     Busy,
     Done,
+    Effects,
     Ending,
     Exhausted,
     Failed,
@@ -58,7 +59,6 @@ if TYPE_CHECKING:
 
     from receiver.record.database import Database
     from receiver.record.heartbeat import Heartbeat
-    from receiver.record.task_transaction import TaskTransaction
 
 LOCK_PAUSES = (0.01, 0.04, 0.1)
 """Seconds until a claim looks again at a row that is free, and locked by somebody for a moment."""
@@ -196,7 +196,7 @@ class Ledger:
             return await self._record(claimed, items.not_storable(claimed, str(refused)))
         return outcome if moved else Lost()
 
-    async def _commit(self, claimed: Claimed, outcome: Succeeded, transaction: TaskTransaction) -> Ending:
+    async def _commit(self, claimed: Claimed, outcome: Succeeded, transaction: Effects) -> Ending:
         from receiver.record.task_transaction import CommitUnknown, SettlementRefused  # noqa: PLC0415 - imports SQLAlchemy
 
         try:

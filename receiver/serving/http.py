@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from receiver.serving import forks
+from receiver import forks
 
 if TYPE_CHECKING:
     from typing import Any

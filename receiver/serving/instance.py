@@ -9,18 +9,17 @@ Next: `receiver.app` puts HTTP around it, `receiver.serving.process` a process.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from receiver import maintenance
 from receiver.delivery.admission import Admission, Threads
 from receiver.delivery.certificates import Certificates
 from receiver.delivery.push import PushEndpoint
 from receiver.delivery.runner import Runner
 from receiver.delivery.verifier import NoVerifier, Verifier
-from receiver.maintenance import Surroundings
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from receiver.record.ledger import Ledger, LedgerSettings
@@ -34,7 +33,6 @@ from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
 
     import httpx
 
@@ -77,7 +75,7 @@ class Service:
     def __init__(self, settings: Settings, registry: Registry | None = None, *, emit: Emit) -> None:
         self.settings = settings
         self.serving = require_serving(settings)
-        self.registry = registry or registries.load(settings)
+        self.registry = (registry or registries.load(settings)).including(maintenance.ROUTES)
         self.emit = emit
         self.on_stuck: Callable[[], None] = lambda: None
         self._database = Database.of(
@@ -88,7 +86,7 @@ class Service:
         self._started = False
         self._drained = False
         self._warming: asyncio.Task[bool] | None = None
-        self._loading: asyncio.Task[ModuleType] | None = None
+        self._loading: asyncio.Task[None] | None = None
         wait = settings.db_pool_timeout
         self.heartbeat = Heartbeat(self._database, lease=settings.lease, emit=emit)
         self.ledger = Ledger(
@@ -105,7 +103,7 @@ class Service:
             max_result_bytes=settings.max_result_bytes,
             stuck=self._stuck,
             emit=emit,
-            around=Surroundings(settings, self.registry.paths, emit),
+            contexts=maintenance.contexts(settings, self.registry.paths, emit),
         )
         self.admission = Admission(
             Threads(settings.threads, wait=wait.total_seconds()),
@@ -148,8 +146,7 @@ class Service:
             self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
         if any(route.is_async and route.takes_context for route in self.registry.declared):
             # In a thread and ahead of the first such task: SQLAlchemy's import would hold the loop for 0.2 s.
-            load = asyncio.to_thread(importlib.import_module, "receiver.record.task_transaction")
-            self._loading = asyncio.create_task(load, name="load SQLAlchemy")
+            self._loading = asyncio.create_task(asyncio.to_thread(_load_sqlalchemy), name="load SQLAlchemy")
         count = len(self.registry.declared)
         self.emit(ServiceState(f"receiving pushes for {count} task{'' if count == 1 else 's'}"))
 
@@ -206,7 +203,9 @@ class Service:
 
     def _enqueue_backend(self) -> Backend:
         """What tasks here enqueue with, made at the first that does."""
-        self._enqueuing = backends.from_settings(self.settings, emit=self.emit)
+        from receiver.enqueue import PubSubBackend  # noqa: PLC0415 - imports HTTP and Google's credentials: only who enqueues pays
+
+        self._enqueuing = PubSubBackend(self.settings, emit=self.emit)
         return self._enqueuing
 
     def _certificates(self, emit: Emit) -> Certificates:
@@ -238,6 +237,10 @@ def _client() -> httpx.AsyncClient:
     import httpx  # noqa: PLC0415 - off the loop, and after it listens
 
     return httpx.AsyncClient()
+
+
+def _load_sqlalchemy() -> None:
+    import receiver.record.task_transaction  # noqa: F401, PLC0415 - for its imports
 
 
 def _verifier(certificates: Certificates | None, serving: Serving) -> Verifier | NoVerifier:

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
+from receiver import forks
 from receiver.errors import ConfigurationError, SettingError
-from receiver.serving import forks
 from receiver.serving.app import create_app
 from receiver.serving.http import Connection
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service

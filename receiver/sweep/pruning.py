@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from receiver import maintenance
 from receiver.errors import ItemRefused
 from receiver.record import sql as statements
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 
 STEP: Final = 500
 """Rows of one statement: tens of milliseconds, so that nobody who wants one of them notices."""
+
+SWEEP_PATH: Final = "receiver.maintenance.sweep"
+"""The sweep's own path and name (`receiver.maintenance`), as it stands in people's records."""
 
 FIRINGS: Final = timedelta(days=1)
 """How long the sweeps themselves are remembered. A late duplicate of one would only sweep once more."""
@@ -69,14 +71,13 @@ class Pruning:
 
     async def prune_sweeps(self) -> AsyncIterator[Gone]:
         """Removes what the sweeps of former days recorded of themselves: one a minute would bury everything else."""
-        route = maintenance.SWEEP
         seen = STEP
         while seen == STEP:
             found = await statements.find_firings(
                 self._executor,
                 namespace=self._namespace,
-                task_name=route.name,
-                task_path=route.path,
+                task_name=SWEEP_PATH,
+                task_path=SWEEP_PATH,
                 older=FIRINGS,
                 limit=STEP,
             )

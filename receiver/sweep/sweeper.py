@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,11 +35,11 @@ from receiver.sweep.pruning import Gone, Pruning
 from receiver.sweep.replays import Replayed, Replays
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from receiver.enqueue.publisher import Publishes
-    from receiver.maintenance import Surroundings
     from receiver.record.sql import Executor
+    from receiver.settings import Settings
 
 PATROL: Final = 32_768
 """Blocks that one sweep looks through, 256 MB: a quarter of a second when they are in memory, seconds when a small disk has to read
@@ -50,6 +50,20 @@ GROWTH: Final = 256
 
 SHARES: Final = (0.7, 0.8, 0.9, 1.0)
 """Of the time: the ends of publishing, of the patrol, of replaying, and of pruning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a sweep needs of the process that it runs in.
+
+    Attributes:
+        paths: the path of the task that each name, path and alias means.
+        emit: where events go (`receiver.telemetry.events.Emit`).
+    """
+
+    settings: Settings
+    paths: Mapping[str, str] = field(repr=False)
+    emit: Callable[[Any], None] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ Next: `receiver.tasks` makes entries, `receiver.enqueue` writes and publishes th
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import threading
 from contextvars import ContextVar
@@ -21,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from receiver.settings import Settings
     from receiver.tasks.call import TaskResult
     from receiver.tasks.task import Task
 
@@ -86,6 +84,7 @@ class _Place:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.backend: Backend | None = None
+        self.default: Callable[[], Backend] | None = None
         self.offers: list[Callable[[], Backend]] = []
 
 
@@ -124,6 +123,11 @@ async def ready() -> Backend:
     return backend if backend is not None else await asyncio.to_thread(current)
 
 
+def by_default(make: Callable[[], Backend]) -> None:
+    """Says how the backend is made when nobody configured or offered one; `receiver/__init__.py` calls it once."""
+    _place.default = make
+
+
 def offer(make: Callable[[], Backend]) -> None:
     """A service that runs here says how its backend is made, at the first call that needs one."""
     with _place.lock:
@@ -136,14 +140,6 @@ def withdraw(make: Callable[[], Backend], made: Backend | None) -> None:
         _place.offers.remove(make)
         if _place.backend is made:
             _place.backend = None
-
-
-def from_settings(settings: Settings, **options: Any) -> Backend:
-    """A backend that publishes to Pub/Sub; the options are those of `receiver.enqueue.PubSubBackend`."""
-    # By name: the enqueue client stands above this room and imports HTTP and database libraries.
-    module = importlib.import_module("receiver.enqueue")
-    backend: Backend = module.PubSubBackend(settings, **options)
-    return backend
 
 
 def enqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[TaskResult]:
@@ -170,6 +166,6 @@ async def aenqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> 
 def _made() -> Backend:
     if _place.offers:
         return _place.offers[-1]()
-    from receiver.settings import Settings  # noqa: PLC0415 - a module of tasks needs no settings to be imported
-
-    return from_settings(Settings.from_environ(os.environ))
+    if _place.default is None:
+        raise RuntimeError("import receiver first: it says which backend a process has by default")
+    return _place.default()

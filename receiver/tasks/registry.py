@@ -11,9 +11,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from receiver import maintenance
 from receiver.errors import PluginError, Rejected, RejectionReason
 from receiver.tasks import plugins
+from receiver.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,28 +26,36 @@ class Registry:
     """All routes of this receiver, found by any of their names.
 
     Args:
-        routes: in the order in which plugins declare them; the receiver's own come after them.
+        routes: in the order in which plugins declare them.
         modules: the plugin modules they come from, for `undeclared`.
+        built_in: the receiver's own routes; they come after the declared ones.
 
     Raises:
         PluginError: two routes share a name, path or alias.
     """
 
-    __slots__ = ("_by_name", "modules", "routes")
+    __slots__ = ("_by_name", "declared", "modules", "routes")
 
+    declared: tuple[TaskRoute, ...]
     routes: tuple[TaskRoute, ...]
     modules: tuple[str, ...]
     _by_name: Mapping[str, TaskRoute]
 
-    def __init__(self, routes: Sequence[TaskRoute], modules: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        routes: Sequence[TaskRoute],
+        modules: Sequence[str] = (),
+        *,
+        built_in: Sequence[TaskRoute] = (),
+    ) -> None:
         by_name: dict[str, TaskRoute] = {}
-        routes = (*routes, *maintenance.ROUTES)
-        for route in routes:
+        for route in (*routes, *built_in):
             for name in sorted(route.names):
                 other = by_name.setdefault(name, route)
                 if other is not route:
-                    raise PluginError(_clash(name, other, route))
-        object.__setattr__(self, "routes", tuple(routes))
+                    raise PluginError(_clash(name, other, route, built_in))
+        object.__setattr__(self, "declared", tuple(routes))
+        object.__setattr__(self, "routes", (*routes, *built_in))
         object.__setattr__(self, "modules", tuple(modules))
         object.__setattr__(self, "_by_name", MappingProxyType(by_name))
 
@@ -60,10 +68,9 @@ class Registry:
     def __repr__(self) -> str:
         return f"<Registry of {len(self.declared)} routes>"
 
-    @property
-    def declared(self) -> tuple[TaskRoute, ...]:
-        """The routes that plugins declare, without the receiver's own."""
-        return self.routes[: -len(maintenance.ROUTES)]
+    def including(self, built_in: Sequence[TaskRoute]) -> Registry:
+        """This registry with the receiver's own routes (`receiver.maintenance.ROUTES`)."""
+        return Registry(self.declared, self.modules, built_in=built_in)
 
     @property
     def paths(self) -> dict[str, str]:
@@ -82,7 +89,7 @@ class Registry:
         """
         why = route.shape.mismatch(args, kwargs)
         if why is not None:
-            raise Rejected(RejectionReason.BAD_ARGUMENTS, f"{route.name}: {_storable(why)}")
+            raise Rejected(RejectionReason.BAD_ARGUMENTS, f"{route.name}: {clean(why, 500)}")
 
 
 def load(settings: Settings) -> Registry:
@@ -100,10 +107,10 @@ def undeclared(registry: Registry) -> list[str]:
     return plugins.undeclared(registry.modules, frozenset(route.path for route in registry.routes))
 
 
-def _clash(name: str, first: TaskRoute, second: TaskRoute) -> str:
+def _clash(name: str, first: TaskRoute, second: TaskRoute, built_in: Sequence[TaskRoute]) -> str:
     if first.path == second.path:
         return f"two routes declare {first.path}; keep one TaskRoute for it"
-    if maintenance.is_built_in(second):
+    if second in built_in:
         return (
             f"{first.path} is known as {name!r}, as is the receiver's own {second.path}; "
             "rename the function, or drop the alias"
@@ -111,8 +118,3 @@ def _clash(name: str, first: TaskRoute, second: TaskRoute) -> str:
     return (
         f"{first.path} and {second.path} are both known as {name!r}; rename one function, or drop the alias"
     )
-
-
-def _storable(text: str) -> str:
-    """A keyword's name comes from the message and may hold what PostgreSQL text cannot."""
-    return text.encode("utf-8", "replace").decode().replace("\x00", "?")

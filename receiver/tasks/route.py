@@ -21,6 +21,7 @@ from receiver.errors import DeclarationError
 from receiver.tasks import naming
 from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezone
 from receiver.tasks.signature import NotATask, Shape, describe
+from receiver.text import is_storable
 
 _OFF: Final = frozenset({"0", "false", "no", "off"})
 _ATTEMPTS_LIMIT: Final = 2**31 - 1  # the attempt is an integer column
@@ -183,7 +184,7 @@ class TaskRoute:
         if isinstance(aliases, str | bytes) or not isinstance(aliases, Sequence):
             raise self._refusal("aliases", aliases, "use a list of former names and paths")
         for alias in aliases:
-            if not isinstance(alias, str) or not 0 < len(alias) <= _NAME_LIMIT or not _storable(alias):
+            if not isinstance(alias, str) or not 0 < len(alias) <= _NAME_LIMIT or not is_storable(alias):
                 raise self._refusal(
                     "aliases", alias, f"use names and paths of 1-{_NAME_LIMIT} characters, without NUL"
                 )
@@ -200,13 +201,6 @@ def _is_timeout(value: object) -> bool:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
     return 0 < value <= _TIMEOUT_LIMIT  # false for NaN
-
-
-def _storable(text: str) -> bool:
-    try:
-        return b"\x00" not in text.encode()
-    except UnicodeEncodeError:  # a lone surrogate: no message can carry it, no row can hold it
-        return False
 
 
 def _brief(value: object) -> str:

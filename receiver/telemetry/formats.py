@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from receiver.contract.failure import TRACEBACK_LIMIT, Failure, clean, error_type
+from receiver.contract.failure import TRACEBACK_LIMIT, Failure, error_type
+from receiver.text import clean
 
 if TYPE_CHECKING:
     from receiver.settings import Settings

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from receiver.contract.failure import TRACEBACK_LIMIT, Failure, clean, error_type
+from receiver.contract.failure import TRACEBACK_LIMIT, Failure, error_type
 from receiver.endings.outcomes import (
     Abandoned,
     Broken,
@@ -37,6 +37,7 @@ from receiver.endings.outcomes import (
 )
 from receiver.telemetry.events import Delivered, Emit, Event, ReceiverTrouble, ServiceState
 from receiver.telemetry.formats import OURS, JsonFormatter, TerminalFormatter
+from receiver.text import clean
 
 if TYPE_CHECKING:
     from receiver.settings import Settings

@@ -8,7 +8,6 @@ Next: `receiver.testkit.queue` gives it messages.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -19,11 +18,12 @@ from receiver.contract.failure import Failure
 from receiver.delivery.push import Push, PushEndpoint
 from receiver.delivery.verifier import NoVerifier
 from receiver.endings.outcomes import Ending, Outcome, Succeeded, reply
-from receiver.maintenance import Surroundings
 from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
 from receiver.serving.instance import Service
+from receiver.sweep import sweeper
+from receiver.sweep.sweeper import Surroundings
 
 if TYPE_CHECKING:
     from receiver.delivery.admission import Admitted
@@ -165,8 +165,6 @@ class Receiver:
 
     async def sweep(self, pubsub: Any) -> Any:
         """One sweep, as the schedule causes it every minute; what it publishes goes to `pubsub`. Returns its counts."""
-        # By name: the enqueue client stands beside this room, and neither imports the other.
-        sweeper = importlib.import_module("receiver.sweep.sweeper")
         service = self._service
         around = Surroundings(service.settings, service.registry.paths, _quiet)
         return await sweeper.sweep(around, within=SWEEP_TIME, everywhere=True, pubsub=pubsub)

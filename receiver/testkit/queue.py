@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 
 from receiver.contract.envelope import encode_envelope, open_payload
-from receiver.dev.processes import PROJECT
 from receiver.emulator.push_client import (
     SUBSCRIPTION,
     message,
@@ -29,6 +28,7 @@ from receiver.emulator.push_client import (
     new_task_id,
     scheduled_message,
 )
+from receiver.enqueue import PubSubBackend
 from receiver.settings import PushAuth, Settings
 from receiver.tasks import backend as backends
 from receiver.testkit.faulty import Delivered, InjectedFailure, Message, Receiver
@@ -231,12 +231,12 @@ class Loop:
 @contextmanager
 def running(database_url: str, registry: Registry) -> Iterator[TaskQueue]:
     """A queue on an empty record, for the time of the block."""
-    settings = Settings(database_url=database_url, project_id=PROJECT, push_auth=PushAuth.OFF, lease=LEASE)
+    settings = Settings(database_url=database_url, project_id="local", push_auth=PushAuth.OFF, lease=LEASE)
     loop = Loop()
     try:
         receiver = loop.run(_made(settings, registry))
         queue = TaskQueue(receiver, loop)
-        backend = backends.from_settings(settings, pubsub=Post(queue))
+        backend = PubSubBackend(settings, pubsub=Post(queue))
         backends.configure(backend)
         try:
             yield queue

@@ -13,9 +13,8 @@ from typing import Any
 
 from receiver.emulator.broker import Broker
 from receiver.emulator.in_thread import Beside
-from receiver.maintenance import Surroundings
 from receiver.settings import Settings
-from receiver.sweep.sweeper import Sweeper, Swept, sweeping
+from receiver.sweep.sweeper import Surroundings, Sweeper, Swept, sweeping
 from receiver.tasks.naming import topic_name
 from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Event, ReceiverTrouble

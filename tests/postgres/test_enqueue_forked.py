@@ -16,7 +16,7 @@ from tests.postgres.record import Look
 
 PROGRAM = """
 import os, sys, threading
-from receiver import backends
+from receiver.tasks import backend as backends
 from tests.postgres.outbox import mail
 
 def enqueued(who):

@@ -46,7 +46,7 @@ def test_every_room_stands_on_a_layer() -> None:
     layered = {
         room.strip(" ()") for layer in contract["layers"] for room in layer.replace("|", ":").split(":")
     }
-    assert {"cli", "app", "push", "runner", "executions", "registry", "settings", "errors"} <= layered
+    assert {"cli", "serving", "delivery", "record", "tasks", "contract", "settings", "errors"} <= layered
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

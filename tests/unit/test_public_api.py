@@ -72,10 +72,16 @@ def test_declaring_tasks_loads_no_server_no_database_and_no_terminal(project_roo
     assert below(modules, *heavy) == set()
 
 
+WORKSHOP = ("cli", "demo", "dev", "testing", "testkit", "emulator", "local_postgres", "doctor", "provision")
+
+
 def test_serving_loads_nothing_that_only_commands_need(project_root: Path) -> None:
     modules = loaded("import receiver.app, receiver.serving.process", cwd=project_root)
     assert {"receiver.delivery.push", "starlette", "uvicorn"} <= modules
-    assert below(modules, "receiver.local", "receiver.cli", "receiver.enqueue", "receiver.provision") == set()
+    assert (
+        below(modules, *(f"receiver.{room}" for room in WORKSHOP), "receiver.enqueue", "receiver.sweep")
+        == set()
+    )
     assert below(modules, "alembic", "sqlalchemy", "httpx", "rich") == set()
 
 

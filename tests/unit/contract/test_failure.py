@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.contract.failure import MESSAGE_LIMIT, NAME_LIMIT, TRACEBACK_LIMIT, Failure, clean, error_type
+from receiver.contract.failure import MESSAGE_LIMIT, NAME_LIMIT, TRACEBACK_LIMIT, Failure, error_type
+from receiver.text import clean
 
 HUGE = 50_000_000
 SOON = 15.0

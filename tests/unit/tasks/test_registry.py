@@ -7,6 +7,7 @@ import pytest
 from receiver import maintenance
 from receiver.errors import PluginError, Rejected, RejectionReason
 from receiver.maintenance import SWEEP
+from receiver.sweep.pruning import SWEEP_PATH
 from receiver.tasks.registry import Registry
 from receiver.tasks.route import TaskRoute
 from receiver.tasks.task import Task, TaskContext
@@ -37,8 +38,9 @@ def test_routes_keep_their_order() -> None:
     assert repr(Registry(routes)) == "<Registry of 2 routes>"
 
 
-def test_the_receivers_own_routes_are_always_there() -> None:
-    registry = Registry([TaskRoute(send)])
+def test_the_receivers_own_routes_come_after_the_declared_ones() -> None:
+    registry = Registry([TaskRoute(send)]).including(maintenance.ROUTES)
+    assert registry.declared == (TaskRoute(send),)
     assert registry.routes == (TaskRoute(send), SWEEP)
     assert registry.find("receiver.maintenance.sweep") is SWEEP
     assert (
@@ -54,16 +56,17 @@ def test_a_plugin_may_call_its_task_as_the_receivers_own_is_called() -> None:
     def sweep() -> None: ...
 
     route = TaskRoute(sweep)
-    registry = Registry([route])
+    registry = Registry([route], built_in=maintenance.ROUTES)
     assert registry.find("sweep") is route
     assert registry.find("receiver.maintenance.sweep") is SWEEP
+    assert SWEEP.path == SWEEP_PATH
     # What is published says the path, or the plugin's task would be given it.
     assert Task(SWEEP.function).name == maintenance.sweep.name == SWEEP.path
 
 
 def test_the_path_of_the_receivers_own_is_refused_with_what_to_do() -> None:
     with pytest.raises(PluginError, match=r"receiver's own receiver.maintenance.sweep; rename the function"):
-        Registry([TaskRoute(send, aliases=[SWEEP.path])])
+        Registry([TaskRoute(send, aliases=[SWEEP.path])], built_in=maintenance.ROUTES)
 
 
 def clashing() -> list[tuple[list[TaskRoute], str]]:

@@ -39,7 +39,7 @@ FOREIGN = type("TaskContext", (), {"__module__": "django.tasks"})
         ("def f(ctx: 'TaskContext'): ...", {"TaskContext": TaskContext}, True),
         ("def f(ctx: 'TaskContext'): ...", {}, True),
         ("def f(ctx: 'receiver.TaskContext'): ...", {}, True),
-        ("def f(ctx: 'r.tasks.TaskContext'): ...", {"r": receiver}, True),
+        ("def f(ctx: 'r.tasks.context.TaskContext'): ...", {"r": receiver}, True),
         ("def f(ctx: 'x.TaskContext'): ...", {}, True),
         ("def f(ctx: Ctx): ...", {"Ctx": TaskContext}, True),
         ("def f(ctx: 'Ctx'): ...", {"Ctx": TaskContext}, True),

@@ -154,7 +154,7 @@ def test_a_def_task_is_told_at_the_call_to_use_its_task_id(name: str) -> None:
 
 
 def test_arguments_that_do_not_fit_are_refused_where_they_are_given() -> None:
-    with pytest.raises(TypeError, match=r"test_tasks\.ship: missing a required argument: 'order'"):
+    with pytest.raises(TypeError, match=r"test_task\.ship: missing a required argument: 'order'"):
         ship.entry()  # type: ignore[call-arg] # that is the point
     with pytest.raises(TypeError, match="slow"):
         ship.entry(7, slow=True)  # type: ignore[call-arg] # likewise
