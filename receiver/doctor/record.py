@@ -209,6 +209,8 @@ async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asy
         connection = await database.connect("receiver doctor")
     except asyncpg.PostgresError as error:
         raise Refused(str(error.args[0])) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise Refused(str(error.args[0])) from error
     except ValueError as error:  # an address that asyncpg cannot read; its words may quote it
         raise Refused("the address is none that the driver takes") from error
     except BROKEN as error:
