@@ -16,6 +16,8 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
+import asyncpg
+
 from receiver.backends import Entry
 from receiver.enqueue import records
 from receiver.enqueue.arguments import row_of
@@ -23,6 +25,7 @@ from receiver.enqueue.loops import LoopThread, refuse_in_loop
 from receiver.enqueue.outbox import AFTER_COMMIT, Outbox
 from receiver.enqueue.publications import Address, Publisher, Publishes
 from receiver.errors import ItemRefused, SettingError
+from receiver.executions import migrations
 from receiver.executions.dsn import Database
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
@@ -119,6 +122,7 @@ class PubSubBackend:
 
         Raises:
             TaskResultMissing: it has none of this id.
+            SchemaError: run `receiver migrate`, or grant what it names.
             DatabaseUnavailable: it cannot be reached.
             RuntimeError: an event loop runs in this thread.
         """
@@ -128,7 +132,11 @@ class PubSubBackend:
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`."""
         outbox = await self._outbox()
-        return await records.find(outbox.lanes, task_id, self)
+        try:
+            return await records.find(outbox.lanes, task_id, self)
+        except asyncpg.PostgresError as error:
+            await migrations.explain(outbox.lanes, error)
+            raise
 
     def close(self) -> None:
         """Closes what plain threads have used, once their calls are done. It may be used again."""

@@ -18,6 +18,7 @@ from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
 from receiver.executions.dsn import Database
 
 if TYPE_CHECKING:
+    import asyncpg
     from alembic.config import Config
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -92,6 +93,15 @@ async def check(executor: Executor) -> None:
         raise _denied(f"may not use {', '.join(found['denied'])}", f"the role {found['role']}")
     if found["read_only"]:
         raise ReadOnly("it is read-only: a replica, or default_transaction_read_only is on")
+
+
+async def explain(executor: Executor, error: asyncpg.PostgresError) -> None:
+    """Raises what `check` says, when a statement of ours was refused because of the tables (SQLSTATE class 42)."""
+    if (error.sqlstate or "").startswith("42"):
+        try:
+            await check(executor)
+        except SchemaError as explained:
+            raise explained from error
 
 
 def _denied(what: str, who: str) -> SchemaError:
