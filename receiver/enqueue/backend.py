@@ -16,8 +16,6 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
-import asyncpg
-
 from receiver.backends import Entry
 from receiver.enqueue import records
 from receiver.enqueue.arguments import row_of
@@ -25,7 +23,6 @@ from receiver.enqueue.loops import LoopThread, refuse_in_loop
 from receiver.enqueue.outbox import AFTER_COMMIT, Outbox
 from receiver.enqueue.publications import Address, Publisher, Publishes
 from receiver.errors import ItemRefused, SettingError
-from receiver.executions import migrations
 from receiver.executions.dsn import Database
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
@@ -132,11 +129,7 @@ class PubSubBackend:
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`."""
         outbox = await self._outbox()
-        try:
-            return await records.find(outbox.lanes, task_id, self)
-        except asyncpg.PostgresError as error:
-            await migrations.explain(outbox.lanes, error)
-            raise
+        return await records.find(outbox.lanes, task_id, self)
 
     def close(self) -> None:
         """Closes what plain threads have used, once their calls are done. It may be used again."""

@@ -6,9 +6,11 @@ import builtins
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import msgspec
 
 from receiver.errors import TaskResultMissing
+from receiver.executions import migrations
 from receiver.results import TaskError, TaskResult, TaskResultStatus
 
 if TYPE_CHECKING:
@@ -43,10 +45,15 @@ async def find(executor: Executor, task_id: str, backend: Backend) -> TaskResult
 
     Raises:
         TaskResultMissing: there is none.
+        SchemaError: the tables are missing or older.
     """
     # PostgreSQL has no NUL, and no driver sends a lone surrogate: no execution has such an id.
     storable = "\0" not in task_id and task_id.encode("utf-8", "replace").decode() == task_id
-    rows = await executor.fetch(FIND, task_id) if storable else []
+    try:
+        rows = await executor.fetch(FIND, task_id) if storable else []
+    except asyncpg.PostgresError as error:
+        await migrations.explain(executor, error)
+        raise
     if not rows:
         raise TaskResultMissing(
             f"the record has no execution {task_id[:255]!r}: a wrong id, or pruned long after its end"
