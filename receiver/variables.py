@@ -43,7 +43,9 @@ VARIABLES: Final = (
         "its password, when it comes apart, from a secret; wins over one in the address",
     ),
     Variable(
-        "TASKS_MODULES", "", "plugin modules, comma-separated; unset: entry points in group receiver.tasks"
+        "TASKS_MODULES",
+        "",
+        "plugin modules, comma-separated, installed or in the working folder; unset: entry points in group receiver.tasks",
     ),
     Variable("TASKS_SETUP", "", "module:callable run once before plugins load, such as django:setup"),
     Variable("TASKS_PUSH_AUTH", "oidc", "oidc, or off outside Cloud Run"),

@@ -7,12 +7,11 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import click
 
 from receiver.cli import streams
-from receiver.errors import ConfigurationError, OutputLost, PipeClosed, ReceiverError
+from receiver.errors import OutputLost, PipeClosed, ReceiverError
 
 PIPE_EXIT_CODE = 128 + signal.SIGPIPE
 """What a shell reports of a program that wrote to a pipe without a reader."""
@@ -71,7 +70,6 @@ def main() -> None:
     streams.prepare()
     try:
         try:
-            _find_plugins_here()
             group(prog_name="receiver")
         finally:
             sys.stdout.flush()  # what cannot be printed is known here, and not after the exit code
@@ -93,13 +91,3 @@ def _told(line: str) -> str:
     from receiver.telemetry.logs import refused  # noqa: PLC0415 - only the end of a start that failed needs it
 
     return refused(line)
-
-
-def _find_plugins_here() -> None:
-    """Puts the working folder on the import path, as uvicorn and celery do it."""
-    try:
-        here = str(Path.cwd())
-    except FileNotFoundError:
-        raise ConfigurationError("the working folder is gone; change to one that is there") from None
-    if here not in sys.path:
-        sys.path.insert(0, here)

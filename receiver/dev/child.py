@@ -49,6 +49,7 @@ class Tether:
         """Starts `receiver` with these arguments. In the foreground it shares the terminal's signals."""
         return await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # the working folder is where plugins are looked for, and nothing else
             "-m",
             "receiver.dev.parent_watch",
             str(self.descriptor),

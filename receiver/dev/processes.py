@@ -95,7 +95,7 @@ class Instance:
             self._reserved.close()
         serve = ["serve", "--host", "127.0.0.1", "--port", str(self.port)]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "receiver.dev.parent_watch", str(self._tether), *serve],
+            [sys.executable, "-P", "-m", "receiver.dev.parent_watch", str(self._tether), *serve],
             cwd=self._folder,
             env=self.environ,
             stdin=subprocess.DEVNULL,

@@ -70,6 +70,8 @@ def refused(error: Refused) -> Finding:
 def judge(seen: Look, fleet: Fleet) -> list[Finding]:
     """Findings about the record."""
     found = [*_server(seen.server), *_room(seen.server, fleet)]
+    if seen.schema is None and seen.server.filtered:
+        found.append(_filtered(seen.server))
     if seen.schema is not None:
         state = seen.schema.state
         found.append(
@@ -133,6 +135,17 @@ def _server(server: Server) -> list[Finding]:
             )
         )
     return found
+
+
+def _filtered(server: Server) -> Finding:
+    disabled = " ".join(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;" for table in server.filtered)
+    return _finding(
+        Severity.WARNING,
+        "row-level-security",
+        f"row level security may hide rows of {', '.join(server.filtered)} from {server.role}",
+        "a push whose row a policy hides or refuses is not answered 200, or its row is never published or pruned",
+        f"psql -c '{disabled}'",
+    )
 
 
 def _room(server: Server, fleet: Fleet) -> list[Finding]:

@@ -19,6 +19,7 @@ from receiver.maintenance import SWEEP
 from receiver.record import migrations
 from receiver.record.connections import BROKEN
 from receiver.record.database import Database, begin_with
+from receiver.record.policies import SURELY_PASS, shut
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ class Server:
             database, where they are lower).
         in_use: connections there are now.
         undeletable: tables of ours that this role may not delete from.
+        filtered: tables of ours of which policies may hide rows from this role.
     """
 
     version: int
@@ -58,6 +60,7 @@ class Server:
     connections: int
     in_use: int
     undeletable: tuple[str, ...] = ()
+    filtered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class Look:
     unseen: tuple[str, ...] = field(default=())
 
 
-SERVER: Final = """
+SERVER: Final = f"""
 SELECT clock_timestamp() AS now, current_setting('server_version_num')::int AS version, current_user::text AS role,
        least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
                  - coalesce(current_setting('reserved_connections', true), '0')::int,
@@ -100,8 +103,9 @@ SELECT clock_timestamp() AS now, current_setting('server_version_num')::int AS v
        ) AS connections,
        (SELECT sum(numbackends)::int FROM pg_stat_database) AS in_use,
        ARRAY(SELECT t FROM unnest($1::text[]) AS t
-             WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(to_regclass(t), 'DELETE')) AS undeletable
-"""
+             WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(to_regclass(t), 'DELETE')) AS undeletable,
+       {shut("$1::text[]", "rawd", SURELY_PASS)} AS filtered
+"""  # noqa: S608 - constants of ours
 
 OWED: Final = """
 SELECT count(*) AS count, clock_timestamp() - min(coalesce(run_after, enqueued_at)) AS since FROM task_executions
@@ -153,6 +157,7 @@ async def look(database: Database, namespace: str) -> Look:
             connections=row["connections"],
             in_use=row["in_use"],
             undeletable=tuple(row["undeletable"]),
+            filtered=tuple(row["filtered"]),
         )
         read_only = False
         try:
@@ -208,6 +213,8 @@ async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asy
     try:
         connection = await database.connect("receiver doctor")
     except asyncpg.PostgresError as error:
+        raise Refused(str(error.args[0])) from error
+    except asyncpg.ClientConfigurationError as error:
         raise Refused(str(error.args[0])) from error
     except ValueError as error:  # an address that asyncpg cannot read; its words may quote it
         raise Refused("the address is none that the driver takes") from error

@@ -6,9 +6,11 @@ import builtins
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import msgspec
 
 from receiver.errors import TaskResultMissing
+from receiver.record import migrations
 from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
 from receiver.text import is_storable
 
@@ -44,8 +46,13 @@ async def find(executor: Executor, task_id: str, backend: Backend) -> TaskResult
 
     Raises:
         TaskResultMissing: there is none.
+        SchemaError: the tables are missing or older.
     """
-    rows = await executor.fetch(FIND, task_id) if is_storable(task_id) else []
+    try:
+        rows = await executor.fetch(FIND, task_id) if is_storable(task_id) else []
+    except asyncpg.PostgresError as error:
+        await migrations.explain(executor, error)
+        raise
     if not rows:
         raise TaskResultMissing(
             f"the record has no execution {task_id[:255]!r}: a wrong id, or pruned long after its end"

@@ -17,8 +17,11 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import asyncpg
+
 from receiver.enqueue.publisher import OutboxRow, Published
 from receiver.errors import DatabaseUnavailable, GoogleError, GoogleUnavailable
+from receiver.record import migrations
 from receiver.record import sql as statements
 from receiver.record.connections import ConnectionFailed, Lanes
 from receiver.record.group_commit import GroupCommit
@@ -110,6 +113,7 @@ class Outbox:
 
         Raises:
             ItemRefused: PostgreSQL refuses the values of a row.
+            SchemaError: the tables are missing or older than this code, or this role may not use them.
             DatabaseUnavailable: the record cannot be reached; ConnectionFailed when it is not known whether the rows are there.
         """
         done: list[Inserted] = []
@@ -163,6 +167,9 @@ class Outbox:
             found = await statements.insert(self.lanes, rows, namespace=self._namespace)
         except ConnectionFailed:
             found = await statements.insert(self.lanes, rows, namespace=self._namespace)
+        except asyncpg.PostgresError as error:
+            await migrations.explain(self.lanes, error)
+            raise
         return [found[row.task_id] for row in rows]
 
     async def _send(self, publications: Sequence[_Publication]) -> list[None]:

@@ -119,6 +119,7 @@ class PubSubBackend:
 
         Raises:
             TaskResultMissing: it has none of this id.
+            SchemaError: run `receiver migrate`, or grant what it names.
             DatabaseUnavailable: it cannot be reached.
             RuntimeError: an event loop runs in this thread.
         """

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
 
 COMMIT: Final = "_commit_impl"
-UNDEFINED_TABLE: Final = "42P01"
+UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
 
 _columns = task_executions.c
 _now = func.clock_timestamp()
@@ -112,7 +112,7 @@ def put_now(
 
     Raises:
         TypeError: this is none.
-        SchemaError: its database has no tables of ours.
+        SchemaError: its database has no tables of ours, or older ones.
         SQLAlchemyError: as the driver says; the transaction is then the caller's to roll back.
     """
     return _put(connection_of(connection), rows, namespace, publish)
@@ -142,6 +142,10 @@ def _put(
             raise SchemaError(
                 "this connection's database has no tables of receiver: use one to the database of DATABASE_URL, with the "
                 "same search_path, and run `receiver migrate`"
+            ) from error
+        if _sqlstate(error) == UNDEFINED_COLUMN:
+            raise SchemaError(
+                "this connection's database has tables of receiver that are older than this code; run `receiver migrate`"
             ) from error
         raise
     by_id = {row["task_id"]: row for row in found}

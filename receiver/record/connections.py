@@ -159,6 +159,8 @@ class Lane:
             if _out_of_slots(error):
                 raise OutOfConnections("PostgreSQL has no connection slot free") from error
             raise NotConnected(f"PostgreSQL refuses the connection ({type(error).__name__})") from error
+        except asyncpg.ClientConfigurationError as error:
+            raise NotConnected(f"DATABASE_URL cannot be used: {error.args[0]}") from error
         except BROKEN as error:
             raise NotConnected(f"PostgreSQL cannot be reached ({type(error).__name__})") from error
         self._connection = connection

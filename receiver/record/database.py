@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+from asyncpg import connect_utils
 
 from receiver import forks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 CONNECT_TIMEOUT = 5.0
 """Seconds until a connection must stand: half of the deadline that bounds every call of the ledger."""
@@ -58,6 +60,24 @@ class Database:
         )
         forks.withhold(connection._transport)  # noqa: SLF001 - asyncpg has no public name for it
         return connection
+
+
+def _of_home(name: str) -> Path | None:
+    """A file of `~/.postgresql`, as asyncpg finds it; None where the process may not look, as without a home."""
+    path: Path | None = _asyncpg_of_home(name)
+    try:
+        if path is not None:
+            path.stat()
+    except PermissionError:
+        return None
+    except OSError:
+        pass  # it is not there, which asyncpg knows
+    return path
+
+
+# asyncpg has no public way to leave these files out, and takes a home that may not be entered for an error of the connection.
+_asyncpg_of_home = connect_utils._dot_postgresql_path  # noqa: SLF001 - as said above
+connect_utils._dot_postgresql_path = _of_home  # noqa: SLF001 - likewise
 
 
 def begin_with(settings: Mapping[str, str]) -> str:

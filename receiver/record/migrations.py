@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
 from receiver.record.database import Database
+from receiver.record.policies import MAY_PASS, shut
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
     from alembic.config import Config
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -53,7 +57,9 @@ SELECT (SELECT version_num FROM {VERSION_TABLE} LIMIT 1) AS version,
        current_user::text AS role,
        ARRAY(SELECT t FROM unnest($1::text[]) AS t WHERE to_regclass(t) IS NULL) AS missing,
        ARRAY(SELECT t FROM unnest($1::text[]) AS t
-             WHERE NOT (SELECT bool_and(has_table_privilege(to_regclass(t), p)) FROM unnest($2::text[]) AS p)) AS denied
+             WHERE NOT (SELECT bool_and(has_table_privilege(to_regclass(t), p)) FROM unnest($2::text[]) AS p)) AS denied,
+       {shut(f"ARRAY['{VERSION_TABLE}']", "r", MAY_PASS)}
+       || {shut("$1::text[]", "raw", MAY_PASS)} AS shut
 """  # noqa: S608 - a constant of ours
 
 
@@ -65,7 +71,7 @@ async def check(executor: Executor) -> None:
     """Passes when the tables are those of this code, or newer, and this role may use them. One statement.
 
     Raises:
-        SchemaError: they are missing or older, or the role lacks rights.
+        SchemaError: they are missing or older, the role lacks rights, or row level security lets nothing pass.
         ReadOnly: nothing can be written.
         DatabaseUnavailable: not known.
     """
@@ -77,6 +83,8 @@ async def check(executor: Executor) -> None:
         raise SchemaError("the database has no tables of receiver; run `receiver migrate`") from None
     except asyncpg.InsufficientPrivilegeError:
         raise _denied(f"may not read {VERSION_TABLE}", "this role") from None
+    if found["shut"]:
+        raise _shut(found["shut"], found["role"])
     version = found["version"]
     if version != HEAD and (version in KNOWN or version is None):
         raise SchemaError(
@@ -92,6 +100,24 @@ async def check(executor: Executor) -> None:
         raise _denied(f"may not use {', '.join(found['denied'])}", f"the role {found['role']}")
     if found["read_only"]:
         raise ReadOnly("it is read-only: a replica, or default_transaction_read_only is on")
+
+
+async def explain(executor: Executor, error: asyncpg.PostgresError) -> None:
+    """Raises what `check` says, when a statement of ours was refused because of the tables (SQLSTATE class 42)."""
+    if (error.sqlstate or "").startswith("42"):
+        try:
+            await check(executor)
+        except SchemaError as explained:
+            raise explained from error
+
+
+def _shut(tables: Sequence[str], role: str) -> SchemaError:
+    disabled = " ".join(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;" for table in tables)
+    return SchemaError(
+        f"row level security keeps the role {role} from {', '.join(tables)}; run `{disabled}`, or give the role BYPASSRLS or "
+        "a policy for all commands USING (true)",
+        state="row level security",
+    )
 
 
 def _denied(what: str, who: str) -> SchemaError:

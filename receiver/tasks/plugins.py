@@ -14,10 +14,11 @@ import inspect
 import sys
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
-from receiver.errors import PluginError
+from receiver.errors import ConfigurationError, PluginError
 from receiver.tasks.route import TaskRoute
 from receiver.tasks.task import Task
 
@@ -45,7 +46,9 @@ def collect(settings: Settings) -> Plugins:
 
     Raises:
         PluginError: one line: no plugins at all, a module that cannot be imported, or a list that is none.
+        ConfigurationError: the working folder is gone.
     """
+    _look_here()
     if settings.setup is not None:
         _set_up(settings.setup)
     origin = "TASKS_MODULES" if settings.modules else f"entry points {GROUP}"
@@ -67,6 +70,16 @@ def undeclared(modules: Sequence[str], declared: frozenset[str]) -> list[str]:
     values = (value for module in loaded for value in list(vars(module).values()))
     tasks = (value for value in values if isinstance(value, Task))
     return sorted({task.path for task in tasks if f"{task.func.__module__}.".startswith(homes)} - declared)
+
+
+def _look_here() -> None:
+    """Plugins may lie in the working folder. It comes last: a `queue.py` there must not be taken for Python's own."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError:
+        raise ConfigurationError("the working folder is gone; change to one that is there") from None
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _entry_points() -> list[tuple[str, str | None]]:

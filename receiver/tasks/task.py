@@ -117,6 +117,7 @@ class Task(Generic[P, R]):
         Raises:
             TypeError: the arguments do not fit the function, or no message can carry them.
             RuntimeError: an event loop runs in this thread, and waiting would block it: use `aenqueue`.
+            SchemaError: the record's tables are missing or older: run `receiver migrate`.
             DatabaseUnavailable: the record cannot be reached; or its answer was lost, and it is not known.
             SettingError: the environment does not say where to enqueue to.
         """
