@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from receiver.record.migrations import LOCK_TIMEOUT, VERSION_TABLE
+from receiver.record.migrations import LIMITS, LOCK_TIMEOUT, VERSION_TABLE
 from receiver.record.schema import metadata
 
 connection = context.config.attributes["connection"]
@@ -19,5 +19,6 @@ context.configure(
     transaction_per_migration=False,
 )
 with context.begin_transaction():
-    context.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
+    for name, value in {**LIMITS, "lock_timeout": LOCK_TIMEOUT}.items():
+        context.execute(f"SET LOCAL {name} = '{value}'")
     context.run_migrations()

@@ -21,6 +21,9 @@ def command(*, check: bool) -> None:
     url, prepared = require_database(settings), settings.db_prepared_statements
     found = migrations.current(url, prepared_statements=prepared)
     if found == migrations.HEAD:
+        mended = [] if check else migrations.upgrade(url, prepared_statements=prepared)
+        for index in mended:
+            click.echo(f"mended the index {index}, which was not valid")
         click.echo(f"up to date at {found}")
     elif found is not None and found not in migrations.KNOWN:
         # A deployment that goes back: the steps are additive, so that older code works on newer tables.

@@ -12,7 +12,6 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from receiver import forks
 from receiver.tasks.backend import running_trace
 
 if TYPE_CHECKING:
@@ -132,11 +131,9 @@ async def awaited(
     """Runs an `async def` task. Whatever it raises is returned; what it enqueues continues `trace`."""
     running_trace.set(trace)
     try:
-        ended = Ended(value=await function(*args, **kwargs))
+        return Ended(value=await function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, nor its record be lost
-        ended = Ended(error=error)
-    forks.end_if_child(ended.error)
-    return ended
+        return Ended(error=error)
 
 
 def called(
@@ -145,10 +142,8 @@ def called(
     """Runs a `def` task, in its thread. Whatever it raises is returned; what it enqueues continues `trace`."""
     before = running_trace.set(trace)
     try:
-        ended = Ended(value=function(*args, **kwargs))
+        return Ended(value=function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - as above
-        ended = Ended(error=error)
+        return Ended(error=error)
     finally:
         running_trace.reset(before)
-    forks.end_if_child(ended.error)
-    return ended

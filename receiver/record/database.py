@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from asyncpg import connect_utils
 
-from receiver import forks
+from receiver.record import tls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,19 +47,24 @@ class Database:
                 transaction has to make them its own (`begin_with`).
 
         Raises:
+            TlsFailed: the server's certificate is refused, or what TLS needs is missing.
             OSError, TimeoutError, asyncpg.PostgresError: as the driver raises them.
         """
         if not self.prepared_statements:
             options["statement_cache_size"] = 0
             server_settings = None
-        connection = await asyncpg.connect(
-            self.dsn,
-            timeout=CONNECT_TIMEOUT,
-            server_settings={"application_name": application, **(server_settings or {})},
-            **options,
-        )
-        forks.withhold(connection._transport)  # noqa: SLF001 - asyncpg has no public name for it
-        return connection
+        try:
+            return await asyncpg.connect(
+                self.dsn,
+                timeout=CONNECT_TIMEOUT,
+                server_settings={"application_name": application, **(server_settings or {})},
+                **options,
+            )
+        except (OSError, asyncpg.ClientConfigurationError) as error:
+            why = tls.explained(error, self.dsn)
+            if why is None:
+                raise
+            raise tls.TlsFailed(why) from error
 
 
 def _of_home(name: str) -> Path | None:

@@ -16,6 +16,8 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from receiver.record.database import Database
 
 
@@ -29,19 +31,25 @@ class PoolerDriver(asyncpg.Connection):  # type: ignore[misc]  # asyncpg carries
 
 
 def engine_of(
-    database: Database, application: str, *, driver: type[Any] | None = None, **options: Any
+    database: Database,
+    application: str,
+    *,
+    driver: type[Any] | None = None,
+    settings: Mapping[str, str] | None = None,
+    **options: Any,
 ) -> AsyncEngine:
     """An engine for the database.
 
     Args:
         driver: the class of the driver's connections, if it is not to be the usual one.
+        settings: of the server, as for `Database.connect`.
         options: as for `create_async_engine`.
     """
     kind = driver or (asyncpg.Connection if database.prepared_statements else PoolerDriver)
     unnamed = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
 
     async def connect() -> Any:
-        return await database.connect(application, connection_class=kind)
+        return await database.connect(application, settings, connection_class=kind)
 
     def create() -> Any:
         # `async_creator` would drop the dialect's options; this is what it does else.

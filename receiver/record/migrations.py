@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
-from receiver.record.database import Database
+from receiver.record.database import Database, begin_with
 from receiver.record.policies import MAY_PASS, shut
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import asyncpg
     from alembic.config import Config
     from sqlalchemy import Connection
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from receiver.record.sql import Executor
@@ -42,8 +43,27 @@ ADVISORY_LOCK = 0x7265636569766572
 LOCK_PAUSE = 0.2
 """Seconds between two tries for that lock, while another deployment has it."""
 
-LOCK_TIMEOUT = "5s"
-"""How long a step waits for a table; longer would queue every claim behind it."""
+LIMITS = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": "0"}
+"""Of the connections, whatever role or database say: building an index may take hours, and lets writers go on meanwhile. Behind a
+pooler in transaction mode only transactions have them, and such a build has none."""
+
+LOCK_TIMEOUT = "2s"
+"""How long a step in a transaction waits for a table; longer would queue every claim behind it."""
+
+ATTEMPTS = 10
+"""How often it waits for it, before the migration is given up."""
+
+ATTEMPT_PAUSE = 1.0
+"""Seconds between them, for whoever has queued behind it."""
+
+LOCK_NOT_AVAILABLE = "55P03"
+
+ADVICE = {
+    "42501": "run it as the owner of the tables, or grant this role CREATE on the schema",
+    LOCK_NOT_AVAILABLE: "somebody keeps the tables locked: end that transaction (pg_stat_activity), and run it again",
+    "57014": "behind a pooler the role's statement_timeout holds: run it without the pooler",
+}
+"""By SQLSTATE, beside PostgreSQL's own words."""
 
 TABLES = ("task_executions", "task_attempts", "rejected_messages")
 """What a delivery reads and writes."""
@@ -127,8 +147,8 @@ def _denied(what: str, who: str) -> SchemaError:
     )
 
 
-def upgrade(database_url: str, revision: str = "head", *, prepared_statements: bool = True) -> None:
-    """Brings the tables up to date, or to `revision`. For synchronous callers; `migrate` and tests.
+def upgrade(database_url: str, revision: str = "head", *, prepared_statements: bool = True) -> list[str]:
+    """Brings the tables up to date, or to `revision`; returns the invalid indexes that were mended. For synchronous callers.
 
     Args:
         prepared_statements: off behind a pooler in transaction mode.
@@ -137,7 +157,8 @@ def upgrade(database_url: str, revision: str = "head", *, prepared_statements: b
         DatabaseUnavailable: it cannot be reached.
         ReceiverError: it refuses, with its own words.
     """
-    asyncio.run(_run(Database.of(database_url, prepared_statements=prepared_statements), "upgrade", revision))
+    database = Database.of(database_url, prepared_statements=prepared_statements)
+    return asyncio.run(_run(database, "upgrade", revision))
 
 
 def downgrade(database_url: str, revision: str) -> None:
@@ -168,24 +189,39 @@ def steps_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "alembic"
 
 
-async def _run(database: Database, action: str, revision: str, seen: list[str | None] | None = None) -> None:
+async def _run(
+    database: Database, action: str, revision: str, seen: list[str | None] | None = None
+) -> list[str]:
     # Serving imports this module for `check`: the libraries below are 0.3 s that only a migration pays.
-    from sqlalchemy.exc import DBAPIError  # noqa: PLC0415 - as said above
+    import asyncpg  # noqa: PLC0415 - as said above
+    from sqlalchemy.exc import DBAPIError, PendingRollbackError  # noqa: PLC0415 - likewise
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 - likewise
 
+    from receiver.record import indexes  # noqa: PLC0415 - likewise
     from receiver.record.engines import engine_of  # noqa: PLC0415 - likewise
 
-    engine = engine_of(database, "receiver migrate", poolclass=NullPool)
+    engine = engine_of(database, "receiver migrate", settings=LIMITS, poolclass=NullPool)
     try:
-        async with engine.connect() as guard, engine.connect() as connection:
+        async with engine.connect() as guard:
             if action != "current":
                 await _alone(guard)
-            await connection.run_sync(_step, action, revision, seen)
-            await connection.commit()
+            for attempt in range(1, ATTEMPTS + 1):
+                try:
+                    async with engine.connect() as connection:
+                        await connection.run_sync(_step, action, revision, seen)
+                        await connection.commit()
+                        return await indexes.mend(connection) if action == "upgrade" else []
+                except DBAPIError as error:
+                    if _sqlstate(error) != LOCK_NOT_AVAILABLE or attempt == ATTEMPTS:
+                        raise
+                await asyncio.sleep(ATTEMPT_PAUSE)
+        raise AssertionError("the last attempt returns or raises")
     except DBAPIError as error:
-        raise ReceiverError(
-            f"the database refuses the migration: {' '.join(str(error.orig).split())}"
-        ) from error
+        raise ReceiverError(f"the database refuses the migration: {_told(error)}") from error
+    except asyncpg.PostgresError as error:  # of the driver's connection itself
+        raise ReceiverError(f"the database refuses the migration: {error.args[0]}") from error
+    except PendingRollbackError as error:  # which hides what broke the connection while an index was built
+        raise DatabaseUnavailable("the connection broke during the migration; run it again") from error
     except (OSError, TimeoutError) as error:
         raise DatabaseUnavailable(f"the database cannot be reached: {error}") from error
     finally:
@@ -203,12 +239,22 @@ async def _alone(guard: AsyncConnection) -> None:
     if driver is None:
         raise DatabaseUnavailable("the connection is gone")
     while True:
-        await driver.execute("BEGIN")
+        await driver.execute(begin_with(LIMITS))
         if await driver.fetchval(f"SELECT pg_try_advisory_xact_lock({ADVISORY_LOCK})"):
             break
         await driver.execute("ROLLBACK")
         await asyncio.sleep(LOCK_PAUSE)
     await driver.execute("SELECT 1")
+
+
+def _told(error: DBAPIError) -> str:
+    """PostgreSQL's words in one line, and what to do."""
+    advice = ADVICE.get(_sqlstate(error))
+    return " ".join(str(error.orig).split()) + (f"; {advice}" if advice else "")
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _step(connection: Connection, action: str, revision: str, seen: list[str | None] | None) -> None:

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Final
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from receiver import forks
-
 if TYPE_CHECKING:
     from typing import Any
 
@@ -69,7 +67,6 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody connected. Until the first byte it is as idle as between two requests, and may be for as long."""
-        forks.withhold(transport)
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn narrows it to Transport
         self.timeout_keep_alive_task = self.loop.call_later(
             self.timeout_keep_alive, self.timeout_keep_alive_handler

@@ -138,8 +138,7 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
     server = Server(config, service)
 
     async def main() -> None:
-        forks.withhold(listener)
-        forks.guard(asyncio.get_running_loop())
+        forks.reset_signals_in_children()
         await service.check_schema()
         gc.freeze()  # what is loaded stays: modules, plugins, the registry
         gc.set_threshold(*GC_THRESHOLDS)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.record import migrations
+from receiver.record.tls import TlsFailed
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
 if TYPE_CHECKING:
@@ -100,8 +101,9 @@ class Readiness:
             found["schema"] = error.state
         except migrations.ReadOnly:
             found["database"] = "read-only"
-        except DatabaseUnavailable:
-            found |= {"database": "unavailable", "schema": "unknown"}
+        except DatabaseUnavailable as error:
+            why = str(error) if isinstance(error, TlsFailed) else "unavailable"
+            found |= {"database": why, "schema": "unknown"}
         if self._certificates is not None and not await self._certificates.ready():
             found["certificates"] = "unavailable"
         return found

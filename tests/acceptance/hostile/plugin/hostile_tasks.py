@@ -457,48 +457,21 @@ def terminate_a_child(label: str) -> int | None:
 
 
 @task
-async def leave_a_child(ctx: TaskContext, label: str) -> int:
-    """With a connection of the task's own open at the fork, beside those of the receiver."""
-    await (await ctx.connection()).execute(text("SELECT 1"))
+def terminate_a_pool(label: str) -> list[int]:
+    """A pool whose workers are busy when it is terminated: each has to obey its signal."""
     note(label)
-    child = os.fork()
-    if child == 0:
-        try:
-            sleep_on()
-        finally:
-            os._exit(1)
-    return child
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        pids = [pool.apply(os.getpid) for _ in range(4)]
+        pool.apply_async(sleep_on)
+    return pids
 
 
-def go_astray(how: str) -> None:
-    """What a child does that should have ended by itself; it gets out of its task by returning, too."""
-    if how == "raise":
-        raise ValueError("of the child")
-    if how == "leave":
-        sys.exit(3)
-
-
-async def fork_astray(label: str, how: str) -> object:
+@task
+def leave_a_child(label: str) -> int | None:
     note(label)
-    child = os.fork()
-    if child == 0:
-        go_astray(how)
-        if how == "wait":
-            await asyncio.sleep(0)
-            await asyncio.sleep(600)
-        return "of the child"
-    _, status = await asyncio.to_thread(os.waitpid, child, 0)
-    return os.waitstatus_to_exitcode(status)
-
-
-def fork_astray_in_thread(label: str, how: str) -> object:
-    note(label)
-    child = os.fork()
-    if child == 0:
-        go_astray(how)
-        return "of the child"
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    child = multiprocessing.get_context("fork").Process(target=sleep_on)
+    child.start()
+    return child.pid
 
 
 def exit_at_once() -> None:
@@ -550,9 +523,8 @@ tasks = [
     TaskRoute(disturb),
     TaskRoute(mutter),
     TaskRoute(terminate_a_child),
+    TaskRoute(terminate_a_pool),
     TaskRoute(leave_a_child),
-    TaskRoute(fork_astray, timeout=30),
-    TaskRoute(fork_astray_in_thread, timeout=30),
     TaskRoute(die, max_attempts=2),
     TaskRoute(die_in_thread, max_attempts=2),
 ]

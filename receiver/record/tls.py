@@ -1,0 +1,57 @@
+"""TLS to PostgreSQL that fails, in one line: what is wrong, and what to change in `DATABASE_URL`.
+
+The driver's own words name neither the parameter nor the remedy. Next: `receiver.record.database` raises `TlsFailed`.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from urllib.parse import parse_qs, urlsplit
+
+import asyncpg
+
+from receiver.errors import DatabaseUnavailable
+
+OTHER_HOST = (62, 64)
+"""OpenSSL's codes for a certificate that does not name the host, or the address, that was asked for."""
+
+FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""The parameters of `DATABASE_URL` that name files."""
+
+
+class TlsFailed(DatabaseUnavailable):
+    """There is no TLS connection. The message may be shown to anybody, as on /ready: it holds no name and no path."""
+
+
+def explained(error: Exception, dsn: str) -> str | None:
+    """Why there is no TLS connection and what to do; None when the error is about something else."""
+    asked = {name: values[-1] for name, values in parse_qs(urlsplit(dsn).query).items()}
+    why = None
+    match error:
+        case ssl.SSLCertVerificationError(verify_code=code) if code in OTHER_HOST:
+            why = (
+                "the database's certificate is for another host; put the host name of the certificate into DATABASE_URL, or "
+                "check the CA alone with sslmode=verify-ca"
+            )
+        case ssl.SSLCertVerificationError():
+            why = (
+                f"the database's certificate is refused ({error.verify_message}); in DATABASE_URL sslrootcert has to name the "
+                "file of the CA that signed it"
+            )
+        case ssl.SSLError():
+            why = (
+                f"TLS with the database failed ({error.reason or 'not a certificate and its key'}); check sslrootcert, sslcert "
+                "and sslkey in DATABASE_URL"
+            )
+        case FileNotFoundError() | PermissionError():
+            for name in FILES:
+                if name in asked and not os.access(asked[name], os.R_OK):
+                    why = f"the file of {name} cannot be read; check its path in DATABASE_URL, and its permissions"
+        case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
+            why = (
+                f"sslmode={asked.get('sslmode')} needs the server's CA; add sslrootcert=FILE to DATABASE_URL"
+            )
+        case ConnectionError() if "SSL upgrade" in str(error):
+            why = "the database's server has no TLS; turn it on there (ssl=on)"
+    return why
