@@ -45,8 +45,8 @@ __all__ = [
 def _pubsub_backend() -> Backend:
     """The backend of a process that configured none: Pub/Sub, with the environment's settings."""
     # Here, not above: it imports HTTP and database libraries, and a module of tasks is loaded by who never enqueues.
-    from receiver.enqueue import PubSubBackend  # noqa: PLC0415
-    from receiver.settings import Settings  # noqa: PLC0415
+    from receiver.enqueue import PubSubBackend  # noqa: PLC0415 - see above
+    from receiver.settings import Settings  # noqa: PLC0415 - see above
 
     return PubSubBackend(Settings.from_environ(os.environ))
 
