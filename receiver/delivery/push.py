@@ -143,8 +143,9 @@ class PushEndpoint:
             if not isinstance(claim, Claimed):
                 return claim
             push.claimed = claim
-            outcome = await self._runner.run(claim, admitted)
-            return await self._ledger.settle(claim, outcome)
+            with claim:
+                outcome = await self._runner.run(claim, admitted)
+                return await self._ledger.settle(claim, outcome)
 
 
 def _identity(push: Push, body: bytes) -> Identity | None:

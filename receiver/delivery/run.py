@@ -1,24 +1,38 @@
-"""One run of a task's code, from its start until the code has returned: how it is called off, and how it ended.
+"""One run of a claimed task: its code is started, called off when it must stop, and what it came to becomes an Outcome.
 
-The code is the plugin's, and may do anything: an exception may lie about itself, a task may cancel itself in its last
-step. Nothing of an exception's own is asked here. Next: `receiver.delivery.runner` decides what a run comes to.
+An `async def` task runs in the loop, a `def` task in its thread. Whatever it raises, `SystemExit` and endless recursion
+included, becomes a value here. The code is the plugin's and may do anything: an exception may lie about itself, a task may
+cancel itself in its last step. So nothing of an exception's own is asked here.
+
+Next: `receiver.delivery.result` encodes what a task returned; `ledger.settle` records the outcome.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from receiver.contract.failure import Failure
+from receiver.delivery.result import encoded
+from receiver.endings.outcomes import AttemptEnding, HandedBack, Lost, Outcome, Succeeded
+from receiver.errors import PermanentError
 from receiver.tasks.backend import running_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from receiver.delivery.admission import Thread
     from receiver.endings.calls import Claimed
     from receiver.record.task_transaction import TaskTransaction
+    from receiver.tasks.context import TaskContext
+
+CALL_OFF_GRACE = 5.0
+"""Seconds that a task has to stop after its deadline; what it does meanwhile no longer counts."""
 
 _TRACEBACK = BaseException.__dict__["__traceback__"]
 """The interpreter's slot: an exception's own `__setattr__` and `__getattribute__` may do anything."""
@@ -33,29 +47,79 @@ class Reason(Enum):
 
 
 class Run:
-    """One run, from its start until its code has returned."""
+    """One run, from its start until its code has returned.
 
-    def __init__(self, claimed: Claimed, transaction: TaskTransaction | None) -> None:
+    Args:
+        transaction: what `ctx.connection()` opens; None for a task that has none.
+        max_result_bytes: `TASKS_MAX_RESULT_BYTES`.
+    """
+
+    def __init__(self, claimed: Claimed, transaction: TaskTransaction | None, max_result_bytes: int) -> None:
         self.claimed = claimed
-        self.transaction = transaction
         self.reason: Reason | None = None
-        self.noticed = False
-        self.code: asyncio.Future[Any] | None = None
+        self._transaction = transaction
+        self._max_result_bytes = max_result_bytes
+        self._noticed = False
+        self._given_up = False
         self._loop = asyncio.get_running_loop()
         self._deciding = threading.Lock()
         self._turn: asyncio.Future[None] | None = None
-        self.given_up = False
+        self._code: asyncio.Future[Any]
+
+    def start(self, thread: Thread | None, context: Callable[..., TaskContext]) -> None:
+        """Starts the code: in the thread, or in the loop when there is none. From now on a lost lease calls it off.
+
+        Args:
+            context: makes the context, if the task takes one.
+        """
+        call = self.claimed.call
+        route, args, trace = call.route, call.args, call.delivery.traceparent
+        if route.takes_context:
+            args = [self._context(context), *args]
+        if thread is not None:
+            self._code = thread.run(lambda: called(route.function, args, call.kwargs, trace))
+        else:
+            code = awaited(route.function, args, call.kwargs, trace)
+            self._code = asyncio.create_task(code, name=route.name)
+        self._code.add_done_callback(self._wake)
+        self.claimed.lease.watch(self._lose)
+
+    async def in_time(self) -> bool:
+        """Waits until the code has ended, by itself or after it was called off. False: it goes on."""
+        code, deadline = self._code, self.claimed.call.deadline
+        await self._wait(max(deadline - time.monotonic(), 0))
+        if not code.done():
+            self.call_off(Reason.DEADLINE)
+            end = time.monotonic() + CALL_OFF_GRACE
+            while not code.done() and not self._given_up and (left := end - time.monotonic()) > 0:
+                await self._wait(left)
+        return code.done()
+
+    async def ended(self) -> None:
+        """Returns when the code has."""
+        await asyncio.wait({self._code})
+
+    async def outcome(self) -> Outcome:
+        """What the ended code comes to. Whatever does not succeed is rolled back before it is said."""
+        ended = Ended.of(self._code)
+        outcome = self._judged(ended)
+        # Frames know who called them: those of a thread lead from the error back to `ended`, and would keep the arguments.
+        ended.error = None
+        transaction = self._transaction
+        if transaction is not None:
+            if isinstance(outcome, Succeeded) and transaction.begun:
+                return Succeeded(outcome.return_value, transaction)
+            await (
+                transaction.rollback()
+            )  # or marks it as ended: a child task that outlives its parent opens none
+        return outcome
 
     @property
     def requested(self) -> bool:
         """Whether the task is called off, for `ctx.cancelled`. From then on the task may have left work undone."""
         if self.reason is not None:
-            self.noticed = True
-        return self.noticed
-
-    def lose(self) -> None:
-        """Its lease is another's: called off, from any thread."""
-        self.call_off(Reason.LEASE_LOST)
+            self._noticed = True
+        return self._noticed
 
     def call_off(self, reason: Reason) -> None:
         """Asks the task to stop, from any thread; the first reason counts. `ctx.cancelled` says it at once: the loop may be blocked."""
@@ -63,28 +127,35 @@ class Run:
             if self.reason is not None:
                 return
             self.reason = reason
-        with suppress(
-            RuntimeError
-        ):  # the loop has ended: the process does too, and the heartbeat has others to look after
+        with suppress(RuntimeError):  # the loop has ended, and the process does too
             self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
-        self._wake()
-        if isinstance(self.code, asyncio.Task):
-            self.code.cancel()
 
     def give_up(self) -> None:
         """Ends the wait for code that was called off."""
-        self.given_up = True
+        self._given_up = True
         self._wake()
 
-    def began(self, code: asyncio.Future[Any]) -> None:
-        """Its code runs from now on."""
-        self.code = code
-        code.add_done_callback(self._wake)
+    def _lose(self) -> None:
+        self.call_off(Reason.LEASE_LOST)
 
-    async def turn(self, seconds: float) -> None:
-        """Returns when its code has ended, when it was called off or given up since, or after so many seconds.
+    def _stop(self) -> None:
+        self._wake()
+        if isinstance(self._code, asyncio.Task):
+            self._code.cancel()
+
+    def _context(self, made: Callable[..., TaskContext]) -> TaskContext:
+        claimed, call = self.claimed, self.claimed.call
+        return made(
+            task_id=claimed.task_id,
+            attempt=claimed.attempt,
+            message_id=call.delivery.message_id,
+            deadline=datetime.now(UTC) + timedelta(seconds=call.deadline - time.monotonic()),
+            cancellation=self,
+            transaction=self._transaction,
+        )
+
+    async def _wait(self, seconds: float) -> None:
+        """Returns when the code has ended, when it was called off or given up since, or after so many seconds.
 
         One future and one timer: `asyncio.wait` takes 10 µs more, of a delivery's 250.
         """
@@ -98,6 +169,23 @@ class Run:
     def _wake(self, _: asyncio.Future[Any] | None = None) -> None:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
+
+    def _judged(self, ended: Ended) -> Outcome:
+        claimed = self.claimed
+        # A task that saw `ctx.cancelled` and returned did as it was told: that is no success.
+        stopped = self._noticed or ended.by(asyncio.CancelledError)
+        match self.reason:
+            case Reason.DEADLINE:
+                return claimed.failed(_timed_out(claimed, ended), AttemptEnding.TIMED_OUT)
+            case Reason.LEASE_LOST if stopped:
+                return Lost()
+            case Reason.SHUTDOWN if stopped:
+                return HandedBack()
+        if ended.error is not None:
+            return claimed.failed(Failure.of(ended.error), final=ended.by(PermanentError))
+        result = encoded(ended.value, self._max_result_bytes)
+        # A retry would only repeat the effects: a result that cannot be stored is final.
+        return claimed.failed(result, final=True) if isinstance(result, Failure) else Succeeded(result)
 
 
 class Ended:
@@ -147,3 +235,12 @@ def called(
         return Ended(error=error)
     finally:
         running_trace.reset(before)
+
+
+def _timed_out(claimed: Claimed, ended: Ended) -> Failure:
+    seconds = claimed.call.route.effective_timeout
+    message = f"the task did not end within {seconds:g} s"
+    if ended.error is None or ended.by(asyncio.CancelledError):
+        return Failure("TimedOut", message)
+    cause = Failure.of(ended.error)
+    return Failure("TimedOut", f"{message}; called off, it raised {cause.error_type}", cause.traceback)

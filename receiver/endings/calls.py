@@ -9,13 +9,15 @@ such a struct 0.2 µs. The collector does look at them: a task may put its conte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
 from receiver.endings.outcomes import AttemptEnding, Failed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from receiver.contract.failure import Failure
     from receiver.contract.message import Delivery
     from receiver.tasks.route import TaskRoute
@@ -44,12 +46,39 @@ class Call(msgspec.Struct, frozen=True):
         return self.arrived + self.route.effective_timeout
 
 
+class RenewedLease(Protocol):
+    """A claim's lease (`receiver.record.heartbeat`): renewed until it is given back."""
+
+    @property
+    def expired(self) -> bool:
+        """Whether it is lost, or has not been renewed for nearly its whole length."""
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Has `lost` called, in any thread, once the lease is another's; at once if it already is."""
+
+    def keep(self) -> None:
+        """Keeps it beyond the end of the present block: its code still runs."""
+
+    def give_back(self) -> None:
+        """Renews it no longer, unless it is kept: then the next block gives it back."""
+
+
 class Claimed(msgspec.Struct, frozen=True):
-    """An execution that is this instance's: whoever holds this fence may run and settle it."""
+    """An execution that this instance may run and settle, under this fence.
+
+    Used as a context manager: the end of the block gives the lease back.
+    """
 
     call: Call
     fence: int
     attempt: int
+    lease: RenewedLease
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.lease.give_back()
 
     @property
     def task_id(self) -> str:
@@ -57,8 +86,8 @@ class Claimed(msgspec.Struct, frozen=True):
         return self.call.delivery.task_id
 
     @property
-    def lease(self) -> tuple[str, int]:
-        """What names this claim in heartbeat and settlement."""
+    def pair(self) -> tuple[str, int]:
+        """What names this claim in statements: task_id and fence."""
         return (self.call.delivery.task_id, self.fence)
 
     def failed(

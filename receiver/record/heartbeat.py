@@ -16,7 +16,6 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
@@ -37,13 +36,67 @@ EXPIRY_MARGIN = 0.1
 """Part of the lease before its end at which an unrenewed execution is called off."""
 
 
-@dataclass(slots=True)
-class _Held:
-    fence: int
-    confirmed: float
-    """When the lease was last known to start, by `time.monotonic()`, taken before the statement was sent."""
-    lost: Callable[[], None] | None = None
-    gone: bool = False
+class Lease:
+    """The right to run one execution under one fence, renewed until it is given back. Any thread may use it.
+
+    Attributes:
+        confirmed: when it was last known to start, by `time.monotonic()`, taken before the statement was sent.
+        gone: whether it is another's.
+    """
+
+    __slots__ = ("_heartbeat", "_kept", "confirmed", "fence", "gone", "lost", "task_id")
+
+    def __init__(self, heartbeat: Heartbeat, task_id: str, fence: int, confirmed: float) -> None:
+        self._heartbeat = heartbeat
+        self._kept = False
+        self.task_id = task_id
+        self.fence = fence
+        self.confirmed = confirmed
+        self.lost: Callable[[], None] | None = None
+        self.gone = False
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """What names it in statements: task_id and fence."""
+        return (self.task_id, self.fence)
+
+    @property
+    def expired(self) -> bool:
+        """Whether it was given back, lost, or has not been renewed for nearly its whole length."""
+        return self.gone or self.confirmed < self._heartbeat.limit()
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Has `lost` called, in any thread, once it is another's; at once if it already is."""
+        with self._heartbeat.lock:
+            self.lost = lost
+            late = self.gone
+        if late:
+            lost()
+
+    def lose(self) -> None:
+        """It is another's: says so, once."""
+        with self._heartbeat.lock:
+            if self.gone:
+                return
+            self.gone = True
+            lost = self.lost
+        if lost is not None:
+            lost()
+
+    def keep(self) -> None:
+        """Keeps it beyond the end of the present block: its code still runs."""
+        self._kept = True
+
+    def give_back(self) -> None:
+        """Renews it no longer, unless it is kept: then the next block gives it back."""
+        if self._kept:
+            self._kept = False
+            return
+        self._heartbeat.release(self)
+        self.gone = True
+        self.lost = (
+            None  # it leads back to the claim: without this only the collector would free the arguments
+        )
 
 
 class Heartbeat:
@@ -57,8 +110,8 @@ class Heartbeat:
         self._database = database
         self._lease = lease
         self._emit = emit
-        self._held: dict[str, _Held] = {}
-        self._lock = threading.Lock()
+        self._held: dict[str, Lease] = {}
+        self.lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._stopped = False
@@ -86,58 +139,41 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join(timeout=within)
 
-    def hold(self, pair: tuple[str, int], *, since: float) -> bool:
-        """Renews the pair from now on. False, and nothing is held, when another fence of the execution is: its code may run.
+    def hold(self, pair: tuple[str, int], *, since: float) -> Lease | None:
+        """The lease of this pair, renewed from now on; None when another fence of the execution is held: its code may run.
 
         Args:
+            pair: task_id and fence.
             since: `time.monotonic()` before the claim was sent.
         """
         task_id, fence = pair
-        with self._lock:
+        with self.lock:
             held = self._held.get(task_id)
             if held is not None and held.fence != fence:
-                return False
-            self._held[task_id] = _Held(fence, since)
-            return True
+                return None
+            self._held[task_id] = lease = Lease(self, task_id, fence, since)
+            return lease
 
-    def find(self, task_id: str) -> tuple[str, int] | None:
-        """The pair that is held of an execution, lost or not: what it ran may still run here."""
-        with self._lock:
-            held = self._held.get(task_id)
-        return None if held is None else (task_id, held.fence)
+    def find(self, task_id: str) -> Lease | None:
+        """The lease that is held of an execution, lost or not: its code may still run here."""
+        with self.lock:
+            return self._held.get(task_id)
 
-    def watch(self, pair: tuple[str, int], lost: Callable[[], None]) -> None:
-        """Has `lost` called, in any thread, once the pair is another's; at once if it already is, or is not held."""
-        with self._lock:
-            held = self._of(pair)
-            if held is not None:
-                held.lost = lost
-            late = held is None or held.gone
-        if late:
-            lost()
+    def release(self, lease: Lease) -> None:
+        """Renews this lease no longer; for `Lease.give_back`."""
+        with self.lock:
+            if self._held.get(lease.task_id) is lease:
+                del self._held[lease.task_id]
 
-    def expired(self, pair: tuple[str, int]) -> bool:
-        """Whether the pair is not held, lost, or not known to be renewed for nearly a lease."""
-        with self._lock:
-            held = self._of(pair)
-        return held is None or held.gone or held.confirmed < self._limit()
-
-    def release(self, pair: tuple[str, int]) -> None:
-        """No longer renews the pair."""
-        with self._lock:
-            if self._of(pair) is not None:
-                del self._held[pair[0]]
+    def limit(self) -> float:
+        """A lease that was last renewed before this moment is as good as lost."""
+        return time.monotonic() - self._lease.total_seconds() * (1 - EXPIRY_MARGIN)
 
     @property
     def held(self) -> list[tuple[str, int]]:
         """The pairs that are renewed now."""
-        with self._lock:
-            return [(task_id, held.fence) for task_id, held in self._held.items()]
-
-    def _of(self, pair: tuple[str, int]) -> _Held | None:
-        """What is held under exactly this fence; asked under the lock."""
-        held = self._held.get(pair[0])
-        return held if held is not None and held.fence == pair[1] else None
+        with self.lock:
+            return [lease.pair for lease in self._held.values()]
 
     def _wake(self) -> None:
         if self._loop is not None:
@@ -188,13 +224,14 @@ class Heartbeat:
             unexpected = None if isinstance(error, DatabaseUnavailable) else error
             self._emit(ReceiverTrouble("leases not renewed", str(error), error=unexpected))
             return False
-        with self._lock:
-            for pair in renewed:
-                if held := self._of(pair):
-                    held.confirmed = sent
-        for pair in missing:
-            if status.get(pair) != "RUNNING":
-                self._lose(pair)
+        with self.lock:
+            held = {lease.pair: lease for lease in self._held.values()}
+        for pair in pairs:
+            if lease := held.get(pair):
+                if pair in renewed:
+                    lease.confirmed = sent
+                elif status.get(pair) != "RUNNING":
+                    lease.lose()
         return True
 
     async def _shorten(self, lane: Lane) -> None:
@@ -207,25 +244,9 @@ class Heartbeat:
         except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out by themselves
             self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 
-    def _limit(self) -> float:
-        """What was last renewed before this moment is as good as lost."""
-        return time.monotonic() - self._lease.total_seconds() * (1 - EXPIRY_MARGIN)
-
     def _call_off_expired(self) -> None:
-        limit = self._limit()
-        with self._lock:
-            expired = [
-                (task_id, held.fence) for task_id, held in self._held.items() if held.confirmed < limit
-            ]
-        for pair in expired:
-            self._lose(pair)
-
-    def _lose(self, pair: tuple[str, int]) -> None:
-        with self._lock:
-            held = self._of(pair)
-            if held is None or held.gone:
-                return
-            held.gone = True
-            lost = held.lost
-        if lost is not None:
-            lost()
+        limit = self.limit()
+        with self.lock:
+            expired = [lease for lease in self._held.values() if lease.confirmed < limit]
+        for lease in expired:
+            lease.lose()

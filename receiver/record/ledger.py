@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from receiver.record.database import Database
-    from receiver.record.heartbeat import Heartbeat
+    from receiver.record.heartbeat import Heartbeat, Lease
 
 LOCK_PAUSES = (0.01, 0.04, 0.1)
 """Seconds until a claim looks again at a row that is free, and locked by somebody for a moment."""
@@ -126,7 +126,7 @@ class Ledger:
             raise OutOfConnections(str(conflict)) from conflict
         match row.verdict:
             case "claimed":
-                return await self._held(Claimed(call, row.fence, row.attempt), item, row, since=sent)
+                return await self._held(call, item, row, since=sent)
             case "done":
                 return Done()
             case "not_due":
@@ -158,7 +158,7 @@ class Ledger:
         """Writes how the run ended, and says how the delivery ends: the outcome itself once it is committed.
 
         Lost when the execution has another owner; Unrecorded when it is not known to be committed. Never raises for
-        the database's sake. The lease is renewed until the end of it; that of an abandoned execution goes on.
+        the database's sake. The lease is renewed meanwhile: the claim's own block gives it back.
         """
         if isinstance(outcome, Abandoned):
             return outcome
@@ -167,7 +167,7 @@ class Ledger:
                 case Lost():
                     return outcome
                 case HandedBack():
-                    await statements.hand_back(self.lanes, [claimed.lease], instance=self._settings.instance)
+                    await statements.hand_back(self.lanes, [claimed.pair], instance=self._settings.instance)
                     return outcome
                 case Succeeded(transaction=transaction) if transaction is not None:
                     return await self._commit(claimed, outcome, transaction)
@@ -176,8 +176,6 @@ class Ledger:
         except DatabaseUnavailable as error:
             self._emit(ReceiverTrouble("settlement not recorded", str(error), claimed.task_id))
             return Unrecorded()
-        finally:
-            self._heartbeat.release(claimed.lease)
 
     async def close(self) -> None:
         """Waits for what was handed in, then closes the connections."""
@@ -205,7 +203,7 @@ class Ledger:
             contested = await self._record(claimed, claimed.failed(Failure.of(unknown)))
             if not isinstance(contested, Lost):
                 return contested
-            status = (await statements.find_status(self.lanes, [claimed.lease])).get(claimed.lease)
+            status = (await statements.find_status(self.lanes, [claimed.pair])).get(claimed.pair)
             return outcome if status == "SUCCESSFUL" else Lost()
         except SettlementRefused as refused:
             if refused.unstorable:
@@ -246,23 +244,20 @@ class Ledger:
                 self._stragglers.expect(items, token)
         return found
 
-    async def _held(
-        self, claimed: Claimed, item: ClaimItem, row: ClaimRow, *, since: float
-    ) -> Claimed | Busy:
-        """The claim, held from now on; handed back when another one from here came first, because that may run."""
-        if self._heartbeat.hold(claimed.lease, since=since):
-            return claimed
+    async def _held(self, call: Call, item: ClaimItem, row: ClaimRow, *, since: float) -> Claimed | Busy:
+        """The claim, its lease renewed from now on; handed back when another one from here came first, because that may run."""
+        lease = self._heartbeat.hold((row.task_id, row.fence), since=since)
+        if lease is not None:
+            return Claimed(call, row.fence, row.attempt, lease)
         await self._hand_back_orphan(item, row)
         return Busy()
 
-    async def _beside(self, item: ClaimItem, held: tuple[str, int]) -> Done | Busy:
+    async def _beside(self, item: ClaimItem, held: Lease) -> Done | Busy:
         """The answer while this instance holds the execution: its code runs here, or is being recorded.
 
         Once the lease is lost another instance may have finished it; then the record knows.
         """
-        if self._heartbeat.expired(held) and await statements.is_done(
-            self.lanes, item, namespace=self._settings.namespace
-        ):
+        if held.expired and await statements.is_done(self.lanes, item, namespace=self._settings.namespace):
             return Done()
         return Busy()
 

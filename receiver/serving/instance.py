@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 LEASE_AFTER_EXIT = timedelta(seconds=3)
 """How long after its exit an instance's unfinished executions stay its own; only the exit ends their code."""
 
-CALL_OFF_GRACE = 1.0
+STOP_GRACE = 1.0
 """Seconds that a task has to stop once the grace is over. Cloud Run kills 10 s after SIGTERM, 8 of which are grace, so
 that everything after the grace together has less than 2 (`receiver.serving.process`)."""
 
@@ -97,7 +97,6 @@ class Service:
         )
         self.runner = Runner(
             self.ledger,
-            self.heartbeat,
             self._tasks_pool,
             lease=settings.lease,
             max_result_bytes=settings.max_result_bytes,
@@ -165,7 +164,7 @@ class Service:
         begun = time.monotonic() if since is None else since
         await self._quiet(until=begun + self.settings.shutdown_grace.total_seconds())
         self.runner.leave()
-        await self._quiet(until=time.monotonic() + CALL_OFF_GRACE)
+        await self._quiet(until=time.monotonic() + STOP_GRACE)
         self.runner.give_up()
 
     async def stop(self) -> None:

@@ -150,8 +150,6 @@ class Receiver:
         try:
             ending = await self._endpoint.answer(push)
         except Crash:
-            if push.claimed is not None:
-                self._service.heartbeat.release(push.claimed.lease)
             return Delivered(message.task_id, message.task_name, 0, None)
         return Delivered(message.task_id, message.task_name, reply(ending).status, ending)
 

@@ -17,7 +17,7 @@ from receiver.contract.message import Delivery, Identity
 from receiver.delivery.admission import Admitted, Threads
 from receiver.delivery.runner import Runner
 from receiver.endings.calls import Call, Claimed
-from receiver.endings.outcomes import Ending, Failed
+from receiver.endings.outcomes import Ending, Failed, Outcome
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from receiver.record.ledger import Ledger, LedgerSettings
@@ -208,7 +208,6 @@ class Instance:
         self.threads = Threads(4, wait=1.0)
         self.runner = Runner(
             self.ledger,
-            self.heartbeat,
             lambda: self.pool,
             lease=lease,
             max_result_bytes=max_result_bytes,
@@ -226,13 +225,19 @@ class Instance:
         """The way of a delivery: claim, run, settle."""
         return await self.finish(await self.claim(task_id, route(func, **options)))
 
+    async def settle(self, claimed: Claimed, outcome: Outcome) -> Ending:
+        """Settles it, and gives its lease back."""
+        with claimed:
+            return await self.ledger.settle(claimed, outcome)
+
     async def finish(self, claimed: Claimed) -> Ending:
         """Runs what was claimed and settles it."""
         threaded = not claimed.call.route.is_async
         thread = await self.threads.reserve() if threaded else None
         try:
-            outcome = await self.runner.run(claimed, Admitted(thread=thread))
-            return await self.ledger.settle(claimed, outcome)
+            with claimed:
+                outcome = await self.runner.run(claimed, Admitted(thread=thread))
+                return await self.ledger.settle(claimed, outcome)
         finally:
             if thread is not None:
                 thread.leave()

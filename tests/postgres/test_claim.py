@@ -30,7 +30,7 @@ async def test_a_new_execution_is_claimed_and_counted_before_it_runs(instance: I
     assert row["published_at"] is not None
     assert row["finished_at"] is None
     assert 55 < (row["lease_expires_at"] - row["started_at"]).total_seconds() < 61
-    assert claimed.lease in instance.heartbeat.held
+    assert claimed.pair in instance.heartbeat.held
 
 
 async def test_a_ready_row_is_claimed_and_keeps_what_its_enqueuer_wrote(
@@ -179,7 +179,7 @@ async def test_what_this_instance_still_holds_it_does_not_claim_again(instance: 
     before = await look.row("held")
     assert await instance.ledger.claim(call("held")) == Busy()
     assert await look.row("held") == before
-    instance.heartbeat.release(claimed.lease)  # it has returned
+    claimed.lease.give_back()  # it has returned
     assert (await instance.claim("held")).fence == 2
 
 
@@ -190,7 +190,7 @@ async def test_what_is_still_held_here_and_was_finished_elsewhere_is_done(
     await stale.claim("elsewhere")
     claimed = await newer.claim("elsewhere")
     assert await stale.ledger.claim(call("elsewhere")) == Busy()
-    await newer.ledger.settle(claimed, Succeeded("1"))
+    await newer.settle(claimed, Succeeded("1"))
     assert await stale.ledger.claim(call("elsewhere")) == Done()
 
 
@@ -326,10 +326,10 @@ async def test_the_fence_only_rises_and_a_handed_back_attempt_is_not_counted(
     for _ in range(3):
         claimed = await instance.claim("again")
         seen.append((claimed.fence, claimed.attempt))
-        assert await instance.ledger.settle(claimed, HandedBack()) == HandedBack()
+        assert await instance.settle(claimed, HandedBack()) == HandedBack()
         seen.append(((await look.row("again"))["fence"], (await look.row("again"))["attempt"]))
     claimed = await instance.claim("again")
-    await instance.ledger.settle(claimed, failure())
+    await instance.settle(claimed, failure())
     claimed = await instance.claim("again")
     seen.append((claimed.fence, claimed.attempt))
     assert seen == [(1, 1), (1, 0), (2, 1), (2, 0), (3, 1), (3, 0), (5, 2)]
@@ -384,7 +384,7 @@ async def test_the_owner_of_a_settled_execution_can_not_be_told_by_its_token(
     claimed = await instance.claim("told")
     token = (await look.row("told"))["claim_token"]
     assert token is not None
-    await instance.ledger.settle(claimed, Succeeded("null"))
+    await instance.settle(claimed, Succeeded("null"))
     assert (await look.row("told"))["claim_token"] is None
 
 

@@ -284,7 +284,7 @@ async def test_a_pooler_without_prepared_statements_is_served(database_url: str,
     """Claim and settlement as ever; nothing stays prepared on the server."""
     instance = Instance(database_url, prepared_statements=False)
     claimed = await instance.claim("pooled")
-    assert await instance.ledger.settle(claimed, Succeeded("1")) == Succeeded("1")
+    assert await instance.settle(claimed, Succeeded("1")) == Succeeded("1")
     [row] = await instance.ledger.lanes.fetch(
         "SELECT count(*) AS n FROM pg_prepared_statements WHERE name <> ''"
     )

@@ -66,9 +66,11 @@ async def test_exactly_what_is_held_is_renewed(beating: Instance, look: Look) ->
     untouched = {task_id: await look.row(task_id) for task_id in ("not-held", "other-fence")}
     now = time.monotonic()
     for pair in (("held", 7), ("released", 7), ("other-fence", 6)):
-        beating.heartbeat.hold(pair, since=now)
+        assert beating.heartbeat.hold(pair, since=now)
     await renewed(look, "released")
-    beating.heartbeat.release(("released", 7))
+    lease = beating.heartbeat.find("released")
+    assert lease is not None
+    lease.give_back()
     await renewed(look, "held")  # a renewal that was under way is over
     after = await lease_of(look, "released")
     await renewed(look, "held", 2)
@@ -87,14 +89,14 @@ async def test_a_lease_that_is_renewed_is_never_taken_over(
     while time.monotonic() < end:
         assert type(await second.ledger.claim(call("long"))).__name__ == "Busy"
         await asyncio.sleep(0.05)
-    assert await beating.ledger.settle(claimed, Succeeded("1")) == Succeeded("1")
+    assert await beating.settle(claimed, Succeeded("1")) == Succeeded("1")
 
 
 async def test_one_that_was_taken_over_is_lost_once(beating: Instance, look: Look) -> None:
     losses, kept = Losses(), Losses()
     taken, other = await beating.claim("taken"), await beating.claim("other")
-    beating.heartbeat.watch(taken.lease, losses)
-    beating.heartbeat.watch(other.lease, kept)
+    taken.lease.watch(losses)
+    other.lease.watch(kept)
     await look.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'taken'")
     before = await look.row("taken")
     await until(lambda: losses.count)
@@ -119,7 +121,7 @@ async def test_one_that_was_taken_over_is_lost_once(beating: Instance, look: Loo
 )
 async def test_one_that_is_no_longer_running_is_lost(beating: Instance, look: Look, change: str) -> None:
     losses = Losses()
-    beating.heartbeat.watch((await beating.claim("gone")).lease, losses)
+    (await beating.claim("gone")).lease.watch(losses)
     await look.execute(change)
     await until(lambda: losses.count)
 
@@ -127,14 +129,15 @@ async def test_one_that_is_no_longer_running_is_lost(beating: Instance, look: Lo
 async def test_who_watches_what_is_already_lost_is_told_at_once(beating: Instance, look: Look) -> None:
     claimed = await beating.claim("taken")
     early, late = Losses(), Losses()
-    beating.heartbeat.watch(claimed.lease, early)
+    claimed.lease.watch(early)
     await look.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'taken'")
     await until(lambda: early.count)
-    beating.heartbeat.watch(claimed.lease, late)
+    claimed.lease.watch(late)
     assert late.count == 1
-    never = Losses()
-    beating.heartbeat.watch(("never-held", 1), never)
-    assert never.count == 1
+    claimed.lease.give_back()
+    after = Losses()
+    claimed.lease.watch(after)
+    assert after.count == 1
 
 
 async def test_one_whose_row_is_locked_by_its_own_settlement_is_not_lost(
@@ -143,7 +146,7 @@ async def test_one_whose_row_is_locked_by_its_own_settlement_is_not_lost(
     """It does not come back from the renewal; a plain SELECT still shows it as running. Nobody waits for the lock."""
     losses = Losses()
     locked, free = await instance.claim("locked"), await instance.claim("free")
-    instance.heartbeat.watch(locked.lease, losses)
+    locked.lease.watch(losses)
     before = {task_id: await lease_of(look, task_id) for task_id in ("locked", "free")}
     lane = Lane(instance.database, "test")
     async with other.transaction():
@@ -168,7 +171,7 @@ async def test_a_database_that_is_away_for_a_lease_loses_it_before_its_end(
     claimed = await instance.claim("cut-off")
     losses = Losses()
     instance.heartbeat.start()
-    instance.heartbeat.watch(claimed.lease, losses)
+    claimed.lease.watch(losses)
     await renewed(look, "cut-off")
     if how == "stall":
         proxy.stall()
@@ -191,7 +194,7 @@ async def test_a_database_that_comes_back_in_time_costs_no_lease(
     claimed = await instance.claim("blinked")
     losses = Losses()
     instance.heartbeat.start()
-    instance.heartbeat.watch(claimed.lease, losses)
+    claimed.lease.watch(losses)
     await renewed(look, "blinked")
     proxy.refuse()
     proxy.cut()

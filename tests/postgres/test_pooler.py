@@ -55,7 +55,7 @@ async def test_a_delivery_needs_no_setting_and_prepares_nothing(
         raise ValueError
 
     assert isinstance(await instance.run("bad", fails), Failed)
-    assert await instance.ledger.settle(await instance.claim("back"), HandedBack()) == HandedBack()
+    assert await instance.settle(await instance.claim("back"), HandedBack()) == HandedBack()
     assert (await instance.ledger.lanes.fetch(PREPARED))[0]["count"] == 0
     assert pooler.refused == []
 

@@ -119,7 +119,7 @@ async def test_a_row_that_failed_because_its_task_was_unknown_runs_after_its_rep
     assert (await look.state("a"))[0] == "FAILED"
     assert await sweeps.sweep() == Swept(replayed=1)
     claimed = await instance.claim("a")
-    assert isinstance(await instance.ledger.settle(claimed, Succeeded("1")), Succeeded)
+    assert isinstance(await instance.settle(claimed, Succeeded("1")), Succeeded)
 
 
 async def test_what_cannot_be_published_stays_and_holds_nothing_up(
@@ -165,7 +165,7 @@ async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
 ) -> None:
     declared = route(max_attempts=1)
     first = await instance.claim("a", declared, args='["1"]', bound=["1"])
-    await instance.ledger.settle(first, first.failed(failure().failure))
+    await instance.settle(first, first.failed(failure().failure))
     assert await look.state("a") == ("FAILED", True, 1, 1)
     assert isinstance(await instance.ledger.claim(call("a", declared)), Done)
     lanes = instance.ledger.lanes
@@ -178,8 +178,8 @@ async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
     assert (message["task_id"], message["args"]) == ("a", ["1"])
     second = await instance.claim("a", declared)
     assert (second.fence, second.attempt) == (2, 1)
-    assert isinstance(await instance.ledger.settle(first, Succeeded("1")), Lost)
-    assert isinstance(await instance.ledger.settle(second, Succeeded("2")), Succeeded)
+    assert isinstance(await instance.settle(first, Succeeded("1")), Lost)
+    assert isinstance(await instance.settle(second, Succeeded("2")), Succeeded)
     assert isinstance(await instance.ledger.claim(call("a", declared)), Done)
 
 

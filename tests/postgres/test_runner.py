@@ -229,6 +229,7 @@ async def test_an_async_task_that_swallows_its_cancellation_is_abandoned_and_rec
     instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """500 at once; RUNNING and held until its code returns, then timed out."""
+    monkeypatch.setattr("receiver.delivery.run.CALL_OFF_GRACE", 0.2)
     monkeypatch.setattr("receiver.delivery.runner.CALL_OFF_GRACE", 0.2)
     goes = asyncio.Event()
 
@@ -246,6 +247,7 @@ async def test_an_async_task_that_swallows_its_cancellation_is_abandoned_and_rec
 async def test_a_sync_task_past_its_timeout_is_abandoned_and_recorded_later(
     instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("receiver.delivery.run.CALL_OFF_GRACE", 0.2)
     monkeypatch.setattr("receiver.delivery.runner.CALL_OFF_GRACE", 0.2)
     goes = threading.Event()
 
@@ -262,7 +264,7 @@ async def _abandoned_then_recorded(
     claimed = await instance.claim("stuck", route(work, timeout=0.2))
     assert await instance.finish(claimed) == Abandoned()
     assert await look.state("stuck") == ("RUNNING", False, 1, 1)
-    assert instance.heartbeat.held == [claimed.lease]
+    assert instance.heartbeat.held == [claimed.pair]
     assert instance.runner.running == 1
     assert "task does not stop" in str(instance.events)
     release()
@@ -281,6 +283,7 @@ async def _status_is(look: Look, task_id: str, status: str) -> bool:
 async def test_code_that_never_returns_makes_the_instance_give_up_after_a_lease(
     instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("receiver.delivery.run.CALL_OFF_GRACE", 0.1)
     monkeypatch.setattr("receiver.delivery.runner.CALL_OFF_GRACE", 0.1)
     instance = instances(lease=timedelta(seconds=0.5))
     goes = threading.Event()
@@ -345,7 +348,7 @@ async def test_a_lease_lost_before_the_task_starts_is_handed_back(instance: Inst
         raise AssertionError("it must not run")
 
     claimed = await instance.claim("early", route(work))
-    instance.heartbeat.release(claimed.lease)
+    claimed.lease.give_back()
     async with asyncio.timeout(10):
         assert await instance.finish(claimed) == HandedBack()
     assert await look.state("early") == ("READY", False, 0, 1)
@@ -360,7 +363,7 @@ async def test_a_lease_lost_before_the_task_starts_stays_with_its_next_owner(
         raise AssertionError("it must not run")
 
     claimed = await late.claim("early", route(work))
-    late.heartbeat.release(claimed.lease)
+    claimed.lease.give_back()
     await look.expire("early")
     await next_owner.claim("early", route(work))
     before = await look.row("early")

@@ -38,7 +38,8 @@ from tests.proxy import Proxy
 async def test_success_is_final_with_its_result(instance: Instance, look: Look) -> None:
     claimed = await instance.claim("good")
     outcome = Succeeded('{"sent": 3}')
-    assert await instance.ledger.settle(claimed, outcome) is outcome
+    with claimed:
+        assert await instance.settle(claimed, outcome) is outcome
     row = await look.row("good")
     assert await look.state("good") == ("SUCCESSFUL", True, 1, 1)
     assert row["return_value"] == '{"sent": 3}'
@@ -51,7 +52,7 @@ async def test_success_is_final_with_its_result(instance: Instance, look: Look) 
 async def test_a_failure_is_kept_with_its_attempt(instance: Instance, look: Look) -> None:
     claimed = await instance.claim("bad")
     outcome = failure("broken")
-    assert await instance.ledger.settle(claimed, outcome) is outcome
+    assert await instance.settle(claimed, outcome) is outcome
     row = await look.row("bad")
     assert await look.state("bad") == ("FAILED", False, 1, 1)
     error = ("ValueError", "broken", "Traceback ...")
@@ -78,7 +79,7 @@ async def test_every_failed_attempt_has_its_line(instance: Instance, look: Look)
     for number in range(3):
         claimed = await instance.claim("thrice")
         ending = AttemptEnding.TIMED_OUT if number == 1 else AttemptEnding.FAILED
-        await instance.ledger.settle(claimed, claimed.failed(Failure("E", str(number)), ending))
+        await instance.settle(claimed, claimed.failed(Failure("E", str(number)), ending))
     lines = await look.attempts("thrice")
     assert [(line["attempt"], line["ending"], line["error_message"]) for line in lines] == [
         (1, "FAILED", "0"),
@@ -91,20 +92,20 @@ async def test_the_last_attempt_that_is_allowed_makes_a_failure_final(instance: 
     declared = route(max_attempts=2)
     for final in (False, True):
         claimed = await instance.claim("twice", declared)
-        await instance.ledger.settle(claimed, claimed.failed(Failure("E", "no")))
+        await instance.settle(claimed, claimed.failed(Failure("E", "no")))
         assert (await look.row("twice"))["final"] is final
     assert await instance.ledger.claim(call("twice", declared)) == Done()
 
 
 async def test_a_permanent_failure_is_final_at_once(instance: Instance, look: Look) -> None:
     claimed = await instance.claim("never")
-    await instance.ledger.settle(claimed, claimed.failed(Failure("PermanentError", "no"), final=True))
+    await instance.settle(claimed, claimed.failed(Failure("PermanentError", "no"), final=True))
     assert await look.state("never") == ("FAILED", True, 1, 1)
 
 
 async def test_a_skipped_one_is_successful_and_names_its_switch(instance: Instance, look: Look) -> None:
     claimed = await instance.claim("off")
-    assert await instance.ledger.settle(claimed, Skipped("ENABLE_IT")) == Skipped("ENABLE_IT")
+    assert await instance.settle(claimed, Skipped("ENABLE_IT")) == Skipped("ENABLE_IT")
     row = await look.row("off")
     assert (row["status"], row["final"], row["skipped_by"], row["return_value"]) == (
         "SUCCESSFUL",
@@ -122,7 +123,7 @@ async def test_a_stale_owner_changes_nothing(instances: Instances, look: Look, o
     await look.expire("taken")
     newer = await instances("newer").claim("taken")
     before = await look.row("taken")
-    ending = await stale.ledger.settle(claimed, outcome)
+    ending = await stale.settle(claimed, outcome)
     assert ending == (HandedBack() if outcome == HandedBack() else Lost())
     assert await look.row("taken") == before
     assert await look.endings("taken") == ["LEASE_EXPIRED"]
@@ -136,16 +137,16 @@ async def test_a_settlement_after_its_hand_back_changes_nothing(
     """The hand-back keeps the fence, so that only the status tells; after a claim elsewhere both do."""
     first = instances("first")
     claimed = await first.claim("back")
-    await first.ledger.settle(claimed, HandedBack())
+    await first.settle(claimed, HandedBack())
     before = await look.row("back")
     assert before["status"] == "READY"
     wanted = HandedBack() if outcome == HandedBack() else Lost()
-    assert await first.ledger.settle(claimed, outcome) == wanted
+    assert await first.settle(claimed, outcome) == wanted
     assert await look.row("back") == before
 
     await instances("second").claim("back")
     before = await look.row("back")
-    assert await first.ledger.settle(claimed, outcome) == wanted
+    assert await first.settle(claimed, outcome) == wanted
     assert await look.row("back") == before
     assert await look.endings("back") == ["HANDED_BACK"]
 
@@ -157,15 +158,15 @@ async def test_a_stale_settlement_does_not_hide_behind_the_final_row_of_a_newer_
     stale, newer = instances("stale"), instances("newer")
     claimed = await stale.claim("raced")
     await look.expire("raced")
-    await newer.ledger.settle(await newer.claim("raced"), outcome)
+    await newer.settle(await newer.claim("raced"), outcome)
     before = await look.row("raced")
-    assert await stale.ledger.settle(claimed, outcome) == Lost()
+    assert await stale.settle(claimed, outcome) == Lost()
     assert await look.row("raced") == before
 
 
 async def test_a_hand_back_makes_it_ready_and_takes_the_attempt_back(instance: Instance, look: Look) -> None:
     claimed = await instance.claim("back")
-    assert await instance.ledger.settle(claimed, HandedBack()) == HandedBack()
+    assert await instance.settle(claimed, HandedBack()) == HandedBack()
     row = await look.row("back")
     assert await look.state("back") == ("READY", False, 0, 1)
     assert (row["started_at"], row["lease_owner"], row["claim_token"]) == (None, None, None)
@@ -183,7 +184,7 @@ async def test_an_abandoned_one_stays_running_and_held(instance: Instance, look:
     before = await look.row("stuck")
     assert await instance.ledger.settle(claimed, Abandoned()) == Abandoned()
     assert await look.row("stuck") == before
-    assert instance.heartbeat.held == [claimed.lease]
+    assert instance.heartbeat.held == [claimed.pair]
 
 
 async def test_a_result_postgresql_cannot_hold_is_a_final_failure(instance: Instance, look: Look) -> None:
@@ -191,10 +192,7 @@ async def test_a_result_postgresql_cannot_hold_is_a_final_failure(instance: Inst
     claims = [await instance.claim(task_id) for task_id in ("nul", "next", "after")]
     values = ['"\\u0000"', '"fine"', "3"]
     endings = await asyncio.gather(
-        *(
-            instance.ledger.settle(claimed, Succeeded(value))
-            for claimed, value in zip(claims, values, strict=True)
-        )
+        *(instance.settle(claimed, Succeeded(value)) for claimed, value in zip(claims, values, strict=True))
     )
     assert isinstance(endings[0], Failed)
     assert endings[0].final
@@ -211,7 +209,7 @@ async def test_settlements_of_one_batch_are_told_apart(instance: Instance, look:
         Succeeded(str(number)) if number % 3 else failure(str(number)) for number in range(30)
     ]
     endings = await asyncio.gather(
-        *(instance.ledger.settle(claimed, outcome) for claimed, outcome in zip(claims, outcomes, strict=True))
+        *(instance.settle(claimed, outcome) for claimed, outcome in zip(claims, outcomes, strict=True))
     )
     assert endings == outcomes
     for number, claimed in enumerate(claims):
@@ -231,7 +229,7 @@ async def test_rows_that_somebody_keeps_locked_hold_up_no_neighbour_and_are_sett
     late = await instance.claim("late")
 
     def settle(claimed: Claimed) -> asyncio.Task[Ending]:
-        return asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1")))
+        return asyncio.create_task(instance.settle(claimed, Succeeded("1")))
 
     async with other.transaction():
         await other.execute("SELECT 1 FROM task_executions WHERE task_id LIKE 'locked-%' FOR UPDATE")
@@ -251,7 +249,7 @@ async def test_a_row_that_stays_locked_is_given_up_in_the_end(
     claimed = await instance.claim("locked")
     async with other.transaction():
         await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
-        assert await instance.ledger.settle(claimed, Succeeded("1")) == Unrecorded()
+        assert await instance.settle(claimed, Succeeded("1")) == Unrecorded()
     assert await look.state("locked") == ("RUNNING", False, 1, 1)
 
 
@@ -262,7 +260,7 @@ async def test_a_row_that_moved_while_it_was_locked_is_lost(
     claimed = await instance.claim("moving")
     async with other.transaction():
         await other.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'moving'")
-        settling = asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1")))
+        settling = asyncio.create_task(instance.settle(claimed, Succeeded("1")))
         await until(lambda: _waits_for_a_lock(look))
         assert not settling.done()
     assert await settling == Lost()
@@ -297,9 +295,7 @@ async def test_a_table_that_is_locked_for_a_while_costs_no_settlement(
 
     async with other.transaction():
         await other.execute("LOCK TABLE task_executions IN ACCESS EXCLUSIVE MODE")
-        settling = [
-            asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1"))) for claimed in claims
-        ]
+        settling = [asyncio.create_task(instance.settle(claimed, Succeeded("1"))) for claimed in claims]
         await until(tried, within=30)
         assert not any(task.done() for task in settling)
     assert await asyncio.gather(*settling) == [Succeeded("1")] * 3
@@ -332,7 +328,7 @@ async def test_a_settlement_whose_reply_is_lost_moves_once_and_is_known(
     instance = instances(url=proxy.url)
     claimed = await instance.claim("silent")
     lost = proxy.lose_reply_to(b"silent")
-    assert await instance.ledger.settle(claimed, outcome) == outcome
+    assert await instance.settle(claimed, outcome) == outcome
     assert lost.fired.is_set()
     status = "SUCCESSFUL" if isinstance(outcome, Succeeded) else "FAILED"
     assert (await look.row("silent"))["status"] == status
@@ -345,7 +341,7 @@ async def test_a_settlement_that_never_arrived_is_sent_again(
     instance = instances(url=proxy.url)
     claimed = await instance.claim("silent")
     cut = proxy.cut_before(b"silent")
-    assert await instance.ledger.settle(claimed, Succeeded("1")) == Succeeded("1")
+    assert await instance.settle(claimed, Succeeded("1")) == Succeeded("1")
     assert cut.fired.is_set()
     assert await look.state("silent") == ("SUCCESSFUL", True, 1, 1)
 
@@ -358,7 +354,7 @@ async def test_a_settlement_that_repeats_itself_after_a_takeover_is_lost(
     claimed = await stale.claim("silent")
     cut = proxy.cut_before(b"silent")
     proxy.refuse()
-    settling = asyncio.create_task(stale.ledger.settle(claimed, Succeeded('"stale"')))
+    settling = asyncio.create_task(stale.settle(claimed, Succeeded('"stale"')))
     await cut.happened()
     await look.expire("silent")
     newer = await instances("newer").claim("silent")
@@ -376,8 +372,8 @@ async def test_a_claim_whose_reply_is_lost_is_found_by_its_token(
     claimed = await instance.claim("silent")
     assert lost.fired.is_set()
     assert (claimed.fence, claimed.attempt) == (1, 1)
-    assert claimed.lease in instance.heartbeat.held
-    assert await instance.ledger.settle(claimed, Succeeded("1")) == Succeeded("1")
+    assert claimed.pair in instance.heartbeat.held
+    assert await instance.settle(claimed, Succeeded("1")) == Succeeded("1")
     assert await look.state("silent") == ("SUCCESSFUL", True, 1, 1)
 
 
@@ -482,7 +478,8 @@ async def test_an_outcome_that_cannot_be_recorded_is_a_500_and_lets_the_lease_ru
     claimed = await instance.claim("down")
     proxy.refuse()
     proxy.cut()
-    assert await instance.ledger.settle(claimed, Succeeded("1")) == Unrecorded()
+    with claimed:
+        assert await instance.settle(claimed, Succeeded("1")) == Unrecorded()
     assert await look.state("down") == ("RUNNING", False, 1, 1)
     assert instance.heartbeat.held == []
     [trouble] = instance.events
@@ -500,9 +497,9 @@ async def test_a_settlement_is_insisted_on_while_its_request_can_be_answered(
     unheard = replace(unheard, call=replace(unheard.call, arrived=time.monotonic() - 9))
     proxy.refuse()
     proxy.cut()
-    settling = asyncio.create_task(instance.ledger.settle(first, Succeeded("1")))
-    assert await instance.ledger.settle(unheard, Succeeded("1")) == Unrecorded()
-    also = asyncio.create_task(instance.ledger.settle(second, Succeeded("2")))
+    settling = asyncio.create_task(instance.settle(first, Succeeded("1")))
+    assert await instance.settle(unheard, Succeeded("1")) == Unrecorded()
+    also = asyncio.create_task(instance.settle(second, Succeeded("2")))
     await asyncio.sleep(0)
     assert not settling.done()
     proxy.accept()
@@ -521,7 +518,7 @@ async def test_a_settlement_survives_a_crash_of_the_database(
     instance = instances(url=url)
     claimed = await instance.claim("crash")
     await asyncio.to_thread(own_server.halt, "immediate")
-    settling = asyncio.create_task(instance.ledger.settle(claimed, Succeeded("1")))
+    settling = asyncio.create_task(instance.settle(claimed, Succeeded("1")))
     await asyncio.sleep(0)
     await asyncio.to_thread(own_server.resume)
     assert await settling == Succeeded("1")
@@ -537,8 +534,7 @@ async def test_a_settlement_survives_a_crash_of_the_database(
 
 async def test_what_is_still_held_on_exit_keeps_a_short_lease(instance: Instance, look: Look) -> None:
     held = await instance.claim("held")
-    await instance.claim("done")
-    instance.heartbeat.release(("done", 1))
+    (await instance.claim("done")).lease.give_back()
     instance.heartbeat.start()
     await asyncio.to_thread(instance.heartbeat.stop, left=timedelta(seconds=3))
     left = "SELECT extract(epoch FROM lease_expires_at - clock_timestamp())::float FROM task_executions WHERE task_id = $1"
@@ -585,9 +581,7 @@ async def test_two_fences_of_one_execution_in_one_batch_are_told_apart(
     new = await other.claim("twice")
     runs = [(old, Succeeded('"stale"')), (new, Succeeded('"fresh"'))]
     ordered = runs if stale_first else runs[::-1]
-    outcomes = await asyncio.gather(
-        *(instance.ledger.settle(claimed, outcome) for claimed, outcome in ordered)
-    )
+    outcomes = await asyncio.gather(*(instance.settle(claimed, outcome) for claimed, outcome in ordered))
     by_fence = {claimed.fence: outcome for (claimed, _), outcome in zip(ordered, outcomes, strict=True)}
     assert by_fence == {old.fence: Lost(), new.fence: Succeeded('"fresh"')}
     row = await look.row("twice")
@@ -596,7 +590,7 @@ async def test_two_fences_of_one_execution_in_one_batch_are_told_apart(
 
 async def test_duplicates_of_a_final_one_in_one_batch_are_all_done(instance: Instance) -> None:
     """A 429 for any of them would slow the whole subscription."""
-    await instance.ledger.settle(await instance.claim("often"), Succeeded("1"))
+    await instance.settle(await instance.claim("often"), Succeeded("1"))
     answers = await asyncio.gather(*(instance.ledger.claim(call("often")) for _ in range(20)))
     assert answers == [Done()] * 20
 

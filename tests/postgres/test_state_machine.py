@@ -148,7 +148,7 @@ class Record(RuleBasedStateMachine):
             "handed back": HandedBack(),
             "unstorable": Succeeded('"\\u0000"'),
         }
-        ending = self.do(self.owners[owner].ledger.settle(claimed, outcomes[kind]))
+        ending = self.do(self.owners[owner].settle(claimed, outcomes[kind]))
         if self.held.get((owner, claimed.task_id)) == claimed.fence:
             del self.held[owner, claimed.task_id]
         if not ours:
@@ -176,8 +176,8 @@ class Record(RuleBasedStateMachine):
         _, claimed = data.draw(st.sampled_from(self.claims))
         model = self.models[claimed.task_id]
         ours = model.status == "RUNNING" and model.fence == claimed.fence
-        moved = self.do(statements.renew(self.lane, [claimed.lease], lease=timedelta(seconds=60)))
-        assert moved == ({claimed.lease} if ours else set())
+        moved = self.do(statements.renew(self.lane, [claimed.pair], lease=timedelta(seconds=60)))
+        assert moved == ({claimed.pair} if ours else set())
         if ours:
             model.expired = False
 
@@ -185,14 +185,17 @@ class Record(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         _, claimed = data.draw(st.sampled_from(self.claims))
-        self.do(statements.shorten_leases(self.lane, [claimed.lease], left=timedelta(seconds=50)))
+        self.do(statements.shorten_leases(self.lane, [claimed.pair], left=timedelta(seconds=50)))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
         """The code is gone without a settlement, as when the process was killed and another has its name."""
         owner, task_id = data.draw(st.sampled_from(sorted(self.held)))
-        self.owners[owner].heartbeat.release((task_id, self.held.pop((owner, task_id))))
+        del self.held[owner, task_id]
+        lease = self.owners[owner].heartbeat.find(task_id)
+        assert lease is not None
+        lease.give_back()
 
     @rule(task_id=TASK_IDS)
     def expire(self, task_id: str) -> None:

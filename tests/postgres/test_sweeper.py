@@ -209,7 +209,7 @@ async def test_a_claim_in_between_wins(look: Look, lane: Lane, instance: Instanc
     assert await statements.load(lane, taken.rows) == []
     assert await statements.mark_swept(lane, taken.rows) == set()
     assert await look.row("a") == before
-    assert isinstance(await instance.ledger.settle(claimed, Succeeded("1")), Succeeded)
+    assert isinstance(await instance.settle(claimed, Succeeded("1")), Succeeded)
 
 
 async def test_an_early_delivery_in_between_wins(look: Look, lane: Lane, instance: Instance) -> None:
@@ -283,10 +283,10 @@ async def test_a_stranded_owner_that_comes_back_settles_and_a_new_one_takes_over
     await look.execute("UPDATE task_executions SET lease_expires_at = clock_timestamp() - interval '2 h'")
     await look.execute("UPDATE task_executions SET published_at = clock_timestamp() - interval '2 h'")
     assert await sweeps.sweep() == Swept(stranded=2)
-    assert isinstance(await instance.ledger.settle(first, Succeeded("1")), Succeeded)
+    assert isinstance(await instance.settle(first, Succeeded("1")), Succeeded)
     again = await other.claim("b")
     assert (again.fence, again.attempt) == (second.fence + 1, 2)
-    assert not isinstance(await instance.ledger.settle(second, Succeeded("1")), Succeeded)
+    assert not isinstance(await instance.settle(second, Succeeded("1")), Succeeded)
 
 
 async def test_a_large_table_is_patrolled_wholly_part_by_part(

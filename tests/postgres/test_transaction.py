@@ -448,7 +448,7 @@ async def test_a_commit_that_hangs_ends_in_time_and_neighbours_are_settled_meanw
     hanging = asyncio.create_task(instance.run("hanging", _one_insert))
     await stalled.happened()
     neighbour = await instance.claim("neighbour")
-    assert await instance.ledger.settle(neighbour, Succeeded("1")) == Succeeded("1")
+    assert await instance.settle(neighbour, Succeeded("1")) == Succeeded("1")
     assert await hanging == Unrecorded()
     assert time.monotonic() - began < 8
     assert await look.state("hanging") == ("RUNNING", False, 1, 1)

@@ -24,31 +24,31 @@ async def test_a_late_settlement_and_a_late_heartbeat_move_nothing(database_url:
     left = timedelta(seconds=3)
     try:
         old = await first.claim("contested")
-        assert await first.ledger.settle(old, HandedBack()) == HandedBack()
+        assert await first.settle(old, HandedBack()) == HandedBack()
         back = await row_of(record, "contested")
         assert (back["status"], back["attempt"], back["fence"]) == ("READY", 0, 1)
         new = await second.claim("contested")
         assert (new.fence, new.attempt) == (2, 1)
         before = await row_of(record, "contested"), await record.attempts("contested")
 
-        first.heartbeat.hold(old.lease, since=time.monotonic())
+        first.heartbeat.hold(old.pair, since=time.monotonic())
         for late in (Succeeded("1"), failure(), Skipped("SWITCH"), HandedBack()):
-            settled = await first.ledger.settle(old, late)
+            settled = await first.settle(old, late)
             assert settled == (late if isinstance(late, HandedBack) else Lost())
         transaction = TaskTransaction(
             first.pool, task_id="contested", fence=old.fence, deadline=time.monotonic() + 60
         )
         connection = await transaction.connection()
         await connection.execute(text("INSERT INTO effects VALUES ('contested')"))
-        assert await first.ledger.settle(old, Succeeded("1", transaction)) == Lost()
-        assert await statements.renew(first.ledger.lanes, [old.lease], lease=left) == set()
-        await statements.shorten_leases(first.ledger.lanes, [old.lease], left=left)
-        assert await statements.hand_back(first.ledger.lanes, [old.lease], instance="first") == set()
+        assert await first.settle(old, Succeeded("1", transaction)) == Lost()
+        assert await statements.renew(first.ledger.lanes, [old.pair], lease=left) == set()
+        await statements.shorten_leases(first.ledger.lanes, [old.pair], left=left)
+        assert await statements.hand_back(first.ledger.lanes, [old.pair], instance="first") == set()
 
         assert before == (await row_of(record, "contested"), await record.attempts("contested"))
         assert [line["ending"] for line in before[1]] == ["HANDED_BACK"]
         assert await record.fetch("SELECT 1 FROM effects") == []
-        assert await second.ledger.settle(new, Succeeded("2")) == Succeeded("2")
+        assert await second.settle(new, Succeeded("2")) == Succeeded("2")
     finally:
         await first.close()
         await second.close()
@@ -66,7 +66,7 @@ async def test_fence_and_attempt_over_a_long_life(database_url: str, record: Rec
             if outcome is None:  # its instance is gone; it is left to its lease
                 lives.append(Instance(database_url, "next", lease=timedelta(milliseconds=1)))
             else:
-                assert await lives[-1].ledger.settle(claimed, outcome) == outcome
+                assert await lives[-1].settle(claimed, outcome) == outcome
             row = await row_of(record, "long")
             assert row["fence"] == claimed.fence
             seen.append((row["status"], row["attempt"], row["fence"]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from receiver.delivery import runner
+from receiver.delivery.run import CALL_OFF_GRACE
 from receiver.endings.outcomes import Abandoned
 from receiver.serving import watchdog
 from tests.acceptance.faults.cast import (
@@ -32,7 +32,7 @@ LEASE = 3.0
 TIMEOUT = 1.0
 """Of the tasks whose names begin with `late`."""
 
-GIVES_UP = TIMEOUT + runner.CALL_OFF_GRACE + LEASE
+GIVES_UP = TIMEOUT + CALL_OFF_GRACE + LEASE
 """Seconds after which an instance gives up on itself."""
 
 
@@ -181,7 +181,7 @@ async def test_code_that_only_lost_its_lease_does_not_cost_the_instance(
     database_url: str, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends by itself within its time; what it does no longer counts, and its neighbours are not to suffer for it."""
-    monkeypatch.setattr(runner, "CALL_OFF_GRACE", 0.1)
+    monkeypatch.setattr("receiver.delivery.run.CALL_OFF_GRACE", 0.1)
     lease = 0.6
     goes_on = threading.Event()
     started = asyncio.Event()

@@ -17,7 +17,7 @@ class Watched(Run):
     def __init__(self) -> None:
         self.seen: list[Reason | None] = []
         self._both = threading.Barrier(2)
-        super().__init__(cast("Claimed", None), None)
+        super().__init__(cast("Claimed", None), None, 0)
 
     @property
     def reason(self) -> Reason | None:
@@ -46,7 +46,7 @@ def test_a_run_whose_loop_has_ended_can_be_called_off() -> None:
     """By the heartbeat, in the last moment of the process: it has other leases to look after."""
 
     async def begin() -> Run:
-        return Run(cast("Claimed", None), None)
+        return Run(cast("Claimed", None), None, 0)
 
     run = asyncio.run(begin())
     run.call_off(Reason.LEASE_LOST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,9 +41,22 @@ def delivery(task_id: str = "pay-1") -> Delivery:
     )
 
 
+class Released:
+    """A lease that was given back."""
+
+    expired = True
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        lost()
+
+    def keep(self) -> None: ...
+
+    def give_back(self) -> None: ...
+
+
 def claimed(*, attempt: int = 1, **route: Any) -> Claimed:
     call = Call(delivery(), TaskRoute(pay, **route), 1000.0, ["4111"], {"pin": "0000"})
-    return Claimed(call, fence=7, attempt=attempt)
+    return Claimed(call, fence=7, attempt=attempt, lease=Released())
 
 
 def test_a_deadline_counts_from_the_arrival_of_the_request() -> None:
@@ -53,7 +67,7 @@ def test_a_deadline_counts_from_the_arrival_of_the_request() -> None:
 def test_a_claim_is_named_by_task_id_and_fence() -> None:
     claim = claimed()
     assert claim.task_id == "pay-1"
-    assert claim.lease == ("pay-1", 7)
+    assert claim.pair == ("pay-1", 7)
 
 
 def test_a_failure_before_the_last_attempt_is_not_final() -> None:
@@ -95,7 +109,7 @@ def test_arguments_that_lead_back_to_their_call_are_collected() -> None:
     def circle() -> weakref.ref[Mark]:
         data: dict[str, Any] = {"mark": Mark()}
         call = Call(replace(delivery(), decoded=([data], {})), TaskRoute(pay), 1000.0, [data], {})
-        data["claim"] = Claimed(call, fence=1, attempt=1)
+        data["claim"] = Claimed(call, fence=1, attempt=1, lease=Released())
         return weakref.ref(data["mark"])
 
     mark = circle()

@@ -1,0 +1,49 @@
+"""What a task returned, as the JSON text that the record keeps. Next: `receiver.delivery.run` makes it part of the outcome."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+import msgspec
+
+from receiver.contract.failure import Failure
+from receiver.text import holds_nul
+
+_ENCODER: Final = msgspec.json.Encoder()
+
+
+def encoded(value: Any, max_bytes: int) -> str | Failure:
+    """The value as JSON text, or why it cannot be stored. Never raises.
+
+    Args:
+        max_bytes: `TASKS_MAX_RESULT_BYTES`.
+    """
+    try:
+        text = _ENCODER.encode(value)
+        if len(text) > max_bytes:
+            reason = f"it has {len(text)} bytes, TASKS_MAX_RESULT_BYTES is {max_bytes}"
+        elif not _is_finite(value, text):
+            reason = "it has a NaN or an infinite number, and JSON has none"
+        elif holds_nul(text):  # PostgreSQL would say so too, and quote the result in its own log
+            reason = "it has a NUL character"
+        else:
+            return text.decode()
+    except BaseException as error:  # noqa: BLE001 - encoding calls the value's own code, which may raise anything
+        reason = Failure.of(error).message
+    return Failure("ResultNotStorable", f"the task returned, but its result cannot be stored: {reason}")
+
+
+def _is_finite(value: Any, text: bytes) -> bool:
+    """Whether no number of the value is NaN or infinite: msgspec encodes those as null.
+
+    So only a value with a null somewhere is looked at again, by the standard library's encoder, which can refuse them.
+    """
+    if value is None or b"null" not in text:
+        return True
+    try:
+        # The hook is for msgspec.Raw, which is JSON already; whatever else there is has just been encoded.
+        json.dumps(msgspec.to_builtins(value, enc_hook=lambda _: None), allow_nan=False)
+    except ValueError:
+        return False
+    return True
