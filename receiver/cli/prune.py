@@ -11,8 +11,7 @@ import click
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError
 from receiver.record.connections import Lane
-from receiver.refusals import retention_too_short
-from receiver.settings import LEAST_RETENTION
+from receiver.settings import LEAST_RETENTION, retention_too_short
 from receiver.sweep.pruning import Gone, Pruning
 from receiver.telemetry import logs
 

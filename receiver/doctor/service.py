@@ -135,7 +135,7 @@ def _capacity(service: Service, settings: Settings) -> list[Finding]:
 
 def _environment(service: Service, environ: Mapping[str, str]) -> list[Finding]:
     """The service's variables against those that this look was made with."""
-    defaults = {one.name: one.default for one in VARIABLES}
+    defaults = {one.name: one.default or "" for one in VARIABLES}
     found = []
     for name, default in defaults.items():
         if name in _SECRET | _OF_THE_PLATFORM or name.startswith(_LOCAL):

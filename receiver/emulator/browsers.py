@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from starlette.responses import PlainTextResponse
 
-from receiver import hosts
+from receiver.parsers import is_loopback
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -41,6 +41,6 @@ def _is_a_client(headers: list[tuple[bytes, bytes]]) -> bool:
 
 def _is_here(host: str) -> bool:
     try:
-        return hosts.is_loopback(urlsplit(f"//{host}").hostname or "")
+        return is_loopback(urlsplit(f"//{host}").hostname or "")
     except ValueError:
         return False

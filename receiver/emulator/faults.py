@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import SettingError
+from receiver.variables import FAULT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
-
-PREFIX: Final = "TASKS_FAULT_"
 
 FAILED: Final = 503
 """What Pub/Sub is told of a delivery that fails."""
@@ -97,20 +96,20 @@ class Faults:
 
 
 def _number(environ: Mapping[str, str], name: str, *, most: float) -> float:
-    text = environ.get(PREFIX + name, "").strip()
+    text = environ.get(FAULT + name, "").strip()
     try:
         value = float(text or 0)
     except ValueError:
         value = -1.0
     if not 0 <= value <= most:
-        raise SettingError(PREFIX + name, text, f"use a number from 0 to {most}")
+        raise SettingError(FAULT + name, text, f"use a number from 0 to {most}")
     return value
 
 
 def _seed(environ: Mapping[str, str]) -> int | None:
-    text = environ.get(PREFIX + "SEED", "").strip()
+    text = environ.get(FAULT + "SEED", "").strip()
     if not text:
         return None
     if not text.isdigit():
-        raise SettingError(PREFIX + "SEED", text, "use a whole number")
+        raise SettingError(FAULT + "SEED", text, "use a whole number")
     return int(text)

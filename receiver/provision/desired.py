@@ -17,8 +17,7 @@ from receiver.contract.message import scheduled_payload
 from receiver.errors import SettingError
 from receiver.provision.resources import Grant, Kind, Resource, Wanted
 from receiver.provision.scope import Scope
-from receiver.refusals import DEAD_LETTER_RETENTION, SUBSCRIPTION_RETENTION
-from receiver.settings import PUSH_PATH, PushAuth, Settings
+from receiver.settings import DEAD_LETTER_RETENTION, PUSH_PATH, SUBSCRIPTION_RETENTION, PushAuth, Settings
 from receiver.tasks.route import TaskRoute
 
 DEAD_LETTER_ACK_DEADLINE: Final = timedelta(seconds=60)

@@ -13,7 +13,7 @@ import pytest
 
 from receiver.cli import COMMANDS
 from receiver.dev.processes import free_port
-from receiver.variables import VARIABLES
+from receiver.settings import VARIABLES
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

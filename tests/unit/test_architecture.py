@@ -48,11 +48,11 @@ IMPORTS_BY_NAME: Final = {
 }
 
 MODULES_IN_CIRCLES: Final = {
-    "receiver.refusals", "receiver.settings", "receiver.tasks.backend", "receiver.tasks.call", "receiver.tasks.context",
+    "receiver.tasks.backend", "receiver.tasks.call", "receiver.tasks.context",
     "receiver.tasks.task",
 }  # fmt: skip
 
-ROOMS_IN_CIRCLES: Final = {"receiver.refusals", "receiver.settings"}
+ROOMS_IN_CIRCLES: Final = set[str]()
 
 
 @pytest.fixture(scope="module")
