@@ -27,7 +27,7 @@ from tests.acceptance.emulator import Emulator, NoEmulatorError
 from tests.acceptance.stage import Record, eventually
 
 
-@pytest.fixture(params=["local", pytest.param("official", marks=pytest.mark.emulator)])
+@pytest.fixture(params=["local", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])])
 def pubsub(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, signer: Signer
 ) -> Iterator[Emulator]:

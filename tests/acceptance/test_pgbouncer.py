@@ -98,6 +98,7 @@ def receivers(request: pytest.FixtureRequest) -> Iterator[Receivers]:
         yield Receivers(stack, request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BEHIND, ids=lambda case: f"{case.ending.status}-{case.name}")
 async def test_a_delivery_ends_as_the_contract_says(
     case: Case, receivers: Receivers, folder: Path, label: str

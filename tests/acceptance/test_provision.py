@@ -429,7 +429,7 @@ def test_a_configuration_that_cannot_work_is_one_line(
     assert line in one_line(provision(*arguments, env=env))
 
 
-@pytest.fixture(params=["local", pytest.param("official", marks=pytest.mark.emulator)])
+@pytest.fixture(params=["local", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])])
 def pubsub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """The local Pub/Sub, and Google's own emulator."""
     with ExitStack() as stack:

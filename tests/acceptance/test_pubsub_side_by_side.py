@@ -109,7 +109,9 @@ def text(of: str) -> dict[str, Any]:
     return {"data": base64.b64encode(of.encode()).decode()}
 
 
-@pytest.fixture(scope="module", params=["ours", pytest.param("official", marks=pytest.mark.emulator)])
+@pytest.fixture(
+    scope="module", params=["ours", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])]
+)
 def pubsub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSub]:
     with ExitStack() as stack:
         if request.param == "ours":

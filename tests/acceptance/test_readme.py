@@ -37,6 +37,7 @@ def clone(source: Path, target: Path) -> None:
             shutil.copy2(source / name, target / name)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_commands_of_the_readme_run_in_order_in_a_clean_environment(
     project_root: Path, tmp_path: Path, empty_database_url: str

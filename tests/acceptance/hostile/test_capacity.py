@@ -97,6 +97,7 @@ async def test_slow_tasks_that_hold_the_pool_stop_nobody_else(
     await until_acked(instance, message("effect", f"{label}-starved"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(OVERLOAD + 100)
 async def test_ten_times_the_concurrency_is_served_or_shed_and_health_stays_green(
     begin: Begin, database_url: str, record: Record, marks: Marks, label: str
