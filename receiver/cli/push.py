@@ -23,7 +23,7 @@ import httpx
 from receiver.cli import arguments, terminal
 from receiver.dev.folder import KEY, NAME, Folder
 from receiver.emulator.push_client import Pusher, message
-from receiver.emulator.signer import Signer, serve_certificates
+from receiver.emulator.signer import CERTS_PATH, Signer
 from receiver.errors import ConfigurationError, SettingError
 from receiver.parsers import is_loopback
 from receiver.settings import PushAuth, Settings
@@ -31,7 +31,6 @@ from receiver.settings import PushAuth, Settings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CERTS_PATH = "/certs"
 SUGGESTION = "http://127.0.0.1:8081/certs"
 TELLING = (
     "CLOUD_RUN_SERVICE_URL",
@@ -136,6 +135,8 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
         _check_served(client, settings.certs_url, signer)
         yield signer, False
         return
+    from receiver.emulator.in_thread import serve_certificates  # noqa: PLC0415 - loads a web server
+
     with ExitStack() as stack:
         try:
             stack.enter_context(serve_certificates(signer, host, port))

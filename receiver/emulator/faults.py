@@ -1,7 +1,7 @@
-"""Bad days on demand: duplicates, failures, late deliveries and latency, at rates, repeatable by their seed.
+"""Faults on request: duplicates, failures, late deliveries and latency, at given rates, repeatable by their seed.
 
-Off by default, refused on Cloud Run (`receiver.settings`). A dropped delivery is late, never lost for good: it comes
-after its backoff, and no message is dropped twice.
+Off by default, refused on Cloud Run (`receiver.settings`). A dropped delivery is late, never lost: it comes after its
+backoff, and no message is dropped twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
 FAILED: Final = 503
-"""What Pub/Sub is told of a delivery that fails."""
+"""The status of an injected failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,39 +51,32 @@ class FaultSettings:
     @property
     def any(self) -> bool:
         """Whether anything is on."""
-        return bool(
-            self.duplicate_rate
-            or self.failure_rate
-            or self.drop_rate
-            or self.latency_seconds
-            or self.latency_jitter
-        )
+        return self != FaultSettings(seed=self.seed)
 
 
 class Faults:
-    """Applies them to deliveries."""
+    """Applies the settings to deliveries."""
 
     def __init__(self, settings: FaultSettings) -> None:
         self._settings = settings
         self._random = random.Random(settings.seed)  # noqa: S311 - chance, not secrecy
 
     async def around(self, deliver: Callable[[], Awaitable[int]], *, late_before: bool = False) -> int | None:
-        """Delivers with whatever goes wrong this time.
+        """Delivers once, with the faults that are drawn for it.
 
-        A failure happens after the delivery: the endpoint did its work, and its answer was an error or was lost. A
-        duplicate is delivered beside its first copy.
+        A failure replaces the answer of a delivery that was made. A duplicate is delivered at the same time as the first.
 
         Args:
             deliver: one push; its status, 0 for no answer.
-            late_before: this message was dropped once; it is not dropped again, or it might never arrive.
+            late_before: this message was dropped before, and is not dropped again.
 
         Returns:
-            The status that Pub/Sub acts on; None when it was dropped: nothing was delivered.
+            The status that Pub/Sub acts on; None when the delivery was dropped.
         """
         settings = self._settings
         if not settings.any:
             return await deliver()
-        # All are drawn, in one order, whatever is on: a seed means the same faults with other rates too.
+        # Always four numbers: other rates do not change which deliveries a seed chooses.
         dropped, failed, doubled, jitter = (self._random.random() for _ in range(4))
         if dropped < settings.drop_rate and not late_before:
             return None

@@ -153,7 +153,7 @@ async def test_an_operator_may_replay_what_no_code_understands_yet(
         replayed = await sweeper.replays.replay([nothing, one])
     assert replayed.keys == (one.key,)
     assert list(replayed.failures) == [nothing.key]
-    held = post.beside.call(lambda broker: [list(each.backlog) for each in broker.subscriptions.values()])
+    held = post.pubsub.call(lambda broker: [list(each.backlog) for each in broker.subscriptions.values()])
     assert "bm90IEpTT04=" in {owed.message.data for backlog in held for owed in backlog}
 
 

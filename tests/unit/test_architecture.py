@@ -27,7 +27,7 @@ LARGE_MODULES: Final = {
 """Modules that may be larger, each with the reason."""
 
 CLASS_NAMES_USED_TWICE: Final = {
-    "Delivered", "Done", "Failed", "GoogleError", "Line", "Message", "Options", "Owed", "Place", "Plugins", "Published",
+    "Delivered", "Done", "Failed", "Line", "Message", "Options", "Place", "Plugins",
     "Push", "Refused", "Report", "Run", "Server", "Service",
 }  # fmt: skip
 
@@ -36,7 +36,6 @@ MODULE_NAMES_USED_TWICE: Final = {
     "database",
     "dev",
     "outbox",
-    "pubsub",
     "rendering",
     "resources",
 }
