@@ -112,7 +112,7 @@ class Service:
             max_body_bytes=settings.max_body_bytes,
         )
         rejections = Rejections(
-            self.ledger.lanes,
+            self.ledger.pool,
             namespace=settings.namespace,
             instance=settings.instance,
             most=settings.max_rejections,
@@ -120,7 +120,7 @@ class Service:
         )
         self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
         self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
-        self._readiness = Readiness(self.ledger.lanes, self.certificates, emit)
+        self._readiness = Readiness(self.ledger.pool, self.certificates, emit)
         verifier = _verifier(self.certificates, settings)
         self.endpoint = PushEndpoint(
             verifier, self.registry, self.admission, self.ledger, self.runner, rejections, emit

@@ -119,7 +119,7 @@ class Receiver:
         self._service = service = Service(settings, registry, emit=_quiet)
         self.runner = Unruly(service.runner)
         rejections = Rejections(
-            service.ledger.lanes,
+            service.ledger.pool,
             namespace=settings.namespace,
             instance=settings.instance,
             most=settings.max_rejections,
@@ -135,9 +135,9 @@ class Receiver:
 
     async def start(self) -> None:
         """Empties the record, and is ready."""
-        lanes = self._service.ledger.lanes
-        await lanes.fetch("DELETE FROM task_executions")
-        await lanes.fetch("DELETE FROM rejected_messages")
+        pool = self._service.ledger.pool
+        await pool.fetch("DELETE FROM task_executions")
+        await pool.fetch("DELETE FROM rejected_messages")
         await self._service.start()
 
     async def stop(self) -> None:
@@ -159,7 +159,7 @@ class Receiver:
     async def advance(self, by: timedelta) -> None:
         """Moves what waits for a time nearer to it."""
         for table, column in _TIMES:
-            await self._service.ledger.lanes.fetch(
+            await self._service.ledger.pool.fetch(
                 f"UPDATE {table} SET {column} = {column} - $1::interval WHERE {column} IS NOT NULL",  # noqa: S608 - our own names
                 by,
             )

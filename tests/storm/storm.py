@@ -226,7 +226,7 @@ async def _stage(postgres: Postgres) -> Record:
 
 
 async def _connections(places: Sequence[Place], record: Record, found: Balance) -> None:
-    """No receiver has more than its own: four lanes, the heartbeat's, the tasks' pool, two that enqueue, one that sweeps."""
+    """No receiver has more than its own: the ledger's four, the heartbeat's, the tasks' pool, two that enqueue, one that sweeps."""
     rows = await record.fetch(
         "SELECT application_name, count(*)::int AS n FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name LIKE 'receiver%' GROUP BY 1"
