@@ -3,11 +3,12 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test check storm soak format bench lock image-check clean
+.PHONY: help demo dev test test-all coverage check storm soak format bench lock image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(VENV)/.cache
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 WORKERS := 2
 STAMP := $(VENV)/.installed
 CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3
@@ -22,10 +23,19 @@ demo: $(STAMP) ## Push real tasks through a real receiver and PostgreSQL, and sh
 dev: $(STAMP) ## Run PostgreSQL, a local Pub/Sub, and the examples' tasks in a receiver, until Ctrl-C
 	@cd examples/plugin && exec $(CURDIR)/$(BIN)/receiver dev --modules example_tasks
 
-test: $(STAMP) ## Run the whole suite, with branch coverage (PYTEST_ARGS=... to choose tests)
+# worksteal: a worker that has nothing left takes half of what the other one has still to do.
+PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+test: $(STAMP) ## Run the tests that find most bugs, in five minutes (PYTEST_ARGS="-k claim" chooses among all tests)
+	$(BIN)/python $(PYTEST) $(or $(PYTEST_ARGS),-m "not slow")
+
+test-all: test ## Run `make test`, then the slow tests too: fuzzing, overload, a short storm, a clean install (.ci/run)
+	$(BIN)/python $(PYTEST) -m slow
+
+coverage: $(STAMP) ## Run all tests with branch coverage, and list what they leave out; twice as slow
 	@mkdir -p $(CACHE)/coverage
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/coverage run $(PYTEST) $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(PYTEST_ARGS),--fail-under=0)
 
@@ -44,11 +54,11 @@ storm: $(STAMP) ## Kill, freeze, cut and flood receivers for nine minutes, and b
 	@$(BIN)/python -m tests.storm $(STORM_ARGS)
 
 soak: $(STAMP) ## Half of a receiver's capacity for twenty minutes: what it holds stays flat (SOAK_ARGS="--minutes 2")
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/bench.txt
 	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 bench: $(STAMP) ## Measure the receiver beside what else one would use (BENCH_ARGS="--quick peers" for a part; needs wrk)
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -85,8 +95,9 @@ $(STAMP): requirements/dev.txt pyproject.toml
 			echo "error: $$python cannot make a virtual environment (on Debian: apt-get install python3-venv): $$(echo "$$output" | tail -n 1)" >&2; exit 1; \
 		fi; \
 	fi
-	@echo "Installing from requirements/dev.txt ..."
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing requirements/dev.txt ($$(grep -c '^[a-z]' requirements/dev.txt) packages) ..."
+	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@echo "Installing the checkout ..."
+	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
 	@mkdir -p $(CACHE)
 	@touch $@

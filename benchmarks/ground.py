@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from receiver.dev.processes import EMAIL
-from receiver.emulator.signer import Signer, serve_certificates
+from receiver.emulator.in_thread import serve_certificates
+from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ import asyncpg
 from benchmarks import filling, gauges, queries
 from benchmarks.queries import BATCH, Question, literal, questions
 from benchmarks.rivals import new_database
-from receiver.record import sql as statements
 from receiver.record.connections import SERVER_SETTINGS
 from receiver.record.migrations import upgrade
-from receiver.record.sql import SettleItem
+from receiver.record.sql import settlements
+from receiver.record.sql.settlements import SettleItem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -200,7 +200,7 @@ def _scans(node: dict[str, Any]) -> str:
     return ", ".join(dict.fromkeys(found))
 
 
-LANES: Final = 2
+CONNECTIONS: Final = 2
 """Connections that write: as many batches as the ledger has under way at most."""
 
 
@@ -208,7 +208,9 @@ async def _delivered(url: str, change: str, seconds: float, pid: int) -> Cost:
     """Claims and settles batches of new rows by the ledger's own two statements, for so many seconds."""
     await asyncio.to_thread(upgrade, url)
     look = await asyncpg.connect(url)
-    lanes = [await asyncpg.connect(url, server_settings=dict(SERVER_SETTINGS)) for _ in range(LANES)]
+    connections = [
+        await asyncpg.connect(url, server_settings=dict(SERVER_SETTINGS)) for _ in range(CONNECTIONS)
+    ]
     ids = count(0, BATCH)
     done = 0
     try:
@@ -216,25 +218,25 @@ async def _delivered(url: str, change: str, seconds: float, pid: int) -> Cost:
         written = await look.fetchval("SELECT pg_current_wal_insert_lsn()")
         used, begun = gauges.usage(pid).cpu, time.perf_counter()
 
-        async def work(lane: asyncpg.Connection[asyncpg.Record]) -> None:
+        async def work(own: asyncpg.Connection[asyncpg.Record]) -> None:
             nonlocal done
             while time.perf_counter() < begun + seconds:
                 first = next(ids)
                 new = [f"new-{number:012d}" for number in range(first, first + BATCH)]
-                claimed = await queries.claim(lane, queries.items(new))
-                settled = await statements.settle(
-                    lane, [SettleItem(each, 1, return_value="2") for each in new]
+                claimed = await queries.claim(own, queries.items(new))
+                settled = await settlements.settle(
+                    own, [SettleItem(each, 1, return_value="2") for each in new]
                 )
                 if claimed != BATCH or len(settled) != BATCH:
                     raise RuntimeError("a batch of new rows was not claimed and settled as a whole")
                 done += BATCH
-            await lane.execute("SELECT pg_stat_force_next_flush()")
+            await own.execute("SELECT pg_stat_force_next_flush()")
 
-        await asyncio.gather(*map(work, lanes))
+        await asyncio.gather(*map(work, connections))
         took, used = time.perf_counter() - begun, gauges.usage(pid).cpu - used
         wal = await look.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", written)
         updates = "SELECT n_tup_hot_upd::float8 / n_tup_upd FROM pg_stat_user_tables WHERE relname = 'task_executions'"
         return Cost(done / took, used / done, await look.fetchval(updates), float(wal) / done)
     finally:
-        for connection in (look, *lanes):
+        for connection in (look, *connections):
             await connection.close()

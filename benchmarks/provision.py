@@ -15,18 +15,17 @@ from typing import Any
 from receiver import TaskRoute
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
-from receiver.provision.cloud import Cloud
-from receiver.provision.crew import SIDE_BY_SIDE, each
-from receiver.provision.desired import Push, desired
+from receiver.provision.desired import PushTarget, desired
+from receiver.provision.google_admin import SIDE_BY_SIDE, GoogleAdmin
 from receiver.provision.planning import Needed, Plan
-from receiver.provision.provisioning import Options, Run, provisioning_goal
+from receiver.provision.provisioning import ProvisionOptions, ProvisionRun
 from receiver.provision.resources import Wanted
 from receiver.provision.scope import Scope
 from tests import google_fake
 from tests.google_fake import GoogleFake
 
 SCOPE = Scope("shop-prod", "europe-west2", "prod", "shop", "shop-abc-ew.a.run.app")
-PUSH = Push("https://shop-abc-ew.a.run.app", "push@shop-prod.iam.gserviceaccount.com", 100)
+PUSH = PushTarget("https://shop-abc-ew.a.run.app", "push@shop-prod.iam.gserviceaccount.com", 100)
 SCHEDULED = 4
 """One route in so many has a schedule."""
 
@@ -65,12 +64,13 @@ async def ways(google: GoogleFake, found: Sequence[Wanted], bound: int) -> dict[
     """A first run in an empty project, a run that finds everything as it should be, and the same asked one by one."""
     client = GoogleClient()
     url = google.url
-    cloud = Cloud(client, Endpoints(f"{url}/v1", f"{url}/v1", f"{url}/v3", f"{url}/v1"))
+    endpoints = Endpoints(f"{url}/v1", f"{url}/v1", f"{url}/v3", f"{url}/v1")
+    admin = GoogleAdmin(client, endpoints, side_by_side=bound)
 
     async def nothing() -> Needed:
-        return Needed({})
+        return {}
 
-    run = Run(cloud, SCOPE, provisioning_goal(found, SCOPE, Options()), nothing, side_by_side=bound)
+    run = ProvisionRun(admin, SCOPE, ProvisionOptions(), found, nothing)
 
     def check(plan: Plan) -> None:
         if not plan.is_settled or plan.unchanged != len(found):
@@ -84,7 +84,7 @@ async def ways(google: GoogleFake, found: Sequence[Wanted], bound: int) -> dict[
         check(await run.plan())
 
     async def by_itself() -> None:
-        await each([one.item.name for one in found], cloud.get, bound)
+        await admin.each([one.item.name for one in found], admin.get)
 
     try:
         return {

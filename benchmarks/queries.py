@@ -1,7 +1,7 @@
 """Every statement that asks the record anything, with arguments as they come: what `indexes` explains.
 
 The texts are the receiver's own, and so are the settings under which each is planned: the ledger and the sweeper never scan and
-plan once for all calls (`lanes.SERVER_SETTINGS`), listings and the doctor are planned as PostgreSQL likes.
+plan once for all calls (`connections.SERVER_SETTINGS`), listings and the doctor are planned as PostgreSQL likes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from receiver.doctor import database_look as doctor
 from receiver.reading import groups, queries, rejected
 from receiver.reading.queries import Status
 from receiver.record import migrations, rejections
-from receiver.record import sql as statements
 from receiver.record.connections import SERVER_SETTINGS
-from receiver.record.sql import ClaimItem, SettleItem, replaying, sweeping
+from receiver.record.sql import claims, leases, outbox, replaying, settlements, sweeping
 from receiver.record.sql import pruning as prune
+from receiver.record.sql.claims import ClaimItem
+from receiver.record.sql.settlements import SettleItem
 from receiver.sweep import owed, pruning, sweeper
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
 
 NAMESPACE = "gyrinx"
 PLANNED_ANEW: Mapping[str, str] = {"jit": "on"}
@@ -68,7 +69,7 @@ async def claim(executor: Executor, claimed: Sequence[ClaimItem]) -> int:
     """Claims them as the ledger does; how many were."""
     lease = timedelta(seconds=60)
     token = uuid4()
-    found = await statements.claim(
+    found = await claims.claim(
         executor, claimed, token=token, namespace=NAMESPACE, owner="bench", lease=lease
     )
     return sum(row.verdict == "claimed" for row in found.values())
@@ -86,7 +87,7 @@ class _Noting:
 
 
 def _asked(act: Callable[[Executor], Awaitable[Any]]) -> list[tuple[str, tuple[Any, ...]]]:
-    """What a function of `statements` sends."""
+    """What a function of `receiver.record.sql` sends."""
     noting = _Noting()
 
     async def ask() -> None:
@@ -111,23 +112,23 @@ def _ledger(rows: int) -> list[Question]:
     asks("claim, 80 READY", lambda e: claim(e, items(waiting)))
     asks(
         "settle, 80",
-        lambda e: statements.settle(e, [SettleItem(each, 1, return_value="2") for each in running]),
+        lambda e: settlements.settle(e, [SettleItem(each, 1, return_value="2") for each in running]),
     )
     asks(
         "settle, 80 failed",
-        lambda e: statements.settle(
+        lambda e: settlements.settle(
             e, [SettleItem(each, 1, ending="FAILED", error_type="E", error_message="m") for each in running]
         ),
     )
-    asks("renew, 80", lambda e: statements.renew(e, pairs, lease=timedelta(seconds=60)))
-    asks("hand back, 80", lambda e: statements.hand_back(e, pairs, instance="bench"))
-    asks("find claimed", lambda e: statements.find_claimed(e, items(running), uuid4()))
-    asks("find settled", lambda e: statements.find_status(e, pairs))
-    asks("is done", lambda e: statements.is_done(e, done[0], namespace=NAMESPACE))
-    asks("defer", lambda e: statements.defer(e, "deferred-1"))
-    asks("exhaust", lambda e: statements.exhaust(e, "stranded-1", 1))
-    asks("publish: mark", lambda e: statements.mark_published(e, waiting))
-    asks("publish: find owed", lambda e: statements.find_owed(e, waiting))
+    asks("renew, 80", lambda e: leases.renew(e, pairs, lease=timedelta(seconds=60)))
+    asks("hand back, 80", lambda e: leases.hand_back(e, pairs, instance="bench"))
+    asks("find claimed", lambda e: claims.find_claimed(e, items(running), uuid4()))
+    asks("find settled", lambda e: settlements.find_status(e, pairs))
+    asks("is done", lambda e: claims.is_done(e, done[0], namespace=NAMESPACE))
+    asks("defer", lambda e: claims.defer(e, "deferred-1"))
+    asks("exhaust", lambda e: claims.exhaust(e, "stranded-1", 1))
+    asks("publish: mark", lambda e: outbox.mark_published(e, waiting))
+    asks("publish: find owed", lambda e: outbox.find_owed(e, waiting))
     made.append(
         Question("ledger", "rejection: look up", rejections.LOOK_UP, (done[0].task_id,), SERVER_SETTINGS)
     )

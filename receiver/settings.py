@@ -1,8 +1,8 @@
-"""The environment, read once into a frozen `Settings`.
+"""The environment, read once into a frozen `Settings`. Each variable is declared here, once.
 
 Every variable is checked when it is read: a value that is not allowed stops the start with one line that names the
 variable, the value, and what is allowed. A blank value counts as unset. The database's address and password appear in no
-message and no repr. What only some commands need (`require_serving`, `require_database`) is asked for by them.
+message and no repr. What only some commands need is asked for by them (`require_serving`, `require_database`).
 
 Next: the rooms above take a `Settings`, or the few values of it that they need, through their constructors.
 """
@@ -12,42 +12,37 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
-from receiver import refusals, variables
+from receiver import parsers
 from receiver.errors import SettingError
-from receiver.refusals import DEAD_LETTER_RETENTION, LEAST_RETENTION, SUBSCRIPTION_RETENTION
-from receiver.variables import VARIABLES, Unreadable, Variable
+from receiver.parsers import duration, integer, is_loopback, size
+from receiver.variables import FAULT, Variable, refuse_typos, setting, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-__all__ = [
-    "DEAD_LETTER_RETENTION",
-    "LEAST_RETENTION",
-    "SUBSCRIPTION_RETENTION",
-    "VARIABLES",
-    "PushAuth",
-    "Serving",
-    "Settings",
-    "Variable",
-    "environment_and_namespace",
-    "require_database",
-    "require_serving",
-]
-
-T = TypeVar("T")
+    from collections.abc import Mapping
 
 PUSH_PATH: Final = "/tasks/pubsub/"
-"""Where Pub/Sub pushes to; part of one of the two audiences we accept."""
+"""Where Pub/Sub pushes to; part of one of the two audiences that we accept."""
 
-KIB: Final = 1024
-MIB: Final = 1024**2
-_SECOND, _HOUR, _DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
-_HIDDEN: Final = "(hidden)"
+SUBSCRIPTION_RETENTION: Final = timedelta(days=7)
+"""How long Pub/Sub keeps a message that is not acked: its default."""
+
+DEAD_LETTER_RETENTION: Final = timedelta(days=7)
+"""How long Pub/Sub keeps the message after that, as a dead letter."""
+
+LEAST_RETENTION: Final = SUBSCRIPTION_RETENTION + DEAD_LETTER_RETENTION + timedelta(days=1)
+"""How long the record must know what is final."""
+
+_CLOUD_RUN_GRACE: Final = timedelta(seconds=8)
+"""Cloud Run kills 10 s after SIGTERM. Handing back what has stopped takes part of the rest."""
+
+_ZERO, _SECOND, _HOUR, _DAY = timedelta(0), timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+_MIB: Final = 1024**2
 
 
 class PushAuth(StrEnum):
@@ -57,161 +52,187 @@ class PushAuth(StrEnum):
     OFF = "off"
 
 
-_project = variables.text(
-    r"([a-z0-9.-]{1,63}:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "use a project id, such as gyrinx-prod"
-)
-_account = variables.text(
-    r"[^@\s,;\"'<>\\\x00-\x1f\x7f-\U0010ffff]+@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?",
-    "use a service account's address, such as pubsub-invoker@project.iam.gserviceaccount.com",
-)
-_location = variables.text(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", "use a region, such as europe-west2")
-# 40 each leaves at least 161 of a topic's 251 characters to the task's path.
-_PART = r"[A-Za-z](?:(?!--)[A-Za-z0-9_.-]){0,39}"
-_PART_ALLOWED = "use a letter, then up to 39 letters, digits, `_`, `.` or `-`, without `--`"
-_environment = variables.text(rf"(?![Gg][Oo][Oo][Gg]){_PART}", f"{_PART_ALLOWED}, not beginning with goog")
-_namespace = variables.text(_PART, _PART_ALLOWED)
-
-
-def _new_instance() -> str:
-    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, checked. Sizes are bytes, durations are timedelta; `VARIABLES` says what each means."""
+    """Every setting, checked. Sizes are bytes, durations are timedelta. Each field is declared with its variable and meaning.
 
-    project_id: str | None = None
-    service_url: str | None = None
-    service_account: str | None = None
-    environment: str = "dev"
-    namespace: str = "gyrinx"
-    scheduler_location: str = "europe-west2"
-    database_url: str | None = field(default=None, repr=False)
-    database_password: str | None = field(default=None, repr=False)
-    modules: tuple[str, ...] = ()
-    setup: str | None = None
-    push_auth: PushAuth = PushAuth.OIDC
-    certs_url: str = "https://www.googleapis.com/oauth2/v1/certs"
-    db_pool_size: int = 5
-    db_pool_timeout: timedelta = 5 * _SECOND
-    db_prepared_statements: bool = True
-    max_concurrency: int = 80
-    max_inflight_bytes: int = 64 * MIB
-    threads: int = 32
-    lease: timedelta = 60 * _SECOND
-    shutdown_grace: timedelta = 8 * _SECOND
-    max_rejections: int = 5
-    rejection_grace: timedelta = 900 * _SECOND
-    max_delivery_attempts: int = 100
-    max_body_bytes: int = 20 * MIB
-    max_result_bytes: int = 1 * MIB
-    retention: timedelta = 30 * _DAY
-    status: bool = False
-    pubsub_emulator: str | None = None
-    scheduler_endpoint: str | None = None
-    port: int = 8080
-    on_cloud_run: bool = False
-    service_name: str | None = None
-    revision: str | None = None
-    instance: str = field(default_factory=_new_instance)
+    Attributes:
+        instance: the name of this process in the record, new with each `Settings`.
+    """
+
+    project_id: str | None = setting(
+        "GCP_PROJECT_ID", parsers.project, "the Google Cloud project; required to serve"
+    )
+    service_url: str | None = setting(
+        "CLOUD_RUN_SERVICE_URL",
+        parsers.service_url,
+        "the service's URL, https or http on loopback; required to serve",
+    )
+    service_account: str | None = setting(
+        "TASKS_SERVICE_ACCOUNT", parsers.account, "the account whose tokens pushes carry; required to serve"
+    )
+    environment: str = setting(
+        "TASKS_ENVIRONMENT", parsers.environment, "prefix of every resource name", "dev"
+    )
+    namespace: str = setting(
+        "TASKS_NAMESPACE", parsers.namespace, "middle part of every resource name", "gyrinx"
+    )
+    scheduler_location: str = setting(
+        "SCHEDULER_LOCATION", parsers.region, "region of the Cloud Scheduler jobs", "europe-west2"
+    )
+    database_url: str | None = setting(
+        "DATABASE_URL", parsers.dsn, "postgresql:// address of the record; required to serve", secret=True
+    )
+    database_password: str | None = setting(
+        "DATABASE_PASSWORD",
+        parsers.password,
+        "password of the record, such as from a secret; replaces the one in DATABASE_URL",
+        secret=True,
+    )
+    modules: tuple[str, ...] = setting(
+        "TASKS_MODULES",
+        parsers.modules,
+        "plugin modules, comma-separated, installed or in the working folder; unset: entry points in group receiver.tasks",
+        "",
+    )
+    setup: str | None = setting(
+        "TASKS_SETUP", parsers.entry, "module:callable run once before plugins load, such as django:setup"
+    )
+    push_auth: PushAuth = setting(
+        "TASKS_PUSH_AUTH",
+        parsers.choice(PushAuth, "use oidc, or off outside Cloud Run"),
+        "oidc, or off outside Cloud Run",
+        "oidc",
+    )
+    certs_url: str = setting(
+        "TASKS_OIDC_CERTS_URL",
+        parsers.certificates_url,
+        "where Google's signing certificates are",
+        "https://www.googleapis.com/oauth2/v1/certs",
+    )
+    # Cloud SQL allows 100 connections in all by default; anything near 500 is a slip.
+    db_pool_size: int = setting(
+        "TASKS_DB_POOL_SIZE", integer(1, 500), "connections that tasks of one instance may borrow", "5"
+    )
+    db_pool_timeout: timedelta = setting(
+        "TASKS_DB_POOL_TIMEOUT",
+        duration(_SECOND / 1000, 300 * _SECOND),
+        "how long a claim or a task waits for a connection",
+        "5s",
+    )
+    db_prepared_statements: bool = setting(
+        "TASKS_DB_PREPARED_STATEMENTS", parsers.flag, "off for a pooler that does not support them", "on"
+    )
+    # 1000 is Cloud Run's own limit.
+    max_concurrency: int = setting(
+        "TASKS_MAX_CONCURRENCY", integer(1, 1000), "deliveries in flight on one instance", "80"
+    )
+    max_inflight_bytes: int = setting(
+        "TASKS_MAX_INFLIGHT_BYTES", size(1, 32 * 1024 * _MIB), "all bodies in flight on one instance", "64MiB"
+    )
+    threads: int = setting("TASKS_THREADS", integer(1, 1000), "threads for def tasks on one instance", "32")
+    lease: timedelta = setting(
+        "TASKS_LEASE_SECONDS", duration(_SECOND, _HOUR), "how long a claim holds without a heartbeat", "60"
+    )
+    shutdown_grace: timedelta = setting(
+        "TASKS_SHUTDOWN_GRACE", duration(_ZERO, _HOUR), "how long tasks may go on after SIGTERM", "8"
+    )
+    max_rejections: int = setting(
+        "TASKS_MAX_REJECTIONS", integer(1, 1_000_000), "rejections of one message before it may be acked", "5"
+    )
+    rejection_grace: timedelta = setting(
+        "TASKS_REJECTION_GRACE",
+        duration(_ZERO, 31 * _DAY),
+        "time since the first rejection of a message before it may be acked",
+        "900s",
+    )
+    # Pub/Sub's own limits.
+    max_delivery_attempts: int = setting(
+        "TASKS_MAX_DELIVERY_ATTEMPTS", integer(5, 100), "deliveries before a dead letter, 5 to 100", "100"
+    )
+    # 32 MiB is Cloud Run's limit for an HTTP/1 body.
+    max_body_bytes: int = setting(
+        "TASKS_MAX_BODY_BYTES", size(1, 32 * _MIB), "largest push body that is read", "20MiB"
+    )
+    # jsonb itself ends at 255 MiB; a result is also held in memory and sent in a batch.
+    max_result_bytes: int = setting(
+        "TASKS_MAX_RESULT_BYTES", size(1, 64 * _MIB), "largest result that is stored", "1MiB"
+    )
+    retention: timedelta = setting(
+        "TASKS_RETENTION", duration(_SECOND, 3650 * _DAY), "how long final rows are kept, 15d at least", "30d"
+    )
+    status: bool = setting("TASKS_STATUS", parsers.flag, "on serves GET /tasks/status?group=KEY", "off")
+    pubsub_emulator: str | None = setting(
+        "PUBSUB_EMULATOR_HOST",
+        parsers.local_host,
+        "local only: host:port of an emulator, here or in a private network",
+    )
+    scheduler_endpoint: str | None = setting(
+        "TASKS_SCHEDULER_ENDPOINT", parsers.local_url, "local only: stands in for Cloud Scheduler and IAM"
+    )
+    port: int = setting("PORT", integer(0, 65535), "port to listen on; 0 lets the system choose", "8080")
+    service_name: str | None = setting("K_SERVICE", str, "set by Cloud Run: the service's name")
+    revision: str | None = setting("K_REVISION", str, "set by Cloud Run: the revision's name")
+    instance: str = field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    )
+
+    @property
+    def on_cloud_run(self) -> bool:
+        """Whether this process is an instance of a Cloud Run service."""
+        return self.service_name is not None
+
+    @property
+    def audiences(self) -> frozenset[str]:
+        """What a push token may be made for: the service's URL, or its push endpoint."""
+        url = self.service_url
+        return frozenset({url, url + PUSH_PATH}) if url else frozenset()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:
         """Reads and checks every variable.
 
         Raises:
-            SettingError: for the first value that is not allowed, a misspelt `TASKS_` variable, or a local-only
-                setting on Cloud Run.
+            SettingError: a misspelt variable, a value that is not allowed, alone, beside the others or on Cloud Run.
         """
-        refusals.typos(environ)
-        read = _Reader(environ)
-        settings = cls(
-            project_id=read.optional("GCP_PROJECT_ID", _project),
-            service_url=read.optional("CLOUD_RUN_SERVICE_URL", variables.service_url),
-            service_account=read.optional("TASKS_SERVICE_ACCOUNT", _account),
-            environment=read("TASKS_ENVIRONMENT", _environment),
-            namespace=read("TASKS_NAMESPACE", _namespace),
-            scheduler_location=read("SCHEDULER_LOCATION", _location),
-            database_url=read.optional("DATABASE_URL", variables.dsn, secret=True),
-            database_password=read.password("DATABASE_PASSWORD"),
-            modules=read.optional("TASKS_MODULES", variables.modules) or (),
-            setup=read.optional("TASKS_SETUP", variables.entry),
-            push_auth=read("TASKS_PUSH_AUTH", _push_auth),
-            certs_url=read("TASKS_OIDC_CERTS_URL", variables.certificates_url),
-            # Cloud SQL allows 100 connections in all by default; anything near 500 is a slip.
-            db_pool_size=read("TASKS_DB_POOL_SIZE", variables.integer(1, 500)),
-            db_pool_timeout=read("TASKS_DB_POOL_TIMEOUT", variables.duration(_SECOND / 1000, 300 * _SECOND)),
-            db_prepared_statements=read("TASKS_DB_PREPARED_STATEMENTS", variables.flag),
-            # 1000 is Cloud Run's own limit.
-            max_concurrency=read("TASKS_MAX_CONCURRENCY", variables.integer(1, 1000)),
-            max_inflight_bytes=read("TASKS_MAX_INFLIGHT_BYTES", variables.size(1, 32 * 1024 * MIB)),
-            threads=read("TASKS_THREADS", variables.integer(1, 1000)),
-            lease=read("TASKS_LEASE_SECONDS", variables.duration(_SECOND, _HOUR)),
-            shutdown_grace=read("TASKS_SHUTDOWN_GRACE", variables.duration(0 * _SECOND, _HOUR)),
-            max_rejections=read("TASKS_MAX_REJECTIONS", variables.integer(1, 1_000_000)),
-            rejection_grace=read("TASKS_REJECTION_GRACE", variables.duration(0 * _SECOND, 31 * _DAY)),
-            # Pub/Sub's own limits.
-            max_delivery_attempts=read("TASKS_MAX_DELIVERY_ATTEMPTS", variables.integer(5, 100)),
-            # 32 MiB is Cloud Run's limit for an HTTP/1 body.
-            max_body_bytes=read("TASKS_MAX_BODY_BYTES", variables.size(1, 32 * MIB)),
-            # jsonb itself ends at 255 MiB; a result is also held in memory and sent in a batch.
-            max_result_bytes=read("TASKS_MAX_RESULT_BYTES", variables.size(1, 64 * MIB)),
-            retention=read("TASKS_RETENTION", variables.duration(_SECOND, 3650 * _DAY)),
-            status=read("TASKS_STATUS", variables.flag),
-            pubsub_emulator=read.optional("PUBSUB_EMULATOR_HOST", variables.local_host),
-            scheduler_endpoint=read.optional("TASKS_SCHEDULER_ENDPOINT", variables.local_url),
-            port=read("PORT", variables.integer(0, 65535)),
-            on_cloud_run=read.raw("K_SERVICE") is not None,
-            service_name=read.raw("K_SERVICE"),
-            revision=read.raw("K_REVISION"),
-        )
-        refusals.contradictions(settings)
+        refuse_typos(environ, VARIABLES)
+        settings = cls(**{name: variable.read(environ) for name, variable in _FIELDS.items()})
+        _check_together(settings)
         if settings.on_cloud_run:
-            refusals.local_only(environ, settings)
+            _check_on_cloud_run(environ, settings)
         return settings
 
 
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """What `serve` cannot do without. With push authentication off the first three may be "" and `audiences` empty."""
+_FIELDS: dict[str, Variable] = {it.name: it.metadata["variable"] for it in fields(Settings) if it.metadata}
 
-    project_id: str
-    service_url: str
-    service_account: str
-    database_url: str = field(repr=False)
-    audiences: frozenset[str]
+VARIABLES: Final = (
+    *_FIELDS.values(),
+    # `receiver.emulator.faults` reads these.
+    Variable("TASKS_FAULT_DUPLICATE_RATE", None, "local only: share of messages delivered twice"),
+    Variable("TASKS_FAULT_FAILURE_RATE", None, "local only: share of deliveries answered with an error"),
+    Variable("TASKS_FAULT_DROP_RATE", None, "local only: share of deliveries lost"),
+    Variable("TASKS_FAULT_LATENCY_SECONDS", None, "local only: delay of every delivery"),
+    Variable("TASKS_FAULT_LATENCY_JITTER", None, "local only: random part of that delay"),
+    Variable("TASKS_FAULT_SEED", None, "local only: makes the faults repeatable"),
+)
+"""Every variable of ours, in the order of docs/settings.md."""
 
 
-def require_serving(settings: Settings) -> Serving:
-    """The settings that serving needs, all present.
+def require_serving(settings: Settings) -> None:
+    """Checks that everything is set that serving needs; with push authentication off, only the database is.
 
     Raises:
         SettingError: names the first missing variable and what it is for.
     """
-    google = (
-        (settings.project_id, "GCP_PROJECT_ID", "set it to the Google Cloud project, such as gyrinx-prod"),
-        (
-            settings.service_url,
-            "CLOUD_RUN_SERVICE_URL",
-            "set it to this service's URL, the audience of push tokens",
-        ),
-        (
-            settings.service_account,
-            "TASKS_SERVICE_ACCOUNT",
-            "set it to the account whose tokens pushes carry",
-        ),
-    )
-    for value, variable, purpose in google:
-        if value is None and settings.push_auth is PushAuth.OIDC:
-            raise SettingError(variable, None, purpose)
-    url = settings.service_url
-    return Serving(
-        project_id=settings.project_id or "",
-        service_url=url or "",
-        service_account=settings.service_account or "",
-        database_url=require_database(settings),
-        audiences=frozenset({url, url + PUSH_PATH}) if url else frozenset(),
-    )
+    needed = {
+        "project_id": "the Google Cloud project, such as gyrinx-prod",
+        "service_url": "this service's URL, the audience of push tokens",
+        "service_account": "the account whose tokens pushes carry",
+    }
+    for name, purpose in needed.items():
+        if getattr(settings, name) is None and settings.push_auth is PushAuth.OIDC:
+            raise SettingError(_FIELDS[name].name, None, f"set it to {purpose}")
+    require_database(settings)
 
 
 def require_database(settings: Settings) -> str:
@@ -226,50 +247,54 @@ def require_database(settings: Settings) -> str:
         )
     if settings.database_password is None:
         return settings.database_url
-    return variables.with_password(settings.database_url, settings.database_password)
+    return parsers.with_password(settings.database_url, settings.database_password)
 
 
 def environment_and_namespace(environ: Mapping[str, str]) -> tuple[str, str]:
     """The two parts that begin every resource name, checked as `Settings.from_environ` checks them."""
-    read = _Reader(environ)
-    return read("TASKS_ENVIRONMENT", _environment), read("TASKS_NAMESPACE", _namespace)
+    return _FIELDS["environment"].read(environ), _FIELDS["namespace"].read(environ)
 
 
-_DEFAULTS: Final = {variable.name: variable.default for variable in VARIABLES}
+def retention_too_short() -> str:
+    """What is allowed instead, and why."""
+    return (
+        f"use {_days(LEAST_RETENTION)} or more: Pub/Sub keeps a message for {_days(SUBSCRIPTION_RETENTION)} and its dead "
+        f"letter for {_days(DEAD_LETTER_RETENTION)} more, and what comes back after its record was pruned would run again"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Reader:
-    """Looks a variable up, parses it, and names it when that fails."""
-
-    environ: Mapping[str, str]
-
-    def raw(self, name: str) -> str | None:
-        return self.environ.get(name, "").strip() or None
-
-    def __call__(self, name: str, parse: Callable[[str], T]) -> T:
-        return self._parsed(name, self.raw(name) or _DEFAULTS[name], parse, secret=False)
-
-    def optional(self, name: str, parse: Callable[[str], T], *, secret: bool = False) -> T | None:
-        value = self.raw(name)
-        return None if value is None else self._parsed(name, value, parse, secret=secret)
-
-    def password(self, name: str) -> str | None:
-        # Blanks may be part of a password; the newline that a secret was saved with is not.
-        if self.raw(name) is None:
-            return None
-        return self._parsed(name, self.environ[name].rstrip("\r\n"), variables.password, secret=True)
-
-    def _parsed(self, name: str, value: str, parse: Callable[[str], T], *, secret: bool) -> T:
-        try:
-            return parse(value)
-        except Unreadable as error:
-            shown = _HIDDEN if secret else refusals.shown(value)
-            raise SettingError(name, shown, str(error)) from None
+def _check_together(settings: Settings) -> None:
+    """Refuses values that are allowed alone and not together."""
+    url = urlsplit(settings.service_url or "")
+    if url.scheme == "http" and not is_loopback(url.hostname or "") and settings.pubsub_emulator is None:
+        raise SettingError(
+            "CLOUD_RUN_SERVICE_URL",
+            settings.service_url,
+            "use https://host, or http://host on loopback; only an emulator (PUBSUB_EMULATOR_HOST) pushes elsewhere",
+        )
+    if settings.max_inflight_bytes < settings.max_body_bytes:
+        raise SettingError(
+            "TASKS_MAX_INFLIGHT_BYTES",
+            str(settings.max_inflight_bytes),
+            f"it must be TASKS_MAX_BODY_BYTES ({settings.max_body_bytes}) or more, or a large message never fits",
+        )
+    if settings.retention < LEAST_RETENTION:
+        raise SettingError("TASKS_RETENTION", _days(settings.retention), retention_too_short())
 
 
-def _push_auth(value: str) -> PushAuth:
-    try:
-        return PushAuth(value.lower())
-    except ValueError:
-        raise Unreadable("use oidc, or off outside Cloud Run") from None
+def _check_on_cloud_run(environ: Mapping[str, str], settings: Settings) -> None:
+    """Refuses what is for laptops and tests, and a grace that Cloud Run does not give."""
+    if settings.push_auth is PushAuth.OFF:
+        raise SettingError("TASKS_PUSH_AUTH", "off", "on Cloud Run (K_SERVICE is set) only oidc is allowed")
+    for name in sorted(environ):
+        value = environ[name].strip()
+        if value and (name in {"TASKS_SCHEDULER_ENDPOINT", "PUBSUB_EMULATOR_HOST"} or name.startswith(FAULT)):
+            allowed = "it is for local use and tests: unset it on Cloud Run (K_SERVICE is set)"
+            raise SettingError(name, shown(value), allowed)
+    if settings.shutdown_grace > _CLOUD_RUN_GRACE:
+        grace = f"{settings.shutdown_grace.total_seconds():g}"
+        raise SettingError("TASKS_SHUTDOWN_GRACE", grace, "use 8 or less: Cloud Run kills 10 s after SIGTERM")
+
+
+def _days(time: timedelta) -> str:
+    return f"{time / timedelta(days=1):.3g}d"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from receiver import maintenance, variables
+from receiver import maintenance, parsers
 from receiver.dev.folder import Folder
 from receiver.errors import ConfigurationError, PluginError
 from receiver.record.database import Database
@@ -33,8 +33,8 @@ def duration(option: str, text: str) -> timedelta:
         ConfigurationError: it is something else; names the option.
     """
     try:
-        return variables.duration(timedelta(0), timedelta(days=36500))(text)
-    except variables.Unreadable as error:
+        return parsers.duration(timedelta(0), timedelta(days=36500))(text)
+    except parsers.Unreadable as error:
         raise ConfigurationError(f"{option} is {text!r}; {error}") from None
 
 

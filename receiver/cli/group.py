@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from receiver.cli import arguments, terminal
 from receiver.reading.groups import MAX_KEY_BYTES, Group, find_group, is_key
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,17 +63,17 @@ async def _follow(
     settings: Settings, key: str, seconds: float | None, show: Callable[[Group], None]
 ) -> Group:
     """Looks until it is complete, nobody has the key, or the time is over."""
-    lane = Lane(arguments.database(settings), "receiver group")
+    connection = RecordConnection(arguments.database(settings), "receiver group")
     end = None if seconds is None else time.monotonic() + seconds
     try:
         while True:
-            group = await find_group(lane, key, namespace=settings.namespace)
+            group = await find_group(connection, key, namespace=settings.namespace)
             show(group)
             if group.complete or not group.total or (end is not None and time.monotonic() >= end):
                 return group
             await asyncio.sleep(INTERVAL)
     finally:
-        await lane.close()
+        await connection.close()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -15,25 +16,18 @@ from receiver.errors import ConfigurationError, SettingError
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
 from receiver.provision import rendering
-from receiver.provision.applying import Failed, Result
-from receiver.provision.cloud import Cloud
-from receiver.provision.desired import Push
+from receiver.provision.applying import ChangeFailed, Result
+from receiver.provision.desired import PushTarget
+from receiver.provision.google_admin import GoogleAdmin
 from receiver.provision.observed import ALL_KINDS
-from receiver.provision.provisioning import (
-    Goal,
-    Options,
-    Run,
-    provisioning_goal,
-    removal_goal,
-    wanted_by,
-)
+from receiver.provision.provisioning import ProvisionOptions, ProvisionRun, needed_by_record, wanted_by
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
-from receiver.settings import Settings, require_database
+from receiver.settings import Settings
 from receiver.tasks import registry
 
 if TYPE_CHECKING:
-    from receiver.provision.planning import Needed, Plan
+    from receiver.provision.planning import Plan
     from receiver.tasks.registry import Registry
 
 PUBSUB = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION})
@@ -91,8 +85,8 @@ def command(
     settings = Settings.from_environ(os.environ)
     scope = Scope.of(settings)
     kinds = _kinds(settings, skip_scheduler=skip_scheduler, skip_pubsub=skip_pubsub, grant=grant)
-    options = Options(kinds, only, grant, take_over, prune)
-    push = None if destroy else Push.of(settings)
+    options = ProvisionOptions(kinds, only, grant, take_over, prune)
+    push = None if destroy else PushTarget.of(settings)
     # Outside the loop: what plugins do while they are imported may not like one that runs (Django's queries do not).
     tasks = None if destroy else registry.load(settings).including(maintenance.ROUTES)
     session = _Session(settings, scope, options, changes=changes, yes=yes, as_json=as_json)
@@ -103,7 +97,14 @@ class _Session:
     """One call of the command."""
 
     def __init__(
-        self, settings: Settings, scope: Scope, options: Options, *, changes: bool, yes: bool, as_json: bool
+        self,
+        settings: Settings,
+        scope: Scope,
+        options: ProvisionOptions,
+        *,
+        changes: bool,
+        yes: bool,
+        as_json: bool,
     ) -> None:
         self._settings = settings
         self._scope = scope
@@ -113,14 +114,17 @@ class _Session:
         self._as_json = as_json
         self._console = terminal.console()
 
-    async def run(self, push: Push | None, tasks: Registry | None) -> bool:
+    async def run(self, push: PushTarget | None, tasks: Registry | None) -> bool:
         """Plans, asks, applies, looks again; whether all is well. Without tasks the environment is removed."""
         client = GoogleClient()
         try:
             endpoints = Endpoints.of(self._settings)
-            cloud = Cloud(client, endpoints, is_emulated=self._settings.pubsub_emulator is not None)
-            goal = await self._goal(cloud, push, tasks)
-            run = Run(cloud, self._scope, goal, self._ask_the_record)
+            admin = GoogleAdmin(client, endpoints, is_emulated=self._settings.pubsub_emulator is not None)
+            wanted = None
+            if push is not None and tasks is not None:
+                wanted = await wanted_by(tasks, admin, self._scope, push, self._options)
+            ask = partial(needed_by_record, self._settings, self._scope)
+            run = ProvisionRun(admin, self._scope, self._options, wanted, ask)
             plan = await run.plan()
             if not self._changes:
                 self._show(plan)
@@ -129,27 +133,7 @@ class _Session:
         finally:
             await client.close()
 
-    async def _goal(self, cloud: Cloud, push: Push | None, tasks: Registry | None) -> Goal:
-        if push is None or tasks is None:
-            return removal_goal(self._scope, self._options)
-        wanted = await wanted_by(tasks, cloud, self._scope, push, self._options)
-        return provisioning_goal(wanted, self._scope, self._options)
-
-    async def _ask_the_record(self) -> Needed:
-        try:
-            url = require_database(self._settings)
-        except SettingError as error:
-            raise ConfigurationError(
-                f"--prune asks the record first whether executions still need what it deletes: {error}"
-            ) from None
-        # SQLAlchemy and the driver are loaded for this only: without --prune no database is needed.
-        from receiver.provision.record import needed  # noqa: PLC0415 - as said
-        from receiver.record.database import Database  # noqa: PLC0415 - as said
-
-        database = Database.of(url, prepared_statements=self._settings.db_prepared_statements)
-        return await needed(database, self._scope)
-
-    async def _carry_out(self, run: Run, plan: Plan, *, destroy: bool) -> bool:
+    async def _carry_out(self, run: ProvisionRun, plan: Plan, *, destroy: bool) -> bool:
         if not self._as_json:
             self._show(plan)
         total = len(plan.changes)
@@ -166,7 +150,7 @@ class _Session:
         if total:
             await run.apply(plan, tell)
             left = await run.remaining()
-        failed = [result for result in results if isinstance(result, Failed)]
+        failed = [result for result in results if isinstance(result, ChangeFailed)]
         if self._as_json:
             shown = rendering.as_json(left, self._scope)
             terminal.print_json({**shown, "results": rendering.results_as_json(results)})
@@ -206,7 +190,8 @@ class _Session:
             terminal.fail("that is not its name; nothing was changed")
 
     def _print(self, line: rendering.Line) -> None:
-        self._console.print(terminal.clean(line.text), style=line.style, soft_wrap=True)
+        text, style = line
+        self._console.print(terminal.clean(text), style=style, soft_wrap=True)
 
 
 def _kinds(settings: Settings, *, skip_scheduler: bool, skip_pubsub: bool, grant: bool) -> frozenset[Kind]:

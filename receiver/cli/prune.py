@@ -10,9 +10,8 @@ import click
 
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError
-from receiver.record.connections import Lane
-from receiver.refusals import retention_too_short
-from receiver.settings import LEAST_RETENTION
+from receiver.record.connections import RecordConnection
+from receiver.settings import LEAST_RETENTION, retention_too_short
 from receiver.sweep.pruning import Gone, Pruning
 from receiver.telemetry import logs
 
@@ -45,13 +44,13 @@ def command(*, older_than: str | None, as_json: bool) -> None:
 
 
 async def _pruned(settings: Settings, older: timedelta) -> Gone:
-    lane = Lane(arguments.database(settings), "receiver prune")
-    pruning = Pruning(lane, namespace=settings.namespace, emit=logs.configure(settings))
+    connection = RecordConnection(arguments.database(settings), "receiver prune")
+    pruning = Pruning(connection, namespace=settings.namespace, emit=logs.configure(settings))
     total = Gone()
     try:
         for part in (pruning.prune(older), pruning.prune_sweeps()):
             async for step in part:
                 total += step
     finally:
-        await lane.close()
+        await connection.close()
     return total

@@ -20,18 +20,17 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
-from receiver import hosts
 from receiver.cli import arguments, terminal
 from receiver.dev.folder import KEY, NAME, Folder
 from receiver.emulator.push_client import Pusher, message
-from receiver.emulator.signer import Signer, serve_certificates
+from receiver.emulator.signer import CERTS_PATH, Signer
 from receiver.errors import ConfigurationError, SettingError
+from receiver.parsers import is_loopback
 from receiver.settings import PushAuth, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CERTS_PATH = "/certs"
 SUGGESTION = "http://127.0.0.1:8081/certs"
 TELLING = (
     "CLOUD_RUN_SERVICE_URL",
@@ -136,6 +135,8 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
         _check_served(client, settings.certs_url, signer)
         yield signer, False
         return
+    from receiver.emulator.in_thread import serve_certificates  # noqa: PLC0415 - loads a web server
+
     with ExitStack() as stack:
         try:
             stack.enter_context(serve_certificates(signer, host, port))
@@ -152,7 +153,7 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
 def _certificates_address(settings: Settings) -> tuple[str, int, str]:
     parts = urlsplit(settings.certs_url)
     host = parts.hostname or ""
-    if not hosts.is_loopback(host):
+    if not is_loopback(host):
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             settings.certs_url,
@@ -195,7 +196,7 @@ def _folder() -> Path:
 def _default(settings: Settings) -> str:
     """Where a receiver of these settings listens: what it calls itself, when that is here."""
     parts = urlsplit(settings.service_url or "")
-    is_here = parts.scheme == "http" and parts.port and hosts.is_loopback(parts.hostname or "")
+    is_here = parts.scheme == "http" and parts.port and is_loopback(parts.hostname or "")
     return settings.service_url if is_here and settings.service_url else f"http://127.0.0.1:{settings.port}"
 
 
@@ -206,7 +207,7 @@ def _target(url: str) -> str:
         is_here = parts.scheme in {"http", "https"} and parts.port != 0 and url.isprintable()
     except ValueError:
         is_here = False
-    if not is_here or not hosts.is_loopback(parts.hostname or ""):
+    if not is_here or not is_loopback(parts.hostname or ""):
         raise ConfigurationError(
             f"--url is {url!r}; push only goes to this machine, such as http://127.0.0.1:8080"
         )

@@ -11,15 +11,15 @@ import click
 
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError, RejectionReason
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
+from receiver.record.sql import replaying
 from receiver.sweep import replays, sweeper
 from receiver.text import is_storable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
     from receiver.sweep.sweeper import Sweeper
 
 
@@ -68,27 +68,27 @@ def command(*, ids: tuple[str, ...], reason: str | None, task: str | None) -> No
 
 async def _replayed(ids: Sequence[str], reason: str | None, task: str | None) -> Told:
     around = arguments.surroundings(lambda _: None)
-    lane = Lane(arguments.database(around.settings), "receiver replay")
+    connection = RecordConnection(arguments.database(around.settings), "receiver replay")
     try:
         async with sweeper.sweeping(around) as made:
             namespace = around.settings.namespace
             if reason is not None:
-                return await _for(made, lane, reason, task, namespace)
-            return await _named(made, lane, list(dict.fromkeys(ids)), namespace)
+                return await _for(made, connection, reason, task, namespace)
+            return await _named(made, connection, list(dict.fromkeys(ids)), namespace)
     finally:
-        await lane.close()
+        await connection.close()
 
 
-async def _named(made: Sweeper, lane: Executor, ids: list[str], namespace: str) -> Told:
+async def _named(made: Sweeper, connection: Executor, ids: list[str], namespace: str) -> Told:
     """Each id is an execution's, or else a rejected message's."""
     told = Told()
     known = [id_ for id_ in ids if is_storable(id_)]
-    states = await statements.find_states(lane, known, namespace=namespace)
-    moved = await statements.replay(lane, [id_ for id_ in known if id_ in states], namespace=namespace)
+    states = await replaying.find_states(connection, known, namespace=namespace)
+    moved = await replaying.replay(connection, [id_ for id_ in known if id_ in states], namespace=namespace)
     given = await made.owed.publish_these(sorted(moved))
     told.executions, told.owed = given.owed, len(moved) - given.owed
     rest = [id_ for id_ in known if id_ not in states]
-    found = await statements.find_rejected(lane, rest, namespace=namespace) if rest else []
+    found = await replaying.find_rejected(connection, rest, namespace=namespace) if rest else []
     replayed = await made.replays.replay(found)
     told.messages = len(replayed.keys)
     told.failures |= replayed.failures
@@ -101,10 +101,10 @@ async def _named(made: Sweeper, lane: Executor, ids: list[str], namespace: str) 
     return told
 
 
-async def _for(made: Sweeper, lane: Executor, reason: str, task: str | None, namespace: str) -> Told:
+async def _for(made: Sweeper, connection: Executor, reason: str, task: str | None, namespace: str) -> Told:
     told, after = Told(), ""
-    while found := await statements.find_rejected_for(
-        lane,
+    while found := await replaying.find_rejected_for(
+        connection,
         reason,
         namespace=namespace,
         task_name=task,

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from receiver.dev.processes import Instance
-    from receiver.emulator.backlog import Owed, Subscription
-    from receiver.emulator.in_thread import Beside
+    from receiver.emulator.backlog import Subscription, Unacked
+    from receiver.emulator.in_thread import LocalPubSub
 
 PROJECT: Final = "demo"
 SCHEDULED: Final = demo_tasks.cleanup
@@ -70,11 +70,13 @@ class Travels:
     def __init__(self) -> None:
         self._answers: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
 
-    def arrived(self, subscription: Subscription, owed: Owed, status: int) -> None:  # noqa: ARG002 - as `observe` is called
+    def arrived(self, subscription: Subscription, owed: Unacked, status: int) -> None:  # noqa: ARG002 - as `observe` is called
         """A push was answered; told in the thread of the local Pub/Sub."""
         self._answers.put((subscription.name, status))
 
-    def all(self, pubsub: Beside, receiver: Instance, email: str, database_url: str) -> Iterator[Journey]:
+    def all(
+        self, pubsub: LocalPubSub, receiver: Instance, email: str, database_url: str
+    ) -> Iterator[Journey]:
         """Every journey, again and again as it goes on, until each has ended."""
         for journey in JOURNEYS:
             _provision(pubsub, journey.task, f"{receiver.url}/tasks/pubsub/", email, receiver.url)
@@ -88,7 +90,7 @@ class Travels:
             backends.configure(None)
             asyncio.run(backend.aclose())
 
-    def _one(self, pubsub: Beside, journey: Journey) -> Iterator[Journey]:
+    def _one(self, pubsub: LocalPubSub, journey: Journey) -> Iterator[Journey]:
         subscription = _subscription(journey.task)
         _start(pubsub, journey.task)
         yield journey
@@ -104,7 +106,7 @@ class Travels:
                 yield journey
 
 
-def _end(pubsub: Beside, subscription: str, status: int) -> str:
+def _end(pubsub: LocalPubSub, subscription: str, status: int) -> str:
     """Where the message is now; "" while Pub/Sub owes it."""
     if status == 200:  # noqa: PLR2004 - HTTP's number
         return "acked"
@@ -118,7 +120,7 @@ def _end(pubsub: Beside, subscription: str, status: int) -> str:
     return pubsub.call(look)
 
 
-def _start(pubsub: Beside, task: str) -> None:
+def _start(pubsub: LocalPubSub, task: str) -> None:
     """Enqueues a task; the scheduled one is published as Cloud Scheduler does it."""
     if task == SCHEDULED.name:
         pubsub.call(lambda broker: broker.publish(_topic(task), [scheduled_message(task)]))
@@ -141,7 +143,7 @@ def _name(task: str) -> str:
     return topic_name(settings.environment, settings.namespace, getattr(demo_tasks, task).path)
 
 
-def _provision(pubsub: Beside, task: str, endpoint: str, email: str, audience: str) -> None:
+def _provision(pubsub: LocalPubSub, task: str, endpoint: str, email: str, audience: str) -> None:
     """A task's topic, its push subscription with OIDC, and where its dead letters go."""
     topic = _topic(task)
     bodies = (

@@ -23,13 +23,14 @@ from receiver.dev.child import Child, Tether
 from receiver.dev.folder import KEY, MESSAGES
 from receiver.dev.local_routes import LocalRoute
 from receiver.dev.scheduler import Scheduler
+from receiver.emulator.api import create_api
 from receiver.emulator.broker import Broker
 from receiver.emulator.faults import Faults
-from receiver.emulator.in_thread import HOST, serve
-from receiver.emulator.pubsub import create_pubsub
+from receiver.emulator.in_thread import serve
 from receiver.emulator.pushing import Deliveries
 from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError, PluginError
+from receiver.parsers import LOOPBACK
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +81,7 @@ class Dev:
         work = [
             asyncio.create_task(one)
             for one in (
-                serve(create_pubsub(self._broker, self._signer), self._ground.listener),
+                serve(create_api(self._broker, self._signer), self._ground.listener),
                 self._watch(),  # first looked at before the plugins are: no save is missed
                 self._live(),
                 self._deliveries.run(),
@@ -142,7 +143,7 @@ class Dev:
             self._tether,
             folder=self._ground.working,
             environ=self._ground.environ,
-            host=HOST,
+            host=LOOPBACK,
             url=self._ground.place.url,
             debug=self._debug,
         )

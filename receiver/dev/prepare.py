@@ -16,11 +16,12 @@ from typing import Final
 from receiver.dev.folder import STATE, Folder, Ports
 from receiver.dev.local_routes import Place
 from receiver.dev.processes import EMAIL, PROJECT
+from receiver.emulator.api import OIDC_CERTS_PATH
 from receiver.emulator.faults import FaultSettings
-from receiver.emulator.in_thread import HOST, listening
-from receiver.emulator.pubsub import CERTS_PATH
+from receiver.emulator.in_thread import listening
 from receiver.errors import ConfigurationError
 from receiver.local_postgres.server import Postgres
+from receiver.parsers import LOOPBACK
 from receiver.record import migrations
 from receiver.settings import Settings
 
@@ -99,7 +100,7 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Ground]:
                 settings.project_id or PROJECT,
                 settings.environment,
                 settings.namespace,
-                f"http://{HOST}:{ports.receiver}",
+                f"http://{LOOPBACK}:{ports.receiver}",
                 EMAIL,
             )
             shared = _shared(given, place, ports, postgres.url())
@@ -108,7 +109,7 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Ground]:
             own["PYTHONUNBUFFERED"] = "1"
             lines = (
                 f"receiver      {place.url}/tasks/pubsub/",
-                f"Pub/Sub       http://{HOST}:{ports.pubsub}",
+                f"Pub/Sub       http://{LOOPBACK}:{ports.pubsub}",
                 f"PostgreSQL    {postgres.url()}",
                 f"environment   {_short(file, working)}  (for a process that enqueues)",
                 *(["faults        on (TASKS_FAULT_*)"] if faults.any else []),
@@ -121,12 +122,12 @@ def _shared(given: Mapping[str, str], place: Place, ports: Ports, database_url: 
     shared = {
         "DATABASE_URL": database_url,
         "GCP_PROJECT_ID": place.project,
-        "PUBSUB_EMULATOR_HOST": f"{HOST}:{ports.pubsub}",
+        "PUBSUB_EMULATOR_HOST": f"{LOOPBACK}:{ports.pubsub}",
         "TASKS_ENVIRONMENT": place.environment,
         "TASKS_NAMESPACE": place.namespace,
         "CLOUD_RUN_SERVICE_URL": place.url,
         "TASKS_SERVICE_ACCOUNT": place.email,
-        "TASKS_OIDC_CERTS_URL": f"http://{HOST}:{ports.pubsub}{CERTS_PATH}",
+        "TASKS_OIDC_CERTS_URL": f"http://{LOOPBACK}:{ports.pubsub}{OIDC_CERTS_PATH}",
     }
     if given.get("TASKS_MODULES"):
         shared["TASKS_MODULES"] = given["TASKS_MODULES"]
@@ -185,7 +186,7 @@ def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((LOOPBACK, port))
         except OSError:
             return False
     return True

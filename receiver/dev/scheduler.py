@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim
 
 from receiver.contract.message import scheduled_payload
-from receiver.emulator.broker import Published
+from receiver.emulator.backlog import PubsubMessage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ LONGEST_SLEEP: Final = 30.0
 """Seconds between two looks at the clock at most: a laptop may sleep, and its clock may be set."""
 
 
-def scheduled_message(name: str) -> Published:
+def scheduled_message(name: str) -> PubsubMessage:
     """A firing as `topics.publish` takes it."""
-    return Published(base64.b64encode(scheduled_payload(name)).decode(), {"task_name": name})
+    return PubsubMessage(base64.b64encode(scheduled_payload(name)).decode(), {"task_name": name})
 
 
 def next_firing(schedule: str, timezone: str, after: float) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from receiver.doctor.database_look import PATIENT, SWEEPS
 from receiver.doctor.findings import Check, Finding, Severity
 from receiver.maintenance import SWEEP
-from receiver.record.ledger import LANES
+from receiver.record.ledger import LEDGER_CONNECTIONS
 from receiver.record.migrations import TABLES
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Fleet:
     @property
     def each(self) -> int:
         """Connections of one instance at most."""
-        return LANES + HEARTBEAT + self.pool
+        return LEDGER_CONNECTIONS + HEARTBEAT + self.pool
 
 
 def unreachable(error: DatabaseUnavailable) -> Finding:

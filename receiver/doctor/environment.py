@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from receiver.doctor.findings import Check, Finding, Severity
 from receiver.errors import SettingError
-from receiver.hosts import is_loopback
+from receiver.parsers import is_loopback
 from receiver.settings import PushAuth, Settings, require_serving
 
 _MENDS: Final = {

@@ -26,8 +26,8 @@ from receiver.doctor.findings import Check, Finding, Report, Severity, Unseen
 from receiver.errors import DatabaseUnavailable, GoogleError, PluginError, SettingError
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
-from receiver.provision.cloud_run import CloudRun
-from receiver.provision.desired import Push
+from receiver.provision.desired import PushTarget
+from receiver.provision.google_admin import GoogleAdmin
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
 from receiver.record.database import Database
@@ -35,7 +35,7 @@ from receiver.settings import PushAuth, require_database
 from receiver.tasks import registry
 
 if TYPE_CHECKING:
-    from receiver.provision.cloud_run import Service
+    from receiver.doctor.cloud_run import CloudRunService
     from receiver.settings import Settings
     from receiver.tasks.route import TaskRoute
 
@@ -191,16 +191,14 @@ class Examination:
     def _view(self, client: GoogleClient) -> cloud.View | None:
         """How Google's side can be looked at; None where it is not known what should be there, which is then noted."""
         try:
-            scope, push = Scope.of(self._settings), Push.of(self._settings)
+            scope, push = Scope.of(self._settings), PushTarget.of(self._settings)
         except SettingError as error:
             self._blind(str(error))
             return None
         if self._plugins.routes is None:
             self._blind("what should be there is not known: the plugins cannot be loaded")
             return None
-        return cloud.View(
-            self._settings, self._plugins.routes, scope, push, client, Endpoints.of(self._settings)
-        )
+        return cloud.View(self._plugins.routes, scope, push, client, Endpoints.of(self._settings))
 
     def _blind(self, why: str) -> None:
         parts = {Check.PUBSUB, Check.SCHEDULER, Check.ROLES} - self._skipped
@@ -208,10 +206,10 @@ class Examination:
 
     async def _service(self, client: GoogleClient) -> cloud.Deployed | None:
         scope = Scope.of(self._settings)
-        run = CloudRun(client, Endpoints.of(self._settings).run)
+        admin = GoogleAdmin(client, Endpoints.of(self._settings))
         name = self._options.service or self._settings.service_name
         try:
-            found = await cloud.deployed(run, self._settings, name, self._options.region)
+            found = await cloud.deployed(admin, self._settings, name, self._options.region)
         except GoogleError as error:
             found = cloud.refusal(error, scope)
         if isinstance(found, str):
@@ -236,7 +234,7 @@ class Examination:
                 deployed.service, deployed.invokers, self._settings, self._environ
             )
 
-    def _fleet(self, there: Service | None) -> database.Fleet:
+    def _fleet(self, there: CloudRunService | None) -> database.Fleet:
         told = self._options.max_instances
         deployed = None if there is None else there.max_instances
         return database.Fleet(

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
+from receiver.doctor.cloud_run import CloudRunService, service_of
 from receiver.errors import GoogleError, GoogleForbidden, GoogleMissing
-from receiver.provision.cloud import Cloud
-from receiver.provision.cloud_run import CloudRun, Service
-from receiver.provision.crew import each
-from receiver.provision.desired import Push, desired, desired_grants
-from receiver.provision.explanations import explained
+from receiver.provision.desired import PushTarget, desired, desired_grants
+from receiver.provision.google_admin import GoogleAdmin, explained
 from receiver.provision.observed import Observed, observe
 from receiver.provision.planning import Plan, plan
 from receiver.provision.resources import Grant, Kind, Wanted
@@ -26,6 +24,9 @@ if TYPE_CHECKING:
     from receiver.google.endpoints import Endpoints
     from receiver.settings import Settings
     from receiver.tasks.route import TaskRoute
+
+
+INVOKER: Final = "roles/run.invoker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Roles:
 class Deployed:
     """The service; `invokers` is None where its policy may not be read."""
 
-    service: Service
+    service: CloudRunService
     invokers: frozenset[str] | None
 
 
@@ -62,33 +63,32 @@ class View:
 
     def __init__(
         self,
-        settings: Settings,
         routes: Sequence[TaskRoute],
         scope: Scope,
-        push: Push,
+        push: PushTarget,
         client: GoogleClient,
         endpoints: Endpoints,
     ) -> None:
         self._scope = scope
         self._push = push
         self._wanted = desired(routes, scope, push)
-        self._cloud = Cloud(client, endpoints, is_emulated=settings.pubsub_emulator is not None)
+        self._admin = GoogleAdmin(client, endpoints)
 
     async def provisioned(self, *kinds: Kind) -> Provisioned:
         """What is there of these kinds. Raises GoogleError."""
-        observed = await observe(self._cloud, self._scope, frozenset(kinds))
+        observed = await observe(self._admin, self._scope, frozenset(kinds))
         wanted = [one for one in self._wanted if one.item.kind in kinds]
         return Provisioned(plan(wanted, observed, self._scope), observed)
 
     async def roles(self) -> Roles:
         """Which roles Pub/Sub's own account lacks, on what is there. Raises GoogleError."""
-        number = await self._cloud.project_number(self._scope)
+        number = await self._admin.project_number(self._scope)
         grants = [
             one
             for one in desired_grants(self._wanted, self._scope, self._push, number)
             if one.former is None and isinstance(one.item, Grant)
         ]
-        found = dict(await each(grants, self._policy))
+        found = dict(await self._admin.each(grants, self._policy))
         policies = {target: one for target, one in found.items() if isinstance(one, Mapping)}
         seen = Observed(policies=policies)
         return Roles(
@@ -104,7 +104,7 @@ class View:
         """The policy of a grant's target, why it cannot be read, or None where there is no such resource: that is said elsewhere."""
         target = one.item.target if isinstance(one.item, Grant) else one.item.name
         try:
-            return target, await self._cloud.policy(target)
+            return target, await self._admin.policy(target)
         except GoogleMissing:
             return target, None
         except GoogleForbidden as error:
@@ -114,7 +114,7 @@ class View:
 
 
 async def deployed(
-    run: CloudRun, settings: Settings, service: str | None, region: str | None
+    admin: GoogleAdmin, settings: Settings, service: str | None, region: str | None
 ) -> Deployed | str:
     """The Cloud Run service that the settings mean, or why it cannot be told which that is.
 
@@ -129,18 +129,26 @@ async def deployed(
     parent = f"projects/{settings.project_id}/locations/{where}"
     if service is not None:
         try:
-            found = await run.get(f"{parent}/services/{service}")
+            found = service_of(await admin.read(f"{parent}/services/{service}"))
         except GoogleMissing:
             return f"there is no service {service} in {where}; say where with --region"
     else:
-        sought = await run.find(parent, settings.service_url or "")
+        services = [service_of(body) for body in await admin.listed(parent, "services")]
+        sought = next((one for one in services if settings.service_url in one.urls), None)
         if sought is None:
             return f"no service in {where} answers at {settings.service_url}; name it with --service and --region"
         found = sought
     try:
-        return Deployed(found, await run.invokers(found.name))
+        policy = await admin.policy(found.name)
     except GoogleForbidden:
         return Deployed(found, None)
+    bindings = [one for one in policy.get("bindings", []) if not one.get("condition")]
+    return Deployed(
+        found,
+        frozenset(
+            member for one in bindings if one.get("role") == INVOKER for member in one.get("members", [])
+        ),
+    )
 
 
 def region_of(url: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from receiver.doctor.findings import Check, Finding, Severity
 from receiver.provision.desired import MAKES_TOKENS, PUBLISHER
-from receiver.provision.planning import Create, Delete, Kept, Refused, Update
+from receiver.provision.planning import ChangeRefused, Create, Delete, Kept, Update
 from receiver.provision.resources import Kind
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _drifted(seen: Provisioned, check: Check) -> Iterator[Finding]:
                 yield Finding(
                     check, Severity.WARNING, "orphan", what, "it fires for a task that rejects it", APPLY
                 )
-            case Refused(item=item, why=why):
+            case ChangeRefused(item=item, why=why):
                 reason, _, way = why.rpartition("; ")
                 yield Finding(
                     check,

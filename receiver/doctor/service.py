@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from receiver.doctor.findings import Check, Finding, Severity
-from receiver.provision.cloud_run import INVOKER
+from receiver.doctor.google_look import INVOKER
 from receiver.settings import VARIABLES
 
 if TYPE_CHECKING:
-    from receiver.provision.cloud_run import Service
+    from receiver.doctor.cloud_run import CloudRunService
     from receiver.settings import Settings
 
 DEFAULT_MAX_INSTANCES: Final = 100
@@ -37,7 +37,7 @@ _finding = partial(Finding, Check.SERVICE)
 
 
 def judge(
-    service: Service, invokers: frozenset[str] | None, settings: Settings, environ: Mapping[str, str]
+    service: CloudRunService, invokers: frozenset[str] | None, settings: Settings, environ: Mapping[str, str]
 ) -> list[Finding]:
     """Findings about the service.
 
@@ -53,7 +53,7 @@ def judge(
     ]
 
 
-def _address(service: Service, settings: Settings) -> list[Finding]:
+def _address(service: CloudRunService, settings: Settings) -> list[Finding]:
     if settings.service_url is None or settings.service_url in service.urls:
         return []
     return [
@@ -67,7 +67,7 @@ def _address(service: Service, settings: Settings) -> list[Finding]:
     ]
 
 
-def _entrance(service: Service, invokers: frozenset[str] | None, settings: Settings) -> list[Finding]:
+def _entrance(service: CloudRunService, invokers: frozenset[str] | None, settings: Settings) -> list[Finding]:
     found = []
     if service.ingress == "INGRESS_TRAFFIC_ALL":
         found.append(
@@ -107,7 +107,7 @@ def _entrance(service: Service, invokers: frozenset[str] | None, settings: Setti
     return found
 
 
-def _capacity(service: Service, settings: Settings) -> list[Finding]:
+def _capacity(service: CloudRunService, settings: Settings) -> list[Finding]:
     found = []
     if service.concurrency > settings.max_concurrency:
         found.append(
@@ -133,9 +133,9 @@ def _capacity(service: Service, settings: Settings) -> list[Finding]:
     return found
 
 
-def _environment(service: Service, environ: Mapping[str, str]) -> list[Finding]:
+def _environment(service: CloudRunService, environ: Mapping[str, str]) -> list[Finding]:
     """The service's variables against those that this look was made with."""
-    defaults = {one.name: one.default for one in VARIABLES}
+    defaults = {one.name: one.default or "" for one in VARIABLES}
     found = []
     for name, default in defaults.items():
         if name in _SECRET | _OF_THE_PLATFORM or name.startswith(_LOCAL):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from receiver.doctor.findings import Check, Finding, Severity
 
 if TYPE_CHECKING:
-    from receiver.provision.cloud_run import Service
+    from receiver.doctor.cloud_run import CloudRunService
     from receiver.tasks.route import TaskRoute
 
 LONGEST_REQUEST: Final = 3600
@@ -29,7 +29,7 @@ def judge(
     routes: Sequence[TaskRoute],
     undeclared: Sequence[str],
     environ: Mapping[str, str],
-    service: Service | None = None,
+    service: CloudRunService | None = None,
 ) -> list[Finding]:
     """Findings about the tasks.
 
@@ -56,7 +56,7 @@ def _undeclared(path: str) -> Finding:
 
 
 def _switched_off(
-    routes: Sequence[TaskRoute], environ: Mapping[str, str], service: Service | None
+    routes: Sequence[TaskRoute], environ: Mapping[str, str], service: CloudRunService | None
 ) -> list[Finding]:
     if service is None:
         there, where = environ, "here"
@@ -81,7 +81,7 @@ def _switched_off(
     ]
 
 
-def _timeouts(route: TaskRoute, service: Service | None) -> list[Finding]:
+def _timeouts(route: TaskRoute, service: CloudRunService | None) -> list[Finding]:
     found = []
     seconds = route.effective_timeout
     if seconds > route.ack_deadline and not (service is not None and service.cpu_always):

@@ -1,9 +1,9 @@
-"""What one subscription owes, and to whom it may be given next.
+"""The unacked messages of one subscription, and which of them may be delivered next.
 
-Invariant: each owed message is in exactly one place: ready, waiting for its time, or taken (a push is under way, or a
-pull holds its lease). Whatever is asked costs the same with ten messages as with a hundred thousand.
+Invariant: each unacked message is in exactly one place: ready, waiting for its time, or taken (a push is under way, or
+a pull holds its lease). Every operation costs the same with ten messages as with a hundred thousand.
 
-Next: `receiver.emulator.broker` keeps one for each subscription.
+Next: `receiver.emulator.broker` keeps one backlog for each subscription.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ DEFAULT_DELIVERY_ATTEMPTS: Final = 5
 """Pub/Sub's own default for a dead-letter policy that names none."""
 
 
-class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A published message. `data` is base64 text, as it came and as it is sent."""
+class PubsubMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """Google's resource of this name. `data` is base64 text; the broker sets `message_id` and `publish_time`."""
 
-    message_id: str
-    publish_time: str
     data: str = ""
     attributes: dict[str, str] = {}
     ordering_key: str = ""
+    message_id: str = ""
+    publish_time: str = ""
 
 
 @dataclass(slots=True, eq=False)
-class Owed:
-    """A message that one subscription still owes.
+class Unacked:
+    """A message that one subscription has to deliver until it is acked.
 
     Attributes:
         attempts: deliveries so far.
-        late: a fault has held it back already; none does so twice.
-        lease: of a pull: its ack id.
-        until: until when it waits, or its lease holds; None when it is ready, or a push of it is under way.
+        late: a fault has delayed it already; no message is delayed twice.
+        lease: the ack id while a pull holds it.
+        until: when its wait or its lease ends; None when it is ready, or while it is pushed.
     """
 
-    message: Message
+    message: PubsubMessage
     attempts: int = 0
     late: bool = False
     lease: str | None = None
@@ -56,108 +56,108 @@ class Owed:
 
 
 class _Timers:
-    """Messages by the time at which their waiting ends. One that was given another time meanwhile is passed over."""
+    """Messages by the time at which their waiting ends. An entry whose message got another time is skipped."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Owed]] = []
+        self._heap: list[tuple[float, int, Unacked]] = []
         self._ties = count()
 
-    def add(self, owed: Owed, until: float) -> None:
-        owed.until = until
-        heapq.heappush(self._heap, (until, next(self._ties), owed))
+    def add(self, unacked: Unacked, until: float) -> None:
+        unacked.until = until
+        heapq.heappush(self._heap, (until, next(self._ties), unacked))
 
-    def ended(self, now: float) -> Iterator[Owed]:
+    def ended(self, now: float) -> Iterator[Unacked]:
         while self._heap and self._heap[0][0] <= now:
-            until, _, owed = heapq.heappop(self._heap)
-            if owed.until == until:
-                owed.until = None
-                yield owed
+            until, _, unacked = heapq.heappop(self._heap)
+            if unacked.until == until:
+                unacked.until = None
+                yield unacked
 
     def first(self) -> float | None:
         return self._heap[0][0] if self._heap else None
 
 
 class Backlog:
-    """Everything that one subscription owes. Times are the broker's clock's."""
+    """The unacked messages of one subscription. Times are by the broker's clock."""
 
     def __init__(self) -> None:
-        self._owed: dict[str, Owed] = {}
-        self._ready: deque[Owed] = deque()
+        self._unacked: dict[str, Unacked] = {}
+        self._ready: deque[Unacked] = deque()
         self._waiting = _Timers()
         self._leases = _Timers()
-        self._leased: dict[str, Owed] = {}
+        self._leased: dict[str, Unacked] = {}
 
     def __len__(self) -> int:
-        return len(self._owed)
+        return len(self._unacked)
 
-    def __contains__(self, owed: Owed) -> bool:
-        return self._owed.get(owed.message.message_id) is owed
+    def __contains__(self, unacked: Unacked) -> bool:
+        return self._unacked.get(unacked.message.message_id) is unacked
 
-    def __iter__(self) -> Iterator[Owed]:
-        return iter(self._owed.values())
+    def __iter__(self) -> Iterator[Unacked]:
+        return iter(self._unacked.values())
 
-    def add(self, owed: Iterable[Owed]) -> None:
-        """New messages, ready at once."""
-        for one in owed:
-            self._owed[one.message.message_id] = one
-            self._ready.append(one)
+    def add(self, messages: Iterable[Unacked]) -> None:
+        """Adds new messages, ready at once."""
+        for unacked in messages:
+            self._unacked[unacked.message.message_id] = unacked
+            self._ready.append(unacked)
 
-    def remove(self, owed: Owed) -> None:
-        """It is owed no more; where it stands in a queue it is passed over."""
-        self._owed.pop(owed.message.message_id, None)
-        self._free(owed)
+    def remove(self, unacked: Unacked) -> None:
+        """Forgets a message; its place in a queue is skipped."""
+        self._unacked.pop(unacked.message.message_id, None)
+        self._free(unacked)
 
-    def take(self, now: float) -> Owed | None:
-        """The next that is ready, counted as delivered once more; None when there is none."""
+    def take(self, now: float) -> Unacked | None:
+        """The next message that is ready, one delivery counted; None when none is ready."""
         self._ready.extend(self._waiting.ended(now))
         while self._ready:
-            owed = self._ready.popleft()
-            if owed in self:
-                owed.attempts += 1
-                return owed
+            unacked = self._ready.popleft()
+            if unacked in self:
+                unacked.attempts += 1
+                return unacked
         return None
 
-    def lease(self, owed: Owed, until: float) -> str:
-        """A taken one belongs to a pull until then; its ack id."""
-        owed.lease = secrets.token_urlsafe(16)
-        self._leased[owed.lease] = owed
-        self._leases.add(owed, until)
-        return owed.lease
+    def lease(self, unacked: Unacked, until: float) -> str:
+        """Leases a taken message to a pull; returns the ack id."""
+        unacked.lease = secrets.token_urlsafe(16)
+        self._leased[unacked.lease] = unacked
+        self._leases.add(unacked, until)
+        return unacked.lease
 
-    def extend(self, owed: Owed, until: float) -> None:
-        """Its lease holds until then."""
-        self._leases.add(owed, until)
+    def extend(self, unacked: Unacked, until: float) -> None:
+        """Moves the end of a lease."""
+        self._leases.add(unacked, until)
 
-    def leased(self, ack_ids: Iterable[str]) -> list[Owed]:
-        """Those that these ack ids stand for; one unknown or outlived stands for none, as with Pub/Sub."""
+    def leased(self, ack_ids: Iterable[str]) -> list[Unacked]:
+        """The messages of these ack ids. Unknown and expired ids are skipped, as by Pub/Sub."""
         return [self._leased[ack_id] for ack_id in ack_ids if ack_id in self._leased]
 
-    def lapsed(self, now: float) -> list[Owed]:
-        """Those whose lease has run out: whoever asks puts each back, or removes it."""
+    def lapsed(self, now: float) -> list[Unacked]:
+        """The messages whose lease has ended. The caller puts each back or removes it."""
         return list(self._leases.ended(now))
 
-    def put_back(self, owed: Owed, *, until: float | None = None) -> None:
-        """A taken one is nobody's again: ready at once, or then."""
-        self._free(owed)
+    def put_back(self, unacked: Unacked, *, until: float | None = None) -> None:
+        """Makes a taken message ready at once, or at `until`."""
+        self._free(unacked)
         if until is None:
-            self._ready.append(owed)
+            self._ready.append(unacked)
         else:
-            self._waiting.add(owed, until)
+            self._waiting.add(unacked, until)
 
     def next_due(self) -> float | None:
-        """When something becomes ready if nothing changes; None when nothing will."""
+        """When the next message becomes ready if nothing changes; None when none will."""
         times = [time for time in (self._waiting.first(), self._leases.first()) if time is not None]
         return 0.0 if self._ready else min(times, default=None)
 
-    def _free(self, owed: Owed) -> None:
-        if owed.lease is not None:
-            self._leased.pop(owed.lease, None)
-        owed.lease = owed.until = None
+    def _free(self, unacked: Unacked) -> None:
+        if unacked.lease is not None:
+            self._leased.pop(unacked.lease, None)
+        unacked.lease = unacked.until = None
 
 
 @dataclass(slots=True)
 class Subscription:
-    """A subscription: `body` is its REST resource, `backlog` what it owes."""
+    """A subscription. `body` is its REST resource."""
 
     name: str
     body: dict[str, Any]
@@ -180,18 +180,18 @@ class Subscription:
 
     @property
     def push_endpoint(self) -> str:
-        """Where it pushes to; "" for a pull subscription."""
+        """The URL it pushes to; "" for a pull subscription."""
         return str(self.push_config.get("pushEndpoint", ""))
 
     @property
     def dead_letter(self) -> tuple[str, int] | None:
-        """The dead-letter topic and the number of deliveries after which it gets a message."""
+        """The dead-letter topic, and the number of deliveries after which a message goes there."""
         policy = self.body.get("deadLetterPolicy") or {}
         topic = policy.get("deadLetterTopic")
         return (topic, int(policy.get("maxDeliveryAttempts") or DEFAULT_DELIVERY_ATTEMPTS)) if topic else None
 
     def backoff(self, attempts: int) -> float:
-        """Seconds until the next delivery after so many: between the retry policy's bounds; none means at once."""
+        """Seconds until the next delivery after so many attempts, by the retry policy; 0 without one."""
         policy = self.body.get("retryPolicy")
         if policy is None:
             return 0.0
@@ -201,10 +201,10 @@ class Subscription:
 
 
 def seconds(duration: str) -> float:
-    """Google's form of a duration: "10s", "1.5s".
+    """Seconds of a duration in Google's form: "10s", "1.5s".
 
     Raises:
-        ValueError: it is not one.
+        ValueError: it has another form.
     """
     if not duration.endswith("s"):
         raise ValueError(f"{duration!r} is no duration: write seconds followed by s")

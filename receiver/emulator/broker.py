@@ -1,10 +1,10 @@
-"""Topics, subscriptions and the messages that each subscription still owes: the state of the local Pub/Sub.
+"""Topics, subscriptions and their unacked messages: the state of the local Pub/Sub.
 
-Everything is in memory and in one SQLite file, so that messages survive a restart of `receiver dev`. A message is owed
-once for each subscription of its topic, until it is acked or moved to the dead-letter topic; nothing else removes it
-but the end of its subscription.
+Everything is in memory and in one SQLite file, so that messages survive a restart of `receiver dev`. Each subscription
+of a topic keeps its own copy of a message until that is acked, moved to the dead-letter topic, or the subscription is
+deleted.
 
-Next: `receiver.emulator.pubsub` speaks REST about it, `receiver.emulator.pushing` pushes what is due.
+Next: `receiver.emulator.api` is its REST API, `receiver.emulator.pushing` pushes what is due.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from receiver.emulator.backlog import Message, Owed, Subscription
+from receiver.emulator.backlog import PubsubMessage, Subscription, Unacked
 from receiver.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -26,31 +26,23 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS resources (name TEXT PRIMARY KEY, kind TEXT NOT NULL, body BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS owed (
+CREATE TABLE IF NOT EXISTS unacked (
     subscription TEXT NOT NULL, message_id TEXT NOT NULL, message BLOB NOT NULL, attempts INTEGER NOT NULL,
     PRIMARY KEY (subscription, message_id)
 );
 """
-# A killed process loses nothing of this; a power cut may lose the last messages, which is fine on a laptop.
+# A killed process loses nothing. A power cut may lose the last messages, which is fine on a laptop.
 PRAGMAS: Final = "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
 
-LATE: Final = 1.0
-"""Seconds at least by which a dropped delivery is late."""
+DROP_DELAY: Final = 1.0
+"""Seconds, at least, by which a dropped delivery is late."""
 
 DELETED_TOPIC: Final = "_deleted-topic_"
-"""What a subscription's topic is called once it is gone."""
-
-
-class Published(msgspec.Struct, frozen=True, rename="camel"):
-    """A message as `topics.publish` takes it."""
-
-    data: str = ""
-    attributes: dict[str, str] = {}
-    ordering_key: str = ""
+"""Pub/Sub's name for the topic of a subscription whose topic was deleted."""
 
 
 class Broker:
-    """All of it. Used from one event loop.
+    """The state, used from one event loop.
 
     Args:
         file: where it is kept; None keeps it in memory only.
@@ -65,10 +57,12 @@ class Broker:
         self.subscriptions: dict[str, Subscription] = {}
         self.clock = clock
         self.changed: Callable[[], None] = lambda: None
-        """Called whenever something may have become due earlier than was known."""
+        """Called when a message may be due earlier than before."""
         self._next = count(int(time.time() * 1_000_000))
         try:
-            self._database = sqlite3.connect(file or ":memory:", isolation_level=None)
+            self._database = sqlite3.connect(
+                file or ":memory:", isolation_level=None, check_same_thread=False
+            )
             self._database.executescript(PRAGMAS + SCHEMA)
             self._load()
         except (sqlite3.Error, msgspec.DecodeError) as error:
@@ -79,12 +73,12 @@ class Broker:
         self._database.close()
 
     def put_topic(self, name: str, body: Mapping[str, Any]) -> None:
-        """Makes or replaces a topic."""
+        """Creates or replaces a topic."""
         self.topics[name] = dict(body)
         self._keep(name, "topic", body)
 
     def delete_topic(self, name: str) -> None:
-        """Removes a topic; its subscriptions stay and receive nothing more."""
+        """Deletes a topic. Its subscriptions stay and receive nothing more."""
         del self.topics[name]
         self._database.execute("DELETE FROM resources WHERE name = ?", (name,))
         for subscription in self.subscriptions.values():
@@ -92,98 +86,95 @@ class Broker:
                 self.put_subscription(subscription.name, {**subscription.body, "topic": DELETED_TOPIC})
 
     def put_subscription(self, name: str, body: Mapping[str, Any]) -> None:
-        """Makes a subscription, or replaces what it is; what it owes stays."""
-        known = self.subscriptions.get(name)
-        if known is None:
-            self.subscriptions[name] = Subscription(name, dict(body))
-        else:
-            known.body = dict(body)
+        """Creates a subscription, or changes its settings and keeps its messages."""
+        known = self.subscriptions.setdefault(name, Subscription(name, {}))
+        known.body = dict(body)
         self._keep(name, "subscription", body)
         self.changed()
 
     def delete_subscription(self, name: str) -> None:
-        """Removes a subscription and what it owes."""
+        """Deletes a subscription and its messages."""
         del self.subscriptions[name]
         self._database.execute("DELETE FROM resources WHERE name = ?", (name,))
-        self._database.execute("DELETE FROM owed WHERE subscription = ?", (name,))
+        self._database.execute("DELETE FROM unacked WHERE subscription = ?", (name,))
 
-    def publish(self, topic: str, messages: Sequence[Published]) -> list[str]:
-        """Owes the messages to every subscription of the topic; returns their ids, in order."""
+    def publish(self, topic: str, messages: Sequence[PubsubMessage]) -> list[str]:
+        """Gives the messages to every subscription of the topic; returns their ids, in order."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         made = [
-            Message(str(next(self._next)), now, one.data, one.attributes, one.ordering_key)
-            for one in messages
+            msgspec.structs.replace(message, message_id=str(next(self._next)), publish_time=now)
+            for message in messages
         ]
         listening = [one for one in self.subscriptions.values() if one.topic == topic]
         if listening:
             written = [(message.message_id, msgspec.json.encode(message), 0) for message in made]
             rows = [(one.name, *row) for one in listening for row in written]
-            # Kept before anything is promised, and all or nothing.
+            # Written before an id is returned, and all or nothing.
             self._database.execute("BEGIN")
-            self._database.executemany("INSERT INTO owed VALUES (?, ?, ?, ?)", rows)
+            self._database.executemany("INSERT INTO unacked VALUES (?, ?, ?, ?)", rows)
             self._database.execute("COMMIT")
             for subscription in listening:
-                subscription.backlog.add(Owed(message) for message in made)
+                subscription.backlog.add(Unacked(message) for message in made)
             self.changed()
         return [message.message_id for message in made]
 
-    def take(self, subscription: Subscription) -> Owed | None:
-        """The next message that the subscription may deliver now."""
+    def take(self, subscription: Subscription) -> Unacked | None:
+        """The next message that the subscription may deliver now. Leases that ended are nacked first."""
         now = self.clock()
-        for owed in subscription.backlog.lapsed(now):
-            self.nack(subscription, owed)
+        for unacked in subscription.backlog.lapsed(now):
+            self.nack(subscription, unacked)
         return subscription.backlog.take(now)
 
-    def lease(self, subscription: Subscription, owed: Owed) -> str:
-        """A taken message belongs to a pull for the ack deadline; its ack id."""
-        return subscription.backlog.lease(owed, self.clock() + subscription.ack_deadline)
+    def lease(self, subscription: Subscription, unacked: Unacked) -> str:
+        """Leases a taken message to a pull for the ack deadline; returns the ack id."""
+        return subscription.backlog.lease(unacked, self.clock() + subscription.ack_deadline)
 
-    def extend(self, subscription: Subscription, owed: Owed, by: float) -> None:
-        """The pull keeps it for so many seconds from now."""
-        subscription.backlog.extend(owed, self.clock() + by)
+    def extend(self, subscription: Subscription, unacked: Unacked, by: float) -> None:
+        """The lease of a pull ends so many seconds from now."""
+        subscription.backlog.extend(unacked, self.clock() + by)
 
-    def ack(self, subscription: Subscription, owed: Owed) -> None:
-        """The message is delivered: no longer owed."""
-        subscription.backlog.remove(owed)
+    def ack(self, subscription: Subscription, unacked: Unacked) -> None:
+        """The message is delivered, and forgotten."""
+        subscription.backlog.remove(unacked)
         self._database.execute(
-            "DELETE FROM owed WHERE subscription = ? AND message_id = ?",
-            (subscription.name, owed.message.message_id),
+            "DELETE FROM unacked WHERE subscription = ? AND message_id = ?",
+            (subscription.name, unacked.message.message_id),
         )
 
-    def nack(self, subscription: Subscription, owed: Owed) -> None:
-        """The message is owed again after its backoff, or is moved to the dead-letter topic."""
+    def nack(self, subscription: Subscription, unacked: Unacked) -> None:
+        """The message is delivered again after its backoff, or moved to the dead-letter topic."""
         dead_letter = subscription.dead_letter
-        if dead_letter is not None and owed.attempts >= dead_letter[1] and dead_letter[0] in self.topics:
-            self._bury(subscription, owed, dead_letter[0])
+        if dead_letter is not None and unacked.attempts >= dead_letter[1] and dead_letter[0] in self.topics:
+            self._dead_letter(subscription, unacked, dead_letter[0])
             return
-        pause = subscription.backoff(owed.attempts)
-        subscription.backlog.put_back(owed, until=self.clock() + pause if pause else None)
+        pause = subscription.backoff(unacked.attempts)
+        subscription.backlog.put_back(unacked, until=self.clock() + pause if pause else None)
         self._database.execute(
-            "UPDATE owed SET attempts = ? WHERE subscription = ? AND message_id = ?",
-            (owed.attempts, subscription.name, owed.message.message_id),
+            "UPDATE unacked SET attempts = ? WHERE subscription = ? AND message_id = ?",
+            (unacked.attempts, subscription.name, unacked.message.message_id),
         )
         self.changed()
 
-    def hold_back(self, subscription: Subscription, owed: Owed, *, late: bool = False) -> None:
-        """The message has not been delivered after all: nothing is counted. With `late` it waits for its backoff."""
-        until = self.clock() + max(subscription.backoff(owed.attempts), LATE) if late else None
-        owed.attempts -= 1
-        owed.late |= late
-        subscription.backlog.put_back(owed, until=until)
+    def give_back(self, subscription: Subscription, unacked: Unacked, *, late: bool = False) -> None:
+        """A taken message was not delivered: the attempt is not counted. With `late` it waits for its backoff."""
+        until = self.clock() + max(subscription.backoff(unacked.attempts), DROP_DELAY) if late else None
+        unacked.attempts -= 1
+        unacked.late |= late
+        subscription.backlog.put_back(unacked, until=until)
         self.changed()
 
-    def _bury(self, subscription: Subscription, owed: Owed, topic: str) -> None:
-        message = owed.message
+    def _dead_letter(self, subscription: Subscription, unacked: Unacked, topic: str) -> None:
+        message = unacked.message
         _, project, _, name = subscription.name.split("/", 3)
         source = {
-            "CloudPubSubDeadLetterSourceDeliveryCount": str(owed.attempts),
+            "CloudPubSubDeadLetterSourceDeliveryCount": str(unacked.attempts),
             "CloudPubSubDeadLetterSourceSubscription": name,
             "CloudPubSubDeadLetterSourceSubscriptionProject": project,
             "CloudPubSubDeadLetterSourceTopicPublishTime": message.publish_time,
         }
-        copy = Published(message.data, {**message.attributes, **source}, message.ordering_key)
-        self.publish(topic, [copy])  # first: a message is there twice rather than not at all
-        self.ack(subscription, owed)
+        copy = msgspec.structs.replace(message, attributes={**message.attributes, **source})
+        self.publish(topic, [copy])  # published before the ack: a crash between leaves it twice, never lost
+        self.ack(subscription, unacked)
 
     def _keep(self, name: str, kind: str, body: Mapping[str, Any]) -> None:
         row = (name, kind, msgspec.json.encode(body))
@@ -196,8 +187,10 @@ class Broker:
                 self.topics[name] = decoded
             else:
                 self.subscriptions[name] = Subscription(name, decoded)
-        decode = msgspec.json.Decoder(Message).decode
-        rows = self._database.execute("SELECT subscription, message, attempts FROM owed ORDER BY message_id")
+        decode = msgspec.json.Decoder(PubsubMessage).decode
+        rows = self._database.execute(
+            "SELECT subscription, message, attempts FROM unacked ORDER BY message_id"
+        )
         for name, message, attempts in rows:
             if name in self.subscriptions:
-                self.subscriptions[name].backlog.add([Owed(decode(message), attempts)])
+                self.subscriptions[name].backlog.add([Unacked(decode(message), attempts)])

@@ -1,7 +1,7 @@
-"""Bad days on demand: duplicates, failures, late deliveries and latency, at rates, repeatable by their seed.
+"""Faults on request: duplicates, failures, late deliveries and latency, at given rates, repeatable by their seed.
 
-Off by default, refused on Cloud Run (`receiver.settings`). A dropped delivery is late, never lost for good: it comes
-after its backoff, and no message is dropped twice.
+Off by default, refused on Cloud Run (`receiver.settings`). A dropped delivery is late, never lost: it comes after its
+backoff, and no message is dropped twice.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import SettingError
+from receiver.variables import FAULT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-PREFIX: Final = "TASKS_FAULT_"
-
 FAILED: Final = 503
-"""What Pub/Sub is told of a delivery that fails."""
+"""The status of an injected failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,39 +51,32 @@ class FaultSettings:
     @property
     def any(self) -> bool:
         """Whether anything is on."""
-        return bool(
-            self.duplicate_rate
-            or self.failure_rate
-            or self.drop_rate
-            or self.latency_seconds
-            or self.latency_jitter
-        )
+        return self != FaultSettings(seed=self.seed)
 
 
 class Faults:
-    """Applies them to deliveries."""
+    """Applies the settings to deliveries."""
 
     def __init__(self, settings: FaultSettings) -> None:
         self._settings = settings
         self._random = random.Random(settings.seed)  # noqa: S311 - chance, not secrecy
 
     async def around(self, deliver: Callable[[], Awaitable[int]], *, late_before: bool = False) -> int | None:
-        """Delivers with whatever goes wrong this time.
+        """Delivers once, with the faults that are drawn for it.
 
-        A failure happens after the delivery: the endpoint did its work, and its answer was an error or was lost. A
-        duplicate is delivered beside its first copy.
+        A failure replaces the answer of a delivery that was made. A duplicate is delivered at the same time as the first.
 
         Args:
             deliver: one push; its status, 0 for no answer.
-            late_before: this message was dropped once; it is not dropped again, or it might never arrive.
+            late_before: this message was dropped before, and is not dropped again.
 
         Returns:
-            The status that Pub/Sub acts on; None when it was dropped: nothing was delivered.
+            The status that Pub/Sub acts on; None when the delivery was dropped.
         """
         settings = self._settings
         if not settings.any:
             return await deliver()
-        # All are drawn, in one order, whatever is on: a seed means the same faults with other rates too.
+        # Always four numbers: other rates do not change which deliveries a seed chooses.
         dropped, failed, doubled, jitter = (self._random.random() for _ in range(4))
         if dropped < settings.drop_rate and not late_before:
             return None
@@ -97,20 +89,20 @@ class Faults:
 
 
 def _number(environ: Mapping[str, str], name: str, *, most: float) -> float:
-    text = environ.get(PREFIX + name, "").strip()
+    text = environ.get(FAULT + name, "").strip()
     try:
         value = float(text or 0)
     except ValueError:
         value = -1.0
     if not 0 <= value <= most:
-        raise SettingError(PREFIX + name, text, f"use a number from 0 to {most}")
+        raise SettingError(FAULT + name, text, f"use a number from 0 to {most}")
     return value
 
 
 def _seed(environ: Mapping[str, str]) -> int | None:
-    text = environ.get(PREFIX + "SEED", "").strip()
+    text = environ.get(FAULT + "SEED", "").strip()
     if not text:
         return None
     if not text.isdigit():
-        raise SettingError(PREFIX + "SEED", text, "use a whole number")
+        raise SettingError(FAULT + "SEED", text, "use a whole number")
     return int(text)

@@ -1,53 +1,56 @@
-"""A local Pub/Sub beside its caller, in a thread of its own: for the demo and for tests. `receiver dev` has it in its loop."""
+"""The local Pub/Sub in a thread of its own, for the demo and for tests, and a server of a signer's certificates.
+
+`receiver dev` runs the same parts in its own event loop.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import uvicorn
+from starlette.applications import Starlette
 
+from receiver.emulator.api import OIDC_CERTS_PATH, certificates_route, create_api
 from receiver.emulator.broker import Broker
 from receiver.emulator.faults import Faults, FaultSettings
-from receiver.emulator.pubsub import CERTS_PATH, create_pubsub
 from receiver.emulator.pushing import Deliveries
+from receiver.emulator.signer import CERTS_PATH
+from receiver.enqueue.loop_thread import LoopThread
+from receiver.parsers import LOOPBACK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
+    from typing import Any
 
-    from starlette.applications import Starlette
-
-    from receiver.emulator.backlog import Owed, Subscription
+    from receiver.emulator.backlog import Subscription, Unacked
     from receiver.emulator.signer import Signer
 
 T = TypeVar("T")
 
-HOST: Final = "127.0.0.1"
-CLOSING: Final = 1
-"""Seconds for the last answers of the REST API."""
+LAST_ANSWERS: Final = 1
+"""Seconds for requests under way when the server ends."""
 
 
-class Beside:
-    """One that runs. `host` is what PUBSUB_EMULATOR_HOST takes."""
+class LocalPubSub:
+    """One that runs. `host` is the value for PUBSUB_EMULATOR_HOST."""
 
-    def __init__(self, host: str, loop: asyncio.AbstractEventLoop, broker: Broker) -> None:
+    def __init__(self, host: str, loop: LoopThread, broker: Broker) -> None:
         self.host = host
-        self.certs_url = f"http://{host}{CERTS_PATH}"
+        self.certs_url = f"http://{host}{OIDC_CERTS_PATH}"
         self._loop = loop
         self._broker = broker
 
     def call(self, act: Callable[[Broker], T]) -> T:
-        """Does something with the broker, in its own thread."""
+        """Calls a function with the broker, in the thread of the Pub/Sub; returns its result."""
 
         async def acting() -> T:
             return act(self._broker)
 
-        return asyncio.run_coroutine_threadsafe(acting(), self._loop).result()
+        return self._loop.wait(self._loop.start(acting()))
 
 
 @contextlib.contextmanager
@@ -56,58 +59,71 @@ def running(
     *,
     file: Path | None = None,
     faults: FaultSettings | None = None,
-    observe: Callable[[Subscription, Owed, int], None] = lambda *_: None,
+    observe: Callable[[Subscription, Unacked, int], None] = lambda *_: None,
     deliveries: Callable[..., Deliveries] = Deliveries,
-) -> Iterator[Beside]:
-    """A local Pub/Sub on a free port, for the time of the block. `observe` is called in its thread.
+) -> Iterator[LocalPubSub]:
+    """A local Pub/Sub on a free port, for the time of the block.
 
     Args:
-        deliveries: makes what pushes, of what `Deliveries` takes.
+        signer: signs the tokens of its pushes; None sends none.
+        file: where its state is kept; None keeps it in memory.
+        observe: called in its thread after each delivery, as by `Deliveries`.
+        deliveries: makes the pushing half, from the arguments of `Deliveries`.
     """
-    listener = listening(0)
-    host = f"{HOST}:{listener.getsockname()[1]}"
-    started: Future[Beside] = Future()
-    ending = threading.Event()
+    faulty = Faults(faults or FaultSettings())
+    with (
+        contextlib.closing(Broker(file)) as broker,
+        listening(0) as listener,
+        _background(
+            serve(create_api(broker, signer), listener),
+            deliveries(broker, signer=signer, faults=faulty, observe=observe).run(),
+        ) as loop,
+    ):
+        yield LocalPubSub(f"{LOOPBACK}:{listener.getsockname()[1]}", loop, broker)
+
+
+@contextlib.contextmanager
+def serve_certificates(signer: Signer, host: str = LOOPBACK, port: int = 0) -> Iterator[str]:
+    """Serves the signer's certificates at `/certs`, for the time of the block; yields the URL.
+
+    Port 0 is a free one. Raises OSError when the address cannot be bound.
+    """
+    app = Starlette(routes=[certificates_route(CERTS_PATH, signer)])
+    with listening(port, host) as listener, _background(serve(app, listener)):
+        yield f"http://{host}:{listener.getsockname()[1]}{CERTS_PATH}"
+
+
+@contextlib.contextmanager
+def _background(*work: Coroutine[Any, Any, None]) -> Iterator[LoopThread]:
+    """Does the work in an event loop in a thread; cancels it at the end of the block."""
+    ending = asyncio.Event()
 
     async def live() -> None:
-        broker = Broker(file)
-        app = create_pubsub(broker, signer)
-        faulty = Faults(faults or FaultSettings())
-        pushing = deliveries(broker, signer=signer, faults=faulty, observe=observe)
-        work = [asyncio.create_task(serve(app, listener)), asyncio.create_task(pushing.run())]
-        started.set_result(Beside(host, asyncio.get_running_loop(), broker))
-        try:
-            await asyncio.to_thread(ending.wait)
-        finally:
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
-            broker.close()
+        tasks = [asyncio.create_task(each) for each in work]
+        await ending.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def run() -> None:
-        try:
-            asyncio.run(live())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
-            if not started.done():
-                started.set_exception(error)
-
-    thread = threading.Thread(target=run, name="local Pub/Sub", daemon=True)
-    thread.start()
-    try:
-        yield started.result()
-    finally:
+    async def end() -> None:
         ending.set()
-        thread.join()
-        listener.close()
+
+    loop = LoopThread()
+    loop.start(live())
+    try:
+        yield loop
+    finally:
+        loop.start(end())
+        loop.close()
 
 
-def listening(port: int) -> socket.socket:
-    """An open socket on loopback; raises what binding raises."""
-    # Its protocol is named, because only then asyncio turns Nagle's algorithm off: every answer would wait 40 ms else.
+def listening(port: int, host: str = LOOPBACK) -> socket.socket:
+    """An open socket on this machine; raises what binding raises."""
+    # asyncio turns Nagle's algorithm off only when the protocol is named; else each answer waits 40 ms.
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((HOST, port))
+        listener.bind((host, port))
     except OSError:
         listener.close()
         raise
@@ -117,7 +133,7 @@ def listening(port: int) -> socket.socket:
 
 
 class _Quiet(uvicorn.Server):
-    """uvicorn's server without its hands on the signals: they are the caller's."""
+    """uvicorn's server without its signal handlers: signals are the caller's."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -127,6 +143,6 @@ class _Quiet(uvicorn.Server):
 async def serve(app: Starlette, listener: socket.socket) -> None:
     """Serves an app on an open socket until cancelled."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=CLOSING
+        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=LAST_ANSWERS
     )
     await _Quiet(config).serve(sockets=[listener])

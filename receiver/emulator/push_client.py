@@ -1,11 +1,10 @@
-"""Pushes to a receiver on this machine as Pub/Sub does: wrapped envelope, signed token, one POST.
+"""Pushes to a receiver on this machine as Pub/Sub does: wrapped envelope, signed token, one POST, no retry.
 
-Used by `receiver push`, by the demo and by tests. What it does not do is Pub/Sub's other half: nothing is repeated.
+Used by `receiver push`, by the demo and by tests.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import uuid_utils
 
 from receiver.contract.message import encode_envelope, encode_payload
+from receiver.emulator.signer import Tokens
+from receiver.settings import PUSH_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,19 +22,16 @@ if TYPE_CHECKING:
 
     from receiver.emulator.signer import Signer
 
-PATH = "/tasks/pubsub/"
 SUBSCRIPTION = "projects/local/subscriptions/local-push"
-RENEW_BEFORE = 300.0
-"""Seconds before its end at which a token is replaced; Pub/Sub too sends one token with many messages."""
 
 
 def new_task_id() -> str:
-    """A UUIDv7: ids in the order of their making keep the index of the record compact."""
+    """A UUIDv7: ids that grow with time keep the index of the record compact."""
     return str(uuid_utils.uuid7())
 
 
 def new_message_id() -> str:
-    """Digits, as Pub/Sub's message ids are, and never twice."""
+    """A new id of digits, as Pub/Sub's are."""
     return str(uuid_utils.uuid7().int % 10**17)
 
 
@@ -48,7 +46,7 @@ def message(
     attributes: Mapping[str, str] | None = None,
     subscription: str = SUBSCRIPTION,
 ) -> bytes:
-    """The body of a push for one task. Ids are new ones unless given; `enqueued_at` is now."""
+    """The body of a push for one task. Defaults: new ids; `enqueued_at` is now."""
     now = datetime.now(UTC)
     payload = encode_payload(
         task_id or new_task_id(), task_name, list(args), dict(kwargs or {}), enqueued_at or now
@@ -57,7 +55,7 @@ def message(
 
 
 def scheduled_message(task_name: str, *, message_id: str | None = None) -> bytes:
-    """The body of a push as Cloud Scheduler's jobs cause them: no `enqueued_at`, an id that every firing shares."""
+    """The body of a push of a schedule's firing: no `enqueued_at`, and one task id for all firings."""
     payload = encode_payload(f"scheduled-{task_name}", task_name, [], {}, None)
     return encode_envelope(payload, message_id or new_message_id(), datetime.now(UTC), SUBSCRIPTION, {})
 
@@ -68,9 +66,9 @@ class Pusher:
 
     Args:
         url: the receiver's, without a path.
-        audience: what its tokens are for; usually `CLOUD_RUN_SERVICE_URL`.
+        audience: the `aud` of its tokens; usually `CLOUD_RUN_SERVICE_URL`.
         email: the push account, `TASKS_SERVICE_ACCOUNT`.
-        signer: signs the tokens; None sends none (`TASKS_PUSH_AUTH=off`).
+        signer: signs the tokens; without one no token is sent (`TASKS_PUSH_AUTH=off`).
     """
 
     client: httpx.Client
@@ -78,19 +76,18 @@ class Pusher:
     audience: str
     email: str
     signer: Signer | None
-    _token: str = field(default="", init=False)
-    _expires: float = field(default=0.0, init=False)
+    _tokens: Tokens | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tokens = Tokens(self.signer) if self.signer is not None else None
 
     def headers(self) -> dict[str, str]:
-        """The headers of a push, with a token that is still good for a while."""
+        """The headers of a push."""
         headers = {"content-type": "application/json"}
-        if self.signer is not None:
-            if time.time() > self._expires - RENEW_BEFORE:
-                self._token = self.signer.token(self.audience, self.email)
-                self._expires = time.time() + 3600
-            headers["authorization"] = f"Bearer {self._token}"
+        if self._tokens is not None:
+            headers["authorization"] = f"Bearer {self._tokens.get(self.audience, self.email)}"
         return headers
 
     def send(self, body: bytes, *, timeout: float = 30.0) -> httpx.Response:
         """Posts a body; raises what httpx raises."""
-        return self.client.post(self.url + PATH, content=body, headers=self.headers(), timeout=timeout)
+        return self.client.post(self.url + PUSH_PATH, content=body, headers=self.headers(), timeout=timeout)

@@ -1,51 +1,46 @@
-"""Pushes what is due, as Pub/Sub does on a good day and on a bad one.
+"""Pushes what is due, as Pub/Sub does.
 
-For each push subscription a window of deliveries may be under way at once; it grows with every ack and is halved by
-every nack. Where even one at a time is nacked, pushes pause for a moment. A request has the ack deadline as its
-timeout. What is not acked comes again after the retry policy's backoff, or is moved to the dead-letter topic when its
-deliveries are used up. Faults (`receiver.emulator.faults`) make it worse on purpose.
-
-Tokens are signed for the audience and account of the push configuration, and are sent again and again until they near
-their end, as Google's are.
+Each push subscription has a window of deliveries that may be under way at once. It grows with every ack and is halved by
+every nack. When even a window of one is nacked, pushes pause for a moment. The timeout of a request is the ack deadline.
+An unacked message is pushed again after the retry policy's backoff, or goes to the dead-letter topic when its
+deliveries are used up. `receiver.emulator.faults` makes it worse on request.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import msgspec
 
-from receiver.emulator.push_client import RENEW_BEFORE
-from receiver.emulator.signer import TOKEN_LIFETIME
+from receiver.emulator.signer import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from receiver.emulator.backlog import Owed, Subscription
+    from receiver.emulator.backlog import Subscription, Unacked
     from receiver.emulator.broker import Broker
     from receiver.emulator.faults import Faults
     from receiver.emulator.signer import Signer
 
 ACKS: Final = frozenset({102, 200, 201, 202, 204})
-"""The statuses that ack; every other one is a nack."""
+"""The statuses that ack; every other status is a nack."""
 
 FIRST_WINDOW: Final = 10
 LARGEST_WINDOW: Final = 60
-"""Deliveries of one subscription under way at once. Pub/Sub goes up to 3 000, over many instances; here there is one,
-which takes 80 at once (TASKS_MAX_CONCURRENCY), and a 429 would cost a message one of its few deliveries."""
+"""Deliveries of one subscription under way at once. Pub/Sub goes up to 3 000, over many instances. Here one instance
+takes 80 (TASKS_MAX_CONCURRENCY), and each 429 would cost a message one of its few deliveries."""
 
 SHORTEST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
-"""Seconds between two pushes of a subscription whose every push is nacked; Pub/Sub goes from 0.1 up to 60."""
+"""Seconds between two pushes while every push is nacked; Pub/Sub waits from 0.1 up to 60."""
 
 
 @dataclass(slots=True)
 class Window:
-    """How many deliveries of one subscription may be under way, and from when on."""
+    """How many deliveries of one subscription may be under way, and when the next may start."""
 
     size: int = FIRST_WINDOW
     under_way: int = 0
@@ -53,12 +48,12 @@ class Window:
     until: float = 0.0
 
     def acked(self) -> None:
-        """It grows."""
+        """Grows by one."""
         self.size = min(self.size + 1, LARGEST_WINDOW)
         self.pause = self.until = 0.0
 
     def nacked(self, now: float) -> None:
-        """It shrinks; at its smallest, pushes pause."""
+        """Shrinks to half; at its smallest, pushes pause."""
         if self.size == 1:
             self.pause = min(max(self.pause * 2, SHORTEST_PAUSE), LONGEST_PAUSE)
             self.until = now + self.pause
@@ -70,7 +65,7 @@ class Deliveries:
 
     Args:
         signer: signs tokens for subscriptions with an `oidcToken`; None sends none.
-        observe: is told of every delivery that ended: subscription, what was owed, status (0 for no answer).
+        observe: called after each delivery with subscription, message and status (0 for no answer).
     """
 
     def __init__(
@@ -79,21 +74,20 @@ class Deliveries:
         *,
         signer: Signer | None,
         faults: Faults,
-        observe: Callable[[Subscription, Owed, int], None] = lambda *_: None,
+        observe: Callable[[Subscription, Unacked, int], None] = lambda *_: None,
     ) -> None:
         self._broker = broker
-        self._signer = signer
+        self._tokens = Tokens(signer) if signer is not None else None
         self._faults = faults
         self._observe = observe
         self._windows: dict[str, Window] = {}
-        self._tokens: dict[tuple[str, str], tuple[str, float]] = {}
         self._changed = asyncio.Event()
         self._open = True
         self._stopping = False
         self._under_way: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Delivers until cancelled; what is under way then is owed again."""
+        """Delivers until cancelled. Deliveries under way at that moment are not counted, and come again."""
         self._broker.changed = self._changed.set
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=LARGEST_WINDOW)
         async with httpx.AsyncClient(limits=limits, follow_redirects=False, trust_env=False) as client:
@@ -114,11 +108,11 @@ class Deliveries:
                 await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def pause(self, *, stopping: bool = False) -> None:
-        """Starts no delivery until `resume`: nobody is there to answer, and no message should pay for that.
+        """Starts no delivery until `resume`: the receiver is not running, and messages should not pay for that.
 
         Args:
-            stopping: the receiver is being stopped on purpose. What it gives back meanwhile was no delivery: its message
-                comes again after `resume`, and none becomes a dead letter because somebody saves a file five times.
+            stopping: the receiver is being stopped on purpose. Nacks are not counted until `resume`; else five saves of
+                a file would make a dead letter.
         """
         self._open = False
         self._stopping = stopping
@@ -129,7 +123,7 @@ class Deliveries:
         self._changed.set()
 
     def _start_due(self, client: httpx.AsyncClient) -> float | None:
-        """Starts what is due and fits; when to come again if nothing changes."""
+        """Starts what is due and fits the window; returns when to look again if nothing changes."""
         times: list[float] = []
         now = self._broker.clock()
         for subscription in list(self._broker.subscriptions.values()) if self._open else ():
@@ -140,58 +134,60 @@ class Deliveries:
                 times.append(window.until)
                 continue
             while window.under_way < window.size:
-                owed = self._broker.take(subscription)
-                if owed is None:
+                unacked = self._broker.take(subscription)
+                if unacked is None:
                     due = subscription.backlog.next_due()
                     times += [] if due is None else [due]
                     break
-                self._start(client, subscription, owed, window)
+                self._start(client, subscription, unacked, window)
         return min(times, default=None)
 
     def _start(
-        self, client: httpx.AsyncClient, subscription: Subscription, owed: Owed, window: Window
+        self, client: httpx.AsyncClient, subscription: Subscription, unacked: Unacked, window: Window
     ) -> None:
         window.under_way += 1
-        task = asyncio.create_task(self._deliver(client, subscription, owed, window))
+        task = asyncio.create_task(self._deliver(client, subscription, unacked, window))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
     async def _deliver(
-        self, client: httpx.AsyncClient, subscription: Subscription, owed: Owed, window: Window
+        self, client: httpx.AsyncClient, subscription: Subscription, unacked: Unacked, window: Window
     ) -> None:
         try:
             status = await self._faults.around(
-                lambda: self._post(client, subscription, owed), late_before=owed.late
+                lambda: self._post(client, subscription, unacked), late_before=unacked.late
             )
         except asyncio.CancelledError:
-            self._broker.hold_back(subscription, owed)
+            self._broker.give_back(subscription, unacked)
             raise
         finally:
             window.under_way -= 1
-        self._settle(subscription, owed, window, status)
-        self._observe(subscription, owed, status or 0)
+        self._settle(subscription, unacked, window, status)
+        self._observe(subscription, unacked, status or 0)
 
-    def _settle(self, subscription: Subscription, owed: Owed, window: Window, status: int | None) -> None:
+    def _settle(
+        self, subscription: Subscription, unacked: Unacked, window: Window, status: int | None
+    ) -> None:
         gone = self._broker.subscriptions.get(subscription.name) is not subscription
         if status in ACKS:
             window.acked()
             self._changed.set()
-            self._broker.ack(subscription, owed)
+            self._broker.ack(subscription, unacked)
         elif gone:
             pass
         elif status is None:
-            self._broker.hold_back(subscription, owed, late=True)
+            self._broker.give_back(subscription, unacked, late=True)
         elif self._stopping:
-            self._broker.hold_back(subscription, owed)
+            self._broker.give_back(subscription, unacked)
         else:
             window.nacked(self._broker.clock())
-            self._broker.nack(subscription, owed)
+            self._broker.nack(subscription, unacked)
 
-    async def _post(self, client: httpx.AsyncClient, subscription: Subscription, owed: Owed) -> int:
+    async def _post(self, client: httpx.AsyncClient, subscription: Subscription, unacked: Unacked) -> int:
         """The status of one push; 0 when there was no answer within the ack deadline."""
         headers = {"content-type": "application/json", "user-agent": "receiver-local-pubsub"}
         headers |= self._authorization(subscription)
-        body = envelope(subscription, owed)
+        body = envelope(subscription, unacked)
         try:
             async with asyncio.timeout(subscription.ack_deadline):
                 response = await client.post(
@@ -208,33 +204,22 @@ class Deliveries:
 
     def _authorization(self, subscription: Subscription) -> dict[str, str]:
         oidc = subscription.push_config.get("oidcToken")
-        if not oidc or self._signer is None:
+        if not oidc or self._tokens is None:
             return {}
-        email = str(oidc.get("serviceAccountEmail", ""))
         audience = str(oidc.get("audience") or subscription.push_endpoint)
-        token, expires = self._tokens.get((audience, email), ("", 0.0))
-        if time.time() > expires - RENEW_BEFORE:
-            token, expires = self._signer.token(audience, email), time.time() + TOKEN_LIFETIME
-            self._tokens[audience, email] = (token, expires)
-        return {"authorization": f"Bearer {token}"}
+        return {
+            "authorization": f"Bearer {self._tokens.get(audience, str(oidc.get('serviceAccountEmail', '')))}"
+        }
 
 
-def envelope(subscription: Subscription, owed: Owed) -> bytes:
+def envelope(subscription: Subscription, unacked: Unacked) -> bytes:
     """The body of a push: both spellings, `deliveryAttempt` only with a dead-letter policy."""
-    message = owed.message
-    wrapped: dict[str, Any] = {
-        "messageId": message.message_id,
-        "message_id": message.message_id,
-        "publishTime": message.publish_time,
-        "publish_time": message.publish_time,
+    message = unacked.message
+    both = {"message_id": message.message_id, "publish_time": message.publish_time}
+    made: dict[str, Any] = {
+        "message": {**msgspec.to_builtins(message), **both},
+        "subscription": subscription.name,
     }
-    if message.data:
-        wrapped["data"] = message.data
-    if message.attributes:
-        wrapped["attributes"] = message.attributes
-    if message.ordering_key:
-        wrapped["orderingKey"] = message.ordering_key
-    made: dict[str, Any] = {"message": wrapped, "subscription": subscription.name}
     if subscription.dead_letter is not None:
-        made["deliveryAttempt"] = owed.attempts
+        made["deliveryAttempt"] = unacked.attempts
     return msgspec.json.encode(made)

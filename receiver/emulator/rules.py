@@ -1,6 +1,6 @@
-"""What Pub/Sub accepts as a subscription, a message, a change: its limits, its defaults, and its words when it refuses.
+"""What Pub/Sub accepts as a subscription, a message or a change: its limits, its defaults, its error texts.
 
-Used by `receiver.emulator.pubsub`. Where the official emulator is laxer than the service, this follows the service.
+Used by `receiver.emulator.api`. Where the official emulator is laxer than the service, this follows the service.
 """
 
 from __future__ import annotations
@@ -11,8 +11,13 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from receiver.emulator.backlog import DEFAULT_ACK_DEADLINE, DEFAULT_DELIVERY_ATTEMPTS, seconds
-from receiver.emulator.broker import DELETED_TOPIC, Published
+from receiver.emulator.backlog import (
+    DEFAULT_ACK_DEADLINE,
+    DEFAULT_DELIVERY_ATTEMPTS,
+    PubsubMessage,
+    seconds,
+)
+from receiver.emulator.broker import DELETED_TOPIC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,14 +49,15 @@ _DEFAULTS: Final = {
     "messageRetentionDuration": "604800s",
 }
 _SUBSCRIPTION_FIELDS: Final = SUBSCRIPTION_MASKS | {"name", "topic", "enableMessageOrdering", "filter"}
+_CODES: Final = {"INVALID_ARGUMENT": 400, "OUT_OF_RANGE": 400, "NOT_FOUND": 404, "ALREADY_EXISTS": 409}
 
 
-class GoogleError(Exception):
+class ApiError(Exception):
     """An error as Google's APIs answer it."""
 
-    def __init__(self, status: str, message: str) -> None:
+    def __init__(self, message: str, status: str = "INVALID_ARGUMENT") -> None:
         self.status = status
-        self.message = message
+        self.code = _CODES[status]
         super().__init__(message)
 
 
@@ -61,19 +67,19 @@ def patched(
     """The resource with the fields of the update mask changed; a mask may name a field of a field.
 
     Raises:
-        GoogleError: the mask is empty, or names what cannot be changed.
+        ApiError: the mask is empty, or names what cannot be changed.
     """
     mask = [_camel(path.strip()) for path in str(body.get("updateMask") or "").split(",") if path.strip()]
     if not mask:
-        raise GoogleError("INVALID_ARGUMENT", "The update_mask in the request must not be empty.")
+        raise ApiError("The update_mask in the request must not be empty.")
     wanted = body.get(kind)
     if not isinstance(wanted, dict):
-        raise GoogleError("INVALID_ARGUMENT", f"The request holds no {kind}.")
+        raise ApiError(f"The request holds no {kind}.")
     changed = dict(current)
     for path in mask:
         field, _, inner = path.partition(".")
         if field not in allowed:
-            raise GoogleError("INVALID_ARGUMENT", f"Invalid update_mask: {path} cannot be changed.")
+            raise ApiError(f"Invalid update_mask: {path} cannot be changed.")
         if inner:
             changed[field] = _with(changed.get(field) or {}, inner, (wanted.get(field) or {}).get(inner))
         else:
@@ -97,17 +103,15 @@ def checked(body: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {**_DEFAULTS, **body}
     unknown = sorted(set(made) - _SUBSCRIPTION_FIELDS)
     if unknown:
-        raise GoogleError("INVALID_ARGUMENT", f'Invalid JSON payload received. Unknown name "{unknown[0]}".')
+        raise ApiError(f'Invalid JSON payload received. Unknown name "{unknown[0]}".')
     topic = str(made.get("topic") or "")
     if topic != DELETED_TOPIC and not re.fullmatch(r"projects/[^/]+/topics/[^/]+", topic):
-        raise GoogleError(
-            "INVALID_ARGUMENT", "The topic of a subscription must be projects/{project}/topics/{topic}."
-        )
+        raise ApiError("The topic of a subscription must be projects/{project}/topics/{topic}.")
     made["ackDeadlineSeconds"] = made["ackDeadlineSeconds"] or DEFAULT_ACK_DEADLINE
     _check_number("ack deadline", made["ackDeadlineSeconds"], 10, 600)
     for name in ("pushConfig", "retryPolicy", "deadLetterPolicy", "expirationPolicy", "labels"):
         if not isinstance(made.get(name, {}), dict):
-            raise GoogleError("INVALID_ARGUMENT", f"Invalid value at {name}: it must be an object.")
+            raise ApiError(f"Invalid value at {name}: it must be an object.")
     _check_backoff(made.get("retryPolicy") or {})
     policy = made.get("deadLetterPolicy") or {}
     if policy:
@@ -119,7 +123,7 @@ def checked(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_number(what: str, value: Any, least: int, most: int, status: str = "INVALID_ARGUMENT") -> None:
     if type(value) is not int or not least <= value <= most:
-        raise GoogleError(status, f"Invalid {what} given: it must be {least} to {most}.")
+        raise ApiError(f"Invalid {what} given: it must be {least} to {most}.", status)
 
 
 def _check_backoff(policy: Mapping[str, Any]) -> None:
@@ -129,11 +133,9 @@ def _check_backoff(policy: Mapping[str, Any]) -> None:
             for name, default in (("minimumBackoff", "10s"), ("maximumBackoff", "600s"))
         )
     except ValueError as error:
-        raise GoogleError("INVALID_ARGUMENT", str(error)) from None
+        raise ApiError(str(error)) from None
     if not 0 <= least <= most <= MAX_BACKOFF:
-        raise GoogleError(
-            "INVALID_ARGUMENT", "Backoffs must be 0 to 600 seconds, the minimum not over the maximum."
-        )
+        raise ApiError("Backoffs must be 0 to 600 seconds, the minimum not over the maximum.")
 
 
 def _check_endpoint(endpoint: Any) -> None:
@@ -143,23 +145,23 @@ def _check_endpoint(endpoint: Any) -> None:
     except (ValueError, AttributeError):
         good = False
     if not good:
-        raise GoogleError("INVALID_ARGUMENT", "Invalid push endpoint given: it must be an http or https URL.")
+        raise ApiError("Invalid push endpoint given: it must be an http or https URL.")
 
 
-def check_message(message: Published) -> None:
+def check_message(message: PubsubMessage) -> None:
     """Refuses a message over the limits, or an empty one."""
     many, key_size, value_size = ATTRIBUTE_LIMITS
     if not message.data and not message.attributes:
-        raise GoogleError("INVALID_ARGUMENT", "One or more messages in the publish request is empty.")
+        raise ApiError("One or more messages in the publish request is empty.")
     try:
         size = len(base64.b64decode(message.data, validate=True))
     except (binascii.Error, ValueError):
-        raise GoogleError("INVALID_ARGUMENT", "Invalid value at data: it must be base64.") from None
+        raise ApiError("Invalid value at data: it must be base64.") from None
     if size > MAX_PUBLISH_BYTES:
-        raise GoogleError("INVALID_ARGUMENT", "The value for message is too large: at most 10 MB.")
+        raise ApiError("The value for message is too large: at most 10 MB.")
     fits = all(
         0 < len(key.encode()) <= key_size and len(value.encode()) <= value_size
         for key, value in message.attributes.items()
     )
     if len(message.attributes) > many or not fits:
-        raise GoogleError("INVALID_ARGUMENT", "A message has at most 100 attributes of 256 and 1024 bytes.")
+        raise ApiError("A message has at most 100 attributes of 256 and 1024 bytes.")

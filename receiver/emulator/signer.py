@@ -1,8 +1,8 @@
-"""A throw-away signing key that stands in for Google's: it signs OIDC tokens that the real verifier checks.
+"""A throw-away signing key in place of Google's: it signs OIDC tokens that the receiver's own verifier checks.
 
-Invariant: nothing here weakens verification. The receiver is pointed at this key's certificate with
-`TASKS_OIDC_CERTS_URL`, which is loopback or https, and checks its tokens exactly as it checks Google's. Used by the demo,
-by `receiver push`, by the local Pub/Sub and by tests; never on the serving path.
+Invariant: nothing here weakens verification. `TASKS_OIDC_CERTS_URL`, which is loopback or https, points the receiver at
+this key's certificate; it checks the tokens exactly as it checks Google's. Used by the demo, `receiver push`, the local
+Pub/Sub and tests; never on the serving path.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import hashlib
 import os
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cryptography import x509
@@ -27,14 +26,18 @@ from cryptography.x509.oid import NameOID
 from receiver.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 ISSUER: Final = "https://accounts.google.com"
 TOKEN_LIFETIME: Final = 3600  # seconds, as Google's
 KEY_BITS: Final = 2048
 CERTIFICATE_LIFETIME: Final = timedelta(days=3650)
-CERTIFICATE_MAX_AGE: Final = 3600  # seconds, told to whoever fetches /certs
+CERTS_PATH: Final = "/certs"
+"""Where `receiver.emulator.in_thread.serve_certificates` serves the certificate."""
+
+RENEW_BEFORE: Final = 300.0
+"""Seconds before its end at which a token is replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Signer:
 
     @classmethod
     def load_or_create(cls, path: Path) -> Signer:
-        """The signer kept in a file, made with mode 0600 when there is none; processes that race agree on one.
+        """The signer kept in a file, made with mode 0600 when there is none. Processes that race get the same one.
 
         Raises:
             ConfigurationError: the file cannot be read or written, or holds something else.
@@ -147,7 +150,7 @@ class Signer:
         )
 
     def sign(self, header: bytes, payload: bytes) -> str:
-        """A JWT over these two texts, whatever they are, signed with RS256."""
+        """A JWT of these two texts, signed with RS256. They are not checked."""
         signed = f"{segment(header)}.{segment(payload)}"
         signature = self.key.sign(signed.encode("ascii"), padding.PKCS1v15(), hashes.SHA256())
         return f"{signed}.{segment(signature)}"
@@ -158,49 +161,24 @@ def segment(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
 
 
-@contextmanager
-def serve_certificates(signer: Signer, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve the signer's certificates from a thread; yields the URL, ends with the block.
+class Tokens:
+    """Signed tokens, one for each audience and account; each is sent again until it nears its end, as Google's are."""
 
-    Port 0 lets the system choose. Any other path than `/certs` is a 404.
-    """
-    server = _CertificateServer((host, port), _CertificateHandler)
-    server.answer = msgspec.json.encode(signer.certificates())
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="certificates", daemon=True)
-    thread.start()
-    try:
-        yield f"http://{host}:{server.server_address[1]}/certs"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self._signed: dict[tuple[str, str], tuple[str, float]] = {}
 
-
-class _CertificateServer(ThreadingHTTPServer):
-    daemon_threads = True
-    answer: bytes
-
-
-class _CertificateHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    timeout = 5  # seconds: an idle connection does not keep its thread
-
-    def do_GET(self) -> None:
-        is_certs = self.path == "/certs"
-        body = cast("_CertificateServer", self.server).answer if is_certs else b""
-        self.send_response(200 if is_certs else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", f"public, max-age={CERTIFICATE_MAX_AGE}")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's signature
-        """Say nothing: the terminal belongs to the demo."""
+    def get(self, audience: str, email: str) -> str:
+        """A token that is good for five minutes at least."""
+        token, expires = self._signed.get((audience, email), ("", 0.0))
+        if time.time() > expires - RENEW_BEFORE:
+            token, expires = self._signer.token(audience, email), time.time() + TOKEN_LIFETIME
+            self._signed[audience, email] = (token, expires)
+        return token
 
 
 def _write_once(path: Path, signer: Signer) -> None:
-    """Write key and certificate whole, for the owner only; whoever was first keeps the name."""
+    """Writes key and certificate at once, readable by the owner only; the first of several processes wins."""
     text = signer.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ) + signer.certificate.encode("ascii")

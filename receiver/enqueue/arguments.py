@@ -21,7 +21,7 @@ import uuid_utils
 from receiver.contract import message as messages
 from receiver.errors import Rejected
 from receiver.google.pubsub import MAX_DATA
-from receiver.record.sql import NewRow
+from receiver.record.sql.outbox import NewRow
 from receiver.tasks.backend import running_trace
 
 if TYPE_CHECKING:

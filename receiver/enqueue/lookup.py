@@ -17,7 +17,7 @@ from receiver.text import is_storable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
     from receiver.tasks.backend import Backend
 
 FIND = """

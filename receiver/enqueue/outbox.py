@@ -22,9 +22,9 @@ import asyncpg
 from receiver.enqueue.publisher import OutboxRow, Published
 from receiver.errors import DatabaseUnavailable, GoogleError, GoogleUnavailable
 from receiver.record import migrations
-from receiver.record import sql as statements
-from receiver.record.connections import ConnectionFailed, Lanes
+from receiver.record.connections import ConnectionFailed, RecordPool
 from receiver.record.group_commit import GroupCommit
+from receiver.record.sql import outbox
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from receiver.enqueue.publisher import Publisher
     from receiver.record.database import Database
-    from receiver.record.sql import Inserted, NewRow
+    from receiver.record.sql.outbox import Inserted, NewRow
 
-LANES: Final = 2
+ENQUEUE_CONNECTIONS: Final = 2
 """Connections of an event loop that enqueues: one inserts while the other marks."""
 
 PATIENCE: Final = 10.0
@@ -84,7 +84,7 @@ class Outbox:
         wait: float,
         emit: Emit,
     ) -> None:
-        self.lanes = Lanes(database, size=LANES, application="receiver enqueue", wait=wait)
+        self.pool = RecordPool(database, size=ENQUEUE_CONNECTIONS, application="receiver enqueue", wait=wait)
         self._publisher = publisher
         self._close = close
         self._namespace = namespace
@@ -141,7 +141,7 @@ class Outbox:
         """
         try:
             async with asyncio.timeout(AFTER_COMMIT):
-                owed = await statements.find_owed(self.lanes, [row.task_id for row in rows])
+                owed = await outbox.find_owed(self.pool, [row.task_id for row in rows])
                 await self._publish([row for row in rows if row.task_id in owed], within=AFTER_COMMIT)
         except TimeoutError:
             self._later(f"it took more than {AFTER_COMMIT:g} s")
@@ -152,7 +152,7 @@ class Outbox:
         """Waits for what is under way, then closes the connections."""
         await self._inserts.close()
         await self._publications.close()
-        await self.lanes.close()
+        await self.pool.close()
         await self._close()
 
     async def _until_the_loop_ends(self) -> AsyncGenerator[None, None]:
@@ -164,11 +164,11 @@ class Outbox:
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         """Inserts rows; when the answer is lost, once more: that changes nothing where they are there already."""
         try:
-            found = await statements.insert(self.lanes, rows, namespace=self._namespace)
+            found = await outbox.insert(self.pool, rows, namespace=self._namespace)
         except ConnectionFailed:
-            found = await statements.insert(self.lanes, rows, namespace=self._namespace)
+            found = await outbox.insert(self.pool, rows, namespace=self._namespace)
         except asyncpg.PostgresError as error:
-            await migrations.explain(self.lanes, error)
+            await migrations.explain(self.pool, error)
             raise
         return [found[row.task_id] for row in rows]
 
@@ -189,7 +189,7 @@ class Outbox:
         self._tell(done.failures)
         if done.task_ids:
             try:
-                await statements.mark_published(self.lanes, done.task_ids)
+                await outbox.mark_published(self.pool, done.task_ids)
             except DatabaseUnavailable as error:
                 # The sweeper publishes them again, and the record absorbs that.
                 self._emit(ReceiverTrouble("published tasks are not marked as such", str(error)))

@@ -17,7 +17,7 @@ import msgspec
 
 from receiver.errors import GoogleError, GoogleMissing, GoogleRefused
 from receiver.google.pubsub import Message, batches
-from receiver.record.sql import OutboxRow
+from receiver.record.sql.outbox import OutboxRow
 from receiver.tasks.naming import topic_name
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from receiver.record.sql import Inserted, NewRow, OutboxRow
+    from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ class PubSubBackend:
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`."""
         outbox = await self._outbox()
-        return await records.find(outbox.lanes, task_id, self)
+        return await records.find(outbox.pool, task_id, self)
 
     def close(self) -> None:
         """Closes what plain threads have used, once their calls are done. It may be used again."""

@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session, scoped_session
 from receiver.enqueue.outbox import owed_of
 from receiver.errors import SchemaError
 from receiver.record.schema import task_executions
-from receiver.record.sql import Inserted, NewRow, OutboxRow
+from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 import httpx
 import msgspec
 
-from receiver import hosts
 from receiver.errors import (
     GoogleConflict,
     GoogleForbidden,
@@ -29,6 +28,7 @@ from receiver.errors import (
     GoogleUnavailable,
 )
 from receiver.google.credentials import Credentials
+from receiver.parsers import is_near
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -182,7 +182,7 @@ class GoogleClient:
 def _stands_in(url: str) -> bool:
     """Whether this is a stand-in. Raises ValueError for what is neither that nor Google's: no token may go there."""
     where = httpx.URL(url)
-    if where.scheme == "http" and hosts.is_near(where.host):
+    if where.scheme == "http" and is_near(where.host):
         return True
     if where.scheme != "https" or not where.host.endswith(".googleapis.com"):
         raise ValueError(f"{where.host} is not an address of Google's")

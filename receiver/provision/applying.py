@@ -1,8 +1,8 @@
-"""Makes a plan come true: exactly its changes, kind after kind, many of a kind side by side.
+"""Applies a plan: exactly its changes, kind after kind, many of a kind side by side.
 
-A change that fails stops no other, except those that need what it would have made. Other writers are expected: what is made
-already, just as planned, is done; what somebody changes at the same moment is read back and tried again; what then still differs
-is named.
+A change that fails stops only the changes that need it. Other writers are expected. A resource that somebody made just as
+planned is done. A resource that somebody changes at the same moment is read back and tried again; at the end the fields that still
+differ are named.
 
 Invariant: no request is sent for anything that `planning.is_within` does not allow.
 """
@@ -16,29 +16,25 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from receiver.errors import GoogleConflict, GoogleError, GoogleMissing, GoogleRefused
-from receiver.provision.cloud import Cloud
-from receiver.provision.crew import SIDE_BY_SIDE, each
-from receiver.provision.explanations import reason
 from receiver.provision.fields import Difference, differences, mask, merged
-from receiver.provision.iam import with_member
-from receiver.provision.ownership import Belongs
-from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, belongs, is_within
+from receiver.provision.google_admin import GoogleAdmin, reason
+from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, is_within
 from receiver.provision.resources import Kind
-from receiver.provision.scope import Scope
+from receiver.provision.scope import Belongs, Scope
 
 TRIES: Final = 5
 """Times that a change is tried against other writers."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
-"""Seconds: what the bound of the pauses between those tries doubles from, and where that ends. Each pause is any part of its bound
-(full jitter), so that two who collide do not meet again."""
+"""Seconds between those tries: a bound that doubles from the first to the longest. Each pause is a random part of its bound, so that
+two writers who collide do not meet again."""
 
 ABORTED: Final = "ABORTED"
-"""Google's reason for a conflict that the next try may not meet."""
+"""Google's reason for a conflict that may be over at the next try."""
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ChangeDone:
     """It is as planned. `note`: what was unusual about it."""
 
     change: Change
@@ -46,26 +42,24 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """It is not as planned, and why. `lost`: it is another owner's by now, so that nothing may be hung on it."""
+class ChangeFailed:
+    """It is not as planned. `lost`: another owner has taken it, so that changes that need it are not tried."""
 
     change: Change
     why: str
     lost: bool = False
 
 
-Result: TypeAlias = Done | Failed
+Result: TypeAlias = ChangeDone | ChangeFailed
 
 
 async def apply(
     plan: Plan,
-    cloud: Cloud,
+    admin: GoogleAdmin,
     scope: Scope,
     tell: Callable[[Result], None] = lambda _: None,
-    *,
-    side_by_side: int = SIDE_BY_SIDE,
 ) -> tuple[Result, ...]:
-    """Carries the plan's changes out; a result for each, in the order in which they ended. `tell` hears of each at once."""
+    """Makes the plan's changes. Returns a result for each, in the order in which they ended; `tell` gets each at once."""
     results: list[Result] = []
     failed: set[str] = set()
     for stage in _stages(plan.changes):
@@ -73,15 +67,15 @@ async def apply(
         async def carry(change: Change) -> None:
             missing = [name for name in _needs(change) if name in failed]
             if missing:
-                result: Result = Failed(change, f"not tried: it needs {missing[0].rpartition('/')[2]}")
+                result: Result = ChangeFailed(change, f"not tried: it needs {missing[0].rpartition('/')[2]}")
             else:
-                result = await _carried(change, cloud, scope)
-            if isinstance(result, Failed) and (result.lost or isinstance(change, Create)):
+                result = await _carried(change, admin, scope)
+            if isinstance(result, ChangeFailed) and (result.lost or isinstance(change, Create)):
                 failed.add(change.item.name)
             results.append(result)
             tell(result)
 
-        await each(stage, carry, side_by_side)
+        await admin.each(stage, carry)
     return tuple(results)
 
 
@@ -96,7 +90,7 @@ def _needs(change: Change) -> tuple[str, ...]:
     return () if isinstance(change, Delete) else change.needs
 
 
-async def _carried(change: Change, cloud: Cloud, scope: Scope) -> Result:
+async def _carried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
     if not is_within(change, scope):
         raise AssertionError(
             f"{change.item.name} is not this environment's"
@@ -104,94 +98,100 @@ async def _carried(change: Change, cloud: Cloud, scope: Scope) -> Result:
     try:
         match change:
             case Create():
-                return await _made(change, cloud)
+                return await _made(change, admin)
             case Give():
-                return await _given(change, cloud)
+                return await _given(change, admin)
             case Update():
-                return await _updated(change, cloud, scope)
+                return await _updated(change, admin, scope)
             case Delete():
-                return await _deleted(change, cloud)
+                return await _deleted(change, admin)
     except GoogleError as error:
-        return Failed(change, reason(error, change.item.kind, scope))
+        return ChangeFailed(change, reason(error, change.item.kind, scope))
 
 
-async def _made(change: Create, cloud: Cloud) -> Result:
+async def _made(change: Create, admin: GoogleAdmin) -> Result:
     async def read_back(error: GoogleConflict) -> Result | None:
-        found = await cloud.get(change.item.name)
+        found = await admin.get(change.item.name)
         if found is None:
-            return None if error.reason == ABORTED else Failed(change, f"{error}: plan again")
+            return None if error.reason == ABORTED else ChangeFailed(change, f"{error}: plan again")
         left = differences(change.item, found)
         if left:
-            return Failed(change, f"made by somebody else at the same moment, and differs in {_named(left)}")
-        return Done(change, "made by somebody else at the same moment, just like this")
+            return ChangeFailed(
+                change, f"made by somebody else at the same moment, and differs in {_named(left)}"
+            )
+        return ChangeDone(change, "made by somebody else at the same moment, just like this")
 
-    return await _against_others(change, lambda: cloud.create(change.item), read_back)
+    return await _against_others(change, lambda: admin.create(change.item), read_back)
 
 
-async def _updated(change: Update, cloud: Cloud, scope: Scope) -> Result:
+async def _updated(change: Update, admin: GoogleAdmin, scope: Scope) -> Result:
     item, latest = change.item, change.found
     fields = mask(item.kind, change.differences)
 
     async def update() -> None:
-        await cloud.update(item, merged(item, latest, fields), fields)
+        await admin.update(item, merged(item, latest, fields), fields)
 
     async def read_back(_: GoogleConflict) -> Result | None:
         nonlocal latest
-        found = await cloud.get(item.name)
+        found = await admin.get(item.name)
         if found is None:
-            return Failed(change, "deleted by somebody else at the same moment: plan again")
+            return ChangeFailed(change, "deleted by somebody else at the same moment: plan again")
         latest = found
-        if belongs(found, scope) not in {Belongs.OURS, belongs(change.found, scope)}:
-            return Failed(change, "somebody else made it theirs at the same moment: plan again", lost=True)
+        if scope.whose(found) not in {Belongs.OURS, scope.whose(change.found)}:
+            return ChangeFailed(
+                change, "somebody else made it theirs at the same moment: plan again", lost=True
+            )
         if differences(item, found):
             return None
-        return Done(change, "changed by somebody else at the same moment, to just this")
+        return ChangeDone(change, "changed by somebody else at the same moment, to just this")
 
     try:
         result = await _against_others(change, update, read_back)
     except GoogleMissing:
-        return Failed(change, "deleted by somebody else since the plan was made: plan again")
+        return ChangeFailed(change, "deleted by somebody else since the plan was made: plan again")
     except GoogleRefused as error:
-        if cloud.is_emulated and item.kind is not Kind.JOB:
-            return await _emulated(change, fields, error, cloud)
+        if admin.is_emulated and item.kind is not Kind.JOB:
+            return await _emulated(change, fields, error, admin)
         raise
-    if isinstance(result, Failed) and (left := differences(item, latest)):
+    if isinstance(result, ChangeFailed) and (left := differences(item, latest)):
         return replace(result, why=f"{result.why}; it differs in {_named(left)}")
     return result
 
 
-async def _emulated(change: Update, fields: tuple[str, ...], refusal: GoogleRefused, cloud: Cloud) -> Result:
+async def _emulated(
+    change: Update, fields: tuple[str, ...], refusal: GoogleRefused, admin: GoogleAdmin
+) -> Result:
     """The official emulator refuses whole updates for fields that it cannot change: the others are changed one by one."""
     refused: dict[str, str] = {fields[0]: refusal.message} if len(fields) == 1 else {}
     for field in fields if len(fields) > 1 else ():
         try:
-            await cloud.update(change.item, merged(change.item, change.found, (field,)), (field,))
+            await admin.update(change.item, merged(change.item, change.found, (field,)), (field,))
         except GoogleRefused as error:
             refused[field] = error.message
     if not refused:
-        return Done(change, "field by field")
+        return ChangeDone(change, "field by field")
     (first, *_) = refused.values()
     changed = [field for field in fields if field not in refused]
     done = f"; changed: {', '.join(changed)}" if changed else ""
-    return Failed(change, f"the emulator cannot change {', '.join(refused)} ({first}){done}")
+    return ChangeFailed(change, f"the emulator cannot change {', '.join(refused)} ({first}){done}")
 
 
-async def _deleted(change: Delete, cloud: Cloud) -> Result:
+async def _deleted(change: Delete, admin: GoogleAdmin) -> Result:
     async def read_back(_: GoogleConflict) -> Result | None:
         return None
 
     try:
-        return await _against_others(change, lambda: cloud.delete(change.item), read_back)
+        return await _against_others(change, lambda: admin.delete(change.item), read_back)
     except GoogleMissing:
-        return Done(change, "it was gone already")
+        return ChangeDone(change, "it was gone already")
 
 
-async def _given(change: Give, cloud: Cloud) -> Result:
+async def _given(change: Give, admin: GoogleAdmin) -> Result:
     grant = change.item
 
     async def give() -> None:
-        policy = await cloud.policy(grant.target)
-        await cloud.set_policy(grant.target, with_member(policy, grant.role, grant.member))
+        policy = await admin.policy(grant.target)
+        await admin.set_policy(grant.target, grant.added_to(policy))
 
     async def read_back(_: GoogleConflict) -> Result | None:
         return None  # `give` begins with reading
@@ -204,7 +204,7 @@ async def _against_others(
     act: Callable[[], Awaitable[None]],
     read_back: Callable[[GoogleConflict], Awaitable[Result | None]],
 ) -> Result:
-    """Acts, and after a conflict reads back: what it came to by then, or None when it is worth another try."""
+    """Acts. After a conflict `read_back` says what has become of it, or None for another try."""
     for attempt in range(TRIES):
         if attempt:
             bound = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
@@ -216,8 +216,8 @@ async def _against_others(
             if verdict is not None:
                 return verdict
         else:
-            return Done(change)
-    return Failed(change, f"somebody else kept changing it through {TRIES} tries: try again")
+            return ChangeDone(change)
+    return ChangeFailed(change, f"somebody else kept changing it through {TRIES} tries: try again")
 
 
 def _named(left: Iterable[Difference]) -> str:

@@ -1,8 +1,8 @@
 """What should be there: for every route a topic, a push subscription and, if it is scheduled, a job; and the dead letters.
 
-Pure: the routes and the settings go in, resources come out, in Google's own words. Names are `receiver.tasks.naming`'s.
+Pure: routes and settings in, resources out, as Google writes them.
 
-Next: `receiver.provision.planning` holds them against what is there.
+Next: `receiver.provision.planning` compares them with what is there.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from receiver.contract.message import scheduled_payload
 from receiver.errors import SettingError
 from receiver.provision.resources import Grant, Kind, Resource, Wanted
 from receiver.provision.scope import Scope
-from receiver.refusals import DEAD_LETTER_RETENTION, SUBSCRIPTION_RETENTION
-from receiver.settings import PUSH_PATH, PushAuth, Settings
+from receiver.settings import DEAD_LETTER_RETENTION, PUSH_PATH, SUBSCRIPTION_RETENTION, PushAuth, Settings
 from receiver.tasks.route import TaskRoute
 
 DEAD_LETTER_ACK_DEADLINE: Final = timedelta(seconds=60)
-"""For somebody who reads dead letters by hand."""
+"""For people who pull dead letters by hand."""
 
 JOB_RETRIES: Final = 3
-"""Times that Cloud Scheduler tries again when publishing fails; its own default is none. The limit is 5."""
+"""Times that Cloud Scheduler tries again when publishing fails. Its default is 0, its limit 5."""
 
 JOB_BACKOFF: Final = (timedelta(seconds=5), timedelta(hours=1))
 """The shortest and longest pause between those tries: Cloud Scheduler's own bounds."""
@@ -36,15 +35,15 @@ MAKES_TOKENS: Final = "roles/iam.serviceAccountTokenCreator"
 
 
 @dataclass(frozen=True, slots=True)
-class Push:
-    """How pushes are made: where to, with whose token (None: no token), and after how many tries a message is a dead letter."""
+class PushTarget:
+    """Where Pub/Sub pushes to, with whose token (None: no token), and after how many tries a message is a dead letter."""
 
     url: str
     account: str | None
     max_delivery_attempts: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Push:
+    def of(cls, settings: Settings) -> PushTarget:
         """What the settings say.
 
         Raises:
@@ -70,7 +69,7 @@ class Push:
         return cls(url, settings.service_account, settings.max_delivery_attempts)
 
 
-def desired(routes: Sequence[TaskRoute], scope: Scope, push: Push) -> tuple[Wanted, ...]:
+def desired(routes: Sequence[TaskRoute], scope: Scope, push: PushTarget) -> tuple[Wanted, ...]:
     """Everything that these routes need, each resource once."""
     found = {wanted.item.name: wanted for wanted in _dead_letters(scope)}
     for route in routes:
@@ -82,19 +81,19 @@ def desired(routes: Sequence[TaskRoute], scope: Scope, push: Push) -> tuple[Want
 
 
 def former_paths(route: TaskRoute) -> frozenset[str]:
-    """The paths that its aliases may have had topics under. A bare name was a function of the same module, most likely."""
+    """The paths under which its aliases may have had topics. A bare name most likely was a function of the same module."""
     module = route.function.__module__
     bare = {f"{module}.{alias}" for alias in route.aliases if "." not in alias}
     return frozenset({*route.aliases, *bare}) - {route.path}
 
 
 def desired_grants(
-    wanted: Iterable[Wanted], scope: Scope, push: Push, project_number: str
+    wanted: Iterable[Wanted], scope: Scope, push: PushTarget, project_number: str
 ) -> Iterator[Wanted]:
     """The roles that Pub/Sub's own account needs.
 
-    To write dead letters, to take them from their subscriptions, and, in projects from before April 2021, to make tokens of
-    the push account.
+    To write dead letters, to take messages from their subscriptions, and, in projects from before April 2021, to make tokens
+    of the push account.
     """
     agent = f"serviceAccount:service-{project_number}@gcp-sa-pubsub.iam.gserviceaccount.com"
     letters = scope.dead_letter_topic
@@ -110,7 +109,7 @@ def desired_grants(
 
 def _dead_letters(scope: Scope) -> Iterator[Wanted]:
     topic = scope.dead_letter_topic
-    yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.owner.labels}))
+    yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.labels}))
     body = {
         "topic": topic,
         "pushConfig": {},
@@ -118,34 +117,34 @@ def _dead_letters(scope: Scope) -> Iterator[Wanted]:
         "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"},
         "messageRetentionDuration": _duration(DEAD_LETTER_RETENTION),
         "expirationPolicy": {},
-        "labels": scope.owner.labels,
+        "labels": scope.labels,
     }
     yield Wanted(Resource(Kind.SUBSCRIPTION, scope.dead_letter_subscription, body), (topic,))
 
 
-def _of_route(route: TaskRoute, scope: Scope, push: Push) -> Iterator[Wanted]:
+def _of_route(route: TaskRoute, scope: Scope, push: PushTarget) -> Iterator[Wanted]:
     yield from _delivery(route, route.path, scope, push)
     if route.schedule is not None:
         body = _job(route, route.schedule, scope)
         yield Wanted(Resource(Kind.JOB, scope.job(route.path), body), (scope.topic(route.path),))
 
 
-def _of_former_names(route: TaskRoute, scope: Scope, push: Push) -> Iterator[Wanted]:
+def _of_former_names(route: TaskRoute, scope: Scope, push: PushTarget) -> Iterator[Wanted]:
     for path in sorted(former_paths(route)):
         yield from _delivery(route, path, scope, push, former=route.path)
 
 
 def _delivery(
-    route: TaskRoute, path: str, scope: Scope, push: Push, former: str | None = None
+    route: TaskRoute, path: str, scope: Scope, push: PushTarget, former: str | None = None
 ) -> Iterator[Wanted]:
     topic = scope.topic(path)
-    yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.owner.labels}), former=former)
+    yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.labels}), former=former)
     body = _subscription(route, topic, scope, push)
     needs = (topic, scope.dead_letter_topic)
     yield Wanted(Resource(Kind.SUBSCRIPTION, scope.subscription(path), body), needs, former)
 
 
-def _subscription(route: TaskRoute, topic: str, scope: Scope, push: Push) -> dict[str, Any]:
+def _subscription(route: TaskRoute, topic: str, scope: Scope, push: PushTarget) -> dict[str, Any]:
     config: dict[str, Any] = {
         "pushEndpoint": push.url + PUSH_PATH,
         "attributes": {"x-goog-version": "v1"},
@@ -168,14 +167,14 @@ def _subscription(route: TaskRoute, topic: str, scope: Scope, push: Push) -> dic
         "messageRetentionDuration": _duration(SUBSCRIPTION_RETENTION),
         # Never: a monthly task's subscription would be gone after 31 days without a message.
         "expirationPolicy": {},
-        "labels": scope.owner.labels,
+        "labels": scope.labels,
     }
 
 
 def _job(route: TaskRoute, schedule: str, scope: Scope) -> dict[str, Any]:
     least, most = JOB_BACKOFF
     return {
-        "description": scope.owner.description,
+        "description": scope.description,
         "schedule": schedule,
         "timeZone": route.schedule_timezone,
         "pubsubTarget": {

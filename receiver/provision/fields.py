@@ -1,10 +1,9 @@
-"""The fields of each resource that are ours to say, and in which of them two resources differ.
+"""The fields of each resource that we set, and in which of them two resources differ.
 
-What is not listed here belongs to whoever set it: other labels, a paused job, a schema. Values are compared as what they mean
-("10s" and "10.0s", the text inside base64, `utc` and `Etc/UTC`), and shown in that form. A field that Google does not let
-change is `fixed`, with what its wrong value would do.
+Other fields are left as they are: other labels, a paused job, a schema. Values are compared by their meaning ("10s" and "10.0s",
+the text inside base64, `utc` and `Etc/UTC`), and shown in that form. A field that Google cannot change is `fixed`.
 
-Invariant: `differences(wanted, wanted) == ()`; and applying the top-level fields that `mask` names makes it so.
+Invariant: `differences(wanted, wanted) == ()`, and an update of the top-level fields that `mask` names leads there.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from receiver.provision.ownership import ENVIRONMENT, NAMESPACE, SERVICE
 from receiver.provision.resources import Kind, Resource
+from receiver.provision.scope import ENVIRONMENT, NAMESPACE, SERVICE
 
 NEVER: Final = "never"
 _UTC: Final = frozenset(
@@ -26,13 +25,13 @@ _UTC: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field of a resource: as it is and as it should be, in words; None where it is absent."""
+    """One field of a resource: its value as it is and as it should be, in words; None where it is absent."""
 
     field: str
     old: str | None
     new: str | None
     fixed: str | None = None
-    """Why it matters, for a field that cannot be changed; None for one that can."""
+    """What a wrong value does, for a field that cannot be changed; None for one that can."""
 
     def __str__(self) -> str:
         return f"{self.field}: {_shown(self.old)} → {_shown(self.new)}"
@@ -40,7 +39,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field that is ours to say: where it is, and how its value is read. `read` is given None where it is absent."""
+    """A field that we set: where it is, and how its value becomes words. `read` gets None where it is absent."""
 
     path: str
     read: Callable[[Any], str | None]
@@ -66,7 +65,7 @@ def differences(wanted: Resource, found: Resource) -> tuple[Difference, ...]:
 
 
 def mask(kind: Kind, changed: tuple[Difference, ...]) -> tuple[str, ...]:
-    """The top-level fields that an update must name. A field that is Google's own result names all of ours."""
+    """The top-level fields that an update must name: all of ours when only the state is wrong."""
     paths = {difference.field for difference in changed}
     tops = dict.fromkeys(field.top for field in FIELDS[kind] if field.fixed is None and field.top != STATE)
     if STATE in paths:
@@ -75,7 +74,7 @@ def mask(kind: Kind, changed: tuple[Difference, ...]) -> tuple[str, ...]:
 
 
 def merged(wanted: Resource, found: Resource, names: tuple[str, ...]) -> dict[str, Any]:
-    """The body of an update: the wanted fields, and of the labels those that others set as well."""
+    """The body of an update: the wanted fields, and the labels of others beside ours."""
     body = {name: wanted.body[name] for name in names if name in wanted.body}
     if "labels" in body:
         body["labels"] = {**found.body.get("labels", {}), **body["labels"]}
@@ -195,4 +194,4 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
         Field(STATE, _state),
     ),
 }
-"""What is compared, in the order in which it is shown. Everything else on a resource is left as it is."""
+"""The fields that are compared, in the order in which they are shown."""

@@ -1,7 +1,7 @@
 """What is there: the topics, subscriptions and scheduler jobs of one environment, as Google lists them.
 
-Listing a whole project takes one request for a thousand resources, and finds what nothing wants any more. The lists are read
-side by side; policies, for grants, one by one within a bound. What is outside the scope is dropped here and never seen again.
+A list takes one request for a thousand resources, and shows what no task needs any more. Lists and policies are read side by
+side. What is outside the scope is dropped here.
 
 Next: `receiver.provision.planning`.
 """
@@ -13,27 +13,27 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from receiver.errors import GoogleError
-from receiver.provision.crew import SIDE_BY_SIDE, each
-from receiver.provision.explanations import explained
-from receiver.provision.resources import Grant, Kind, Resource
-from receiver.provision.scope import Scope
+from receiver.provision.google_admin import explained
+from receiver.provision.resources import Kind, Resource
 
 if TYPE_CHECKING:
-    from receiver.provision.cloud import Cloud
+    from receiver.provision.google_admin import GoogleAdmin
+    from receiver.provision.resources import Grant
+    from receiver.provision.scope import Scope
 
 ALL_KINDS: Final = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION, Kind.JOB})
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Resources by their full names, and for grants the policies of their targets."""
+    """Resources by their full names, and the policies of the resources that grants are on."""
 
     by_name: Mapping[str, Resource] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, resources: Iterable[Resource]) -> Observed:
-        """Of these resources."""
+        """These resources."""
         return cls({one.name: one for one in resources})
 
     @property
@@ -50,47 +50,36 @@ class Observed:
 
     def has(self, grant: Grant) -> bool:
         """Whether the member has the role there, without a condition."""
-        policy = self.policies.get(grant.target, {})
-        return any(
-            binding.get("role") == grant.role
-            and grant.member in binding.get("members", ())
-            and not binding.get("condition")
-            for binding in policy.get("bindings", ())
-        )
+        return grant.is_in(self.policies.get(grant.target, {}))
 
     def with_(self, name: str, found: Resource | None) -> Observed:
-        """The same with one resource as it was found just now; None: it is not there."""
+        """The same with one resource as it was read just now; None: it is not there."""
         rest = {known: one for known, one in self.by_name.items() if known != name}
         return Observed(rest if found is None else {**rest, name: found}, self.policies)
 
 
 async def observe(
-    cloud: Cloud,
-    scope: Scope,
-    kinds: frozenset[Kind] = ALL_KINDS,
-    targets: Iterable[str] = (),
-    *,
-    side_by_side: int = SIDE_BY_SIDE,
+    admin: GoogleAdmin, scope: Scope, kinds: frozenset[Kind] = ALL_KINDS, targets: Iterable[str] = ()
 ) -> Observed:
     """Lists what is there.
 
     Args:
-        kinds: which kinds to look at; what is left out is taken to be absent.
+        kinds: which kinds to look at; the others are taken to be absent.
         targets: full names whose policies to read as well; one that is not there has none.
 
     Raises:
         GoogleError: a list or a policy could not be read.
     """
     asked = [kind for kind in Kind if kind in kinds]
-    pages = await each(asked, lambda kind: cloud.listed(kind, scope), side_by_side)
+    pages = await admin.each(asked, lambda kind: admin.resources(kind, scope))
     ours = {one.name: one for page in pages for one in page if scope.contains(one.name)}
 
     async def policy(target: str) -> tuple[str, Mapping[str, Any]]:
         try:
-            return target, await cloud.policy(target)
+            return target, await admin.policy(target)
         except GoogleError as error:
             who = target.rpartition("/")[2]
             raise explained(error, f"read who may use {who}", Kind.GRANT, scope) from error
 
     there = [name for name in targets if name in ours or not name.startswith(f"projects/{scope.project}/")]
-    return Observed(ours, dict(await each(there, policy, side_by_side)))
+    return Observed(ours, dict(await admin.each(there, policy)))

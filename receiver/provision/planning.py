@@ -1,9 +1,9 @@
 """The plan: what must be made, changed and deleted so that what is there becomes what should be.
 
-Pure. Every resource ends in exactly one of the values below; a plan may be printed, tested and refused before anything happens.
+Pure. Every resource gets exactly one of the values below, so that a plan can be read before anything happens.
 
-Invariants: a change names only what `Scope.contains`, or a wanted grant; another owner's resource is never changed; a
-resource is deleted only when it says that it is ours. `plan` of a state that equals the desired one holds no change.
+Invariants: a change names only what `Scope.contains`, or a wanted grant. Another owner's resource is never changed. A resource
+is deleted only when it says that it is ours. The plan of a state that equals the desired one holds no change.
 
 Next: `receiver.provision.rendering` shows it, `receiver.provision.applying` makes it so.
 """
@@ -16,9 +16,13 @@ from typing import Final, TypeAlias
 
 from receiver.provision.fields import Difference, differences
 from receiver.provision.observed import Observed
-from receiver.provision.ownership import Belongs, owner_of_description, owner_of_labels
 from receiver.provision.resources import Grant, Kind, Resource, Wanted, kind_of
-from receiver.provision.scope import Scope
+from receiver.provision.scope import Belongs, Scope, owner_of
+
+_WAYS: Final = {
+    Belongs.OTHERS: "choose another TASKS_NAMESPACE or TASKS_ENVIRONMENT",
+    Belongs.FORMER_SERVICES: "if this service has moved from there, use --take-over",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +54,15 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """It is there, is ours, and nothing needs it any more."""
+    """It is there and ours, and no task needs it."""
 
     item: Resource
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """It should change, and must not, or cannot: `why`, with the way out."""
+class ChangeRefused:
+    """It should change, and must not or cannot. `why` also says what to do."""
 
     item: Resource | Grant
     why: str
@@ -66,7 +70,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """No task needs it, and it stays as it is: `why`. It is no reason to call the state wrong."""
+    """No task needs it, and it stays. A plan with such entries is settled all the same."""
 
     item: Resource
     why: str
@@ -79,8 +83,11 @@ class Unchanged:
     item: Resource | Grant
 
 
+Needed: TypeAlias = Mapping[str, str]
+"""Full names of topics that executions in the record still need although no task has them, each with the reason."""
+
 Change: TypeAlias = Create | Give | Update | Delete
-Entry: TypeAlias = Create | Give | Update | Delete | Refused | Kept | Unchanged
+Entry: TypeAlias = Create | Give | Update | Delete | ChangeRefused | Kept | Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +98,7 @@ class Plan:
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """What is to be done, in order: made and changed from topics to grants, then deleted the other way."""
+        """In order: made and changed from topics to grants, then deleted from grants to topics."""
         order = list(Kind)
         made = [entry for entry in self.entries if isinstance(entry, Create | Give | Update)]
         gone = [entry for entry in self.entries if isinstance(entry, Delete)]
@@ -100,13 +107,13 @@ class Plan:
         return (*made, *gone)
 
     @property
-    def refused(self) -> tuple[Refused, ...]:
-        """What must not or cannot be changed."""
-        return tuple(entry for entry in self.entries if isinstance(entry, Refused))
+    def refused(self) -> tuple[ChangeRefused, ...]:
+        """Those that must not or cannot be changed."""
+        return tuple(entry for entry in self.entries if isinstance(entry, ChangeRefused))
 
     @property
     def kept(self) -> tuple[Kept, ...]:
-        """What nothing needs and stays."""
+        """Those that no task needs and that stay."""
         return tuple(entry for entry in self.entries if isinstance(entry, Kept))
 
     @property
@@ -118,13 +125,6 @@ class Plan:
     def is_settled(self) -> bool:
         """Whether what is there equals what should be."""
         return not self.changes and not self.refused
-
-
-@dataclass(frozen=True, slots=True)
-class Needed:
-    """What the record still needs of topics and subscriptions that no task has: for each topic's full name, why."""
-
-    topics: Mapping[str, str]
 
 
 def plan(
@@ -140,8 +140,8 @@ def plan(
 
     Args:
         take_over: resources of another service with our environment and namespace count as ours: the service has moved.
-        prune: delete orphaned topics and subscriptions, save those that are still needed.
-        orphans: look at what nothing wants; False when only some of the tasks are wanted.
+        prune: delete the topics and subscriptions that no task needs, except these. None: delete none.
+        orphans: also look at what is not wanted; False when `wanted` holds only some of the tasks.
     """
     entries = [
         entry
@@ -160,7 +160,7 @@ def plan(
 
 
 def removal(observed: Observed, scope: Scope, *, take_over: bool = False) -> Plan:
-    """Everything that is ours in this environment is deleted, and nothing else."""
+    """Deletes everything that is ours in this environment."""
     entries: list[Entry] = []
     for found in observed.resources:
         if not scope.contains(found.name):
@@ -188,9 +188,9 @@ def _of_wanted(
         if one.former is None:
             yield Create(item, one.needs)
         return
-    whose = belongs(found, scope)
+    whose = scope.whose(found)
     if whose is Belongs.OTHERS or (whose is Belongs.FORMER_SERVICES and not take_over):
-        yield Refused(item, f"{_foreign(found)}; {_WAYS[whose]}")
+        yield ChangeRefused(item, f"it belongs to {owner_of(found)}; {_WAYS[whose]}")
         return
     changed = differences(item, found)
     fixed = [difference for difference in changed if difference.fixed is not None]
@@ -198,7 +198,7 @@ def _of_wanted(
         what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
         yield Kept(found, f"a former name of {one.former}, and of no more use: {what}")
     elif fixed:
-        yield Refused(item, _way_out(item, fixed))
+        yield ChangeRefused(item, _way_out(item, fixed))
     elif changed:
         yield Update(item, found, changed, one.needs, adopted=whose is Belongs.NOBODYS)
     elif one.former is not None and pruning:
@@ -208,10 +208,9 @@ def _of_wanted(
 
 
 def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """What stands on something that is refused is refused with it.
+    """Refuses what needs a refused resource. `entries` has what is needed before what needs it.
 
-    Else a subscription of ours would take the messages of another owner's topic, and a role would be given on it. What is needed
-    comes before what needs it.
+    Otherwise a subscription of ours would take the messages of another owner's topic, and a role would be given on it.
     """
     refused: set[str] = set()
     for entry in entries:
@@ -220,8 +219,8 @@ def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
             missing = next((name for name in entry.needs if name in refused), None)
             if missing is not None:
                 what = f"{kind_of(missing)} {missing.rpartition('/')[2]}"
-                judged = Refused(entry.item, f"it needs {what}, which is refused")
-        if isinstance(judged, Refused):
+                judged = ChangeRefused(entry.item, f"it needs {what}, which is refused")
+        if isinstance(judged, ChangeRefused):
             refused.add(judged.item.name)
         yield judged
 
@@ -234,12 +233,12 @@ def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over
         return Delete(found, "no task has this schedule")
     if prune is None:
         return Kept(found, "no task uses it; --prune deletes it")
-    still = prune.topics.get(_topic_of(found, scope))
-    return Delete(found, "no task uses it") if still is None else Refused(found, still)
+    still = prune.get(_topic_of(found, scope))
+    return Delete(found, "no task uses it") if still is None else ChangeRefused(found, still)
 
 
 def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
-    match belongs(found, scope):
+    match scope.whose(found):
         case Belongs.OURS:
             return None
         case Belongs.FORMER_SERVICES if take_over:
@@ -247,37 +246,18 @@ def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
         case Belongs.NOBODYS:
             return "it names no owner; delete it by hand if nobody needs it"
         case Belongs.FORMER_SERVICES | Belongs.OTHERS:
-            return _foreign(found)
-
-
-def belongs(found: Resource, scope: Scope) -> Belongs:
-    """Whose a resource says it is."""
-    if found.kind is Kind.JOB:
-        return scope.owner.of_description(found.body.get("description", ""))
-    return scope.owner.of_labels(found.body.get("labels", {}))
-
-
-def _foreign(found: Resource) -> str:
-    if found.kind is Kind.JOB:
-        return f"it belongs to {owner_of_description(found.body.get('description', ''))}"
-    return f"it belongs to {owner_of_labels(found.body.get('labels', {}))}"
-
-
-_WAYS: Final = {
-    Belongs.OTHERS: "choose another TASKS_NAMESPACE or TASKS_ENVIRONMENT",
-    Belongs.FORMER_SERVICES: "if this service has moved from there, use --take-over",
-}
+            return f"it belongs to {owner_of(found)}"
 
 
 def _topic_of(found: Resource, scope: Scope) -> str:
-    """The topic that an orphan is, or serves; a subscription whose topic is gone is known by its own name."""
+    """The topic that this is or belongs to. A subscription may have lost its topic, so that its own name has to tell."""
     if found.kind is Kind.TOPIC:
         return found.name
     return f"projects/{scope.project}/topics/{found.id.removesuffix('-sub')}"
 
 
 def _way_out(item: Resource, fixed: Sequence[Difference]) -> str:
-    """Google changes none of these: deleting is for people to decide, because it drops what waits in there."""
+    """Google changes none of these fields. Deleting drops the messages that wait, so people must decide on it."""
     what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
     project, name = item.name.split("/")[1], item.id
     return (
@@ -287,7 +267,7 @@ def _way_out(item: Resource, fixed: Sequence[Difference]) -> str:
 
 
 def is_within(entry: Change, scope: Scope) -> bool:
-    """Whether a change stays inside the scope: the last fence before Google is asked for it."""
+    """Whether a change stays inside the scope. Checked once more right before it is sent."""
     if isinstance(entry.item, Grant):
         target = entry.item.target
         return scope.contains(target) or target.startswith("projects/-/serviceAccounts/")

@@ -1,10 +1,10 @@
-"""One run: a goal is fixed, planned against what is there, applied, and looked at again.
+"""One run of provisioning: plan, apply, look again.
 
-`receiver provision` and `receiver doctor` both stand on this: what provisioning plans, doctor finds.
-
-    goal = provisioning_goal(wanted, scope, options)      or    removal_goal(scope, options)
-    run = Run(cloud, scope, goal, ask)
+    wanted = await wanted_by(registry, admin, scope, push, options)
+    run = ProvisionRun(admin, scope, options, wanted, ask)
     plan = await run.plan();  results = await run.apply(plan, tell);  left = await run.remaining()
+
+`receiver doctor` finds what this would change.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from receiver.errors import ConfigurationError
+from receiver.errors import ConfigurationError, SettingError
 from receiver.provision.applying import Result, apply
-from receiver.provision.crew import SIDE_BY_SIDE, each
-from receiver.provision.desired import Push, desired, desired_grants
+from receiver.provision.desired import PushTarget, desired, desired_grants
 from receiver.provision.observed import ALL_KINDS, Observed, observe
 from receiver.provision.planning import Delete, Needed, Plan, plan, removal
 from receiver.provision.resources import Grant, Kind, Wanted
-from receiver.provision.scope import Scope
+from receiver.settings import require_database
 
 if TYPE_CHECKING:
-    from receiver.provision.cloud import Cloud
+    from receiver.provision.google_admin import GoogleAdmin
+    from receiver.provision.scope import Scope
+    from receiver.settings import Settings
     from receiver.tasks.registry import Registry
     from receiver.tasks.route import TaskRoute
 
-NOTHING_NEEDED = Needed({})
-
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ProvisionOptions:
     """What a run looks at.
 
     Args:
@@ -39,7 +38,7 @@ class Options:
         only: names of tasks, with their dead letters; empty for all.
         grant: also the roles of Pub/Sub's own account.
         take_over: resources of another service with our environment and namespace are ours: the service has moved.
-        prune: delete orphaned topics and subscriptions.
+        prune: delete the topics and subscriptions that no task needs.
     """
 
     kinds: frozenset[Kind] = ALL_KINDS
@@ -49,118 +48,119 @@ class Options:
     prune: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """What to reach: which kinds and policies to look at, and the plan for what was seen and what the record needs."""
-
-    kinds: frozenset[Kind]
-    targets: tuple[str, ...]
-    prunes: bool
-    decide: Callable[[Observed, Needed], Plan]
-
-
 async def wanted_by(
-    registry: Registry, cloud: Cloud, scope: Scope, push: Push, options: Options
+    registry: Registry, admin: GoogleAdmin, scope: Scope, push: PushTarget, options: ProvisionOptions
 ) -> tuple[Wanted, ...]:
     """What should be there. Asks Google for the project's number when roles are to be granted.
 
     Raises:
-        ConfigurationError: there is no such task as `options.only` names.
+        ConfigurationError: `options.only` names a task that does not exist.
     """
     wanted = desired(_chosen(registry, options.only), scope, push)
     grants: Sequence[Wanted] = ()
     if options.grant:
-        number = await cloud.project_number(scope)
+        number = await admin.project_number(scope)
         grants = tuple(desired_grants(wanted, scope, push, number))
     return (*(one for one in wanted if one.item.kind in options.kinds), *grants)
 
 
-def provisioning_goal(wanted: Sequence[Wanted], scope: Scope, options: Options) -> Goal:
-    """Everything wanted is there, and nothing orphaned that can be deleted."""
+async def needed_by_record(settings: Settings, scope: Scope) -> Needed:
+    """The topics of all executions that are not final. A row keeps its task's path, also when no task has it any more.
 
-    def decide(observed: Observed, needed: Needed) -> Plan:
-        return plan(
-            wanted,
-            observed,
-            scope,
-            take_over=options.take_over,
-            prune=needed if options.prune else None,
-            orphans=not options.only,
-        )
+    Raises:
+        ConfigurationError: no database is set.
+        SchemaError, DatabaseUnavailable: the record cannot be asked.
+    """
+    # SQLAlchemy and the driver take long to load, and only --prune needs them.
+    from receiver.reading import queries  # noqa: PLC0415 - as said
+    from receiver.record.database import Database  # noqa: PLC0415 - as said
 
-    targets = tuple(one.item.target for one in wanted if isinstance(one.item, Grant))
-    return Goal(options.kinds, targets, options.prune, decide)
+    try:
+        url = require_database(settings)
+    except SettingError as error:
+        raise ConfigurationError(
+            f"--prune asks the record first whether executions still need what it deletes: {error}"
+        ) from None
+    database = Database.of(url, prepared_statements=settings.db_prepared_statements)
+    async with queries.reading(database) as connection:
+        counts = await queries.unfinished(connection, scope.namespace)
+    return {
+        scope.topic(path): f"{'1 execution is' if count == 1 else f'{count} executions are'} not final yet; "
+        f"see `receiver executions list --task {path}`"
+        for path, count in counts.items()
+    }
 
 
-def removal_goal(scope: Scope, options: Options) -> Goal:
-    """Nothing of ours is there any more."""
-
-    def decide(observed: Observed, _: Needed) -> Plan:
-        return removal(observed, scope, take_over=options.take_over)
-
-    return Goal(options.kinds, targets=(), prunes=False, decide=decide)
-
-
-class Run:
+class ProvisionRun:
     """Plans, applies and looks again.
 
     Args:
-        ask: asks the record what it still needs; called only when orphans would be deleted.
-        side_by_side: requests at once.
+        wanted: what should be there; None deletes everything of the environment.
+        ask: asks the record what it still needs; called only when topics or subscriptions would be pruned.
     """
 
     def __init__(
         self,
-        cloud: Cloud,
+        admin: GoogleAdmin,
         scope: Scope,
-        goal: Goal,
+        options: ProvisionOptions,
+        wanted: Sequence[Wanted] | None,
         ask: Callable[[], Awaitable[Needed]],
-        *,
-        side_by_side: int = SIDE_BY_SIDE,
     ) -> None:
-        self._cloud = cloud
+        self._admin = admin
         self._scope = scope
-        self._goal = goal
+        self._options = options
+        self._wanted = wanted
         self._ask = ask
-        self._side_by_side = side_by_side
 
     async def plan(self) -> Plan:
-        """What leads from what is there to the goal.
+        """The changes that lead from what is there to what is wanted.
 
         Raises:
             GoogleError: what is there could not be read.
-            SettingError, SchemaError, DatabaseUnavailable: orphans are to be deleted, and the record cannot be asked.
+            ConfigurationError, SchemaError, DatabaseUnavailable: the record has to be asked, and cannot be.
         """
         return await self._planned(await self._observed())
 
     async def apply(self, made: Plan, tell: Callable[[Result], None] = lambda _: None) -> tuple[Result, ...]:
-        """Carries a plan out, and nothing else."""
-        return await apply(made, self._cloud, self._scope, tell, side_by_side=self._side_by_side)
+        """Makes the changes of a plan, and no others."""
+        return await apply(made, self._admin, self._scope, tell)
 
     async def remaining(self) -> Plan:
-        """The plan as it is now. Google's lists may lag behind: what seems to differ is read once more by itself."""
+        """The plan as it is now. Google's lists may lag behind: each resource that seems to differ is read once more."""
         observed = await self._observed()
-        made = self._goal.decide(observed, NOTHING_NEEDED)
+        made = self._decided(observed, {})
         doubtful = [entry.item.name for entry in made.changes if not isinstance(entry.item, Grant)]
-        read = await each(doubtful, self._cloud.get, self._side_by_side)
+        read = await self._admin.each(doubtful, self._admin.get)
         for name, found in zip(doubtful, read, strict=True):
             observed = observed.with_(name, found)
         return await self._planned(observed)
 
     async def _observed(self) -> Observed:
-        goal = self._goal
-        return await observe(
-            self._cloud, self._scope, goal.kinds, goal.targets, side_by_side=self._side_by_side
-        )
+        targets = [one.item.target for one in self._wanted or () if isinstance(one.item, Grant)]
+        return await observe(self._admin, self._scope, self._options.kinds, targets)
 
     async def _planned(self, observed: Observed) -> Plan:
-        made = self._goal.decide(observed, NOTHING_NEEDED)
-        pruned = {Kind.TOPIC, Kind.SUBSCRIPTION}
-        if self._goal.prunes and any(
-            isinstance(change, Delete) and change.item.kind in pruned for change in made.changes
-        ):
-            made = self._goal.decide(observed, await self._ask())
+        made = self._decided(observed, {})
+        is_pruning = any(
+            isinstance(change, Delete) and change.item.kind is not Kind.JOB for change in made.changes
+        )
+        if self._options.prune and is_pruning:
+            made = self._decided(observed, await self._ask())
         return made
+
+    def _decided(self, observed: Observed, needed: Needed) -> Plan:
+        options = self._options
+        if self._wanted is None:
+            return removal(observed, self._scope, take_over=options.take_over)
+        return plan(
+            self._wanted,
+            observed,
+            self._scope,
+            take_over=options.take_over,
+            prune=needed if options.prune else None,
+            orphans=not options.only,
+        )
 
 
 def _chosen(registry: Registry, names: Sequence[str]) -> tuple[TaskRoute, ...]:

@@ -1,21 +1,20 @@
-"""A plan and its results, for people (`+ ~ -` lines) and for programs (JSON-able values)."""
+"""A plan and its results, for people (`+ ~ -` lines, each with its style on a terminal) and for programs (JSON values)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from receiver.provision.applying import Done, Failed, Result
+from receiver.provision.applying import ChangeDone, ChangeFailed, Result
 from receiver.provision.planning import (
     Change,
+    ChangeRefused,
     Create,
     Delete,
     Entry,
     Give,
     Kept,
     Plan,
-    Refused,
     Unchanged,
     Update,
 )
@@ -26,18 +25,14 @@ _SIGNS: Final[dict[type[Entry], tuple[str, str, str]]] = {
     Give: ("+", "green", "grant"),
     Update: ("~", "yellow", "update"),
     Delete: ("-", "red", "delete"),
-    Refused: ("!", "bold red", "refused"),
+    ChangeRefused: ("!", "bold red", "refused"),
     Kept: ("=", "dim", "kept"),
     Unchanged: (" ", "dim", "unchanged"),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line of text, and the style that it has on a terminal."""
-
-    text: str
-    style: str = ""
+Line: TypeAlias = tuple[str, str]
+"""A line of text, and its style on a terminal."""
 
 
 def lines(plan: Plan) -> list[Line]:
@@ -67,10 +62,10 @@ def progress(result: Result, number: int, total: int) -> Line:
     sign, style, _ = _SIGNS[type(result.change)]
     head = f"[{number:{len(str(total))}}/{total}] {sign} {result.change.item.kind} {result.change.item.id}"
     match result:
-        case Done(note=note):
-            return Line(f"{head}: {note}" if note else head, style)
-        case Failed(why=why):
-            return Line(f"{head}: failed: {why}", "bold red")
+        case ChangeDone(note=note):
+            return (f"{head}: {note}" if note else head, style)
+        case ChangeFailed(why=why):
+            return (f"{head}: failed: {why}", "bold red")
 
 
 def as_json(plan: Plan, scope: Scope) -> dict[str, Any]:
@@ -94,27 +89,27 @@ def results_as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [
         {
             **_named(result.change),
-            "done": isinstance(result, Done),
-            "note": result.note if isinstance(result, Done) else result.why,
+            "done": isinstance(result, ChangeDone),
+            "note": result.note if isinstance(result, ChangeDone) else result.why,
         }
         for result in results
     ]
 
 
-def _entry(entry: Change | Refused | Kept) -> Iterator[Line]:
+def _entry(entry: Change | ChangeRefused | Kept) -> Iterator[Line]:
     sign, style, _ = _SIGNS[type(entry)]
     head = f"{sign} {entry.item.kind} {entry.item.id}"
     match entry:
         case Create() | Give():
-            yield Line(head, style)
+            yield (head, style)
         case Update(differences=differences, adopted=adopted):
-            yield Line(f"{head} (was nobody's)" if adopted else head, style)
+            yield (f"{head} (was nobody's)" if adopted else head, style)
             for difference in differences:
-                yield Line(f"    {difference}", style)
+                yield (f"    {difference}", style)
         case Delete(why=why):
-            yield Line(f"{head} ({why})", style)
-        case Refused(why=why) | Kept(why=why):
-            yield Line(f"{head}: {why}", style)
+            yield (f"{head} ({why})", style)
+        case ChangeRefused(why=why) | Kept(why=why):
+            yield (f"{head}: {why}", style)
 
 
 def _named(entry: Entry) -> dict[str, Any]:
@@ -135,5 +130,5 @@ def _change(change: Change) -> dict[str, Any]:
             return {**shown, "why": why}
 
 
-def _told(entry: Refused | Kept) -> dict[str, Any]:
+def _told(entry: ChangeRefused | Kept) -> dict[str, Any]:
     return {**_named(entry), "why": entry.why}

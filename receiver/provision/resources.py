@@ -1,7 +1,7 @@
 """What is provisioned: topics, subscriptions, scheduler jobs and grants, as Google's REST APIs write them.
 
-A `Resource` is a kind, a full name and a body; the same value stands for what should be and for what is.
-Next: `receiver.provision.fields` says in which fields two of them differ.
+The same value stands for what should be and for what is.
+Next: `receiver.provision.fields` says in which fields two resources differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Kind(StrEnum):
-    """What a resource is. The order is the one in which resources are made; they are deleted in the other."""
+    """What a resource is. Resources are made in this order, and deleted in the opposite one."""
 
     TOPIC = "topic"
     SUBSCRIPTION = "subscription"
@@ -50,13 +50,33 @@ class Grant:
 
     @property
     def name(self) -> str:
-        """What tells this grant from any other."""
+        """Different for different grants."""
         return f"{self.target} {self.role} {self.member}"
 
     @property
     def id(self) -> str:
-        """For people."""
+        """The grant in words."""
         return f"{self.role} on {self.target.rpartition('/')[2]} to {self.member}"
+
+    def is_in(self, policy: Mapping[str, Any]) -> bool:
+        """Whether a policy gives it, without a condition."""
+        return any(
+            binding.get("role") == self.role
+            and self.member in binding.get("members", ())
+            and not binding.get("condition")
+            for binding in policy.get("bindings", ())
+        )
+
+    def added_to(self, policy: Mapping[str, Any]) -> dict[str, Any]:
+        """The policy with this grant, without a condition. Everything else stays as it is."""
+        bindings = [dict(binding) for binding in policy.get("bindings", [])]
+        for binding in bindings:
+            if binding.get("role") == self.role and not binding.get("condition"):
+                binding["members"] = sorted({*binding.get("members", []), self.member})
+                break
+        else:
+            bindings.append({"role": self.role, "members": [self.member]})
+        return {**policy, "bindings": bindings}
 
 
 @dataclass(frozen=True, slots=True)

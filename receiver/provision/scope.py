@@ -1,25 +1,58 @@
-"""Which part of a project is ours: one environment of one namespace, and what its resources are called.
+"""Which part of a project is ours: one environment of one namespace. What its resources are called, and how they are marked.
 
-Invariant: `contains` is the fence that every change passes. It is true only for names that begin as this environment's
-do, so that whatever else lives in the project cannot even be named by a plan.
+Topics and subscriptions carry labels, scheduler jobs a description: environment, namespace, and the service that receives the
+pushes. Two services that share environment and namespace by mistake therefore do not undo each other's work.
+
+Invariants: every change passes `contains`, which is true only for names that begin as this environment's do. Two scopes never
+have the same labels or description, unless environment, namespace and service are the same.
 
 Next: `receiver.provision.desired` names resources with it, `receiver.provision.observed` keeps only what it contains.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from receiver.errors import SettingError
-from receiver.provision.ownership import Owner
-from receiver.settings import Settings
+from receiver.provision.resources import Kind
 from receiver.tasks import naming
+
+if TYPE_CHECKING:
+    from receiver.provision.resources import Resource
+    from receiver.settings import Settings
+
+ENVIRONMENT: Final = "receiver-environment"
+NAMESPACE: Final = "receiver-namespace"
+SERVICE: Final = "receiver-service"
+
+LABEL_LIMIT: Final = 63
+"""Characters of a label's key or value: Google's limit. Allowed are lower case, digits, `_` and `-`."""
+
+_DIGITS: Final = 10
+_PLAIN: Final = re.compile(rf"[a-z0-9_-]{{1,{LABEL_LIMIT}}}", re.ASCII)
+_SHORTENED: Final = re.compile(rf"-[0-9a-f]{{{_DIGITS}}}\Z")
+_DESCRIPTION: Final = re.compile(
+    r"receiver (?P<receiver>\S+) of (?P<service>\S+); kept by `receiver provision`"
+)
+
+
+class Belongs(Enum):
+    """Whose a resource is, as one scope sees it."""
+
+    OURS = "ours"
+    NOBODYS = "nobody's"
+    FORMER_SERVICES = "another service's"
+    OTHERS = "another receiver's"
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One environment of one namespace in one project. `service` is the service's host, which owns the resources."""
+    """One environment of one namespace in one project. `service` is the service's host, with its port if it has one."""
 
     project: str
     location: str
@@ -51,9 +84,20 @@ class Scope:
         )
 
     @property
-    def owner(self) -> Owner:
-        """Who its resources say they belong to."""
-        return Owner(self.environment, self.namespace, self.service)
+    def labels(self) -> dict[str, str]:
+        """The labels of its topics and subscriptions."""
+        return {
+            ENVIRONMENT: label(self.environment),
+            NAMESPACE: label(self.namespace),
+            SERVICE: label(self.service),
+        }
+
+    @property
+    def description(self) -> str:
+        """The description of its scheduler jobs, at most 500 characters."""
+        return (
+            f"receiver {self.environment}--{self.namespace} of {self.service}; kept by `receiver provision`"
+        )
 
     def topic(self, path: str) -> str:
         """The full name of a task's topic."""
@@ -71,7 +115,7 @@ class Scope:
 
     @property
     def dead_letter_topic(self) -> str:
-        """The full name of the topic for what could not be delivered."""
+        """The full name of the topic for messages that could not be delivered."""
         return self._topic(naming.dead_letter_topic_name(self.environment, self.namespace))
 
     @property
@@ -82,7 +126,7 @@ class Scope:
 
     @property
     def jobs_parent(self) -> str:
-        """The location that scheduler jobs live in."""
+        """The location of its scheduler jobs."""
         return f"projects/{self.project}/locations/{self.location}"
 
     def contains(self, name: str) -> bool:
@@ -93,8 +137,47 @@ class Scope:
             (self._topic(prefix), self._subscription(prefix), f"{self.jobs_parent}/jobs/{jobs}")
         )
 
+    def whose(self, found: Resource) -> Belongs:
+        """Whose a resource says it is. Without any of our marks it is nobody's."""
+        if found.kind is Kind.JOB:
+            match = _DESCRIPTION.match(found.body.get("description", ""))
+            if match is None:
+                return Belongs.NOBODYS
+            is_ours = match["service"] == self.service
+            is_receivers = match["receiver"] == f"{self.environment}--{self.namespace}"
+        else:
+            ours = self.labels
+            marks = {key: value for key, value in found.body.get("labels", {}).items() if key in ours}
+            if not marks:
+                return Belongs.NOBODYS
+            is_ours = marks == ours
+            is_receivers = all(marks.get(key) == ours[key] for key in (ENVIRONMENT, NAMESPACE))
+        if not is_receivers:
+            return Belongs.OTHERS
+        return Belongs.OURS if is_ours else Belongs.FORMER_SERVICES
+
     def _topic(self, name: str) -> str:
         return f"projects/{self.project}/topics/{name}"
 
     def _subscription(self, name: str) -> str:
         return f"projects/{self.project}/subscriptions/{name}"
+
+
+def owner_of(found: Resource) -> str:
+    """The owner that a resource names, for people."""
+    if found.kind is Kind.JOB:
+        description: str = found.body.get("description", "")
+        return description.partition(";")[0].removeprefix("receiver ")
+    labels = found.body.get("labels", {})
+    return f"{labels.get(ENVIRONMENT, '?')}--{labels.get(NAMESPACE, '?')} of {labels.get(SERVICE, '?')}"
+
+
+def label(value: str) -> str:
+    """The value as a label's value. A value that is not allowed there, or looks shortened, ends in ten hex digits of its SHA-256.
+
+    Different values stay different.
+    """
+    if _PLAIN.fullmatch(value) and not _SHORTENED.search(value):
+        return value
+    slug = re.sub(r"[^a-z0-9_-]", "-", value.lower())[: LABEL_LIMIT - _DIGITS - 1]
+    return f"{slug}-{hashlib.sha256(value.encode()).hexdigest()[:_DIGITS]}"

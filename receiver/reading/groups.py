@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
 
 MOST_UNITS: Final = 1000
 """Units that are listed; the counts are of all."""

@@ -1,13 +1,13 @@
-"""The ledger's own connections: few, never lent to a task, replaced when found dead.
+"""The record's own connections: few, never lent to a task, replaced when found dead.
 
-A lane is one connection in autocommit: every statement is its own transaction, so no row lock outlives a statement.
-Around each call stand the server's own limits (`lock_timeout`, `statement_timeout`) and a deadline of ours, because a
-connection whose peer has vanished answers nothing at all.
+Each is in autocommit: every statement is its own transaction, so no row lock outlives a statement. The server limits
+each statement (`lock_timeout`, `statement_timeout`). A deadline on this side limits the call, because a connection
+whose peer has vanished never answers.
 
-Cloud Run stops the CPU between requests, so a connection may thaw hours after the server closed it. A lane that was
-idle is therefore asked `SELECT 1` first; found dead, it is replaced before any statement was sent, and nobody notices.
+Cloud Run stops the CPU between requests, so the server may have closed a connection long ago. An idle connection is
+therefore tested with `SELECT 1`. A dead one is replaced before any statement is sent.
 
-Errors leave here sorted by what they say about whom (`raise_sorted`): one item's values, this moment, or the database.
+Next: `receiver.record.sql` sends statements through these.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ CALL_DEADLINE = 10.0
 """Seconds for any one call, by this side's clock: twice the server's statement_timeout."""
 
 IDLE_CHECK = 5.0
-"""Seconds of idleness after which a lane is asked whether it still lives. A busy lane is never asked."""
+"""Seconds of idleness after which a connection is tested before it is used. A busy one is never tested."""
 
 PING_DEADLINE = 2.0
-"""Seconds that an idle lane has to answer before it is replaced."""
+"""Seconds that an idle connection has to answer before it is replaced."""
 
 SERVER_SETTINGS = {
     "lock_timeout": "1s",
@@ -82,7 +82,7 @@ class NotConnected(DatabaseUnavailable):
     """No connection could be made; nothing was sent."""
 
 
-class Lane:
+class RecordConnection:
     """One connection, opened at first use."""
 
     def __init__(self, database: Database, application: str, *, deadline: float = CALL_DEADLINE) -> None:
@@ -172,18 +172,18 @@ class Lane:
             self.drop()
 
 
-class Lanes:
-    """A fixed number of lanes, one caller each, first come first served."""
+class RecordPool:
+    """A fixed number of connections, one caller each, first come first served."""
 
     def __init__(self, database: Database, *, size: int, application: str, wait: float) -> None:
-        self._lanes = [Lane(database, application) for _ in range(size)]
-        self._free = deque(self._lanes)
+        self._all = [RecordConnection(database, application) for _ in range(size)]
+        self._free = deque(self._all)
         self._places = asyncio.Semaphore(size)
         self._patience = Deadline(wait)
 
     @asynccontextmanager
-    async def lane(self) -> AsyncIterator[Lane]:
-        """A lane for the time of the block.
+    async def connection(self) -> AsyncIterator[RecordConnection]:
+        """A connection for the time of the block.
 
         Raises:
             OutOfConnections: none became free in time.
@@ -194,25 +194,25 @@ class Lanes:
         except TimeoutError as error:
             raise OutOfConnections("no connection of the ledger became free in time") from error
         # The one used last comes first: when PostgreSQL has no slot left, what is open serves, and nothing new is tried.
-        lane = self._free.pop()
+        connection = self._free.pop()
         try:
-            yield lane
+            yield connection
         finally:
-            if lane.is_open:
-                self._free.append(lane)
+            if connection.is_open:
+                self._free.append(connection)
             else:
-                self._free.appendleft(lane)
+                self._free.appendleft(connection)
             self._places.release()
 
     async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Runs one statement on the next free lane; errors as `Lane.fetch` and `lane`."""
-        async with self.lane() as lane:
-            return await lane.fetch(statement, *arguments)
+        """Runs one statement on the next free connection; errors as `RecordConnection.fetch` and `connection`."""
+        async with self.connection() as connection:
+            return await connection.fetch(statement, *arguments)
 
     async def close(self) -> None:
-        """Closes every lane."""
-        for lane in self._lanes:
-            await lane.close()
+        """Closes every connection."""
+        for connection in self._all:
+            await connection.close()
 
 
 def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:

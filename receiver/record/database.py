@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 from asyncpg import connect_utils
@@ -16,11 +16,19 @@ from asyncpg import connect_utils
 from receiver.record import tls
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 CONNECT_TIMEOUT = 5.0
 """Seconds until a connection must stand: half of the deadline that bounds every call of the ledger."""
+
+
+class Executor(Protocol):
+    """What a statement needs of a connection: a `RecordConnection`, a `RecordPool`, asyncpg's own, or the task's transaction."""
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        """Runs one statement and returns its rows. The arguments are $1, $2, ... in order."""
+
 
 _SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://")
 

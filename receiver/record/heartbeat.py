@@ -19,8 +19,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
+from receiver.record.sql import leases, settlements
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -188,14 +188,14 @@ class Heartbeat:
     async def _beat(self) -> None:
         self._loop = asyncio.get_running_loop()
         beat = self._lease.total_seconds() / BEATS_PER_LEASE
-        lane = Lane(self._database, "receiver heartbeat", deadline=min(10.0, beat))
+        connection = RecordConnection(self._database, "receiver heartbeat", deadline=min(10.0, beat))
         pause = beat
         watch = asyncio.create_task(self._call_off_in_time(), name="expiry")
         while not await self._stopped_within(pause):
-            pause = beat if await self._renew(lane) else beat / 4
+            pause = beat if await self._renew(connection) else beat / 4
         watch.cancel()
-        await self._shorten(lane)
-        await lane.close()
+        await self._shorten(connection)
+        await connection.close()
 
     async def _call_off_in_time(self) -> None:
         """Beside the renewal, not after it: a silent database may keep that waiting beyond the lease's end."""
@@ -211,15 +211,15 @@ class Heartbeat:
             pass
         return self._stopped
 
-    async def _renew(self, lane: Lane) -> bool:
+    async def _renew(self, connection: RecordConnection) -> bool:
         pairs = sorted(self.held)
         if not pairs:
             return True
         sent = time.monotonic()
         try:
-            renewed = await statements.renew(lane, pairs, lease=self._lease)
+            renewed = await leases.renew(connection, pairs, lease=self._lease)
             missing = [pair for pair in pairs if pair not in renewed]
-            status = await statements.find_status(lane, missing) if missing else {}
+            status = await settlements.find_status(connection, missing) if missing else {}
         except Exception as error:  # noqa: BLE001 - whatever it is, the next beat must come: this thread has no other guard
             unexpected = None if isinstance(error, DatabaseUnavailable) else error
             self._emit(ReceiverTrouble("leases not renewed", str(error), error=unexpected))
@@ -234,13 +234,13 @@ class Heartbeat:
                     lease.lose()
         return True
 
-    async def _shorten(self, lane: Lane) -> None:
+    async def _shorten(self, connection: RecordConnection) -> None:
         """On exit. By this thread's own connection, because the main loop may be blocked and the ledger's in use."""
         pairs = sorted(self.held)
         if self._left is None or not pairs:
             return
         try:
-            await statements.shorten_leases(lane, pairs, left=self._left)
+            await leases.shorten_leases(connection, pairs, left=self._left)
         except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out by themselves
             self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from receiver.contract.failure import Failure
 from receiver.endings.outcomes import AttemptEnding, Failed, Skipped, Succeeded
-from receiver.record.sql import ClaimItem, SettleItem
+from receiver.record.sql.claims import ClaimItem
+from receiver.record.sql.settlements import SettleItem
 
 if TYPE_CHECKING:
     from receiver.endings.calls import Call, Claimed

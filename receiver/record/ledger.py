@@ -5,7 +5,7 @@ through a group commit: one statement for whatever arrived meanwhile. What keeps
 guards; what happens here is the reading of silence:
 
 - a claim without an answer is looked for by its token; found, it is ours; not found, the delivery ends as
-  unrecorded and comes again, and should it commit after all it is handed back (`stragglers`).
+  unrecorded and comes again, and should it commit after all it is handed back (`lost_claims`).
 - a settlement without an answer is repeated (the fence makes that harmless), then looked up (`settling`).
 - a COMMIT of a task's transaction without an answer is contested with a fenced FAILED: if that moves the row, the
   effects are gone; if not, the row says what happened.
@@ -45,12 +45,12 @@ from receiver.endings.outcomes import (
 )
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected, RejectionReason
 from receiver.record import items
-from receiver.record import sql as statements
-from receiver.record.connections import ConnectionFailed, Lanes, TransientConflict
+from receiver.record.connections import ConnectionFailed, RecordPool, TransientConflict
 from receiver.record.group_commit import GroupCommit
-from receiver.record.lost_claims import Stragglers
+from receiver.record.lost_claims import LostClaims
 from receiver.record.settler import Settlements
-from receiver.record.sql import ClaimItem, ClaimRow
+from receiver.record.sql import claims, leases, settlements
+from receiver.record.sql.claims import ClaimItem, ClaimRow
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 LOCK_PAUSES = (0.01, 0.04, 0.1)
 """Seconds until a claim looks again at a row that is free, and locked by somebody for a moment."""
 
-LANES = 4
+LEDGER_CONNECTIONS = 4
 """Connections of the ledger: one for the batch of claims, one for that of settlements, one that may wait for a locked row,
 and one for everything rare, what is too large for a batch among it. Each is opened when it is first needed, so that there are mostly two."""
 
@@ -98,10 +98,10 @@ class Ledger:
         self._heartbeat = heartbeat
         self._emit = emit
         wait = settings.wait.total_seconds()
-        self.lanes = Lanes(database, size=LANES, application="receiver ledger", wait=wait)
+        self.pool = RecordPool(database, size=LEDGER_CONNECTIONS, application="receiver ledger", wait=wait)
         self._claims = GroupCommit(self._write_claims, orphaned=self._hand_back_orphan, wait=wait)
-        self._settlements = Settlements(self.lanes)
-        self._stragglers = Stragglers(self.lanes, instance=settings.instance, lease=settings.lease, emit=emit)
+        self._settlements = Settlements(self.pool)
+        self._lost_claims = LostClaims(self.pool, instance=settings.instance, lease=settings.lease, emit=emit)
 
     async def claim(self, call: Call) -> Claimed | NotStarted:
         """Makes the execution this instance's, or says why it is not.
@@ -130,9 +130,9 @@ class Ledger:
             case "done":
                 return Done()
             case "not_due":
-                return NotDue() if await statements.defer(self.lanes, item.task_id) else Busy()
+                return NotDue() if await claims.defer(self.pool, item.task_id) else Busy()
             case "exhausted" if call.route.max_attempts is not None:
-                moved = await statements.exhaust(self.lanes, item.task_id, call.route.max_attempts)
+                moved = await claims.exhaust(self.pool, item.task_id, call.route.max_attempts)
                 return Exhausted() if moved else Busy()
             case "foreign":
                 raise Rejected(
@@ -167,7 +167,7 @@ class Ledger:
                 case Lost():
                     return outcome
                 case HandedBack():
-                    await statements.hand_back(self.lanes, [claimed.pair], instance=self._settings.instance)
+                    await leases.hand_back(self.pool, [claimed.pair], instance=self._settings.instance)
                     return outcome
                 case Succeeded(transaction=transaction) if transaction is not None:
                     return await self._commit(claimed, outcome, transaction)
@@ -181,8 +181,8 @@ class Ledger:
         """Waits for what was handed in, then closes the connections."""
         await self._claims.close()
         await self._settlements.close()
-        await self._stragglers.close()
-        await self.lanes.close()
+        await self._lost_claims.close()
+        await self.pool.close()
 
     async def _record(self, claimed: Claimed, outcome: Succeeded | Skipped | Failed) -> Ending:
         try:
@@ -203,7 +203,7 @@ class Ledger:
             contested = await self._record(claimed, claimed.failed(Failure.of(unknown)))
             if not isinstance(contested, Lost):
                 return contested
-            status = (await statements.find_status(self.lanes, [claimed.pair])).get(claimed.pair)
+            status = (await settlements.find_status(self.pool, [claimed.pair])).get(claimed.pair)
             return outcome if status == "SUCCESSFUL" else Lost()
         except SettlementRefused as refused:
             if refused.unstorable:
@@ -216,8 +216,8 @@ class Ledger:
         distinct = [item for item in items if first[item.task_id] is item]
         token = uuid4()
         try:
-            found = await statements.claim(
-                self.lanes,
+            found = await claims.claim(
+                self.pool,
                 distinct,
                 token=token,
                 namespace=self._settings.namespace,
@@ -238,10 +238,10 @@ class Ledger:
         """What is ours of a batch without an answer: all that it could claim, or none of it yet."""
         found: dict[str, ClaimRow] = {}
         try:
-            found = await statements.find_claimed(self.lanes, items, token)
+            found = await claims.find_claimed(self.pool, items, token)
         finally:
             if not found:
-                self._stragglers.expect(items, token)
+                self._lost_claims.expect(items, token)
         return found
 
     async def _held(self, call: Call, item: ClaimItem, row: ClaimRow, *, since: float) -> Claimed | Busy:
@@ -257,7 +257,7 @@ class Ledger:
 
         Once the lease is lost another instance may have finished it; then the record knows.
         """
-        if held.expired and await statements.is_done(self.lanes, item, namespace=self._settings.namespace):
+        if held.expired and await claims.is_done(self.pool, item, namespace=self._settings.namespace):
             return Done()
         return Busy()
 
@@ -266,9 +266,7 @@ class Ledger:
         if row.verdict != "claimed":
             return
         try:
-            await statements.hand_back(
-                self.lanes, [(row.task_id, row.fence)], instance=self._settings.instance
-            )
+            await leases.hand_back(self.pool, [(row.task_id, row.fence)], instance=self._settings.instance)
         except (DatabaseUnavailable, TransientConflict) as error:
             self._emit(ReceiverTrouble("claim not handed back; its lease runs out", str(error), item.task_id))
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
-from receiver.record import sql as statements
+from receiver.record.sql import claims, leases
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from uuid import UUID
 
-    from receiver.record.connections import Lanes
-    from receiver.record.sql import ClaimItem
+    from receiver.record.connections import RecordPool
+    from receiver.record.sql.claims import ClaimItem
 
 ENDED = 6.0
-"""Seconds after which a statement has ended: its statement_timeout (`lanes.SERVER_SETTINGS`), and one for the network."""
+"""Seconds after which a statement has ended: its statement_timeout (`connections.SERVER_SETTINGS`), and one for the network."""
 
 PAUSE = 2.0
 """Seconds between two looks while the database is away."""
 
 
-class Stragglers:
+class LostClaims:
     """Claims that may still commit. `lease`: how long there is a point in looking."""
 
-    def __init__(self, lanes: Lanes, *, instance: str, lease: timedelta, emit: Emit) -> None:
-        self._lanes = lanes
+    def __init__(self, pool: RecordPool, *, instance: str, lease: timedelta, emit: Emit) -> None:
+        self._pool = pool
         self._instance = instance
         self._lease = lease.total_seconds()
         self._emit = emit
@@ -65,10 +65,10 @@ class Stragglers:
                 async with asyncio.timeout(pause):
                     await self._leaving.wait()
             try:
-                found = await statements.find_claimed(self._lanes, items, token)
+                found = await claims.find_claimed(self._pool, items, token)
                 if found:
                     pairs = [(row.task_id, row.fence) for row in found.values()]
-                    await statements.hand_back(self._lanes, pairs, instance=self._instance)
+                    await leases.hand_back(self._pool, pairs, instance=self._instance)
             except DatabaseUnavailable as error:
                 if self._leaving.is_set() or time.monotonic() + PAUSE > end:
                     ids = ", ".join(item.task_id for item in items[:3])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
 
 VERSION_TABLE = "receiver_alembic_version"
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from receiver.contract.message import Identity
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
 
 LOOK_UP = """
 SELECT final, task_name, task_path, namespace FROM task_executions WHERE task_id = $1

@@ -17,15 +17,15 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
-from receiver.record import sql as statements
 from receiver.record.connections import CALL_DEADLINE, LockedOut
 from receiver.record.group_commit import GroupCommit
+from receiver.record.sql import settlements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from receiver.record.connections import Lanes
-    from receiver.record.sql import SettleItem
+    from receiver.record.connections import RecordPool
+    from receiver.record.sql.settlements import SettleItem
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.6
 """Seconds between the tries of a settlement: each pause is twice the one before it, up to the longest."""
@@ -47,8 +47,8 @@ class _Fate(Enum):
 class Settlements:
     """Writes how executions ended."""
 
-    def __init__(self, lanes: Lanes) -> None:
-        self._lanes = lanes
+    def __init__(self, pool: RecordPool) -> None:
+        self._pool = pool
         self._group = GroupCommit(self._write, orphaned=None, wait=2 * CALL_DEADLINE)
         self._waiting = asyncio.Semaphore(1)
 
@@ -86,12 +86,12 @@ class Settlements:
     async def _write(self, items: Sequence[SettleItem]) -> list[_Fate]:
         """One try for a batch. A lock on the table is no item's fault, and no reason to go one by one."""
         try:
-            moved = await statements.settle(self._lanes, items)
+            moved = await settlements.settle(self._pool, items)
         except LockedOut:
             return [_Fate.TABLE_LOCKED] * len(items)
         pairs = [(item.task_id, item.fence) for item in items]
         missing = [pair for pair in pairs if pair not in moved]
-        status = await statements.find_status(self._lanes, missing) if missing else {}
+        status = await settlements.find_status(self._pool, missing) if missing else {}
         return [
             _Fate.MOVED if pair in moved else _fate(item, status.get(pair))
             for pair, item in zip(pairs, items, strict=True)
@@ -105,11 +105,11 @@ class Settlements:
         async with self._waiting:
             pair = (item.task_id, item.fence)
             try:
-                if await statements.settle(self._lanes, [item], waiting=True):
+                if await settlements.settle(self._pool, [item], waiting=True):
                     return _Fate.MOVED
             except LockedOut:
                 return _Fate.LOCKED
-            return _fate(item, (await statements.find_status(self._lanes, [pair])).get(pair))
+            return _fate(item, (await settlements.find_status(self._pool, [pair])).get(pair))
 
 
 def _fate(item: SettleItem, status: str | None) -> _Fate:

@@ -20,8 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
-from receiver.record import sql as statements
 from receiver.record.connections import refusal
+from receiver.record.sql import settlements
 from receiver.record.task_pool import TaskConnection, TaskSession
 
 if TYPE_CHECKING:
@@ -180,9 +180,9 @@ class TaskTransaction:
 
     async def _record(self, executor: _Executor, return_value: str) -> bool:
         try:
-            return await statements.settle_with_effects(executor, self._task_id, self._fence, return_value)
+            return await settlements.settle_with_effects(executor, self._task_id, self._fence, return_value)
         except DBAPIError as error:
-            # Not a value, or nested too deeply: as `lanes` sorts them.
+            # Not a value, or nested too deeply: as `connections.raise_sorted` says.
             if _sqlstate(error)[:2] in ("22", "54") and error.orig is not None:
                 raise SettlementRefused(refusal(error.orig.__cause__), unstorable=True) from error
             raise
@@ -279,7 +279,7 @@ class TaskTransaction:
 
 
 class _Executor:
-    """The task's connection, as `statements` takes one."""
+    """The task's connection, as an `Executor`."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection

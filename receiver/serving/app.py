@@ -129,7 +129,7 @@ def _status(owner: Service) -> list[Route]:
     """The route of groups, where `TASKS_STATUS` is on."""
     if not owner.settings.status:
         return []
-    look = GroupStatus(owner.ledger.lanes, owner.settings.namespace)
+    look = GroupStatus(owner.ledger.pool, owner.settings.namespace)
 
     async def status(request: Request) -> Response:
         return await look(request)

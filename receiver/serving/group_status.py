@@ -22,7 +22,7 @@ from receiver.reading.groups import MAX_KEY_BYTES, find_group, is_key
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
 
 PATH: Final = "/tasks/status"
 

@@ -26,7 +26,7 @@ from receiver.record.ledger import Ledger, LedgerSettings
 from receiver.record.rejections import Rejections
 from receiver.serving.readiness import Readiness
 from receiver.serving.watchdog import Watchdog
-from receiver.settings import PushAuth, Serving, Settings, require_serving
+from receiver.settings import PushAuth, Settings, require_database, require_serving
 from receiver.tasks import backend as backends
 from receiver.tasks import registry as registries
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
@@ -74,12 +74,12 @@ class Service:
 
     def __init__(self, settings: Settings, registry: Registry | None = None, *, emit: Emit) -> None:
         self.settings = settings
-        self.serving = require_serving(settings)
+        require_serving(settings)
         self.registry = (registry or registries.load(settings)).including(maintenance.ROUTES)
         self.emit = emit
         self.on_stuck: Callable[[], None] = lambda: None
         self._database = Database.of(
-            self.serving.database_url, prepared_statements=settings.db_prepared_statements
+            require_database(settings), prepared_statements=settings.db_prepared_statements
         )
         self._pool: TaskPool | None = None
         self._enqueuing: Backend | None = None
@@ -111,7 +111,7 @@ class Service:
             max_body_bytes=settings.max_body_bytes,
         )
         rejections = Rejections(
-            self.ledger.lanes,
+            self.ledger.pool,
             namespace=settings.namespace,
             instance=settings.instance,
             most=settings.max_rejections,
@@ -119,8 +119,8 @@ class Service:
         )
         self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
         self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
-        self._readiness = Readiness(self.ledger.lanes, self.certificates, emit)
-        verifier = _verifier(self.certificates, self.serving)
+        self._readiness = Readiness(self.ledger.pool, self.certificates, emit)
+        verifier = _verifier(self.certificates, settings)
         self.endpoint = PushEndpoint(
             verifier, self.registry, self.admission, self.ledger, self.runner, rejections, emit
         )
@@ -242,7 +242,7 @@ def _load_sqlalchemy() -> None:
     import receiver.record.task_transaction  # noqa: F401, PLC0415 - for its imports
 
 
-def _verifier(certificates: Certificates | None, serving: Serving) -> Verifier | NoVerifier:
+def _verifier(certificates: Certificates | None, settings: Settings) -> Verifier | NoVerifier:
     if certificates is None:
         return NoVerifier()
-    return Verifier(certificates, serving.audiences, serving.service_account)
+    return Verifier(certificates, settings.audiences, settings.service_account or "")

@@ -17,7 +17,7 @@ from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
 if TYPE_CHECKING:
     from receiver.delivery.certificates import Certificates
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
 
 AGE = 1.0
 """Seconds for which a good answer is given again."""

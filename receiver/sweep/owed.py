@@ -16,14 +16,15 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import GoogleError, GoogleRefused
-from receiver.record import sql as statements
+from receiver.record.sql import sweeping
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
     from receiver.enqueue.publisher import Publisher
-    from receiver.record.sql import Executor, Held, Taken
+    from receiver.record.database import Executor
+    from receiver.record.sql.sweeping import Held, Taken
 
 BATCH: Final = 1000
 """Rows taken at once: what one request to Pub/Sub may hold."""
@@ -84,7 +85,7 @@ class Owed:
         """Publishes batch after batch, the longest due first, until nothing is due or Pub/Sub is not to be reached."""
         fruitless = 0
         while fruitless < PATIENCE:
-            taken = await statements.take_owed(
+            taken = await sweeping.take_owed(
                 self._executor, namespace=self._namespace, limit=BATCH, lease=LEASE, young=YOUNG
             )
             if not taken.seen:
@@ -104,7 +105,7 @@ class Owed:
         for start in range(blocks[0], blocks[1], BLOCKS):
             seen = BATCH
             while seen == BATCH:
-                taken = await statements.take_lost(
+                taken = await sweeping.take_lost(
                     self._executor,
                     (start, min(start + BLOCKS, blocks[1])),
                     namespace=self._namespace,
@@ -122,7 +123,7 @@ class Owed:
 
     async def publish_these(self, task_ids: Sequence[str]) -> Given:
         """Publishes those of these rows that are owed and due."""
-        taken = await statements.take_named(self._executor, task_ids, namespace=self._namespace, lease=LEASE)
+        taken = await sweeping.take_named(self._executor, task_ids, namespace=self._namespace, lease=LEASE)
         return await self._publish(taken)
 
     async def _publish(self, taken: Taken) -> Given:
@@ -131,12 +132,12 @@ class Owed:
         failed, reached = 0, True
         for portion in portions(taken.rows):
             if not reached:
-                await statements.postpone(self._executor, portion, pause=AGAIN)
+                await sweeping.postpone(self._executor, portion, pause=AGAIN)
                 continue
             by_id = {row.task_id: row for row in portion}
-            published = await self._publisher.publish(await statements.load(self._executor, portion))
+            published = await self._publisher.publish(await sweeping.load(self._executor, portion))
             done = [by_id[task_id] for task_id in published.task_ids]
-            await statements.mark_swept(self._executor, done)
+            await sweeping.mark_swept(self._executor, done)
             given |= published.task_ids
             failed += len(published.failures)
             reached = await self._put_off(by_id, published.failures) or bool(done)
@@ -155,7 +156,7 @@ class Owed:
         for task_id, error in failures.items():
             reasons[isinstance(error, GoogleRefused), str(error)].append(task_id)
         for (refused, why), task_ids in reasons.items():
-            await statements.postpone(
+            await sweeping.postpone(
                 self._executor, [rows[task_id] for task_id in task_ids], pause=None if refused else AGAIN
             )
             self._emit(ReceiverTrouble("owed tasks not published", f"{len(task_ids)}: {why}", min(task_ids)))

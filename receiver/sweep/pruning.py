@@ -13,13 +13,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import ItemRefused
-from receiver.record import sql as statements
+from receiver.record.sql import pruning
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
 
 STEP: Final = 500
 """Rows of one statement: tens of milliseconds, so that nobody who wants one of them notices."""
@@ -64,7 +64,7 @@ class Pruning:
             yield step
         seen = STEP
         while seen == STEP:
-            seen = await statements.prune_rejected(
+            seen = await pruning.prune_rejected(
                 self._executor, namespace=self._namespace, older=older, limit=STEP
             )
             yield Gone(rejected=seen)
@@ -73,7 +73,7 @@ class Pruning:
         """Removes what the sweeps of former days recorded of themselves: one a minute would bury everything else."""
         seen = STEP
         while seen == STEP:
-            found = await statements.find_firings(
+            found = await pruning.find_firings(
                 self._executor,
                 namespace=self._namespace,
                 task_name=SWEEP_PATH,
@@ -87,15 +87,13 @@ class Pruning:
 
     async def _outdated(self, older: timedelta) -> AsyncIterator[Gone]:
         after = None
-        while found := await statements.find_outdated(
+        while found := await pruning.find_outdated(
             self._executor, namespace=self._namespace, older=older, limit=STEP, after=after
         ):
             after = found[-1]
             open_ = [row.task_id for row in found if not row.final]
             if open_:
-                moved = await statements.finalise(
-                    self._executor, open_, namespace=self._namespace, older=older
-                )
+                moved = await pruning.finalise(self._executor, open_, namespace=self._namespace, older=older)
                 yield Gone(finalised=len(moved))
             yield await self._prune([row.task_id for row in found if row.final], older)
 
@@ -110,9 +108,7 @@ class Pruning:
     async def _halved(self, task_ids: Sequence[str], older: timedelta, kept: list[str]) -> int:
         """How many are gone. What is refused is found by halving, the others go."""
         try:
-            return len(
-                await statements.prune(self._executor, task_ids, namespace=self._namespace, older=older)
-            )
+            return len(await pruning.prune(self._executor, task_ids, namespace=self._namespace, older=older))
         except ItemRefused:
             if len(task_ids) == 1:
                 kept.extend(task_ids)

@@ -16,8 +16,8 @@ from receiver.contract import message as messages
 from receiver.contract.envelope import open_envelope
 from receiver.errors import GoogleError, Rejected
 from receiver.google.pubsub import Message
-from receiver.record import sql as statements
-from receiver.record.sql import OutboxRow
+from receiver.record.sql import replaying
+from receiver.record.sql.outbox import OutboxRow
 from receiver.tasks.naming import subscription_name
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
     from receiver.enqueue.publisher import Address, Publisher, Publishes
-    from receiver.record.sql import Executor, RejectedMessage
+    from receiver.record.database import Executor
+    from receiver.record.sql.replaying import RejectedMessage
 
 STEP: Final = 200
 """Messages loaded at once."""
@@ -82,7 +83,7 @@ class Replays:
             most: with `grace`: when a message was acked although it was rejected.
         """
         failed: set[str] = set()
-        while found := await statements.find_known_now(
+        while found := await replaying.find_known_now(
             self._executor,
             list(self._paths),
             namespace=self._address.namespace,
@@ -112,7 +113,7 @@ class Replays:
             if each.key not in rows and (why := await self._as_it_was(each)) is not None:
                 failures[each.key] = why
         done = tuple(each.key for each in found if each.key not in failures)
-        await statements.mark_replayed(self._executor, done, namespace=self._address.namespace)
+        await replaying.mark_replayed(self._executor, done, namespace=self._address.namespace)
         if failures:
             key, why = next(iter(failures.items()))
             self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))

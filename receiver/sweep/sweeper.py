@@ -26,9 +26,9 @@ from receiver.errors import SettingError
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
 from receiver.google.pubsub import Pubsub
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
+from receiver.record.sql.sweeping import find_blocks
 from receiver.settings import SUBSCRIPTION_RETENTION, require_database
 from receiver.sweep.owed import Given, Owed
 from receiver.sweep.pruning import Gone, Pruning
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from receiver.enqueue.publisher import Publishes
-    from receiver.record.sql import Executor
+    from receiver.record.database import Executor
     from receiver.settings import Settings
 
 PATROL: Final = 32_768
@@ -182,7 +182,7 @@ class Sweeper:
             yield step
 
     async def _patrol(self, *, everywhere: bool) -> AsyncIterator[Given]:
-        blocks, minute = await statements.find_blocks(self._executor)
+        blocks, minute = await find_blocks(self._executor)
         part = (0, blocks + GROWTH) if everywhere else part_of(blocks, minute)
         async for given in self.owed.publish_lost(part):
             yield given
@@ -219,14 +219,14 @@ async def sweeping(around: Surroundings, pubsub: Publishes | None = None) -> Asy
     if settings.project_id is None:
         raise SettingError("GCP_PROJECT_ID", None, "set it to the project whose topics the tasks have")
     address = Address(settings.project_id, settings.environment, settings.namespace)
-    lane = Lane(database, "receiver sweeper")
+    connection = RecordConnection(database, "receiver sweeper")
     client = GoogleClient()
     try:
         there = pubsub or Pubsub(client, Endpoints.of(settings).pubsub)
-        yield Sweeper(lane, Publisher(there, address), there, address, around)
+        yield Sweeper(connection, Publisher(there, address), there, address, around)
     finally:
         await client.close()
-        await lane.close()
+        await connection.close()
 
 
 async def sweep(

@@ -22,6 +22,7 @@ from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
 from receiver.serving.instance import Service
+from receiver.settings import require_database
 from receiver.sweep import sweeper
 from receiver.sweep.sweeper import Surroundings
 
@@ -118,7 +119,7 @@ class Receiver:
         self._service = service = Service(settings, registry, emit=_quiet)
         self.runner = Unruly(service.runner)
         rejections = Rejections(
-            service.ledger.lanes,
+            service.ledger.pool,
             namespace=settings.namespace,
             instance=settings.instance,
             most=settings.max_rejections,
@@ -134,9 +135,9 @@ class Receiver:
 
     async def start(self) -> None:
         """Empties the record, and is ready."""
-        lanes = self._service.ledger.lanes
-        await lanes.fetch("DELETE FROM task_executions")
-        await lanes.fetch("DELETE FROM rejected_messages")
+        pool = self._service.ledger.pool
+        await pool.fetch("DELETE FROM task_executions")
+        await pool.fetch("DELETE FROM rejected_messages")
         await self._service.start()
 
     async def stop(self) -> None:
@@ -156,7 +157,7 @@ class Receiver:
     async def advance(self, by: timedelta) -> None:
         """Moves what waits for a time nearer to it."""
         for table, column in _TIMES:
-            await self._service.ledger.lanes.fetch(
+            await self._service.ledger.pool.fetch(
                 f"UPDATE {table} SET {column} = {column} - $1::interval WHERE {column} IS NOT NULL",  # noqa: S608 - our own names
                 by,
             )
@@ -169,7 +170,7 @@ class Receiver:
 
     async def executions(self) -> list[Execution]:
         """The record, the oldest first."""
-        async with reading(Database.of(self._service.serving.database_url)) as connection:
+        async with reading(Database.of(require_database(self._service.settings))) as connection:
             return (await executions(connection, limit=MOST_EXECUTIONS))[::-1]
 
 

@@ -20,9 +20,10 @@ import asyncpg
 
 from receiver.contract.message import rejection_key
 from receiver.dev.processes import EMAIL, Instance
-from receiver.emulator.push_client import PATH, Pusher
+from receiver.emulator.push_client import Pusher
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
+from receiver.settings import PUSH_PATH
 
 MODULE = "acceptance_tasks"
 NAMESPACE = "gyrinx"
@@ -164,7 +165,7 @@ def authorization(instance: Instance, signer: Signer) -> tuple[bytes, bytes]:
 def post(instance: Instance, headers: Sequence[tuple[bytes, bytes]], body: bytes = b"") -> Answer:
     """One POST whose header bytes nobody has tidied up. A `content-length` among them replaces the true one."""
     names = {name.lower() for name, _ in headers}
-    lines = [f"POST {PATH} HTTP/1.1".encode(), b"host: localhost", b"connection: close"]
+    lines = [f"POST {PUSH_PATH} HTTP/1.1".encode(), b"host: localhost", b"connection: close"]
     lines += [name + b": " + value for name, value in headers]
     if not names & {b"content-length", b"transfer-encoding"}:
         lines.append(b"content-length: %d" % len(body))

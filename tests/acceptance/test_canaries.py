@@ -24,6 +24,7 @@ from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.endings.outcomes import Broken, Ending
 from receiver.local_postgres.server import Postgres
+from receiver.settings import PUSH_PATH
 from tests import tokens
 from tests.acceptance.canaries import Canary, address, entries, guarded, out_of_place, sung
 from tests.acceptance.conftest import new_instance
@@ -83,7 +84,7 @@ class Cage:
             headers["authorization"] = authorization
         self._tokens |= set(headers["authorization"].removeprefix("Bearer ").split("."))
         answer = await asyncio.to_thread(
-            httpx.post, self.instance.url + pusher.PATH, content=body, headers=headers, timeout=60
+            httpx.post, self.instance.url + PUSH_PATH, content=body, headers=headers, timeout=60
         )
         assert sung(f"{answer.headers}{answer.text}") == set()
         return answer.status_code
@@ -228,9 +229,7 @@ async def forbidden(cage: Cage) -> list[int]:
 async def disconnected(cage: Cage) -> list[int]:
     """Half of a body, and the client is gone."""
     fields = {"host": "localhost", "content-length": "1000", **cage.instance.pusher().headers(), **HEADERS}
-    head = "\r\n".join(
-        [f"POST {pusher.PATH} HTTP/1.1", *(f"{key}: {value}" for key, value in fields.items())]
-    )
+    head = "\r\n".join([f"POST {PUSH_PATH} HTTP/1.1", *(f"{key}: {value}" for key, value in fields.items())])
 
     def send() -> None:
         with socket.create_connection(("127.0.0.1", cage.instance.port), timeout=30) as connection:
@@ -349,8 +348,8 @@ def test_every_ending_is_listened_to() -> None:
 
 STRAY = [
     ("GET", f"/{Canary.HEADER}?{Canary.HEADER}={Canary.HEADER}", 404),
-    ("GET", f"{pusher.PATH}?{Canary.HEADER}", 405),
-    ("DELETE", f"{pusher.PATH}?{Canary.HEADER}", 405),
+    ("GET", f"{PUSH_PATH}?{Canary.HEADER}", 405),
+    ("DELETE", f"{PUSH_PATH}?{Canary.HEADER}", 405),
     ("GET", f"/health?{Canary.HEADER}", 200),
     ("GET", f"/ready?{Canary.HEADER}", 200),
     ("GET", f"/tasks/status?group={Canary.HEADER}", 404),
@@ -381,9 +380,9 @@ async def test_nothing_of_any_other_request_is_repeated(
     "request_",
     [
         f"{Canary.HEADER}\r\n\r\n",
-        f"POST {pusher.PATH} HTTP/9.9\r\nx: {Canary.HEADER}\r\n\r\n",
-        f"POST {pusher.PATH} HTTP/1.1\r\nauthorization: {Canary.TOKEN}\x00\r\n\r\n",
-        f"POST {pusher.PATH} HTTP/1.1\r\nauthorization: {Canary.TOKEN * 9_000}\r\n\r\n",
+        f"POST {PUSH_PATH} HTTP/9.9\r\nx: {Canary.HEADER}\r\n\r\n",
+        f"POST {PUSH_PATH} HTTP/1.1\r\nauthorization: {Canary.TOKEN}\x00\r\n\r\n",
+        f"POST {PUSH_PATH} HTTP/1.1\r\nauthorization: {Canary.TOKEN * 9_000}\r\n\r\n",
         f"CONNECT {Canary.HEADER}:443 HTTP/1.1\r\n\r\n",
     ],
     ids=["no HTTP", "version", "NUL", "large", "CONNECT"],

@@ -22,7 +22,8 @@ import pytest
 
 from receiver.demo.every_ending import MODULE
 from receiver.dev.processes import EMAIL, Instance, free_port
-from receiver.emulator.signer import Signer, serve_certificates
+from receiver.emulator.in_thread import serve_certificates
+from receiver.emulator.signer import Signer
 from receiver.record.migrations import HEAD
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from receiver.contract.message import rejection_key
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.emulator.broker import Broker
-from receiver.emulator.in_thread import Beside
+from receiver.emulator.in_thread import LocalPubSub
 from receiver.emulator.push_client import message
 from receiver.tasks.naming import topic_name
 from tests.acceptance.stage import NAMESPACE, Record
@@ -37,13 +37,13 @@ tasks = [TaskRoute(greet)]
 
 
 @pytest.fixture(scope="module")
-def pubsub() -> Iterator[Beside]:
-    with beside.running() as running:
+def pubsub() -> Iterator[LocalPubSub]:
+    with in_thread.running() as running:
         yield running
 
 
 @pytest.fixture
-def published(pubsub: Beside) -> Callable[[], list[str]]:
+def published(pubsub: LocalPubSub) -> Callable[[], list[str]]:
     """The task_ids that are in the topic of `greet`, which is new."""
 
     def opened(broker: Broker) -> None:
@@ -64,7 +64,7 @@ def published(pubsub: Beside) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def environ(project_root: Path, tmp_path: Path, pubsub: Beside, record: Record) -> dict[str, str]:
+def environ(project_root: Path, tmp_path: Path, pubsub: LocalPubSub, record: Record) -> dict[str, str]:
     (tmp_path / "shop.py").write_text(PLUGIN)
     ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}

@@ -87,6 +87,9 @@ class Told:
     calls: list[list[str]]
 
 
+pytestmark = pytest.mark.slow
+
+
 def page(project_root: Path) -> str:
     return (project_root / "docs" / "deploy.md").read_text()
 

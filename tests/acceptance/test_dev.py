@@ -249,9 +249,9 @@ class TestRunning:
         running.says("receiving pushes", reloads + 1)
         until(lambda: [row for row in running.executions("holds") if row["fence"] > 1], running.log)
         messages = sqlite3.connect(running.state / "pubsub.sqlite")
-        assert messages.execute("SELECT attempts FROM owed WHERE subscription LIKE '%holds%'").fetchall() == [
-            (0,)
-        ]
+        assert messages.execute(
+            "SELECT attempts FROM unacked WHERE subscription LIKE '%holds%'"
+        ).fetchall() == [(0,)]
         gate.touch()
         (row,) = until(lambda: running.succeeded("holds"), running.log)
         assert row["attempt"] == 1
@@ -334,7 +334,7 @@ class TestEnding:
         dev.publish("waits", str(dev.folder / "gate"))
         dev.says("500 waits")
         assert dev.end() == 0
-        kept = sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT attempts FROM owed").fetchall()
+        kept = sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT attempts FROM unacked").fetchall()
         assert len(kept) == 1
         assert kept[0][0] >= 1
         late = dev.run("push", "greet", "--args", '["Ada"]')
@@ -347,7 +347,7 @@ class TestEnding:
         assert row["attempt"] == kept[0][0] + 1
         assert dev.ports == ports
         assert dev.end(signal.SIGTERM) == 0
-        assert not sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT * FROM owed").fetchall()
+        assert not sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT * FROM unacked").fetchall()
 
     def test_a_killed_one_takes_everything_along(self, dev: Dev) -> None:
         """And the next one starts at once, on the same ports."""

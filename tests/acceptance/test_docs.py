@@ -24,6 +24,9 @@ OURS = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "K_", "PUBSUB_")
 """How the variables begin that a page's reader would not have yet."""
 
 
+pytestmark = pytest.mark.slow
+
+
 def written(page: str, folder: Path) -> list[str]:
     """Writes the page's modules into the folder; their names."""
     names = []

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from receiver.cli import group
 from receiver.dev.processes import free_port
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.errors import ReceiverError
 from receiver.maintenance import SWEEP
 from tests import google_fake
@@ -389,7 +389,7 @@ def test_values_that_are_not_allowed_are_all_named_and_the_rest_is_looked_at(
 def test_of_a_stand_in_for_pubsub_alone_only_that_is_looked_at(
     run: Run, database_url: str, certs_url: str
 ) -> None:
-    with beside.running() as local:
+    with in_thread.running() as local:
         env = {
             "PUBSUB_EMULATOR_HOST": local.host,
             "DATABASE_URL": database_url,

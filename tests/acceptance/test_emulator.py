@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver import TaskResult, task
 from receiver.dev.processes import EMAIL
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.emulator.signer import Signer
 from receiver.enqueue import PubSubBackend
 from receiver.settings import Settings
@@ -27,14 +27,14 @@ from tests.acceptance.emulator import Emulator, NoEmulatorError
 from tests.acceptance.stage import Record, eventually
 
 
-@pytest.fixture(params=["local", pytest.param("official", marks=pytest.mark.emulator)])
+@pytest.fixture(params=["local", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])])
 def pubsub(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, signer: Signer
 ) -> Iterator[Emulator]:
     """One of the two, with a project that nobody has used."""
     with ExitStack() as stack:
         if request.param == "local":
-            host = stack.enter_context(beside.running(signer)).host
+            host = stack.enter_context(in_thread.running(signer)).host
         else:
             try:
                 host = stack.enter_context(emulator.running(tmp_path_factory.mktemp("emulator")))

@@ -20,7 +20,7 @@ import pytest
 
 from receiver.doctor.examination import SKIPPABLE
 from receiver.doctor.findings import Check
-from receiver.emulator.in_thread import Beside, running
+from receiver.emulator.in_thread import LocalPubSub, running
 from receiver.emulator.push_client import message
 from receiver.emulator.signer import Signer
 from tests.acceptance.conftest import PLUGIN, new_instance
@@ -68,14 +68,14 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def pubsub() -> Iterator[Beside]:
+def pubsub() -> Iterator[LocalPubSub]:
     """A local Pub/Sub without a topic: what is enqueued is left to the sweeper."""
-    with running() as beside:
-        yield beside
+    with running() as pubsub:
+        yield pubsub
 
 
 @pytest.fixture
-def run(home: Path, folder: Path, pubsub: Beside) -> Run:
+def run(home: Path, folder: Path, pubsub: LocalPubSub) -> Run:
     """Runs `receiver` with that home."""
 
     def call(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -22,7 +22,7 @@ from receiver.emulator.signer import Signer
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.local_postgres.server import Postgres
 from receiver.record import migrations
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from tests.acceptance import contract
 from tests.acceptance.conftest import new_instance
@@ -98,6 +98,7 @@ def receivers(request: pytest.FixtureRequest) -> Iterator[Receivers]:
         yield Receivers(stack, request)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BEHIND, ids=lambda case: f"{case.ending.status}-{case.name}")
 async def test_a_delivery_ends_as_the_contract_says(
     case: Case, receivers: Receivers, folder: Path, label: str
@@ -203,20 +204,20 @@ async def test_a_lack_of_slots_that_it_passes_on_is_no_broken_database(full: str
             except asyncpg.PostgresError as error:
                 refused = str(error)
         assert "too many clients" in refused or "no more connections allowed" in refused
-        lane = Lane(Database.of(pooled, prepared_statements=False), "lane")
+        connection = RecordConnection(Database.of(pooled, prepared_statements=False), "connection")
         with pytest.raises(OutOfConnections):
-            await lane.fetch("SELECT 1")
+            await connection.fetch("SELECT 1")
         for connection in taken:
             connection.terminate()
 
         async def served() -> bool:
             try:
-                return bool(await lane.fetch("SELECT 1"))
+                return bool(await connection.fetch("SELECT 1"))
             except DatabaseUnavailable:  # server_login_retry has not passed
                 return False
 
         await eventually(served)
-        await lane.close()
+        await connection.close()
 
 
 def test_the_page_names_these_settings(project_root: Path) -> None:

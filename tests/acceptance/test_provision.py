@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 
 from receiver.cli import group
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.errors import ReceiverError
 from tests import google_fake
 from tests.acceptance import emulator
@@ -429,12 +429,12 @@ def test_a_configuration_that_cannot_work_is_one_line(
     assert line in one_line(provision(*arguments, env=env))
 
 
-@pytest.fixture(params=["local", pytest.param("official", marks=pytest.mark.emulator)])
+@pytest.fixture(params=["local", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])])
 def pubsub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """The local Pub/Sub, and Google's own emulator."""
     with ExitStack() as stack:
         if request.param == "local":
-            host = stack.enter_context(beside.running()).host
+            host = stack.enter_context(in_thread.running()).host
         else:
             try:
                 host = stack.enter_context(emulator.running(tmp_path_factory.mktemp("emulator")))

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.emulator.signer import Signer
 from tests.acceptance import emulator, endpoint
 from tests.acceptance.emulator import NoEmulatorError
@@ -109,11 +109,13 @@ def text(of: str) -> dict[str, Any]:
     return {"data": base64.b64encode(of.encode()).decode()}
 
 
-@pytest.fixture(scope="module", params=["ours", pytest.param("official", marks=pytest.mark.emulator)])
+@pytest.fixture(
+    scope="module", params=["ours", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])]
+)
 def pubsub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSub]:
     with ExitStack() as stack:
         if request.param == "ours":
-            host = stack.enter_context(beside.running(Signer.create())).host
+            host = stack.enter_context(in_thread.running(Signer.create())).host
         else:
             try:
                 host = stack.enter_context(emulator.running(tmp_path_factory.mktemp("emulator")))

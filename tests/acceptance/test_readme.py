@@ -13,7 +13,7 @@ import pytest
 
 from receiver.cli import COMMANDS
 from receiver.dev.processes import free_port
-from receiver.variables import VARIABLES
+from receiver.settings import VARIABLES
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -37,6 +37,7 @@ def clone(source: Path, target: Path) -> None:
             shutil.copy2(source / name, target / name)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_commands_of_the_readme_run_in_order_in_a_clean_environment(
     project_root: Path, tmp_path: Path, empty_database_url: str

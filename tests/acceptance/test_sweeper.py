@@ -17,13 +17,14 @@ from receiver.dev import local_routes as plan
 from receiver.dev.local_routes import LocalRoute, Place
 from receiver.dev.processes import EMAIL, PROJECT, Instance
 from receiver.dev.scheduler import scheduled_message
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.emulator.broker import Broker
-from receiver.emulator.in_thread import Beside
-from receiver.emulator.push_client import PATH, message
+from receiver.emulator.in_thread import LocalPubSub
+from receiver.emulator.push_client import message
 from receiver.emulator.pushing import envelope
 from receiver.emulator.signer import Signer
 from receiver.maintenance import SWEEP
+from receiver.settings import PUSH_PATH
 from receiver.sweep.sweeper import Swept
 from receiver.tasks.naming import subscription_name, topic_name
 from tests.acceptance.conftest import new_instance
@@ -33,8 +34,8 @@ ROWS = 10_000
 
 
 @pytest.fixture
-def pubsub(signer: Signer) -> Iterator[Beside]:
-    with beside.running(signer) as running:
+def pubsub(signer: Signer) -> Iterator[LocalPubSub]:
+    with in_thread.running(signer) as running:
         yield running
 
 
@@ -50,7 +51,7 @@ class Held:
 class Cast:
     """Receivers on one database behind one Pub/Sub."""
 
-    pubsub: Beside
+    pubsub: LocalPubSub
     signer: Signer
     record: Record
     folder: Any
@@ -124,7 +125,7 @@ async def push_all(cast: Cast, instance: Instance, messages: list[Held]) -> None
         reader, writer = await asyncio.open_connection("127.0.0.1", instance.port)
         while waiting:
             one = waiting.pop()
-            head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {len(one.body)}\r\n\r\n"
+            head = f"POST {PUSH_PATH} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-length: {len(one.body)}\r\n\r\n"
             writer.write(head.encode() + one.body)
             answer = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
             await reader.readexactly(int(answer.split("content-length: ", 1)[1].split("\r\n", 1)[0]))
@@ -152,7 +153,7 @@ def local_route(path: str) -> LocalRoute:
 
 
 @pytest.fixture
-def cast(pubsub: Beside, signer: Signer, record: Record, folder: Any) -> Iterator[Cast]:
+def cast(pubsub: LocalPubSub, signer: Signer, record: Record, folder: Any) -> Iterator[Cast]:
     made = Cast(pubsub, signer, record, folder, [])
     yield made
     for instance in made.started:

@@ -18,8 +18,8 @@ import uvloop
 import receiver
 from receiver.contract.message import rejection_key
 from receiver.dev.processes import PROJECT
-from receiver.emulator import in_thread as beside
-from receiver.emulator.in_thread import Beside
+from receiver.emulator import in_thread
+from receiver.emulator.in_thread import LocalPubSub
 from receiver.emulator.push_client import message
 from receiver.emulator.signer import Signer
 from receiver.enqueue import PubSubBackend
@@ -99,9 +99,9 @@ def server() -> Iterator[TlsPostgres]:
 
 
 @pytest.fixture(scope="module")
-def pubsub() -> Iterator[Beside]:
+def pubsub() -> Iterator[LocalPubSub]:
     """A local Pub/Sub that keeps what it is given."""
-    with beside.running() as running:
+    with in_thread.running() as running:
         for name in ("leaf", "look_around", "give_up"):
             topic = f"projects/{PROJECT}/topics/{topic_name('dev', NAMESPACE, f'{MODULE}.{name}')}"
             running.call(lambda broker, topic=topic: broker.put_topic(topic, {"name": topic}))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
@@ -127,7 +127,7 @@ def address(server: TlsPostgres, mode: str) -> str:
     return server.mutual_url() if mode == CLIENT else server.url(mode)
 
 
-def environ(url: str, pubsub: Beside) -> dict[str, str]:
+def environ(url: str, pubsub: LocalPubSub) -> dict[str, str]:
     return {"DATABASE_URL": url, "GCP_PROJECT_ID": PROJECT, "PUBSUB_EMULATOR_HOST": pubsub.host}
 
 
@@ -150,7 +150,7 @@ async def enqueued(tasks: Any, backend: PubSubBackend, label: str) -> list[TaskR
 )
 async def test_a_service_and_an_application_do_all_they_do(
     server: TlsPostgres,
-    pubsub: Beside,
+    pubsub: LocalPubSub,
     signer: Signer,
     certs_url: str,
     folder: Path,
@@ -205,7 +205,7 @@ async def test_a_server_without_tls_is_said_to_have_none(database_url: str) -> N
 @pytest.mark.parametrize("wrong", REFUSED)
 async def test_serve_and_ready_and_doctor_say_why_a_certificate_is_refused(
     server: TlsPostgres,
-    pubsub: Beside,
+    pubsub: LocalPubSub,
     signer: Signer,
     certs_url: str,
     folder: Path,
@@ -223,7 +223,7 @@ async def test_serve_and_ready_and_doctor_say_why_a_certificate_is_refused(
     assert run(url, pubsub, "migrate").stderr == f"error: {sentence}\n"
 
 
-def run(url: str, pubsub: Beside, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(url: str, pubsub: LocalPubSub, *arguments: str) -> subprocess.CompletedProcess[str]:
     """A command with a client certificate, to its end."""
     ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -279,13 +279,13 @@ def _stored(server: TlsPostgres) -> None:
     ids=lambda value: " ".join(value[:2]) if isinstance(value, tuple) else "",
 )
 def test_every_command_comes_with_a_client_certificate(
-    server: TlsPostgres, pubsub: Beside, arguments: tuple[str, ...], code: int, said: str
+    server: TlsPostgres, pubsub: LocalPubSub, arguments: tuple[str, ...], code: int, said: str
 ) -> None:
     done = run(server.mutual_url(), pubsub, *arguments)
     assert said in done.stdout, done
     assert (done.returncode, done.stderr) == (code, "")
 
 
-def test_migrate_comes_with_a_client_certificate(server: TlsPostgres, pubsub: Beside) -> None:
+def test_migrate_comes_with_a_client_certificate(server: TlsPostgres, pubsub: LocalPubSub) -> None:
     done = run(server.mutual_url(database="empty"), pubsub, "migrate")
     assert (done.returncode, done.stdout.startswith("migrated: nothing")) == (0, True), done.stderr

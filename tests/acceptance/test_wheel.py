@@ -23,7 +23,7 @@ from tests.acceptance.stage import Record, eventually
 
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
 
-pytestmark = pytest.mark.timeout(300)  # an environment is made from scratch
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # an environment is made from scratch
 
 
 @dataclass(frozen=True, slots=True)

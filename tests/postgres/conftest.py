@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import receiver
-from receiver.emulator.in_thread import Beside, running
+from receiver.emulator.in_thread import LocalPubSub, running
 from receiver.enqueue import PubSubBackend
 from receiver.local_postgres.server import Postgres
 from tests.postgres.outbox import Published, publishing
@@ -93,16 +93,16 @@ def own_server() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def pubsub_beside() -> Iterator[Beside]:
+def local_pubsub() -> Iterator[LocalPubSub]:
     """A local Pub/Sub; each test has a project of its own in it."""
-    with running() as beside:
-        yield beside
+    with running() as pubsub:
+        yield pubsub
 
 
 @pytest.fixture
-def post(pubsub_beside: Beside) -> Post:
+def post(local_pubsub: LocalPubSub) -> Post:
     """A project with the topic of `noop`."""
-    made = Post(pubsub_beside)
+    made = Post(local_pubsub)
     made.open(route())
     return made
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from receiver.emulator.in_thread import Beside, running
+from receiver.emulator.in_thread import LocalPubSub, running
 from receiver.enqueue import PubSubBackend
 from receiver.settings import Settings
 from receiver.tasks.context import TaskContext
@@ -38,22 +38,22 @@ def nowhere() -> None:
 class Published:
     """A local Pub/Sub with a topic for each task."""
 
-    def __init__(self, beside: Beside) -> None:
-        self.beside = beside
+    def __init__(self, pubsub: LocalPubSub) -> None:
+        self.pubsub = pubsub
         self.events: list[Event] = []
         for each in (mail, audit):
             self.provision(each)
 
     @property
     def host(self) -> str:
-        return self.beside.host
+        return self.pubsub.host
 
     def provision(self, declared: Task[..., Any], namespace: str = NAMESPACE) -> None:
         topic = f"projects/{PROJECT}/topics/{topic_name('dev', namespace, declared.path)}"
         name = f"projects/{PROJECT}/subscriptions/{declared.name}"
         body = {"name": name, "topic": topic, "pushConfig": {}, "ackDeadlineSeconds": 600}
-        self.beside.call(lambda broker: broker.put_topic(topic, {"name": topic}))
-        self.beside.call(lambda broker: broker.put_subscription(name, body))
+        self.pubsub.call(lambda broker: broker.put_topic(topic, {"name": topic}))
+        self.pubsub.call(lambda broker: broker.put_subscription(name, body))
 
     def messages(self) -> list[dict[str, Any]]:
         """What was published and not looked at before, the payloads with their attributes, in order of ids."""
@@ -67,7 +67,7 @@ class Published:
 
         payloads = [
             json.loads(base64.b64decode(each.data)) | {"attributes": each.attributes}
-            for each in self.beside.call(take)
+            for each in self.pubsub.call(take)
         ]
         return sorted(payloads, key=lambda payload: str(payload["task_id"]))
 
@@ -96,5 +96,5 @@ class Published:
 @contextmanager
 def publishing() -> Iterator[Published]:
     """A local Pub/Sub for the time of the block."""
-    with running() as beside:
-        yield Published(beside)
+    with running() as pubsub:
+        yield Published(pubsub)

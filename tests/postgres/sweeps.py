@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 from receiver.emulator.broker import Broker
-from receiver.emulator.in_thread import Beside
+from receiver.emulator.in_thread import LocalPubSub
 from receiver.settings import Settings
 from receiver.sweep.sweeper import Surroundings, Sweeper, Swept, sweeping
 from receiver.tasks.naming import topic_name
@@ -29,7 +29,7 @@ _projects = count(1)
 class Post:
     """One project's topics, in which what is published stays to be looked at."""
 
-    beside: Beside
+    pubsub: LocalPubSub
     project: str = field(default_factory=lambda: f"project-{next(_projects)}")
 
     def open(self, *routes: TaskRoute) -> None:
@@ -42,7 +42,7 @@ class Post:
                 broker.put_topic(topic, {"name": topic})
                 broker.put_subscription(name, {"name": name, "topic": topic})
 
-        self.beside.call(opened)
+        self.pubsub.call(opened)
 
     def topic(self, path: str) -> str:
         """The topic's name, without its project."""
@@ -51,7 +51,7 @@ class Post:
     def messages(self) -> list[dict[str, Any]]:
         """The payloads that were published, in their order in each topic, with `attributes` and `topic`."""
         prefix = f"projects/{self.project}/"
-        found = self.beside.call(
+        found = self.pubsub.call(
             lambda broker: [
                 (one.topic, owed.message)
                 for one in broker.subscriptions.values()
@@ -88,7 +88,7 @@ class Sweeps:
             project_id=self.post.project,
             environment=ENVIRONMENT,
             namespace=NAMESPACE,
-            pubsub_emulator=self.host or self.post.beside.host,
+            pubsub_emulator=self.host or self.post.pubsub.host,
             **self.options,
         )
         paths = {name: each.path for each in self.routes for name in each.names}

@@ -12,7 +12,7 @@ from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, NotDue, Succeeded
 from receiver.errors import Rejected, RejectionReason
 from receiver.record import ledger
-from receiver.record import sql as statements
+from receiver.record.sql import claims
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, other_task, route, token
 from tests.proxy import Proxy
@@ -199,7 +199,7 @@ async def test_of_two_claims_from_one_instance_only_the_first_is_kept(
 ) -> None:
     """The second is sent when the first is not yet known to be held, and finds its lease over."""
     instance = instances(lease=timedelta(microseconds=1))
-    await instance.ledger.lanes.fetch("SELECT 1")
+    await instance.ledger.pool.fetch("SELECT 1")
     first = asyncio.create_task(instance.ledger.claim(call("twice")))
     await asyncio.sleep(0)
     await asyncio.sleep(0)  # its batch is on its way
@@ -393,9 +393,9 @@ async def test_a_lease_is_a_matter_of_the_databases_clock(instance: Instance, lo
     await look.seed("clock")
     async with other.transaction():
         await other.fetchval("SELECT now()")
-        item = statements.ClaimItem("clock", route(), "[]", "{}", None, None, 500)
+        item = claims.ClaimItem("clock", route(), "[]", "{}", None, None, 500)
         await other.execute("SELECT pg_sleep(0.05)")
-        await statements.claim(
+        await claims.claim(
             other, [item], token=token(), namespace=NAMESPACE, owner="here", lease=timedelta(seconds=60)
         )
         began = await other.fetchval("SELECT now()")

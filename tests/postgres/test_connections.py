@@ -15,10 +15,10 @@ from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
 from receiver.local_postgres.server import Postgres
 from receiver.record.connections import (
     ConnectionFailed,
-    Lane,
-    Lanes,
     LockedOut,
     NotConnected,
+    RecordConnection,
+    RecordPool,
     TransientConflict,
 )
 from receiver.record.database import Database
@@ -29,37 +29,39 @@ RAISE = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{}'; END $$"
 
 
 @pytest.fixture
-async def lane(database_url: str) -> AsyncIterator[Lane]:
-    made = Lane(Database.of(database_url), "lane")
+async def connection(database_url: str) -> AsyncIterator[RecordConnection]:
+    made = RecordConnection(Database.of(database_url), "connection")
     yield made
     await made.close()
 
 
 @pytest.fixture
-async def behind(proxy: Proxy) -> AsyncIterator[Lane]:
-    """A lane through the proxy, with half a second for everything."""
-    made = Lane(Database.of(proxy.url), "lane", deadline=0.5)
+async def behind(proxy: Proxy) -> AsyncIterator[RecordConnection]:
+    """A connection through the proxy, with half a second for everything."""
+    made = RecordConnection(Database.of(proxy.url), "connection", deadline=0.5)
     yield made
     made.drop()
     await asyncio.sleep(0)
 
 
-async def pid_of(lane: Lane) -> int:
+async def pid_of(connection: RecordConnection) -> int:
     """The server process at the other end."""
-    [row] = await lane.fetch("SELECT pg_backend_pid() AS pid")
+    [row] = await connection.fetch("SELECT pg_backend_pid() AS pid")
     pid: int = row["pid"]
     return pid
 
 
-async def test_a_lane_keeps_its_connection(lane: Lane) -> None:
-    assert await pid_of(lane) == await pid_of(lane)
+async def test_a_connection_is_kept(connection: RecordConnection) -> None:
+    assert await pid_of(connection) == await pid_of(connection)
 
 
-async def test_an_idle_connection_that_was_killed_is_replaced_unnoticed(lane: Lane, look: Look) -> None:
-    before = await pid_of(lane)
+async def test_an_idle_connection_that_was_killed_is_replaced_unnoticed(
+    connection: RecordConnection, look: Look
+) -> None:
+    before = await pid_of(connection)
     await look.execute("SELECT pg_terminate_backend($1)", before)
     await until(lambda: _gone(look, before))
-    assert await pid_of(lane) != before
+    assert await pid_of(connection) != before
 
 
 async def _gone(look: Look, pid: int) -> bool:
@@ -67,7 +69,7 @@ async def _gone(look: Look, pid: int) -> bool:
 
 
 async def test_an_idle_connection_that_vanished_is_replaced_unnoticed(
-    proxy: Proxy, behind: Lane, monkeypatch: pytest.MonkeyPatch
+    proxy: Proxy, behind: RecordConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody closed it; it just answers nothing any more, as after hours without a CPU."""
     monkeypatch.setattr("receiver.record.connections.PING_DEADLINE", 0.2)
@@ -78,13 +80,13 @@ async def test_an_idle_connection_that_vanished_is_replaced_unnoticed(
     assert await pid_of(behind) != before
 
 
-async def test_a_busy_lane_is_not_asked_whether_it_lives(lane: Lane, look: Look) -> None:
-    pid = await pid_of(lane)
-    await lane.fetch("SELECT 2")
+async def test_a_busy_connection_is_not_tested(connection: RecordConnection, look: Look) -> None:
+    pid = await pid_of(connection)
+    await connection.fetch("SELECT 2")
     assert await look.value("SELECT query FROM pg_stat_activity WHERE pid = $1", pid) == "SELECT 2"
-    lane._used = time.monotonic() - 60
-    await lane.fetch("SELECT 2")
-    assert await pid_of(lane) == pid
+    connection._used = time.monotonic() - 60
+    await connection.fetch("SELECT 2")
+    assert await pid_of(connection) == pid
 
 
 @pytest.mark.parametrize(
@@ -108,16 +110,16 @@ async def test_a_busy_lane_is_not_asked_whether_it_lives(lane: Lane, look: Look)
     ],
 )
 async def test_an_error_is_sorted_by_whom_it_concerns(
-    lane: Lane,
+    connection: RecordConnection,
     sqlstate: str,
     kind: type[Exception],
     kept: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
-    before = await pid_of(lane)
+    before = await pid_of(connection)
     with pytest.raises(kind) as raised:
-        await lane.fetch(RAISE.format(sqlstate))
+        await connection.fetch(RAISE.format(sqlstate))
     assert type(raised.value) is kind
-    assert (await pid_of(lane) == before) is kept
+    assert (await pid_of(connection) == before) is kept
 
 
 @pytest.mark.parametrize(
@@ -134,17 +136,17 @@ async def test_an_error_is_sorted_by_whom_it_concerns(
     ],
 )
 async def test_a_statement_that_is_refused_says_nothing_of_its_values(
-    lane: Lane, statement: str, value: str, sqlstate: str
+    connection: RecordConnection, statement: str, value: str, sqlstate: str
 ) -> None:
     with pytest.raises(ItemRefused) as refused:
-        await lane.fetch(statement, value)
+        await connection.fetch(statement, value)
     assert refused.value.sqlstate == sqlstate
     assert refused.value.detail
     assert "secret" not in str(refused.value)
 
 
 async def test_a_statement_under_way_when_its_connection_is_cut_is_not_known(
-    proxy: Proxy, behind: Lane
+    proxy: Proxy, behind: RecordConnection
 ) -> None:
     await behind.fetch("SELECT $1::text", "warm")
     cut = proxy.cut_before(b"needle")
@@ -155,7 +157,7 @@ async def test_a_statement_under_way_when_its_connection_is_cut_is_not_known(
 
 
 async def test_a_silent_server_holds_a_statement_no_longer_than_the_deadline(
-    proxy: Proxy, behind: Lane
+    proxy: Proxy, behind: RecordConnection
 ) -> None:
     await behind.fetch("SELECT 1")
     proxy.stall()
@@ -168,7 +170,7 @@ async def test_a_silent_server_holds_a_statement_no_longer_than_the_deadline(
 
 
 async def test_a_silent_server_holds_a_connection_no_longer_than_the_deadline(
-    proxy: Proxy, behind: Lane
+    proxy: Proxy, behind: RecordConnection
 ) -> None:
     proxy.stall()
     began = time.monotonic()
@@ -177,7 +179,9 @@ async def test_a_silent_server_holds_a_connection_no_longer_than_the_deadline(
     assert 0.4 < time.monotonic() - began < 8
 
 
-async def test_a_server_that_refuses_is_said_not_to_be_reached(proxy: Proxy, behind: Lane) -> None:
+async def test_a_server_that_refuses_is_said_not_to_be_reached(
+    proxy: Proxy, behind: RecordConnection
+) -> None:
     proxy.refuse()
     with pytest.raises(NotConnected, match="cannot be reached"):
         await behind.fetch("SELECT 1")
@@ -187,21 +191,23 @@ async def test_a_server_that_refuses_is_said_not_to_be_reached(proxy: Proxy, beh
 
 async def test_a_database_that_does_not_exist_refuses(database_url: str) -> None:
     with pytest.raises(NotConnected, match="refuses"):
-        await Lane(Database.of(database_url + "_not"), "lane").fetch("SELECT 1")
+        await RecordConnection(Database.of(database_url + "_not"), "connection").fetch("SELECT 1")
 
 
-async def test_a_cancelled_call_does_not_leave_its_connection_to_the_next(lane: Lane) -> None:
-    before = await pid_of(lane)
-    slow = asyncio.create_task(lane.fetch("SELECT pg_sleep(30)"))
+async def test_a_cancelled_call_does_not_leave_its_connection_to_the_next(
+    connection: RecordConnection,
+) -> None:
+    before = await pid_of(connection)
+    slow = asyncio.create_task(connection.fetch("SELECT pg_sleep(30)"))
     await asyncio.sleep(0.05)
     slow.cancel()
     with pytest.raises(asyncio.CancelledError):
         await slow
-    assert await pid_of(lane) != before
+    assert await pid_of(connection) != before
 
 
-async def test_the_server_ends_waiting_for_a_lock_first(lane: Lane, look: Look) -> None:
-    [row] = await lane.fetch(
+async def test_the_server_ends_waiting_for_a_lock_first(connection: RecordConnection, look: Look) -> None:
+    [row] = await connection.fetch(
         "SELECT current_setting('lock_timeout') AS lock, current_setting('statement_timeout') AS statement,"
         " current_setting('transaction_isolation') AS isolation"
     )
@@ -215,57 +221,57 @@ async def test_a_server_without_a_free_slot_is_out_of_connections(own_server: Po
     with contextlib.suppress(asyncpg.TooManyConnectionsError):
         while True:
             taken.append(await connect(url))
-    lane = Lane(Database.of(url), "lane")
+    connection = RecordConnection(Database.of(url), "connection")
     with pytest.raises(OutOfConnections, match="no connection slot"):
-        await lane.fetch("SELECT 1")
+        await connection.fetch("SELECT 1")
     await taken.pop().close()
     async with asyncio.timeout(10):
         while True:
             try:
-                assert await lane.fetch("SELECT 1")
+                assert await connection.fetch("SELECT 1")
                 break
             except OutOfConnections:  # the server process of the closed one is still ending
                 await asyncio.sleep(0.02)
-    await lane.close()
+    await connection.close()
     for connection in taken:
         await connection.close()
 
 
 async def test_lanes_are_given_to_one_caller_each_and_waited_for(database_url: str) -> None:
-    lanes = Lanes(Database.of(database_url), size=2, application="lanes", wait=0.2)
-    async with lanes.lane() as first, lanes.lane() as second:
+    pool = RecordPool(Database.of(database_url), size=2, application="pool", wait=0.2)
+    async with pool.connection() as first, pool.connection() as second:
         assert first is not second
         began = time.monotonic()
         with pytest.raises(OutOfConnections):
-            await lanes.fetch("SELECT 1")
+            await pool.fetch("SELECT 1")
         assert time.monotonic() - began < 8
-        waiting = asyncio.create_task(lanes.fetch("SELECT 1 AS one"))
+        waiting = asyncio.create_task(pool.fetch("SELECT 1 AS one"))
         await asyncio.sleep(0)
     assert (await waiting)[0]["one"] == 1
-    await lanes.close()
+    await pool.close()
 
 
 async def test_a_waiter_that_goes_takes_no_lane_with_it(database_url: str) -> None:
-    lanes = Lanes(Database.of(database_url), size=1, application="lanes", wait=5)
-    async with lanes.lane():
-        waiting = asyncio.create_task(lanes.fetch("SELECT 1"))
+    pool = RecordPool(Database.of(database_url), size=1, application="pool", wait=5)
+    async with pool.connection():
+        waiting = asyncio.create_task(pool.fetch("SELECT 1"))
         await asyncio.sleep(0)
         waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert await lanes.fetch("SELECT 1")
-    await lanes.close()
+    assert await pool.fetch("SELECT 1")
+    await pool.close()
 
 
 async def test_closing_leaves_no_connection(database_url: str, look: Look) -> None:
-    lanes = Lanes(Database.of(database_url), size=3, application="lanes", wait=1)
-    await asyncio.gather(*(lanes.fetch("SELECT pg_sleep(0.05)") for _ in range(3)))
-    assert await look.others("lanes") == 3
-    await lanes.close()
+    pool = RecordPool(Database.of(database_url), size=3, application="pool", wait=1)
+    await asyncio.gather(*(pool.fetch("SELECT pg_sleep(0.05)") for _ in range(3)))
+    assert await look.others("pool") == 3
+    await pool.close()
     await until(lambda: _none(look))
 
 
 async def _none(look: Look) -> bool:
-    return await look.others("lanes") == 0
+    return await look.others("pool") == 0
 
 
 @pytest.mark.parametrize(
@@ -275,9 +281,9 @@ async def test_every_spelling_of_the_address_names_the_same_database(
     database_url: str, spelling: str
 ) -> None:
     url = database_url.replace("postgresql://", spelling) + "?sslmode=prefer"
-    lane = Lane(Database.of(url), "lane")
-    assert await lane.fetch("SELECT 1")
-    await lane.close()
+    connection = RecordConnection(Database.of(url), "connection")
+    assert await connection.fetch("SELECT 1")
+    await connection.close()
 
 
 async def test_a_pooler_without_prepared_statements_is_served(database_url: str, look: Look) -> None:
@@ -285,7 +291,7 @@ async def test_a_pooler_without_prepared_statements_is_served(database_url: str,
     instance = Instance(database_url, prepared_statements=False)
     claimed = await instance.claim("pooled")
     assert await instance.settle(claimed, Succeeded("1")) == Succeeded("1")
-    [row] = await instance.ledger.lanes.fetch(
+    [row] = await instance.ledger.pool.fetch(
         "SELECT count(*) AS n FROM pg_prepared_statements WHERE name <> ''"
     )
     assert row["n"] == 0
@@ -302,15 +308,15 @@ async def test_a_backend_that_ends_at_any_moment_is_a_broken_connection_and_noth
     database_url: str, look: Look
 ) -> None:
     """Also between the server's farewell and the end of the stream, where the driver has an error of its own."""
-    lane = Lane(Database.of(database_url), "lane")
+    connection = RecordConnection(Database.of(database_url), "connection")
     broken = 0
     for _ in range(150):
-        [row] = await lane.fetch("SELECT pg_backend_pid() AS pid")
+        [row] = await connection.fetch("SELECT pg_backend_pid() AS pid")
         await look.value("SELECT pg_terminate_backend($1)", row["pid"])
         try:
             for _ in range(20):
-                await lane.fetch("SELECT 1")
+                await connection.fetch("SELECT 1")
         except ConnectionFailed:
             broken += 1
     assert broken > 0
-    await lane.close()
+    await connection.close()

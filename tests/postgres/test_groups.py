@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from receiver.reading.groups import FIND_GROUP, Unit, find_group
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.serving import group_status as status_room
 from receiver.serving.app import create_app
@@ -86,17 +86,17 @@ async def test_a_group_is_counts_labels_and_states_and_nothing_else(service: Ser
 
 
 async def test_it_is_complete_when_every_execution_is_final(database_url: str, look: Look) -> None:
-    lane = Lane(Database.of(database_url), "test")
-    nobody = await find_group(lane, KEY, namespace=NAMESPACE)
+    connection = RecordConnection(Database.of(database_url), "test")
+    nobody = await find_group(connection, KEY, namespace=NAMESPACE)
     assert (nobody.total, nobody.complete, nobody.units) == (0, False, [])
     await look.seed("a", "SUCCESSFUL", group_key=KEY)
     await look.seed("b", "FAILED", group_key=KEY)
-    assert not (await find_group(lane, KEY, namespace=NAMESPACE)).complete, "it may be tried again"
+    assert not (await find_group(connection, KEY, namespace=NAMESPACE)).complete, "it may be tried again"
     await look.execute("UPDATE task_executions SET final = true")
-    assert (await find_group(lane, KEY, namespace=NAMESPACE)).complete
-    few = await find_group(lane, KEY, namespace=NAMESPACE, units=1)
+    assert (await find_group(connection, KEY, namespace=NAMESPACE)).complete
+    few = await find_group(connection, KEY, namespace=NAMESPACE, units=1)
     assert (few.total, few.units) == (2, [Unit(None, "SUCCESSFUL")])
-    await lane.close()
+    await connection.close()
 
 
 async def test_an_unknown_key_is_an_empty_group_and_none_at_all_a_400(service: Service, look: Look) -> None:
@@ -156,7 +156,7 @@ async def test_a_database_that_is_away_is_a_503(proxy: Proxy) -> None:
 
 
 async def test_a_group_is_found_by_its_index(database_url: str, look: Look) -> None:
-    lane = Lane(Database.of(database_url), "receiver ledger")
-    plan = "\n".join(row[0] for row in await lane.fetch(f"EXPLAIN {FIND_GROUP}", KEY, NAMESPACE, 10))
+    connection = RecordConnection(Database.of(database_url), "receiver ledger")
+    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {FIND_GROUP}", KEY, NAMESPACE, 10))
     assert "task_executions_group_key" in plan, plan
-    await lane.close()
+    await connection.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from receiver.endings.outcomes import Succeeded
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from tests.postgres.conftest import Instances
@@ -148,17 +148,17 @@ async def test_one_whose_row_is_locked_by_its_own_settlement_is_not_lost(
     locked, free = await instance.claim("locked"), await instance.claim("free")
     locked.lease.watch(losses)
     before = {task_id: await lease_of(look, task_id) for task_id in ("locked", "free")}
-    lane = Lane(instance.database, "test")
+    connection = RecordConnection(instance.database, "test")
     async with other.transaction():
         await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
         async with asyncio.timeout(0.9):  # lock_timeout is 1 s
-            assert await instance.heartbeat._renew(lane)
+            assert await instance.heartbeat._renew(connection)
     assert losses.count == 0
     assert await lease_of(look, "locked") == before["locked"]
     assert await lease_of(look, "free") > before["free"]
-    assert await instance.heartbeat._renew(lane)
+    assert await instance.heartbeat._renew(connection)
     assert await lease_of(look, "locked") > before["locked"]
-    await lane.close()
+    await connection.close()
     assert free.fence == 1
 
 
@@ -247,7 +247,7 @@ async def test_the_thread_stops_though_the_database_is_silent(instances: Instanc
     await asyncio.to_thread(instance.heartbeat.stop)
     assert time.monotonic() - began < 4.5  # `stop` gives up after 5
     assert not instance.heartbeat._thread.is_alive()
-    instance.ledger.lanes._lanes[0].drop()
+    instance.ledger.pool._all[0].drop()
     proxy.resume()
 
 

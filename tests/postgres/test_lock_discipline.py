@@ -11,10 +11,11 @@ from typing import Any
 from uuid import uuid4
 
 from receiver.errors import DatabaseUnavailable
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import ClaimItem, SettleItem
+from receiver.record.sql import claims, leases, settlements
+from receiver.record.sql.claims import ClaimItem
+from receiver.record.sql.settlements import SettleItem
 from tests.postgres.record import NAMESPACE, Look, route
 
 SECONDS = float(os.environ.get("RECEIVER_LOCKS_SECONDS", "3"))
@@ -34,7 +35,7 @@ async def test_claims_settlements_renewals_and_hand_backs_never_deadlock(
     fences: dict[str, int] = {}
     workers = [
         _works(
-            Lane(Database.of(database_url), f"worker {number}"),
+            RecordConnection(Database.of(database_url), f"worker {number}"),
             random.Random(number),
             end,
             counts,
@@ -52,7 +53,7 @@ async def test_claims_settlements_renewals_and_hand_backs_never_deadlock(
 
 
 async def _works(
-    lane: Lane,
+    connection: RecordConnection,
     chance: random.Random,
     end: float,
     counts: dict[str, int],
@@ -80,26 +81,26 @@ async def _works(
                         )
                         for task_id in sorted(ids)  # as a group commit hands them in
                     ]
-                    found = await statements.claim(
-                        lane, items, token=uuid4(), namespace=NAMESPACE, owner="worker", lease=LEASE
+                    found = await claims.claim(
+                        connection, items, token=uuid4(), namespace=NAMESPACE, owner="worker", lease=LEASE
                     )
                     moved = [row for row in found.values() if row.verdict == "claimed"]
                     for row in moved:
                         assert row.fence > fences.get(row.task_id, 0), "a fence fell"
                         fences[row.task_id] = row.fence
                 case "settle":
-                    moved = await statements.settle(lane, [_failed(pair) for pair in pairs])
+                    moved = await settlements.settle(connection, [_failed(pair) for pair in pairs])
                 case "settle waiting":  # one by one, as the ledger does with what it found locked
-                    moved = await statements.settle(lane, [_failed(pairs[0])], waiting=True)
+                    moved = await settlements.settle(connection, [_failed(pairs[0])], waiting=True)
                 case "renew":
-                    moved = await statements.renew(lane, pairs, lease=LEASE)
+                    moved = await leases.renew(connection, pairs, lease=LEASE)
                 case _:
-                    moved = await statements.hand_back(lane, pairs, instance="worker")
+                    moved = await leases.hand_back(connection, pairs, instance="worker")
         except DatabaseUnavailable as error:
             errors.append(error)
             continue
         counts[kind] = counts.get(kind, 0) + len(moved)
-    await lane.close()
+    await connection.close()
 
 
 def _failed(pair: tuple[str, int]) -> SettleItem:

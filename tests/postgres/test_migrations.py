@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
 from receiver.record import migrations
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.schema import metadata
 from tests.postgres.record import connect
@@ -213,20 +213,20 @@ def test_a_database_that_is_down_is_one_clear_error(proxy: Proxy) -> None:
 async def test_a_role_without_rights_is_told_what_to_grant(database_url: str) -> None:
     owner = await asyncpg.connect(database_url)
     await owner.execute("DROP ROLE IF EXISTS stranger; CREATE ROLE stranger LOGIN")
-    lane = Lane(Database.of(database_url.replace("postgres@", "stranger@")), "check")
+    connection = RecordConnection(Database.of(database_url.replace("postgres@", "stranger@")), "check")
     try:
         with pytest.raises(SchemaError, match="may not read receiver_alembic_version; grant it SELECT"):
-            await migrations.check(lane)
+            await migrations.check(connection)
         await owner.execute("GRANT SELECT ON receiver_alembic_version TO stranger")
         await owner.execute("GRANT SELECT, INSERT, UPDATE ON task_executions TO stranger")
         await owner.execute("GRANT SELECT, INSERT ON task_attempts, rejected_messages TO stranger")
         told = "the role stranger may not use task_attempts, rejected_messages; grant it .* UPDATE"
         with pytest.raises(SchemaError, match=told):
-            await migrations.check(lane)
+            await migrations.check(connection)
         await owner.execute("GRANT UPDATE ON task_attempts, rejected_messages TO stranger")
-        await migrations.check(lane)
+        await migrations.check(connection)
     finally:
-        await lane.close()
+        await connection.close()
         await owner.execute("DROP OWNED BY stranger; DROP ROLE stranger")
         await owner.close()
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import NewRow
+from receiver.record.sql import outbox
+from receiver.record.sql.outbox import NewRow
 from tests.postgres.record import NAMESPACE, Instance, Look, until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -23,15 +23,15 @@ def new(task_id: str, **changed: Any) -> NewRow:
 
 
 @pytest.fixture
-async def lane(database_url: str) -> Any:
-    made = Lane(Database.of(database_url), "test")
+async def connection(database_url: str) -> Any:
+    made = RecordConnection(Database.of(database_url), "test")
     yield made
     await made.close()
 
 
-async def test_a_new_row_is_ready_and_owed(lane: Lane, look: Look) -> None:
+async def test_a_new_row_is_ready_and_owed(connection: RecordConnection, look: Look) -> None:
     row = new("a", args='[1, "x"]', kwargs='{"b": null}', group_key="g", label="l", trace=TRACE)
-    done = await statements.insert(lane, [row], namespace=NAMESPACE)
+    done = await outbox.insert(connection, [row], namespace=NAMESPACE)
     kept = await look.row("a")
     assert (kept["status"], kept["final"], kept["attempt"], kept["fence"]) == ("READY", False, 0, 0)
     assert (json.loads(kept["args"]), json.loads(kept["kwargs"])) == ([1, "x"], {"b": None})
@@ -43,25 +43,27 @@ async def test_a_new_row_is_ready_and_owed(lane: Lane, look: Look) -> None:
     )
     assert (kept["published_at"], kept["run_after"]) == (None, None)
     assert (done["a"].enqueued_at, done["a"].run_after, done["a"].due) == (kept["enqueued_at"], None, True)
-    assert await statements.find_owed(lane, ["a", "b"]) == {"a"}
+    assert await outbox.find_owed(connection, ["a", "b"]) == {"a"}
 
 
-async def test_a_statement_that_is_repeated_writes_nothing_again(lane: Lane, look: Look) -> None:
-    first = await statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE)
-    again = await statements.insert(lane, [new("a"), new("c")], namespace=NAMESPACE)
+async def test_a_statement_that_is_repeated_writes_nothing_again(
+    connection: RecordConnection, look: Look
+) -> None:
+    first = await outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE)
+    again = await outbox.insert(connection, [new("a"), new("c")], namespace=NAMESPACE)
     assert again["a"] == first["a"]
     assert again.keys() == {"a", "c"}
     assert await look.value("SELECT count(*) FROM task_executions") == 3
 
 
 async def test_a_statement_that_is_repeated_while_the_first_one_commits_finds_its_rows(
-    lane: Lane, look: Look, other: Any
+    connection: RecordConnection, look: Look, other: Any
 ) -> None:
-    await lane.fetch("SET lock_timeout = 0")  # it would hurry the test, not the statement
+    await connection.fetch("SET lock_timeout = 0")  # it would hurry the test, not the statement
     transaction = other.transaction()
     await transaction.start()
-    first = await statements.insert(other, [new("a")], namespace=NAMESPACE)
-    again = asyncio.create_task(statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE))
+    first = await outbox.insert(other, [new("a")], namespace=NAMESPACE)
+    again = asyncio.create_task(outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE))
     await until(lambda: look.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
     await transaction.commit()
     found = await again
@@ -69,61 +71,67 @@ async def test_a_statement_that_is_repeated_while_the_first_one_commits_finds_it
     assert found["a"] == first["a"]
 
 
-async def test_what_waits_for_its_time_is_not_owed_yet(lane: Lane) -> None:
+async def test_what_waits_for_its_time_is_not_owed_yet(connection: RecordConnection) -> None:
     now = datetime.now(UTC)
     hour = timedelta(hours=1)
     rows = [new("later", run_after=now + hour), new("past", run_after=now - hour), new("delayed", delay=hour)]
-    done = await statements.insert(lane, rows, namespace=NAMESPACE)
+    done = await outbox.insert(connection, rows, namespace=NAMESPACE)
     assert {name: each.due for name, each in done.items()} == {"later": False, "past": True, "delayed": False}
     delayed = done["delayed"]
     assert delayed.run_after is not None
     assert timedelta(0) <= delayed.run_after - delayed.enqueued_at - hour < timedelta(seconds=1)
-    assert await statements.find_owed(lane, done) == {"past"}
+    assert await outbox.find_owed(connection, done) == {"past"}
 
 
-async def test_a_published_row_is_owed_no_more(lane: Lane, look: Look) -> None:
-    await statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE)
-    assert await statements.mark_published(lane, ["b", "a"]) == {"a", "b"}
-    assert await statements.find_owed(lane, ["a", "b"]) == set()
+async def test_a_published_row_is_owed_no_more(connection: RecordConnection, look: Look) -> None:
+    await outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE)
+    assert await outbox.mark_published(connection, ["b", "a"]) == {"a", "b"}
+    assert await outbox.find_owed(connection, ["a", "b"]) == set()
     at = (await look.row("a"))["published_at"]
-    assert await statements.mark_published(lane, ["a"]) == set()
+    assert await outbox.mark_published(connection, ["a"]) == set()
     assert (await look.row("a"))["published_at"] == at
 
 
-async def test_a_row_that_has_gone_on_is_left_alone(instance: Instance, lane: Lane, look: Look) -> None:
-    await statements.insert(lane, [new("a")], namespace=NAMESPACE)
+async def test_a_row_that_has_gone_on_is_left_alone(
+    instance: Instance, connection: RecordConnection, look: Look
+) -> None:
+    await outbox.insert(connection, [new("a")], namespace=NAMESPACE)
     await instance.claim("a")
     before = await look.row("a")
     assert before["published_at"] is not None
-    assert await statements.find_owed(lane, ["a"]) == set()
-    assert await statements.mark_published(lane, ["a"]) == set()
+    assert await outbox.find_owed(connection, ["a"]) == set()
+    assert await outbox.mark_published(connection, ["a"]) == set()
     assert await look.row("a") == before
 
 
-async def test_a_row_that_somebody_holds_is_not_waited_for(lane: Lane, look: Look, other: Any) -> None:
-    await statements.insert(lane, [new("a"), new("b")], namespace=NAMESPACE)
+async def test_a_row_that_somebody_holds_is_not_waited_for(
+    connection: RecordConnection, look: Look, other: Any
+) -> None:
+    await outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE)
     async with other.transaction():
         await other.execute("SELECT FROM task_executions WHERE task_id = 'a' FOR UPDATE")
-        assert await statements.mark_published(lane, ["a", "b"]) == {"b"}
+        assert await outbox.mark_published(connection, ["a", "b"]) == {"b"}
 
 
-async def test_an_uncommitted_row_is_nobodys_to_publish(lane: Lane, other: Any) -> None:
+async def test_an_uncommitted_row_is_nobodys_to_publish(connection: RecordConnection, other: Any) -> None:
     transaction = other.transaction()
     await transaction.start()
-    await statements.insert(other, [new("a")], namespace=NAMESPACE)
-    assert await statements.find_owed(lane, ["a"]) == set()
+    await outbox.insert(other, [new("a")], namespace=NAMESPACE)
+    assert await outbox.find_owed(connection, ["a"]) == set()
     await transaction.commit()
-    assert await statements.find_owed(lane, ["a"]) == {"a"}
+    assert await outbox.find_owed(connection, ["a"]) == {"a"}
 
 
-async def test_a_published_row_that_the_sweeper_took_up_is_marked_anew(lane: Lane, look: Look) -> None:
-    await statements.insert(lane, [new("a")], namespace=NAMESPACE)
-    await statements.mark_published(lane, ["a"])
+async def test_a_published_row_that_the_sweeper_took_up_is_marked_anew(
+    connection: RecordConnection, look: Look
+) -> None:
+    await outbox.insert(connection, [new("a")], namespace=NAMESPACE)
+    await outbox.mark_published(connection, ["a"])
     await look.execute(
         "UPDATE task_executions SET published_at = published_at - interval '8 days',"
         " publishing_until = clock_timestamp() + interval '1 min'"
     )
-    assert await statements.mark_published(lane, ["a"]) == {"a"}
+    assert await outbox.mark_published(connection, ["a"]) == {"a"}
     row = await look.row("a")
     assert row["publishing_until"] is None
     assert row["published_at"] > row["enqueued_at"]

@@ -14,7 +14,7 @@ from receiver.endings.outcomes import Failed, HandedBack, Succeeded
 from receiver.errors import ItemRefused
 from receiver.reading import queries
 from receiver.record import migrations
-from receiver.record.connections import Lane, LockedOut
+from receiver.record.connections import LockedOut, RecordConnection
 from receiver.record.database import Database
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Look, connect, until
@@ -56,7 +56,7 @@ async def test_a_delivery_needs_no_setting_and_prepares_nothing(
 
     assert isinstance(await instance.run("bad", fails), Failed)
     assert await instance.settle(await instance.claim("back"), HandedBack()) == HandedBack()
-    assert (await instance.ledger.lanes.fetch(PREPARED))[0]["count"] == 0
+    assert (await instance.ledger.pool.fetch(PREPARED))[0]["count"] == 0
     assert pooler.refused == []
 
 
@@ -67,8 +67,8 @@ async def _renewed(look: Look, before: Any) -> bool:
 async def test_the_limits_of_a_statement_hold_in_its_transaction(
     pooler: Strict, look: Look, other: Any
 ) -> None:
-    lane = Lane(Database.of(pooler.url, prepared_statements=False), "lane")
-    [row] = await lane.fetch(
+    connection = RecordConnection(Database.of(pooler.url, prepared_statements=False), "connection")
+    [row] = await connection.fetch(
         "SELECT current_setting('lock_timeout') AS lock, current_setting('statement_timeout') AS statement,"
         " current_setting('transaction_isolation') AS isolation, current_setting('plan_cache_mode') AS plan"
     )
@@ -77,13 +77,13 @@ async def test_the_limits_of_a_statement_hold_in_its_transaction(
     async with other.transaction():
         await other.execute("LOCK TABLE task_executions")
         with pytest.raises(LockedOut):
-            await lane.fetch("SELECT 1 FROM task_executions")
+            await connection.fetch("SELECT 1 FROM task_executions")
     with pytest.raises(ItemRefused):
-        await lane.fetch("SELECT $1::text::jsonb", "[1e1000000]")
+        await connection.fetch("SELECT $1::text::jsonb", "[1e1000000]")
     # An error ends the transaction and leaves nothing: the same connection serves the next.
-    assert (await lane.fetch("SELECT 1 AS one"))[0]["one"] == 1
+    assert (await connection.fetch("SELECT 1 AS one"))[0]["one"] == 1
     assert pooler.connections == 1
-    await lane.close()
+    await connection.close()
 
 
 async def test_migrations_and_queries_go_through_a_pooler(empty_database_url: str) -> None:

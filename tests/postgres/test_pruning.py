@@ -10,10 +10,9 @@ import pytest
 
 from receiver.endings.outcomes import Done
 from receiver.maintenance import SWEEP
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.sweep import pruning
+from receiver.record.sql import pruning, replaying
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Instance, Look, call
 from tests.postgres.sweeps import Sweeps
@@ -70,7 +69,7 @@ async def test_rows_go_in_steps_and_none_is_passed_over(
     sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many were enqueued at the very same time, and some of those stay."""
-    monkeypatch.setattr(pruning, "STEP", 10)
+    monkeypatch.setattr("receiver.sweep.pruning.STEP", 10)
     at = datetime.now(UTC) - 40 * DAYS
     await look.execute(
         "INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt,"
@@ -86,7 +85,7 @@ async def test_rows_go_in_steps_and_none_is_passed_over(
 async def test_what_the_application_refers_to_stays_and_only_that(
     sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "STEP", 8)
+    monkeypatch.setattr("receiver.sweep.pruning.STEP", 8)
     await look.execute("CREATE TABLE orders (task_id text REFERENCES task_executions)")
     for number in range(20):
         await look.seed(f"id-{number:02}", "SUCCESSFUL", **ended(50 - number))
@@ -112,19 +111,21 @@ async def test_a_row_that_is_being_referred_to_is_left_for_the_next_time(
 async def test_the_guard_is_asked_again_when_the_row_is_locked(look: Look, database_url: str) -> None:
     """A row that was replayed since it was found is no longer over."""
     await look.seed("a", "FAILED", **ended(31), final=True)
-    lane = Lane(Database.of(database_url), "test")
-    [found] = await statements.find_outdated(lane, namespace=NAMESPACE, older=RETENTION, limit=5, after=None)
-    assert await statements.replay(lane, ["a"], namespace=NAMESPACE) == {"a"}
-    assert await statements.prune(lane, [found.task_id], namespace=NAMESPACE, older=RETENTION) == set()
-    assert await statements.finalise(lane, [found.task_id], namespace=NAMESPACE, older=RETENTION) == set()
-    await lane.close()
+    connection = RecordConnection(Database.of(database_url), "test")
+    [found] = await pruning.find_outdated(
+        connection, namespace=NAMESPACE, older=RETENTION, limit=5, after=None
+    )
+    assert await replaying.replay(connection, ["a"], namespace=NAMESPACE) == {"a"}
+    assert await pruning.prune(connection, [found.task_id], namespace=NAMESPACE, older=RETENTION) == set()
+    assert await pruning.finalise(connection, [found.task_id], namespace=NAMESPACE, older=RETENTION) == set()
+    await connection.close()
     assert await look.state("a") == ("READY", False, 0, 1)
 
 
 async def test_two_prunes_at_once_remove_each_row_once(
     sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pruning, "STEP", 20)
+    monkeypatch.setattr("receiver.sweep.pruning.STEP", 20)
     for number in range(200):
         await look.seed(f"id-{number:03}", "SUCCESSFUL", **ended(50 - number / 100))
     both = await asyncio.gather(sweeps.sweep(), sweeps.sweep())

@@ -11,7 +11,7 @@ import pytest
 from receiver.contract.message import encode_envelope, encode_payload, rejection_key
 from receiver.endings.outcomes import Done, Refused
 from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason
-from receiver.record.connections import Lanes
+from receiver.record.connections import RecordPool
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
 from tests.postgres.record import NAMESPACE, Look, identity
@@ -30,14 +30,14 @@ def body(message_id: str = "1") -> bytes:
 
 
 @pytest.fixture
-async def lanes(database_url: str) -> Any:
-    made = Lanes(Database.of(database_url), size=3, application="rejections", wait=5)
+async def pool(database_url: str) -> Any:
+    made = RecordPool(Database.of(database_url), size=3, application="rejections", wait=5)
     yield made
     await made.close()
 
 
-def rejections(lanes: Lanes, *, most: int = 3, grace: float = 0) -> Rejections:
-    return Rejections(lanes, namespace=NAMESPACE, instance="here", most=most, grace=timedelta(seconds=grace))
+def rejections(pool: RecordPool, *, most: int = 3, grace: float = 0) -> Rejections:
+    return Rejections(pool, namespace=NAMESPACE, instance="here", most=most, grace=timedelta(seconds=grace))
 
 
 async def kept(look: Look) -> list[dict[str, Any]]:
@@ -45,8 +45,8 @@ async def kept(look: Look) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-async def test_a_rejected_message_is_kept_whole(lanes: Lanes, look: Look) -> None:
-    ending = await rejections(lanes).reject(body(), UNKNOWN, identity("id"))
+async def test_a_rejected_message_is_kept_whole(pool: RecordPool, look: Look) -> None:
+    ending = await rejections(pool).reject(body(), UNKNOWN, identity("id"))
     assert ending == Refused(RejectionReason.UNKNOWN_TASK, UNKNOWN.detail, acked=False)
     [row] = await kept(look)
     assert row.pop("first_seen") == row.pop("last_seen")
@@ -63,17 +63,17 @@ async def test_a_rejected_message_is_kept_whole(lanes: Lanes, look: Look) -> Non
     assert await look.find("id") is None
 
 
-async def test_it_is_acked_when_it_came_often_enough(lanes: Lanes, look: Look) -> None:
-    room = rejections(lanes, most=3)
+async def test_it_is_acked_when_it_came_often_enough(pool: RecordPool, look: Look) -> None:
+    room = rejections(pool, most=3)
     sent = body()
     acked = [_acked(await room.reject(sent, UNKNOWN, identity("id"))) for _ in range(4)]
     assert acked == [False, False, True, True]
     assert [row["count"] for row in await kept(look)] == [4]
 
 
-async def test_it_is_not_acked_before_it_came_long_enough(lanes: Lanes, look: Look) -> None:
+async def test_it_is_not_acked_before_it_came_long_enough(pool: RecordPool, look: Look) -> None:
     """A rolling deploy must not eat messages that the next revision understands."""
-    room = rejections(lanes, most=2, grace=900)
+    room = rejections(pool, most=2, grace=900)
     sent = body()
     assert [_acked(await room.reject(sent, UNKNOWN, None)) for _ in range(3)] == [False] * 3
     await look.execute("UPDATE rejected_messages SET first_seen = first_seen - interval '900 s'")
@@ -85,8 +85,8 @@ def _acked(ending: Done | Refused) -> bool:
     return ending.acked
 
 
-async def test_the_latest_reason_is_the_one_that_is_kept(lanes: Lanes, look: Look) -> None:
-    room = rejections(lanes)
+async def test_the_latest_reason_is_the_one_that_is_kept(pool: RecordPool, look: Look) -> None:
+    room = rejections(pool)
     sent = body()
     await room.reject(sent, UNKNOWN, None)
     await room.reject(sent, Rejected(RejectionReason.BAD_ARGUMENTS, "one too many"), None)
@@ -96,9 +96,9 @@ async def test_the_latest_reason_is_the_one_that_is_kept(lanes: Lanes, look: Loo
 
 
 async def test_messages_are_counted_apart_and_none_is_lost_when_they_come_at_once(
-    lanes: Lanes, look: Look
+    pool: RecordPool, look: Look
 ) -> None:
-    room = rejections(lanes, most=20)
+    room = rejections(pool, most=20)
     one, two = body("1"), b"not even JSON \x00\xff"
     endings = await asyncio.gather(
         *(room.reject(sent, UNKNOWN, None) for _ in range(20) for sent in (one, two))
@@ -109,34 +109,34 @@ async def test_messages_are_counted_apart_and_none_is_lost_when_they_come_at_onc
 
 @pytest.mark.parametrize("status", ["SUCCESSFUL", "FAILED"])
 async def test_a_late_duplicate_of_a_final_one_is_done_though_its_task_is_gone(
-    lanes: Lanes, look: Look, status: str
+    pool: RecordPool, look: Look, status: str
 ) -> None:
     await look.seed("id", status, final=True)
     before = await look.row("id")
-    assert await rejections(lanes).reject(body(), UNKNOWN, identity("id")) == Done()
+    assert await rejections(pool).reject(body(), UNKNOWN, identity("id")) == Done()
     assert await look.row("id") == before
     assert await kept(look) == []
 
 
-async def test_a_final_one_is_known_by_its_path_too(lanes: Lanes, look: Look) -> None:
+async def test_a_final_one_is_known_by_its_path_too(pool: RecordPool, look: Look) -> None:
     await look.seed("id", "SUCCESSFUL", task_path="some.where.noop")
-    assert await rejections(lanes).reject(body(), UNKNOWN, identity("id", "some.where.noop")) == Done()
+    assert await rejections(pool).reject(body(), UNKNOWN, identity("id", "some.where.noop")) == Done()
 
 
 @pytest.mark.parametrize(
     "columns", [{"task_name": "other", "task_path": "some.other"}, {"namespace": "elsewhere"}]
 )
 async def test_somebody_elses_final_row_makes_nothing_done(
-    lanes: Lanes, look: Look, columns: dict[str, str]
+    pool: RecordPool, look: Look, columns: dict[str, str]
 ) -> None:
     await look.seed("id", "SUCCESSFUL", **columns)
-    assert isinstance(await rejections(lanes).reject(body(), UNKNOWN, identity("id")), Refused)
+    assert isinstance(await rejections(pool).reject(body(), UNKNOWN, identity("id")), Refused)
     assert len(await kept(look)) == 1
 
 
-async def test_a_ready_row_fails_with_the_reason(lanes: Lanes, look: Look) -> None:
+async def test_a_ready_row_fails_with_the_reason(pool: RecordPool, look: Look) -> None:
     await look.seed("id", fence=4, attempt=1)
-    await rejections(lanes).reject(body(), UNKNOWN, identity("id"))
+    await rejections(pool).reject(body(), UNKNOWN, identity("id"))
     row = await look.row("id")
     assert await look.state("id") == ("FAILED", False, 1, 5)
     assert (row["error_type"], row["error_message"]) == ("Rejected", f"unknown_task: {UNKNOWN.detail}")
@@ -156,36 +156,36 @@ async def test_a_ready_row_fails_with_the_reason(lanes: Lanes, look: Look) -> No
     ],
 )
 async def test_no_other_row_is_touched(
-    lanes: Lanes, look: Look, status: str, columns: dict[str, str]
+    pool: RecordPool, look: Look, status: str, columns: dict[str, str]
 ) -> None:
     await look.seed("id", status, **columns)
     before = await look.row("id")
-    await rejections(lanes).reject(body(), UNKNOWN, identity("id"))
+    await rejections(pool).reject(body(), UNKNOWN, identity("id"))
     assert await look.row("id") == before
     assert await look.attempts("id") == []
 
 
 @pytest.mark.parametrize("status", ["READY", "SUCCESSFUL"])
 async def test_an_id_that_belongs_to_another_task_leaves_that_task_alone(
-    lanes: Lanes, look: Look, status: str
+    pool: RecordPool, look: Look, status: str
 ) -> None:
     await look.seed("id", status)
     before = await look.row("id")
-    assert isinstance(await rejections(lanes).reject(body(), FOREIGN, identity("id")), Refused)
+    assert isinstance(await rejections(pool).reject(body(), FOREIGN, identity("id")), Refused)
     assert await look.row("id") == before
 
 
-async def test_a_ready_row_that_is_rejected_again_has_one_line(lanes: Lanes, look: Look) -> None:
+async def test_a_ready_row_that_is_rejected_again_has_one_line(pool: RecordPool, look: Look) -> None:
     await look.seed("id")
-    room = rejections(lanes)
+    room = rejections(pool)
     for _ in range(3):
         await room.reject(body(), UNKNOWN, identity("id"))
     assert await look.endings("id") == ["REJECTED"]
 
 
 async def test_what_is_not_known_to_be_kept_is_not_acked(proxy: Proxy, look: Look) -> None:
-    lanes = Lanes(Database.of(proxy.url), size=1, application="rejections", wait=5)
+    pool = RecordPool(Database.of(proxy.url), size=1, application="rejections", wait=5)
     proxy.refuse()
     with pytest.raises(DatabaseUnavailable):
-        await rejections(lanes, most=1).reject(body(), UNKNOWN, None)
+        await rejections(pool, most=1).reject(body(), UNKNOWN, None)
     assert await kept(look) == []

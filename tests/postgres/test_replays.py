@@ -9,8 +9,8 @@ from receiver.contract import message as messages
 from receiver.contract.message import Identity, encode_envelope, encode_payload
 from receiver.endings.outcomes import Busy, Done, Lost, Succeeded
 from receiver.errors import Rejected, RejectionReason
-from receiver.record import sql as statements
 from receiver.record.rejections import Rejections
+from receiver.record.sql import replaying
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, identity, route
 from tests.postgres.sweeps import Post, Sweeps
@@ -37,7 +37,7 @@ async def reject(
     instance: Instance, pushed: bytes, rejected: Rejected = UNKNOWN, *, times: int = 1, name: str = "noop"
 ) -> None:
     """Rejects a push so often."""
-    room = Rejections(instance.ledger.lanes, namespace=NAMESPACE, instance="i", most=1, grace=timedelta(0))
+    room = Rejections(instance.ledger.pool, namespace=NAMESPACE, instance="i", most=1, grace=timedelta(0))
     known: Identity | None = messages.identify(pushed)
     for _ in range(times):
         await room.reject(pushed, rejected, known or identity("a", name))
@@ -148,12 +148,12 @@ async def test_an_operator_may_replay_what_no_code_understands_yet(
     await reject(instance, pushed, Rejected(RejectionReason.MALFORMED_PAYLOAD, "no"))
     await reject(instance, b"no envelope", Rejected(RejectionReason.MALFORMED_ENVELOPE, "no"))
     rows = await look.connection.fetch("SELECT * FROM rejected_messages ORDER BY reason")
-    nothing, one = (statements.RejectedMessage(**row) for row in rows)
+    nothing, one = (replaying.RejectedMessage(**row) for row in rows)
     async with sweeps.sweeper() as sweeper:
         replayed = await sweeper.replays.replay([nothing, one])
     assert replayed.keys == (one.key,)
     assert list(replayed.failures) == [nothing.key]
-    held = post.beside.call(lambda broker: [list(each.backlog) for each in broker.subscriptions.values()])
+    held = post.pubsub.call(lambda broker: [list(each.backlog) for each in broker.subscriptions.values()])
     assert "bm90IEpTT04=" in {owed.message.data for backlog in held for owed in backlog}
 
 
@@ -168,10 +168,10 @@ async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
     await instance.settle(first, first.failed(failure().failure))
     assert await look.state("a") == ("FAILED", True, 1, 1)
     assert isinstance(await instance.ledger.claim(call("a", declared)), Done)
-    lanes = instance.ledger.lanes
-    assert await statements.replay(lanes, ["a", "nobody"], namespace=NAMESPACE) == {"a"}
+    pool = instance.ledger.pool
+    assert await replaying.replay(pool, ["a", "nobody"], namespace=NAMESPACE) == {"a"}
     assert await look.state("a") == ("READY", False, 0, 1)
-    assert await statements.replay(lanes, ["a"], namespace=NAMESPACE) == set()
+    assert await replaying.replay(pool, ["a"], namespace=NAMESPACE) == set()
     async with sweeps.sweeper() as sweeper:
         assert (await sweeper.owed.publish_these(["a"])).owed == 1
     [message] = post.messages()
@@ -189,6 +189,6 @@ async def test_nothing_but_a_failure_is_replayed(look: Look, instance: Instance)
     await look.seed("elsewhere", "FAILED", namespace="elsewhere")
     before = await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id")
     ids = ["READY", "RUNNING", "SUCCESSFUL", "elsewhere"]
-    assert await statements.replay(instance.ledger.lanes, ids, namespace=NAMESPACE) == set()
+    assert await replaying.replay(instance.ledger.pool, ids, namespace=NAMESPACE) == set()
     assert await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id") == before
     assert isinstance(await instance.ledger.claim(call("RUNNING")), Busy)

@@ -157,6 +157,6 @@ async def delivers(instance: Any) -> bool:
         ending = await instance.run("row", noop)
     except asyncpg.InsufficientPrivilegeError as error:
         with pytest.raises(SchemaError, match="row level security"):
-            await explain(instance.ledger.lanes, error)
+            await explain(instance.ledger.pool, error)
         return False
     return isinstance(ending, Succeeded)

@@ -27,9 +27,9 @@ from receiver.contract.failure import Failure
 from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, Lost, NotStarted, Outcome, Succeeded
 from receiver.errors import Rejected, RejectionReason
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.rejections import Rejections
+from receiver.record.sql import leases, replaying, sweeping
 from tests.postgres.record import NAMESPACE, Instance, Look, call, connect, identity, route
 
 T = TypeVar("T")
@@ -76,15 +76,15 @@ class Record(RuleBasedStateMachine):
         self.look = Look(await connect(self.url))
         await self.look.execute("TRUNCATE task_executions, task_attempts, rejected_messages")
         self.owners = [Instance(self.url, f"owner-{number}") for number in range(2)]
-        self.lane = Lane(self.owners[0].database, "machine")
+        self.connection = RecordConnection(self.owners[0].database, "machine")
         self.rejections = Rejections(
-            self.owners[0].ledger.lanes, namespace=NAMESPACE, instance="x", most=5, grace=timedelta(0)
+            self.owners[0].ledger.pool, namespace=NAMESPACE, instance="x", most=5, grace=timedelta(0)
         )
 
     async def _close(self) -> None:
         for owner in self.owners:
             await owner.close()
-        await self.lane.close()
+        await self.connection.close()
         await self.look.connection.close()
 
     def teardown(self) -> None:
@@ -176,7 +176,7 @@ class Record(RuleBasedStateMachine):
         _, claimed = data.draw(st.sampled_from(self.claims))
         model = self.models[claimed.task_id]
         ours = model.status == "RUNNING" and model.fence == claimed.fence
-        moved = self.do(statements.renew(self.lane, [claimed.pair], lease=timedelta(seconds=60)))
+        moved = self.do(leases.renew(self.connection, [claimed.pair], lease=timedelta(seconds=60)))
         assert moved == ({claimed.pair} if ours else set())
         if ours:
             model.expired = False
@@ -185,7 +185,7 @@ class Record(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         _, claimed = data.draw(st.sampled_from(self.claims))
-        self.do(statements.shorten_leases(self.lane, [claimed.pair], left=timedelta(seconds=50)))
+        self.do(leases.shorten_leases(self.connection, [claimed.pair], left=timedelta(seconds=50)))
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -218,13 +218,13 @@ class Record(RuleBasedStateMachine):
         """Publishing, again or for the first time, moves nothing that the model knows of."""
         any_age = timedelta(0)
         taken = self.do(
-            statements.take_owed(
-                self.lane, namespace=NAMESPACE, limit=9, lease=any_age, young=timedelta(hours=young)
+            sweeping.take_owed(
+                self.connection, namespace=NAMESPACE, limit=9, lease=any_age, young=timedelta(hours=young)
             )
         )
         lost = self.do(
-            statements.take_lost(
-                self.lane,
+            sweeping.take_lost(
+                self.connection,
                 (0, 1000),
                 namespace=NAMESPACE,
                 limit=9,
@@ -236,12 +236,12 @@ class Record(RuleBasedStateMachine):
         for row in (*taken.rows, *lost.rows):
             model = self.models[row.task_id]
             assert model.status == "READY" or (model.status == "RUNNING" and model.expired)
-        self.do(statements.mark_swept(self.lane, [*taken.rows, *lost.rows]))
+        self.do(sweeping.mark_swept(self.connection, [*taken.rows, *lost.rows]))
 
     @rule(task_id=TASK_IDS)
     def replay(self, task_id: str) -> None:
         model = self.models[task_id]
-        moved = self.do(statements.replay(self.lane, [task_id], namespace=NAMESPACE))
+        moved = self.do(replaying.replay(self.connection, [task_id], namespace=NAMESPACE))
         assert moved == ({task_id} if model.status == "FAILED" else set())
         if moved:
             model.status, model.final, model.attempt = "READY", False, 0

@@ -11,10 +11,11 @@ from typing import Any
 from uuid import uuid4
 
 from receiver.errors import DatabaseUnavailable
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import ClaimItem, SettleItem
+from receiver.record.sql import claims, leases, pruning, replaying, settlements, sweeping
+from receiver.record.sql.claims import ClaimItem
+from receiver.record.sql.settlements import SettleItem
 from tests.postgres.record import NAMESPACE, Look, route
 from tests.postgres.test_lock_discipline import IDS, LEASE, SECONDS
 
@@ -54,7 +55,7 @@ class _Work:
     """One connection; what it claimed, it may settle, renew or hand back."""
 
     def __init__(self, url: str, number: int) -> None:
-        self._lane = Lane(Database.of(url), f"worker {number}")
+        self._connection = RecordConnection(Database.of(url), f"worker {number}")
         self._chance = random.Random(number)
         self._fences: dict[str, int] = {}
         self.counts: Counter[str] = Counter()
@@ -69,46 +70,51 @@ class _Work:
                 )
             except DatabaseUnavailable as error:
                 self.errors.append(error)
-        await self._lane.close()
+        await self._connection.close()
 
     async def _do(self, kind: str, ids: list[str]) -> int:
         """How many rows moved."""
         pairs = [(task_id, self._fences.get(task_id, 0)) for task_id in ids]
-        lane = self._lane
+        connection = self._connection
         moved: Any
         match kind:
             case "claim":
                 moved = [
                     row
                     for row in (
-                        await statements.claim(
-                            lane, _items(ids), token=uuid4(), namespace=NAMESPACE, owner="worker", lease=LEASE
+                        await claims.claim(
+                            connection,
+                            _items(ids),
+                            token=uuid4(),
+                            namespace=NAMESPACE,
+                            owner="worker",
+                            lease=LEASE,
                         )
                     ).values()
                     if row.verdict == "claimed"
                 ]
                 self._fences |= {row.task_id: row.fence for row in moved}
             case "settle":
-                moved = await statements.settle(lane, [self._settled(pair) for pair in pairs])
+                moved = await settlements.settle(connection, [self._settled(pair) for pair in pairs])
             case "renew":
-                moved = await statements.renew(lane, pairs, lease=LEASE)
+                moved = await leases.renew(connection, pairs, lease=LEASE)
             case "hand_back":
-                moved = await statements.hand_back(lane, pairs, instance="worker")
+                moved = await leases.hand_back(connection, pairs, instance="worker")
             case "sweep" | "patrol":
                 moved = await self._swept(kind)
             case "replay":
-                moved = await statements.replay(lane, ids, namespace=NAMESPACE)
+                moved = await replaying.replay(connection, ids, namespace=NAMESPACE)
             case "prune":
                 older: dict[str, Any] = {"namespace": NAMESPACE, "older": NOW}
-                found = await statements.find_outdated(lane, **older, limit=20, after=None)
+                found = await pruning.find_outdated(connection, **older, limit=20, after=None)
                 outdated = [row.task_id for row in found]
                 self._chance.shuffle(outdated)
                 moved = [
-                    *await statements.finalise(lane, outdated, **older),
-                    *await statements.prune(lane, outdated, **older),
+                    *await pruning.finalise(connection, outdated, **older),
+                    *await pruning.prune(connection, outdated, **older),
                 ]
             case _:
-                moved = await lane.fetch(
+                moved = await connection.fetch(
                     "INSERT INTO orders SELECT task_id FROM task_executions WHERE task_id = ANY ($1)"
                     " ORDER BY task_id FOR KEY SHARE SKIP LOCKED RETURNING task_id",
                     ids,
@@ -118,15 +124,17 @@ class _Work:
     async def _swept(self, kind: str) -> tuple[Any, ...]:
         terms: dict[str, Any] = {"namespace": NAMESPACE, "limit": 20, "lease": LEASE}
         if kind == "sweep":
-            taken = await statements.take_owed(self._lane, **terms, young=NOW)
+            taken = await sweeping.take_owed(self._connection, **terms, young=NOW)
         else:
-            taken = await statements.take_lost(self._lane, (0, 1000), **terms, stranded=NOW, forgotten=NOW)
-        rows = await statements.load(self._lane, taken.rows)
+            taken = await sweeping.take_lost(
+                self._connection, (0, 1000), **terms, stranded=NOW, forgotten=NOW
+            )
+        rows = await sweeping.load(self._connection, taken.rows)
         assert {row.task_id for row in rows} <= {row.task_id for row in taken.rows}
         if self._chance.random() < 0.5:
-            await statements.mark_swept(self._lane, taken.rows)
+            await sweeping.mark_swept(self._connection, taken.rows)
         else:
-            await statements.postpone(self._lane, taken.rows, pause=NOW)
+            await sweeping.postpone(self._connection, taken.rows, pause=NOW)
         return taken.rows
 
     def _settled(self, pair: tuple[str, int]) -> SettleItem:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from receiver.endings.outcomes import NotDue, Succeeded
-from receiver.record import sql as statements
-from receiver.record.connections import Lane
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
+from receiver.record.sql import pruning, replaying, sweeping
 from receiver.sweep import owed, sweeper
 from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
@@ -201,37 +201,43 @@ async def test_when_pubsub_is_not_to_be_reached_nothing_more_is_tried(
 # --- what happens between taking and marking ----------------------------------------------------------------------
 
 
-async def test_a_claim_in_between_wins(look: Look, lane: Lane, instance: Instance, post: Post) -> None:
+async def test_a_claim_in_between_wins(
+    look: Look, connection: RecordConnection, instance: Instance, post: Post
+) -> None:
     await look.seed("a", enqueued_at=ago(minutes=2))
-    taken = await _take(lane)
+    taken = await _take(connection)
     claimed = await instance.claim("a")
     before = await look.row("a")
-    assert await statements.load(lane, taken.rows) == []
-    assert await statements.mark_swept(lane, taken.rows) == set()
+    assert await sweeping.load(connection, taken.rows) == []
+    assert await sweeping.mark_swept(connection, taken.rows) == set()
     assert await look.row("a") == before
     assert isinstance(await instance.settle(claimed, Succeeded("1")), Succeeded)
 
 
-async def test_an_early_delivery_in_between_wins(look: Look, lane: Lane, instance: Instance) -> None:
+async def test_an_early_delivery_in_between_wins(
+    look: Look, connection: RecordConnection, instance: Instance
+) -> None:
     """Marked as published, it would be nobody's."""
     await look.seed("a", run_after=ago(seconds=1))
-    taken = await _take(lane)
+    taken = await _take(connection)
     await look.execute("UPDATE task_executions SET run_after = clock_timestamp() + interval '1 h'")
     assert isinstance(await instance.ledger.claim(call("a")), NotDue)
-    assert await statements.mark_swept(lane, taken.rows) == set()
+    assert await sweeping.mark_swept(connection, taken.rows) == set()
     assert (await look.row("a"))["published_at"] is None
 
 
-async def test_a_sweeper_that_lost_its_time_marks_nothing_of_the_next_ones(look: Look, lane: Lane) -> None:
+async def test_a_sweeper_that_lost_its_time_marks_nothing_of_the_next_ones(
+    look: Look, connection: RecordConnection
+) -> None:
     await look.seed("a", enqueued_at=ago(minutes=2))
-    first = await _take(lane)
-    assert not (await _take(lane)).seen
+    first = await _take(connection)
+    assert not (await _take(connection)).seen
     await look.execute("UPDATE task_executions SET publishing_until = clock_timestamp()")
-    second = await _take(lane)
+    second = await _take(connection)
     assert len(second.rows) == 1
-    assert await statements.mark_swept(lane, first.rows) == set()
-    await statements.postpone(lane, first.rows)
-    assert await statements.mark_swept(lane, second.rows) == {"a"}
+    assert await sweeping.mark_swept(connection, first.rows) == set()
+    await sweeping.postpone(connection, first.rows)
+    assert await sweeping.mark_swept(connection, second.rows) == {"a"}
 
 
 async def test_what_was_delivered_early_is_owed_and_swept(
@@ -294,7 +300,7 @@ async def test_a_large_table_is_patrolled_wholly_part_by_part(
 ) -> None:
     monkeypatch.setattr(owed, "BLOCKS", 2)
     await _seed_many(look, 300, published_at=ago(days=8))
-    blocks, _ = await statements.find_blocks(look.connection)
+    blocks, _ = await sweeping.find_blocks(look.connection)
     assert blocks > 5
     assert await sweeps.sweep() == Swept(forgotten=300)
     monkeypatch.setattr(sweeper, "PATROL", 3)
@@ -312,55 +318,55 @@ async def test_a_large_table_is_patrolled_wholly_part_by_part(
 
 async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> None:
     """Asked with the settings of the sweeper's own connection, of tables without statistics as much as with them."""
-    lane = Lane(Database.of(database_url), "receiver sweeper")
+    connection = RecordConnection(Database.of(database_url), "receiver sweeper")
     await _seed_many(look, 50)
     for analyse in (False, True):
         if analyse:
             await look.execute("ANALYZE task_executions")
         for statement, arguments, found in (
-            (statements.sweeping.TAKE_OWED, (NAMESPACE, 10, LEASE, YOUNG), "task_executions_owed"),
+            (sweeping.TAKE_OWED, (NAMESPACE, 10, LEASE, YOUNG), "task_executions_owed"),
             (
-                statements.sweeping.TAKE_LOST,
+                sweeping.TAKE_LOST,
                 (NAMESPACE, 10, LEASE, LEASE, LEASE, (0, 0), (9, 0)),
                 "Tid Range Scan on task_executions",
             ),
             (
-                statements.pruning.FIND_OUTDATED,
+                pruning.FIND_OUTDATED,
                 (NAMESPACE, LEASE, 10, None, ""),
                 "task_executions_enqueued_at",
             ),
             (
-                statements.pruning.FIND_FIRINGS,
+                pruning.FIND_FIRINGS,
                 (NAMESPACE, "a", "b", LEASE, 10, "p"),
                 "task_executions_pkey",
             ),
             (
-                statements.replaying.FIND_KNOWN_NOW,
+                replaying.FIND_KNOWN_NOW,
                 (NAMESPACE, ["a"], 1, LEASE, LEASE, [], 10, 10),
                 "rejected_messages_unknown",
             ),
-            (statements.pruning.PRUNE_REJECTED, (NAMESPACE, LEASE, 10), "rejected_messages_first_seen"),
+            (pruning.PRUNE_REJECTED, (NAMESPACE, LEASE, 10), "rejected_messages_first_seen"),
         ):
             plan = "\n".join(
-                row["QUERY PLAN"] for row in await lane.fetch(f"EXPLAIN {statement}", *arguments)
+                row["QUERY PLAN"] for row in await connection.fetch(f"EXPLAIN {statement}", *arguments)
             )
             assert found in plan, plan
             assert "Seq Scan" not in plan, plan
-    await lane.close()
+    await connection.close()
 
 
 # --- what these tests share ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-async def lane(database_url: str) -> Any:
-    made = Lane(Database.of(database_url), "test")
+async def connection(database_url: str) -> Any:
+    made = RecordConnection(Database.of(database_url), "test")
     yield made
     await made.close()
 
 
-async def _take(lane: Lane) -> statements.Taken:
-    return await statements.take_owed(lane, namespace=NAMESPACE, limit=10, lease=LEASE, young=YOUNG)
+async def _take(connection: RecordConnection) -> sweeping.Taken:
+    return await sweeping.take_owed(connection, namespace=NAMESPACE, limit=10, lease=LEASE, young=YOUNG)
 
 
 async def _rows(look: Look) -> dict[str, dict[str, Any]]:

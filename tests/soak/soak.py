@@ -12,7 +12,8 @@ from typing import Final
 
 from benchmarks.gauges import usage
 from receiver.dev.processes import Instance
-from receiver.emulator.signer import Signer, serve_certificates
+from receiver.emulator.in_thread import serve_certificates
+from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from receiver.record.migrations import upgrade
 from tests.acceptance.stage import Record

@@ -1,4 +1,4 @@
-"""The soak can fail, and a few seconds of it run in every suite; `make soak` is the long one."""
+"""The soak can fail, and a few seconds of it run in `make test-all`; `make soak` is the long one."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def test_what_grows_is_found(what: str, each_second: float) -> None:
     assert line.startswith(f"{what} grew by ")
 
 
+@pytest.mark.slow
 async def test_a_rate_that_is_out_of_reach_ends_in_time_and_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "LATE", 0.0)
     report = await soak(1.0, 1e6)
@@ -51,6 +52,7 @@ async def test_a_rate_that_is_out_of_reach_ends_in_time_and_is_found(monkeypatch
     assert report.seconds == 1.0
 
 
+@pytest.mark.slow
 async def test_a_short_soak_balances() -> None:
     report = await soak(4.0, 50.0)
     assert [line for line in report.wrong if "grew" not in line] == []  # four seconds are all warming up

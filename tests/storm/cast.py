@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from receiver.dev.processes import Instance
-from receiver.emulator.backlog import Owed, Subscription
+from receiver.emulator.backlog import Subscription, Unacked
 from receiver.emulator.broker import Broker
 from receiver.emulator.pushing import Deliveries, envelope
 from receiver.emulator.signer import Signer
@@ -259,7 +259,7 @@ class Balancer(Deliveries):
         self._places = places
         self._turn = 0
 
-    async def _post(self, _: Any, subscription: Subscription, owed: Owed) -> int:
+    async def _post(self, _: Any, subscription: Subscription, owed: Unacked) -> int:
         body = envelope(subscription, owed)
         headers = {**self._authorization(subscription), "content-type": "application/json"}
         message = wire.push(body, headers)

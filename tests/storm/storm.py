@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from receiver.dev.processes import EMAIL
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.emulator.faults import FaultSettings
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
@@ -49,7 +49,7 @@ class Ground:
 
     postgres: Postgres
     record: Record
-    pubsub: beside.Beside
+    pubsub: in_thread.LocalPubSub
     signer: Signer
     folder: Path
     deck: Deck
@@ -111,7 +111,7 @@ async def _ground(
     record = await _stage(postgres)
     places: list[Place] = []
     pubsub = stack.enter_context(
-        beside.running(
+        in_thread.running(
             signer,
             faults=FaultSettings(duplicate_rate=DUPLICATES, seed=chance.randrange(2**32)),
             observe=lambda _, __, status: report.deliveries.update((status,)),
@@ -226,7 +226,7 @@ async def _stage(postgres: Postgres) -> Record:
 
 
 async def _connections(places: Sequence[Place], record: Record, found: Balance) -> None:
-    """No receiver has more than its own: four lanes, the heartbeat's, the tasks' pool, two that enqueue, one that sweeps."""
+    """No receiver has more than its own: the ledger's four, the heartbeat's, the tasks' pool, two that enqueue, one that sweeps."""
     rows = await record.fetch(
         "SELECT application_name, count(*)::int AS n FROM pg_stat_activity"
         " WHERE datname = current_database() AND application_name LIKE 'receiver%' GROUP BY 1"

@@ -1,4 +1,4 @@
-"""A short storm in every run of the suite; `make storm` is the long one."""
+"""A short storm, for `make test-all`; `make storm` is the long one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tests.storm.plan import SHORT
 from tests.storm.storm import storm
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 async def test_a_storm_leaves_the_books_balanced() -> None:
     seed = random.randrange(2**32)

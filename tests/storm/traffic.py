@@ -12,8 +12,9 @@ from typing import Final
 
 from receiver.contract.message import encode_payload, scheduled_payload
 from receiver.dev.processes import EMAIL
-from receiver.emulator import in_thread as beside
-from receiver.emulator.broker import Broker, Published
+from receiver.emulator import in_thread
+from receiver.emulator.backlog import PubsubMessage
+from receiver.emulator.broker import Broker
 from receiver.enqueue.publisher import topic_of
 from receiver.maintenance import SWEEP
 from receiver.settings import PUSH_PATH, Settings
@@ -68,7 +69,12 @@ def subscribe(broker: Broker) -> None:
 
 
 async def publish(
-    pubsub: beside.Beside, chance: random.Random, expected: list[Expected], *, messages: int, seconds: float
+    pubsub: in_thread.LocalPubSub,
+    chance: random.Random,
+    expected: list[Expected],
+    *,
+    messages: int,
+    seconds: float,
 ) -> None:
     """Every message once, spread over so many seconds; what is expected of each is known beforehand."""
     steps = 200
@@ -91,14 +97,14 @@ async def publish(
         await asyncio.sleep(begun + seconds * (step + 1) / steps - loop.time())
 
 
-async def trickle(pubsub: beside.Beside, expected: list[Expected], number: int) -> None:
+async def trickle(pubsub: in_thread.LocalPubSub, expected: list[Expected], number: int) -> None:
     """One more that passes every point, outbox included."""
     label = f"parent-t{number:06d}"
     expected.append(Expected(label, "parent", succeeds=True))
     await asyncio.to_thread(pubsub.call, lambda broker: _put(broker, [("parent", label)]))
 
 
-async def hoard(pubsub: beside.Beside, expected: list[Expected], count: int) -> None:
+async def hoard(pubsub: in_thread.LocalPubSub, expected: list[Expected], count: int) -> None:
     """So many slow tasks at once: more than all the tasks' pools have connections."""
     batch = [("slow", f"slow-h{len(expected) + n:06d}") for n in range(count)]
     expected += [Expected(label, name, succeeds=True) for name, label in batch]
@@ -113,7 +119,7 @@ def _put(broker: Broker, batch: Sequence[tuple[str, str]]) -> list[str]:
     """Publishes each to its task's topic; their message ids."""
     return [
         broker.publish(
-            _topic(name, int(label[-6:])), [Published(base64.b64encode(_payload(name, label)).decode())]
+            _topic(name, int(label[-6:])), [PubsubMessage(base64.b64encode(_payload(name, label)).decode())]
         )[0]
         for name, label in batch
     ]
@@ -125,20 +131,20 @@ def _payload(name: str, label: str) -> bytes:
     return encode_payload(label, name, [label], {}, None)
 
 
-async def schedule(pubsub: beside.Beside) -> None:
+async def schedule(pubsub: in_thread.LocalPubSub) -> None:
     """Cloud Scheduler's part: a sweep every so often, until cancelled."""
-    sweep = Published(base64.b64encode(scheduled_payload(SWEEP.name)).decode())
+    sweep = PubsubMessage(base64.b64encode(scheduled_payload(SWEEP.name)).decode())
     while True:
         await asyncio.to_thread(pubsub.call, lambda broker: broker.publish(SWEEPS, [sweep]))
         await asyncio.sleep(SWEEP_EVERY)
 
 
-async def delivered(pubsub: beside.Beside, record: Record, patience: float, found: Balance) -> None:
+async def delivered(pubsub: in_thread.LocalPubSub, record: Record, patience: float, found: Balance) -> None:
     """Returns once neither Pub/Sub nor the outbox owes anything any more, but for the sweeps themselves."""
 
     def owed(broker: Broker) -> int:
         rows = broker._database.execute(
-            "SELECT count(*) FROM owed WHERE subscription <> ?",
+            "SELECT count(*) FROM unacked WHERE subscription <> ?",
             (SWEEPS.replace("/topics/", "/subscriptions/"),),
         )
         count: int = rows.fetchone()[0]

@@ -23,7 +23,7 @@ SURFACES = (
 )
 
 FROM_TABLES = (
-    "receiver/record/database.py: begin_with",  # the settings of lanes and of migrations, constants of theirs
+    "receiver/record/database.py: begin_with",  # the settings of connections and of migrations, all constants
     "receiver/testkit/faulty.py: advance",  # its own table of columns; only the test kit calls it
 )
 

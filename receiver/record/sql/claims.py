@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from uuid import UUID
 
-    from receiver.record.sql.executor import Executor
+    from receiver.record.database import Executor
     from receiver.tasks.route import TaskRoute
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import timedelta
 
-    from receiver.record.sql.executor import Executor
+    from receiver.record.database import Executor
 
 
 HAND_BACK = """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime, timedelta
 
-    from receiver.record.sql.executor import Executor
+    from receiver.record.database import Executor
 
 
 @dataclass(frozen=True, slots=True)

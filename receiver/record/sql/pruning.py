@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from receiver.record.sql.executor import Executor
+    from receiver.record.database import Executor
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from receiver.record.sql.executor import Executor
+    from receiver.record.database import Executor
 
 
 class SettleItem(msgspec.Struct, frozen=True, gc=False):

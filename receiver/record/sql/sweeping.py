@@ -18,7 +18,7 @@ from receiver.record.sql.outbox import OutboxRow
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from receiver.record.sql.executor import Executor
+    from receiver.record.database import Executor
 
 
 @dataclass(frozen=True, slots=True)

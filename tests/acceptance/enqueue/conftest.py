@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from receiver.dev.processes import EMAIL, PROJECT, Instance
-from receiver.emulator import in_thread as beside
+from receiver.emulator import in_thread
 from receiver.emulator.broker import Broker
-from receiver.emulator.in_thread import Beside
+from receiver.emulator.in_thread import LocalPubSub
 from receiver.emulator.push_client import message, scheduled_message
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
@@ -46,7 +46,7 @@ class House:
 
     instance: Instance
     record: Record
-    pubsub: Beside
+    pubsub: LocalPubSub
     folder: Path
 
     def environ(self, database_url: str, host: str) -> dict[str, str]:
@@ -119,7 +119,7 @@ def house(
     postgres_server.create_database("enqueued", template=migrated_template)
     url = postgres_server.url("enqueued")
     with ExitStack() as stack:
-        pubsub = stack.enter_context(beside.running(signer))
+        pubsub = stack.enter_context(in_thread.running(signer))
         env = {"PUBSUB_EMULATOR_HOST": pubsub.host}
         instance = stack.enter_context(new_instance(url, signer, certs_url, folder, env, MODULES))
         client = stack.enter_context(httpx.Client(trust_env=False))

@@ -14,6 +14,7 @@ from typing import Any
 
 from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
+from receiver.settings import PUSH_PATH
 from tests.acceptance.stage import PATIENCE, Answer, Record, eventually
 from tests.proxy import READY_FOR_QUERY, Fault, Proxy
 
@@ -137,7 +138,7 @@ def request(body: bytes, *, keep_alive: bool = False) -> bytes:
     """A push as it goes over the wire."""
     fields = ["host: localhost", f"connection: {'keep-alive' if keep_alive else 'close'}"]
     fields.append(f"content-length: {len(body)}")
-    return "\r\n".join([f"POST {pusher.PATH} HTTP/1.1", *fields, "", ""]).encode() + body
+    return "\r\n".join([f"POST {PUSH_PATH} HTTP/1.1", *fields, "", ""]).encode() + body
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from sqlalchemy import text
 
 from receiver.endings.outcomes import Failed, HandedBack, Lost, Skipped, Succeeded
-from receiver.record import sql as statements
+from receiver.record.sql import leases
 from receiver.record.task_transaction import TaskTransaction
 from tests.acceptance.faults.cast import HoldingProxy, Marks, message, redelivered, row_of
 from tests.acceptance.faults.conftest import Launch
@@ -41,9 +41,9 @@ async def test_a_late_settlement_and_a_late_heartbeat_move_nothing(database_url:
         connection = await transaction.connection()
         await connection.execute(text("INSERT INTO effects VALUES ('contested')"))
         assert await first.settle(old, Succeeded("1", transaction)) == Lost()
-        assert await statements.renew(first.ledger.lanes, [old.pair], lease=left) == set()
-        await statements.shorten_leases(first.ledger.lanes, [old.pair], left=left)
-        assert await statements.hand_back(first.ledger.lanes, [old.pair], instance="first") == set()
+        assert await leases.renew(first.ledger.pool, [old.pair], lease=left) == set()
+        await leases.shorten_leases(first.ledger.pool, [old.pair], left=left)
+        assert await leases.hand_back(first.ledger.pool, [old.pair], instance="first") == set()
 
         assert before == (await row_of(record, "contested"), await record.attempts("contested"))
         assert [line["ending"] for line in before[1]] == ["HANDED_BACK"]

@@ -187,6 +187,7 @@ async def one_of_fifty(launch: Launch, record: Record, marks: Marks, chance: ran
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a minute on a quiet machine
 async def test_fifty_shutdowns_at_random_moments(launch: Launch, record: Record, marks: Marks) -> None:
     seed = random.randrange(2**32)

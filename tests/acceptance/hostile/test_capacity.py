@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from receiver.delivery.admission import BODY_DEADLINE
-from receiver.emulator import push_client as pusher
 from receiver.local_postgres.server import Postgres
+from receiver.settings import PUSH_PATH
 from tests.acceptance.hostile.conftest import Begin
 from tests.acceptance.hostile.wire import (
     Answer,
@@ -97,6 +97,7 @@ async def test_slow_tasks_that_hold_the_pool_stop_nobody_else(
     await until_acked(instance, message("effect", f"{label}-starved"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(OVERLOAD + 100)
 async def test_ten_times_the_concurrency_is_served_or_shed_and_health_stays_green(
     begin: Begin, database_url: str, record: Record, marks: Marks, label: str
@@ -151,7 +152,7 @@ async def test_slow_bodies_hold_their_places_only_until_the_deadline(
     """A byte a second, 200 times over: others are served or told to come back, and every place is free again after it."""
     instance = begin(database_url)
     body = message("plain", f"{label}-slow")
-    head = [f"POST {pusher.PATH} HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
+    head = [f"POST {PUSH_PATH} HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
     head += [f"{name}: {value}" for name, value in instance.pusher().headers().items()]
     request = "\r\n".join([*head, "", ""]).encode()
     started = time.monotonic()

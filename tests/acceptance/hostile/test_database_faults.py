@@ -3,7 +3,7 @@
 Deliveries are repeated until they are acked, as Pub/Sub does. What is bounded is each single answer:
 
 - a restart or a lost connection is noticed at once, so `PROMPT` seconds cover it with the pauses of a settlement;
-- a database that says nothing is given up after the ledger's deadlines: `SILENT` seconds are the wait for a lane or a
+- a database that says nothing is given up after the ledger's deadlines: `SILENT` seconds are the wait for a connection or a
   batch (5 s, `TASKS_DB_POOL_TIMEOUT`), a call (10 s), and one look at what it did over a fresh connection (2 s + 5 s).
   Only a settlement is insisted on, while its request can be answered: it is recorded when the database is back.
 """
@@ -39,7 +39,7 @@ ENV = {"TASKS_LEASE_SECONDS": str(LEASE), "TASKS_DB_POOL_TIMEOUT": "5s"}
 PROMPT = 10.0
 SILENT = 35.0
 MOST_CONNECTIONS = 4 + 1 + 5
-"""The ledger's lanes, the heartbeat's, and TASKS_DB_POOL_SIZE: what an instance may hold whatever has happened."""
+"""The ledger's connections, the heartbeat's, and TASKS_DB_POOL_SIZE: what an instance may hold whatever has happened."""
 
 DELIVERIES = 48
 WORKERS = 8

@@ -161,6 +161,7 @@ def received(body: bytes) -> bool:
     return False
 
 
+@pytest.mark.slow
 @settings(max_examples=GENERATED, suppress_health_check=list(HealthCheck))
 @given(mangled() | st.binary(max_size=300) | json_values.map(dumped))
 def test_a_body_of_hostile_values_is_a_delivery_or_a_rejection(body: bytes) -> None:
@@ -201,6 +202,7 @@ edits = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=EDITED, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(SEEDS), edits, st.booleans())
 def test_a_body_with_pieces_put_over_it_is_a_delivery_or_a_rejection(
@@ -228,6 +230,7 @@ def edited_at_random(count: int) -> list[bytes]:
     return found
 
 
+@pytest.mark.slow
 async def test_bad_bodies_are_400_over_http_and_leave_no_memory_behind(
     instance: Instance, record_url: str
 ) -> None:
@@ -281,6 +284,7 @@ async def test_a_number_that_nothing_holds_is_refused_or_stored(
 TEN = 10 * 1000 * 1000
 
 
+@pytest.mark.slow
 async def test_arguments_of_ten_megabytes_two_hundred_at_once_stay_under_the_cap(
     begin: Begin, database_url: str, label: str, marks: Marks
 ) -> None:
@@ -310,6 +314,7 @@ async def test_arguments_of_ten_megabytes_two_hundred_at_once_stay_under_the_cap
     assert marks.calls(f"{label}-after") == 1
 
 
+@pytest.mark.slow
 async def test_ten_megabytes_of_empty_lists_hold_nobody_up_for_long(instance: Instance, label: str) -> None:
     """Three million small objects: as slow as JSON of that size gets."""
     body = with_args(b'["%s",[' % label.encode() + b"[]," * (TEN // 3) + b"0]]", label)

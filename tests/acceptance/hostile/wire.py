@@ -18,6 +18,7 @@ from typing import Any
 
 from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
+from receiver.settings import PUSH_PATH
 from tests.acceptance.stage import Record
 
 MODULE = "hostile_tasks"
@@ -55,7 +56,7 @@ async def push(
     headers = instance.pusher().headers() if token is None else {"authorization": f"Bearer {token}"}
     lines = [f"{name}: {value}" for name, value in headers.items()]
     head = [
-        f"POST {pusher.PATH} HTTP/1.1",
+        f"POST {PUSH_PATH} HTTP/1.1",
         "host: localhost",
         "connection: close",
         f"content-length: {len(body)}",

@@ -22,9 +22,9 @@ from receiver.enqueue import transactions
 from receiver.enqueue.publisher import Publisher
 from receiver.errors import GoogleUnavailable
 from receiver.google.pubsub import Pubsub
-from receiver.record import sql as statements
-from receiver.record.connections import ConnectionFailed, Lane
+from receiver.record.connections import ConnectionFailed, RecordConnection
 from receiver.record.ledger import Ledger
+from receiver.record.sql import outbox, sweeping
 from receiver.record.task_transaction import CommitUnknown, TaskTransaction
 from receiver.serving import app
 from receiver.sweep import owed
@@ -110,8 +110,8 @@ def install() -> None:
     _around(TaskTransaction, "commit", "before the commit", "after the commit", during="commit sent")
     _around(transactions, "put", "before the outbox's row", "after the outbox's row")
     _around(Publisher, "publish", "before the publish", "after the publish", during="publish sent")
-    _around(statements, "mark_published", "before the mark", "after the mark")
-    _around(statements, "mark_swept", "before the mark", "after the mark")
+    _around(outbox, "mark_published", "before the mark", "after the mark")
+    _around(sweeping, "mark_swept", "before the mark", "after the mark")
     _before(app, "reply", "before the answer")
     _before(app, "Delivered", "after the answer")
     # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own.
@@ -173,12 +173,12 @@ class Liar:
 
     def install(self) -> None:
         """Around the ledger's statements, a task's COMMIT, and the publisher's requests."""
-        fetch, commit, publish = Lane.fetch, TaskTransaction._commit, Pubsub.publish
+        fetch, commit, publish = RecordConnection.fetch, TaskTransaction._commit, Pubsub.publish
 
-        async def lying_fetch(lane: Lane, statement: str, *arguments: Any) -> Any:
-            rows = await fetch(lane, statement, *arguments)
+        async def lying_fetch(connection: RecordConnection, statement: str, *arguments: Any) -> Any:
+            rows = await fetch(connection, statement, *arguments)
             if self._lies("ledger"):
-                lane.drop()
+                connection.drop()
                 raise ConnectionFailed("the connection broke during a statement (TimeoutError)")
             return rows
 
@@ -193,7 +193,7 @@ class Liar:
                 raise GoogleUnavailable("Pub/Sub has not answered in time")
             return ids
 
-        Lane.fetch = lying_fetch  # type: ignore[method-assign,assignment]
+        RecordConnection.fetch = lying_fetch  # type: ignore[method-assign,assignment]
         TaskTransaction._commit = lying_commit  # type: ignore[method-assign,assignment]
         Pubsub.publish = lying_publish  # type: ignore[method-assign,assignment]
 

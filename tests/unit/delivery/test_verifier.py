@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from receiver.delivery import verifier as oidc
 from receiver.delivery.certificates import Certificates
 from receiver.delivery.verifier import REMEMBERED_TOKENS, NoVerifier, TokenFault, Verifier
-from receiver.emulator.signer import Signer, segment, serve_certificates
+from receiver.emulator.in_thread import serve_certificates
+from receiver.emulator.signer import Signer, segment
 from receiver.errors import Forbidden
 from tests import tokens
 from tests.tokens import bearer

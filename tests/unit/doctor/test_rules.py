@@ -16,12 +16,12 @@ import pytest
 from receiver import TaskRoute, task
 from receiver.cli import COMMANDS
 from receiver.doctor import database, environment, resources, service, tasks
+from receiver.doctor.cloud_run import CloudRunService, service_of
 from receiver.doctor.database import Fleet
 from receiver.doctor.database_look import Look, Server, Sweeps, Waiting
 from receiver.doctor.findings import Check, Finding, Report, Severity, Unseen
 from receiver.doctor.google_look import Provisioned, Roles, region_of
 from receiver.errors import GoogleUnavailable, SchemaError
-from receiver.provision.cloud_run import Service, service_of
 from receiver.provision.observed import Observed
 from receiver.provision.planning import plan
 from receiver.provision.resources import Grant, Kind
@@ -37,7 +37,7 @@ GOOD = {
     "TASKS_ENVIRONMENT": "prod",
     "TASKS_NAMESPACE": "shop",
 }
-SERVICE = Service(
+SERVICE = CloudRunService(
     name="projects/shop-prod/locations/europe-west2/services/shop",
     urls=(GOOD["CLOUD_RUN_SERVICE_URL"],),
     timeout=timedelta(seconds=300),
@@ -137,7 +137,9 @@ class TestTasks:
             ({"ack_deadline": 60, "timeout": 900}, replace(SERVICE, cpu_always=True), {}),
         ],
     )
-    def test_timeouts(self, options: dict[str, Any], there: Service | None, expected: dict[str, str]) -> None:
+    def test_timeouts(
+        self, options: dict[str, Any], there: CloudRunService | None, expected: dict[str, str]
+    ) -> None:
         assert codes(tasks.judge([TaskRoute(slow, **options)], [], {}, there)) == expected
 
     def test_the_timeout_that_is_proposed_is_one_that_cloud_run_has(self) -> None:
@@ -210,7 +212,9 @@ class TestService:
             (replace(SERVICE, urls=("https://other.run.app",)), None, {"service-url": "WARNING"}),
         ],
     )
-    def test_what_is_said(self, there: Service, invokers: set[str] | None, expected: dict[str, str]) -> None:
+    def test_what_is_said(
+        self, there: CloudRunService, invokers: set[str] | None, expected: dict[str, str]
+    ) -> None:
         admitted = None if invokers is None else frozenset(invokers)
         assert codes(service.judge(there, admitted, Settings.from_environ(GOOD), GOOD)) == expected
 

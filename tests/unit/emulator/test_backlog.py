@@ -1,4 +1,4 @@
-"""What a subscription owes is always in one place, and found without looking at the rest."""
+"""An unacked message is always in one place, and found without looking at the rest."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import time
 
 import pytest
 
-from receiver.emulator.backlog import Backlog, Message, Owed, Subscription, seconds
+from receiver.emulator.backlog import Backlog, PubsubMessage, Subscription, Unacked, seconds
 
 
-def owed(number: int = 1) -> Owed:
-    return Owed(Message(str(number), "2026-01-01T00:00:00Z"))
+def unacked(number: int = 1) -> Unacked:
+    return Unacked(PubsubMessage(message_id=str(number)))
 
 
 def test_messages_are_taken_in_order_and_counted() -> None:
     backlog = Backlog()
-    first, second = owed(1), owed(2)
+    first, second = unacked(1), unacked(2)
     backlog.add([first, second])
     assert backlog.take(0) is first
     assert backlog.take(0) is second
@@ -24,7 +24,7 @@ def test_messages_are_taken_in_order_and_counted() -> None:
 
 
 def test_one_that_was_put_back_waits_for_its_time() -> None:
-    backlog, one = Backlog(), owed()
+    backlog, one = Backlog(), unacked()
     backlog.add([one])
     backlog.take(0)
     backlog.put_back(one, until=5)
@@ -39,7 +39,7 @@ def test_one_that_was_put_back_waits_for_its_time() -> None:
 
 def test_one_that_was_removed_is_nowhere_any_more() -> None:
     backlog = Backlog()
-    ready, waiting, leased = owed(1), owed(2), owed(3)
+    ready, waiting, leased = unacked(1), unacked(2), unacked(3)
     backlog.add([waiting, leased, ready])
     for _ in range(2):
         backlog.take(0)
@@ -51,7 +51,7 @@ def test_one_that_was_removed_is_nowhere_any_more() -> None:
 
 
 def test_a_lease_is_known_by_its_id_until_it_runs_out() -> None:
-    backlog, one = Backlog(), owed()
+    backlog, one = Backlog(), unacked()
     backlog.add([one])
     backlog.take(0)
     ack_id = backlog.lease(one, 5)
@@ -63,9 +63,9 @@ def test_a_lease_is_known_by_its_id_until_it_runs_out() -> None:
     assert backlog.leased([ack_id]) == []
 
 
-def test_a_hundred_thousand_owed_cost_no_more_than_ten() -> None:
+def test_a_hundred_thousand_messages_cost_no_more_than_ten() -> None:
     backlog = Backlog()
-    backlog.add(owed(number) for number in range(100_000))
+    backlog.add(unacked(number) for number in range(100_000))
     began = time.perf_counter()
     for _ in range(1000):
         taken = backlog.take(0)

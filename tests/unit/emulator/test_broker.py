@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from receiver.emulator.backlog import Owed, Subscription
-from receiver.emulator.broker import Broker, Published
+from receiver.emulator.backlog import PubsubMessage, Subscription, Unacked
+from receiver.emulator.broker import Broker
 from receiver.errors import ConfigurationError
 from tests.unit.emulator.clock import Clock
 
@@ -25,7 +25,7 @@ def made(file: Path | None = None, clock: Clock | None = None, **fields: Any) ->
     return broker, broker.subscriptions[NAME]
 
 
-def take(broker: Broker, subscription: Subscription) -> Owed:
+def take(broker: Broker, subscription: Subscription) -> Unacked:
     owed = broker.take(subscription)
     assert owed is not None
     return owed
@@ -34,7 +34,7 @@ def take(broker: Broker, subscription: Subscription) -> Owed:
 def test_every_subscription_of_the_topic_owes_what_is_published() -> None:
     broker, one = made()
     broker.put_subscription("projects/p/subscriptions/two", {"topic": TOPIC})
-    ids = broker.publish(TOPIC, [Published("YQ=="), Published("Yg==")])
+    ids = broker.publish(TOPIC, [PubsubMessage("YQ=="), PubsubMessage("Yg==")])
     assert len(set(ids)) == 2
     for subscription in (one, broker.subscriptions["projects/p/subscriptions/two"]):
         assert [owed.message.message_id for owed in subscription.backlog] == ids
@@ -44,7 +44,7 @@ def test_every_subscription_of_the_topic_owes_what_is_published() -> None:
 def test_messages_and_attempts_survive_the_process(tmp_path: Path) -> None:
     file = tmp_path / "messages"
     broker, subscription = made(file, retryPolicy={"minimumBackoff": "1s"})
-    broker.publish(TOPIC, [Published("YQ==", {"a": "1"}, "key"), Published("Yg==")])
+    broker.publish(TOPIC, [PubsubMessage("YQ==", {"a": "1"}, "key"), PubsubMessage("Yg==")])
     first, second = take(broker, subscription), take(broker, subscription)
     broker.nack(subscription, first)
     broker.ack(subscription, second)
@@ -62,7 +62,7 @@ def test_messages_and_attempts_survive_the_process(tmp_path: Path) -> None:
 def test_a_nacked_message_waits_for_its_backoff() -> None:
     clock = Clock()
     broker, subscription = made(clock=clock, retryPolicy={"minimumBackoff": "2s", "maximumBackoff": "9s"})
-    broker.publish(TOPIC, [Published("YQ==")])
+    broker.publish(TOPIC, [PubsubMessage("YQ==")])
     broker.nack(subscription, take(broker, subscription))
     clock.now += 1.9
     assert broker.take(subscription) is None
@@ -76,7 +76,7 @@ def test_a_nacked_message_waits_for_its_backoff() -> None:
 
 def test_a_message_whose_deliveries_are_used_up_becomes_a_dead_letter() -> None:
     broker, subscription = made(deadLetterPolicy={"deadLetterTopic": DEAD, "maxDeliveryAttempts": 5})
-    broker.publish(TOPIC, [Published("YQ==", {"a": "1"})])
+    broker.publish(TOPIC, [PubsubMessage("YQ==", {"a": "1"})])
     for _ in range(5):
         owed = take(broker, subscription)
         broker.nack(subscription, owed)
@@ -96,7 +96,7 @@ def test_a_message_whose_deliveries_are_used_up_becomes_a_dead_letter() -> None:
 def test_without_its_dead_letter_topic_a_message_is_owed_on() -> None:
     broker, subscription = made(deadLetterPolicy={"deadLetterTopic": DEAD})
     broker.delete_topic(DEAD)
-    broker.publish(TOPIC, [Published("YQ==")])
+    broker.publish(TOPIC, [PubsubMessage("YQ==")])
     for _ in range(7):
         broker.nack(subscription, take(broker, subscription))
     assert len(subscription.backlog) == 1
@@ -107,7 +107,7 @@ def test_a_lease_that_runs_out_is_a_nack() -> None:
     broker, subscription = made(
         clock=clock, deadLetterPolicy={"deadLetterTopic": DEAD, "maxDeliveryAttempts": 5}
     )
-    broker.publish(TOPIC, [Published("YQ==")])
+    broker.publish(TOPIC, [PubsubMessage("YQ==")])
     for _ in range(5):
         broker.lease(subscription, take(broker, subscription))
         assert broker.take(subscription) is None
@@ -119,7 +119,7 @@ def test_a_lease_that_runs_out_is_a_nack() -> None:
 def test_a_lease_can_be_extended() -> None:
     clock = Clock()
     broker, subscription = made(clock=clock)
-    broker.publish(TOPIC, [Published("YQ==")])
+    broker.publish(TOPIC, [PubsubMessage("YQ==")])
     owed = take(broker, subscription)
     broker.lease(subscription, owed)
     broker.extend(subscription, owed, 60)
@@ -132,11 +132,11 @@ def test_a_lease_can_be_extended() -> None:
 def test_what_was_held_back_costs_no_attempt() -> None:
     clock = Clock()
     broker, subscription = made(clock=clock)
-    broker.publish(TOPIC, [Published("YQ==")])
+    broker.publish(TOPIC, [PubsubMessage("YQ==")])
     owed = take(broker, subscription)
-    broker.hold_back(subscription, owed)
+    broker.give_back(subscription, owed)
     assert (owed.attempts, owed.late) == (0, False)
-    broker.hold_back(subscription, take(broker, subscription), late=True)
+    broker.give_back(subscription, take(broker, subscription), late=True)
     assert broker.take(subscription) is None
     clock.now += 1
     assert (take(broker, subscription).attempts, owed.late) == (1, True)
@@ -146,7 +146,7 @@ def test_a_deleted_topic_leaves_its_subscription_and_a_deleted_subscription_owes
     tmp_path: Path,
 ) -> None:
     broker, subscription = made(tmp_path / "messages")
-    broker.publish(TOPIC, [Published("YQ==")])
+    broker.publish(TOPIC, [PubsubMessage("YQ==")])
     broker.delete_topic(TOPIC)
     assert (subscription.topic, len(subscription.backlog)) == ("_deleted-topic_", 1)
     broker.delete_subscription(NAME)

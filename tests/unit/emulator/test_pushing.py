@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from receiver.emulator.broker import Broker, Published
+from receiver.emulator.backlog import PubsubMessage
+from receiver.emulator.broker import Broker
 from receiver.emulator.faults import Faults, FaultSettings
 from receiver.emulator.pushing import FIRST_WINDOW, LARGEST_WINDOW, LONGEST_PAUSE, Deliveries, Window
 from receiver.emulator.signer import Signer
@@ -75,7 +76,7 @@ async def test_no_more_are_under_way_than_the_window_allows(target: Endpoint) ->
     gate = threading.Event()
     target.answer = lambda _: 200 if gate.wait(10) else 500
     async with running(target) as (broker, _):
-        broker.publish(TOPIC, [Published("YQ==")] * 30)
+        broker.publish(TOPIC, [PubsubMessage("YQ==")] * 30)
         await eventually(lambda: len(target.arrived) == FIRST_WINDOW)
         assert owed(broker) == 30
         gate.set()
@@ -95,7 +96,7 @@ async def test_a_token_is_signed_once_for_its_audience(
     monkeypatch.setattr(Signer, "token", counting)
     oidc = {"oidcToken": {"serviceAccountEmail": "push@p", "audience": "https://service"}}
     async with running(target, signer=signer, pushConfig=oidc) as (broker, _):
-        broker.publish(TOPIC, [Published("YQ==")] * 3)
+        broker.publish(TOPIC, [PubsubMessage("YQ==")] * 3)
         await eventually(lambda: owed(broker) == 0)
     (token,) = {push.headers["authorization"] for push in target.arrived}
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
@@ -106,7 +107,7 @@ async def test_a_token_is_signed_once_for_its_audience(
 async def test_without_an_audience_it_is_the_endpoint(target: Endpoint) -> None:
     oidc = {"oidcToken": {"serviceAccountEmail": "push@p"}}
     async with running(target, signer=Signer.create(), pushConfig=oidc) as (broker, _):
-        broker.publish(TOPIC, [Published("YQ==")])
+        broker.publish(TOPIC, [PubsubMessage("YQ==")])
         await eventually(lambda: owed(broker) == 0)
     claims = json.loads(
         base64.urlsafe_b64decode(target.arrived[0].headers["authorization"].split(".")[1] + "==")
@@ -118,7 +119,7 @@ async def test_nothing_is_delivered_while_nobody_is_there(target: Endpoint) -> N
     """A pause costs no attempt."""
     async with running(target, deadLetterPolicy={"deadLetterTopic": TOPIC}) as (broker, deliveries):
         deliveries.pause()
-        (message_id,) = broker.publish(TOPIC, [Published("YQ==")])
+        (message_id,) = broker.publish(TOPIC, [PubsubMessage("YQ==")])
         (waiting,) = broker.subscriptions[NAME].backlog
         for _ in range(20):  # turns of the loop: one is what it takes to start a delivery
             await asyncio.sleep(0)
@@ -133,7 +134,7 @@ async def test_what_a_receiver_gives_back_on_its_way_out_was_no_delivery(target:
     gate = threading.Event()
     target.answer = lambda _: 500 if gate.wait(10) else 200
     async with running(target) as (broker, deliveries):
-        broker.publish(TOPIC, [Published("YQ==")])
+        broker.publish(TOPIC, [PubsubMessage("YQ==")])
         (one,) = broker.subscriptions[NAME].backlog
         await eventually(lambda: target.arrived)
         deliveries.pause(stopping=True)
@@ -148,7 +149,7 @@ async def test_an_ack_on_the_way_out_is_an_ack(target: Endpoint) -> None:
     gate = threading.Event()
     target.answer = lambda _: 200 if gate.wait(10) else 500
     async with running(target) as (broker, deliveries):
-        broker.publish(TOPIC, [Published("YQ==")])
+        broker.publish(TOPIC, [PubsubMessage("YQ==")])
         await eventually(lambda: target.arrived)
         deliveries.pause(stopping=True)
         gate.set()
@@ -159,7 +160,7 @@ async def test_what_is_under_way_at_the_end_is_owed_again(target: Endpoint) -> N
     gate = threading.Event()
     target.answer = lambda _: 200 if gate.wait(10) else 500
     async with running(target) as (broker, _):
-        broker.publish(TOPIC, [Published("YQ==")])
+        broker.publish(TOPIC, [PubsubMessage("YQ==")])
         await eventually(lambda: target.arrived)
     gate.set()
     taken = broker.take(broker.subscriptions[NAME])
@@ -169,7 +170,7 @@ async def test_what_is_under_way_at_the_end_is_owed_again(target: Endpoint) -> N
 
 async def test_an_endpoint_that_is_not_there_is_a_nack() -> None:
     async with running(Endpoint("http://127.0.0.1:9/push")) as (broker, _):
-        broker.publish(TOPIC, [Published("YQ==")])
+        broker.publish(TOPIC, [PubsubMessage("YQ==")])
         (one,) = broker.subscriptions[NAME].backlog
         await eventually(lambda: one.attempts > 1)
 
@@ -186,7 +187,7 @@ async def test_faults_lose_nothing(
     target: Endpoint, faults: FaultSettings, pushes: Callable[[int], bool]
 ) -> None:
     async with running(target, faults) as (broker, _):
-        broker.publish(TOPIC, [Published("YQ==")])
+        broker.publish(TOPIC, [PubsubMessage("YQ==")])
         await eventually(lambda: owed(broker) == 0)
     assert pushes(len(target.arrived))
 
@@ -195,7 +196,7 @@ async def test_a_subscription_deleted_meanwhile_owes_nothing(target: Endpoint) -
     gate = threading.Event()
     target.answer = lambda _: 500 if gate.wait(10) else 200
     async with running(target) as (broker, _):
-        broker.publish(TOPIC, [Published("YQ==")])
+        broker.publish(TOPIC, [PubsubMessage("YQ==")])
         await eventually(lambda: target.arrived)
         broker.delete_subscription(NAME)
         gate.set()

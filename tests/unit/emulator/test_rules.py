@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from receiver.emulator.broker import Published
-from receiver.emulator.rules import SUBSCRIPTION_MASKS, GoogleError, check_message, checked, patched
+from receiver.emulator.backlog import PubsubMessage
+from receiver.emulator.rules import SUBSCRIPTION_MASKS, ApiError, check_message, checked, patched
 
 TOPIC = "projects/p/topics/t"
 
@@ -42,7 +42,7 @@ def test_defaults_are_filled_in() -> None:
     ids=str,
 )
 def test_what_is_not_allowed_is_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(GoogleError) as refused:
+    with pytest.raises(ApiError) as refused:
         checked({"topic": TOPIC, **fields})
     assert refused.value.status == "INVALID_ARGUMENT"
 
@@ -66,13 +66,13 @@ def test_a_mask_names_fields_in_either_spelling_and_fields_of_fields() -> None:
     ids=str,
 )
 def test_a_change_without_its_parts_is_refused(body: dict[str, Any]) -> None:
-    with pytest.raises(GoogleError):
+    with pytest.raises(ApiError):
         patched({}, body, "subscription", SUBSCRIPTION_MASKS)
 
 
 def test_a_message_has_a_hundred_attributes_at_most() -> None:
-    check_message(Published(attributes={str(number): "" for number in range(100)}))
-    with pytest.raises(GoogleError):
-        check_message(Published(attributes={str(number): "" for number in range(101)}))
-    with pytest.raises(GoogleError):
-        check_message(Published(attributes={"": "x"}))
+    check_message(PubsubMessage(attributes={str(number): "" for number in range(100)}))
+    with pytest.raises(ApiError):
+        check_message(PubsubMessage(attributes={str(number): "" for number in range(101)}))
+    with pytest.raises(ApiError):
+        check_message(PubsubMessage(attributes={"": "x"}))

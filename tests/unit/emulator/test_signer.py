@@ -4,11 +4,10 @@ import stat
 import threading
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from google.auth import jwt
 
-from receiver.emulator.signer import Signer, serve_certificates
+from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -81,17 +80,3 @@ def test_a_file_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="choose another folder"):
         Signer.load_or_create(tmp_path / "file" / "signer.pem")
-
-
-def test_certificates_are_served_on_loopback_for_an_hour_and_nothing_else_is(
-    signer: Signer, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with serve_certificates(signer) as url, httpx.Client(trust_env=False) as client:
-        answer = client.get(url)
-        assert url.startswith("http://127.0.0.1:")
-        assert answer.json() == signer.certificates()
-        assert answer.headers["cache-control"] == "public, max-age=3600"
-        assert client.get(url + "/more").status_code == 404
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(url, trust_env=False)
-    assert capfd.readouterr() == ("", "")

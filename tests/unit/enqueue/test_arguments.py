@@ -21,7 +21,7 @@ from receiver.contract import message as messages
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.publisher import message_of
 from receiver.google.pubsub import MAX_DATA
-from receiver.record.sql import NewRow, OutboxRow
+from receiver.record.sql.outbox import NewRow, OutboxRow
 from receiver.tasks.backend import running_trace
 from receiver.tasks.task import Task, task
 

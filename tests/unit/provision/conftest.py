@@ -6,7 +6,7 @@ import pytest
 
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
-from receiver.provision.cloud import Cloud
+from receiver.provision.google_admin import GoogleAdmin
 from tests import google_fake
 from tests.google_fake import GoogleFake
 
@@ -19,9 +19,9 @@ def google() -> Iterator[GoogleFake]:
 
 
 @pytest.fixture
-async def cloud(google: GoogleFake) -> AsyncIterator[Cloud]:
+async def admin(google: GoogleFake) -> AsyncIterator[GoogleAdmin]:
     """The stand-in as provisioning sees it."""
     client = GoogleClient()
     url = google.url
-    yield Cloud(client, Endpoints(f"{url}/v1", f"{url}/v1", f"{url}/v3", f"{url}/v1"))
+    yield GoogleAdmin(client, Endpoints(f"{url}/v1", f"{url}/v1", f"{url}/v3", f"{url}/v1"))
     await client.close()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,12 @@ from receiver import TaskRoute
 from receiver.errors import GoogleError, GoogleForbidden, GoogleMissing
 from receiver.google import client as google_client
 from receiver.provision import applying
-from receiver.provision.applying import Done, Failed, apply
-from receiver.provision.cloud import Cloud
+from receiver.provision.applying import ChangeDone, ChangeFailed, apply
 from receiver.provision.desired import desired_grants
+from receiver.provision.google_admin import GoogleAdmin
 from receiver.provision.observed import observe
-from receiver.provision.ownership import Owner
 from receiver.provision.planning import Delete, Needed, Plan
-from receiver.provision.provisioning import Options, Run, provisioning_goal, removal_goal
+from receiver.provision.provisioning import ProvisionOptions, ProvisionRun
 from receiver.provision.resources import Kind, Resource, Wanted
 from receiver.provision.scope import Scope
 from tests.google_fake import GoogleFake
@@ -47,27 +47,29 @@ def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def nothing_needed() -> Needed:
-    return Needed({})
+    return {}
 
 
 def run_for(
-    cloud: Cloud, found: Sequence[Wanted], options: Options | None = None, scope: Scope = SCOPE
-) -> Run:
-    return Run(cloud, scope, provisioning_goal(found, scope, options or Options()), nothing_needed)
+    admin: GoogleAdmin, found: Sequence[Wanted], options: ProvisionOptions | None = None, scope: Scope = SCOPE
+) -> ProvisionRun:
+    return ProvisionRun(admin, scope, options or ProvisionOptions(), found, nothing_needed)
 
 
-async def applied(run: Run) -> dict[str, str]:
+async def applied(run: ProvisionRun) -> dict[str, str]:
     """Applies the plan; what was unusual about it, by the last part of the name."""
     results = await run.apply(await run.plan())
     notes = {
-        result.change.item.id: result.note if isinstance(result, Done) else f"FAILED {result.why}"
+        result.change.item.id: result.note if isinstance(result, ChangeDone) else f"FAILED {result.why}"
         for result in results
     }
     return {name: note for name, note in notes.items() if note}
 
 
-async def test_everything_is_made_once_and_a_second_plan_is_empty(cloud: Cloud, google: GoogleFake) -> None:
-    run = run_for(cloud, wanted())
+async def test_everything_is_made_once_and_a_second_plan_is_empty(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    run = run_for(admin, wanted())
     assert await applied(run) == {}
     assert (await run.remaining()).is_settled
     again = await run.plan()
@@ -77,8 +79,8 @@ async def test_everything_is_made_once_and_a_second_plan_is_empty(cloud: Cloud, 
     assert google.writes() == []
 
 
-async def test_drift_is_mended_and_what_others_set_stays(cloud: Cloud, google: GoogleFake) -> None:
-    run = run_for(cloud, wanted())
+async def test_drift_is_mended_and_what_others_set_stays(admin: GoogleAdmin, google: GoogleFake) -> None:
+    run = run_for(admin, wanted())
     await applied(run)
     google.pubsub.topics[TOPIC]["labels"] = {"team": "core"}
     drifted = google.pubsub.subscriptions[SUBSCRIPTION]
@@ -95,7 +97,7 @@ async def test_drift_is_mended_and_what_others_set_stays(cloud: Cloud, google: G
     assert await applied(run) == {}
     assert google.writes() == [f"PATCH /v1/{TOPIC}", f"PATCH /v1/{SUBSCRIPTION}", f"PATCH /v1/{JOB}"]
     assert (await run.remaining()).is_settled
-    assert google.pubsub.topics[TOPIC]["labels"] == {"team": "core", **SCOPE.owner.labels}
+    assert google.pubsub.topics[TOPIC]["labels"] == {"team": "core", **SCOPE.labels}
     mended = google.pubsub.subscriptions[SUBSCRIPTION]
     assert mended["retryPolicy"] == {"minimumBackoff": "5s", "maximumBackoff": "120s"}
     assert mended["enableMessageOrdering"] is True
@@ -103,32 +105,36 @@ async def test_drift_is_mended_and_what_others_set_stays(cloud: Cloud, google: G
     assert google.scheduler.jobs[JOB]["state"] == "PAUSED", "an operator's pause is no drift"
 
 
-async def test_names_that_need_escaping_in_an_address_survive_it(cloud: Cloud, google: GoogleFake) -> None:
+async def test_names_that_need_escaping_in_an_address_survive_it(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
     item = Resource(Kind.TOPIC, f"{P}/topics/prod--shop.tasks--a%41+c~d", {})
-    await cloud.create(item)
+    await admin.create(item)
     assert item.name in google.pubsub.topics
-    assert await cloud.get(item.name) is not None
-    await cloud.delete(item)
+    assert await admin.get(item.name) is not None
+    await admin.delete(item)
     assert google.pubsub.topics == {}
 
 
-async def test_lists_are_read_page_by_page(cloud: Cloud, google: GoogleFake) -> None:
+async def test_lists_are_read_page_by_page(admin: GoogleAdmin, google: GoogleFake) -> None:
     for number in range(2100):
         google.pubsub.topics[f"{P}/topics/t{number:04}"] = {"name": f"{P}/topics/t{number:04}"}
-    assert len(await cloud.listed(Kind.TOPIC, SCOPE)) == 2100
+    assert len(await admin.resources(Kind.TOPIC, SCOPE)) == 2100
     assert google.calls == [f"GET /v1/{P}/topics"] * 3
 
 
-async def test_what_is_outside_the_environment_is_not_even_seen(cloud: Cloud, google: GoogleFake) -> None:
-    await applied(run_for(cloud, wanted()))
+async def test_what_is_outside_the_environment_is_not_even_seen(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    await applied(run_for(admin, wanted()))
     ours = set(google.everything())
     for name in (f"{P}/topics/orders", f"{P}/topics/prod--shop2.tasks--a"):
         google.pubsub.topics[name] = {"name": name}
-    assert set((await observe(cloud, SCOPE)).by_name) == ours
+    assert set((await observe(admin, SCOPE)).by_name) == ours
 
 
-async def test_unchanged_resources_cost_three_requests_in_all(cloud: Cloud, google: GoogleFake) -> None:
-    run = run_for(cloud, wanted())
+async def test_unchanged_resources_cost_three_requests_in_all(admin: GoogleAdmin, google: GoogleFake) -> None:
+    run = run_for(admin, wanted())
     await applied(run)
     google.calls.clear()
     await run.plan()
@@ -139,16 +145,16 @@ async def test_unchanged_resources_cost_three_requests_in_all(cloud: Cloud, goog
     ]
 
 
-async def test_requests_go_side_by_side_within_a_bound(cloud: Cloud, google: GoogleFake) -> None:
+async def test_requests_go_side_by_side_within_a_bound(admin: GoogleAdmin, google: GoogleFake) -> None:
     google.latency = 0.02
     many = [Wanted(Resource(Kind.TOPIC, SCOPE.topic(f"t{number}"), {})) for number in range(40)]
-    await applied(run_for(cloud, many))
+    await applied(run_for(admin, many))
     assert 2 < google.most_in_flight <= 10
 
 
-async def test_a_failing_item_stops_only_what_needs_it(cloud: Cloud, google: GoogleFake) -> None:
+async def test_a_failing_item_stops_only_what_needs_it(admin: GoogleAdmin, google: GoogleFake) -> None:
     google.fail(f"PUT .*{re.escape(TOPIC)}$", 400, "INVALID_ARGUMENT", "no such luck")
-    run = run_for(cloud, wanted())
+    run = run_for(admin, wanted())
     assert await applied(run) == {
         TOPIC.rpartition("/")[2]: "FAILED no such luck",
         SUBSCRIPTION.rpartition("/")[2]: f"FAILED not tried: it needs {TOPIC.rpartition('/')[2]}",
@@ -158,9 +164,11 @@ async def test_a_failing_item_stops_only_what_needs_it(cloud: Cloud, google: Goo
     assert left.unchanged == 5
 
 
-async def test_a_half_applied_plan_is_finished_by_the_next_run(cloud: Cloud, google: GoogleFake) -> None:
+async def test_a_half_applied_plan_is_finished_by_the_next_run(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
     google.fail("PUT .*-sub$|POST .*jobs", 403, "PERMISSION_DENIED", "not you", times=4)
-    run = run_for(cloud, wanted())
+    run = run_for(admin, wanted())
     notes = await applied(run)
     assert len(notes) == 4
     assert "FAILED not you; whoever provisions needs roles/cloudscheduler.admin" in notes.values()
@@ -171,9 +179,11 @@ async def test_a_half_applied_plan_is_finished_by_the_next_run(cloud: Cloud, goo
     assert (await run.remaining()).is_settled
 
 
-async def test_one_that_somebody_else_made_just_like_this_is_done(cloud: Cloud, google: GoogleFake) -> None:
-    run = run_for(cloud, wanted())
-    body = {"name": TOPIC, "labels": SCOPE.owner.labels}
+async def test_one_that_somebody_else_made_just_like_this_is_done(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    run = run_for(admin, wanted())
+    body = {"name": TOPIC, "labels": SCOPE.labels}
     google.before(f"PUT .*{re.escape(TOPIC)}$", lambda: google.pubsub.topics.update({TOPIC: body}))
     assert await applied(run) == {
         TOPIC.rpartition("/")[2]: "made by somebody else at the same moment, just like this"
@@ -182,7 +192,7 @@ async def test_one_that_somebody_else_made_just_like_this_is_done(cloud: Cloud, 
 
 
 async def test_one_that_somebody_else_made_differently_is_told_field_by_field(
-    cloud: Cloud, google: GoogleFake
+    admin: GoogleAdmin, google: GoogleFake
 ) -> None:
     def meanwhile() -> None:
         (other,) = (
@@ -196,7 +206,7 @@ async def test_one_that_somebody_else_made_differently_is_told_field_by_field(
         }
 
     google.before(f"PUT .*{re.escape(SUBSCRIPTION)}$", meanwhile)
-    notes = await applied(run_for(cloud, wanted(MAIL)))
+    notes = await applied(run_for(admin, wanted(MAIL)))
     (note,) = notes.values()
     assert note.startswith(
         "FAILED made by somebody else at the same moment, and differs in ackDeadlineSeconds: 77 → 60"
@@ -207,23 +217,25 @@ async def test_one_that_somebody_else_made_differently_is_told_field_by_field(
 
 
 @pytest.mark.parametrize("verb", ["PUT", "PATCH", "DELETE"])
-async def test_a_conflict_that_passes_is_tried_again(cloud: Cloud, google: GoogleFake, verb: str) -> None:
-    run = run_for(cloud, wanted(MAIL), Options(prune=True))
+async def test_a_conflict_that_passes_is_tried_again(
+    admin: GoogleAdmin, google: GoogleFake, verb: str
+) -> None:
+    run = run_for(admin, wanted(MAIL), ProvisionOptions(prune=True))
     if verb != "PUT":
         await applied(run)
     if verb == "PATCH":
         google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
     if verb == "DELETE":
-        run = Run(cloud, SCOPE, removal_goal(SCOPE, Options()), nothing_needed)
+        run = ProvisionRun(admin, SCOPE, ProvisionOptions(), None, nothing_needed)
     google.fail(f"{verb} .*{re.escape(SUBSCRIPTION)}$", 409, "ABORTED", "concurrent", times=3)
     assert await applied(run) == {}
     assert (await run.remaining()).is_settled
 
 
 async def test_a_conflict_that_never_passes_names_the_fields_that_differ(
-    cloud: Cloud, google: GoogleFake
+    admin: GoogleAdmin, google: GoogleFake
 ) -> None:
-    run = run_for(cloud, wanted(MAIL))
+    run = run_for(admin, wanted(MAIL))
     await applied(run)
     google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
 
@@ -238,8 +250,8 @@ async def test_a_conflict_that_never_passes_names_the_fields_that_differ(
     )
 
 
-async def test_an_update_that_somebody_else_made_is_done(cloud: Cloud, google: GoogleFake) -> None:
-    run = run_for(cloud, wanted(MAIL))
+async def test_an_update_that_somebody_else_made_is_done(admin: GoogleAdmin, google: GoogleFake) -> None:
+    run = run_for(admin, wanted(MAIL))
     await applied(run)
     google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
     pattern = f"PATCH .*{re.escape(SUBSCRIPTION)}$"
@@ -250,23 +262,23 @@ async def test_an_update_that_somebody_else_made_is_done(cloud: Cloud, google: G
 
 
 async def test_one_that_somebody_else_adopts_at_the_same_moment_is_theirs(
-    cloud: Cloud, google: GoogleFake
+    admin: GoogleAdmin, google: GoogleFake
 ) -> None:
     google.pubsub.topics[TOPIC] = {"name": TOPIC}
-    theirs = Owner("prod", "shop", "other.a.run.app").labels
+    theirs = replace(SCOPE, service="other.a.run.app").labels
     google.before(f"PATCH .*{re.escape(TOPIC)}$", lambda: google.pubsub.topics[TOPIC].update(labels=theirs))
     google.fail(f"PATCH .*{re.escape(TOPIC)}$", 409, "ABORTED", "concurrent")
-    notes = await applied(run_for(cloud, wanted(MAIL)))
+    notes = await applied(run_for(admin, wanted(MAIL)))
     assert notes[TOPIC.rpartition("/")[2]] == (
         "FAILED somebody else made it theirs at the same moment: plan again; it differs in "
-        f"labels.receiver-service: {theirs['receiver-service']} → {SCOPE.owner.labels['receiver-service']}"
+        f"labels.receiver-service: {theirs['receiver-service']} → {SCOPE.labels['receiver-service']}"
     )
     assert notes[SUBSCRIPTION.rpartition("/")[2]] == f"FAILED not tried: it needs {TOPIC.rpartition('/')[2]}"
     assert google.pubsub.topics[TOPIC]["labels"] == theirs
 
 
-async def test_one_that_is_deleted_under_an_update_is_told(cloud: Cloud, google: GoogleFake) -> None:
-    run = run_for(cloud, wanted(MAIL))
+async def test_one_that_is_deleted_under_an_update_is_told(admin: GoogleAdmin, google: GoogleFake) -> None:
+    run = run_for(admin, wanted(MAIL))
     await applied(run)
     google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
     pattern = f"PATCH .*{re.escape(SUBSCRIPTION)}$"
@@ -275,33 +287,33 @@ async def test_one_that_is_deleted_under_an_update_is_told(cloud: Cloud, google:
     assert note == "FAILED deleted by somebody else since the plan was made: plan again"
 
 
-async def test_what_is_gone_before_it_is_deleted_is_done(cloud: Cloud, google: GoogleFake) -> None:
-    await applied(run_for(cloud, wanted(CLEAN)))
+async def test_what_is_gone_before_it_is_deleted_is_done(admin: GoogleAdmin, google: GoogleFake) -> None:
+    await applied(run_for(admin, wanted(CLEAN)))
     google.before(f"DELETE .*{re.escape(JOB)}$", lambda: google.scheduler.jobs.pop(JOB))
-    run = run_for(cloud, wanted(MAIL))
+    run = run_for(admin, wanted(MAIL))
     assert await applied(run) == {JOB.rpartition("/")[2]: "it was gone already"}
 
 
-async def test_429_is_waited_out(cloud: Cloud, google: GoogleFake) -> None:
+async def test_429_is_waited_out(admin: GoogleAdmin, google: GoogleFake) -> None:
     google.fail("PUT .*/topics/", 429, "RESOURCE_EXHAUSTED", "quota", times=6)
-    run = run_for(cloud, wanted())
+    run = run_for(admin, wanted())
     assert await applied(run) == {}
     assert (await run.remaining()).is_settled
 
 
-async def test_a_lost_answer_is_no_error(cloud: Cloud, google: GoogleFake) -> None:
+async def test_a_lost_answer_is_no_error(admin: GoogleAdmin, google: GoogleFake) -> None:
     """The request is sent again, and the conflict is read back as one's own work."""
     google.fail(f"PUT .*{re.escape(TOPIC)}$", 503, "UNAVAILABLE", "try later")
     google.before(
         f"PUT .*{re.escape(TOPIC)}$",
-        lambda: google.pubsub.topics.update({TOPIC: {"name": TOPIC, "labels": SCOPE.owner.labels}}),
+        lambda: google.pubsub.topics.update({TOPIC: {"name": TOPIC, "labels": SCOPE.labels}}),
     )
-    run = run_for(cloud, wanted())
+    run = run_for(admin, wanted())
     assert set(await applied(run)) == {TOPIC.rpartition("/")[2]}
     assert (await run.remaining()).is_settled
 
 
-async def refusal(run: Run) -> GoogleError:
+async def refusal(run: ProvisionRun) -> GoogleError:
     with pytest.raises(GoogleError) as refused:
         await run.plan()
     return refused.value
@@ -340,25 +352,25 @@ async def refusal(run: Run) -> GoogleError:
     ],
 )
 async def test_what_cannot_be_read_is_one_line_that_says_what_to_do(
-    cloud: Cloud, google: GoogleFake, pattern: str, code: int, said: str, line: str
+    admin: GoogleAdmin, google: GoogleFake, pattern: str, code: int, said: str, line: str
 ) -> None:
     google.fail(f"GET .*{pattern}", code, "PERMISSION_DENIED", said, times=2)
-    error = await refusal(run_for(cloud, wanted()))
+    error = await refusal(run_for(admin, wanted()))
     assert isinstance(error, GoogleForbidden)
     assert str(error) == line
 
 
-async def test_a_location_that_cloud_scheduler_does_not_have_is_named(cloud: Cloud) -> None:
+async def test_a_location_that_cloud_scheduler_does_not_have_is_named(admin: GoogleAdmin) -> None:
     mars = Scope("shop-prod", "mars", "prod", "shop", SCOPE.service)
-    error = await refusal(run_for(cloud, wanted(scope=mars), scope=mars))
+    error = await refusal(run_for(admin, wanted(scope=mars), scope=mars))
     assert isinstance(error, GoogleMissing)
     assert "is SCHEDULER_LOCATION mars a region of Cloud Scheduler?" in str(error)
     assert str(error).endswith("or use --skip-scheduler")
 
 
-async def test_a_lagging_list_is_looked_through(cloud: Cloud, google: GoogleFake) -> None:
+async def test_a_lagging_list_is_looked_through(admin: GoogleAdmin, google: GoogleFake) -> None:
     """Lists may show what was before: what seems to differ is read by itself."""
-    run = run_for(cloud, wanted())
+    run = run_for(admin, wanted())
     await applied(run)
     hidden = google.pubsub.subscriptions.pop(SUBSCRIPTION)
     google.before(
@@ -369,7 +381,7 @@ async def test_a_lagging_list_is_looked_through(cloud: Cloud, google: GoogleFake
 
 
 async def test_what_is_orphaned_goes_and_neighbours_stay_byte_for_byte(
-    cloud: Cloud, google: GoogleFake
+    admin: GoogleAdmin, google: GoogleFake
 ) -> None:
     near = [
         Scope("shop-prod", "europe-west2", "prod", "shop-scheduler-", SCOPE.service),
@@ -377,40 +389,40 @@ async def test_what_is_orphaned_goes_and_neighbours_stay_byte_for_byte(
         Scope("shop-prod", "europe-west2", "staging", "shop", SCOPE.service),
     ]
     for scope in near:
-        assert await applied(run_for(cloud, wanted(scope=scope), scope=scope)) == {}
+        assert await applied(run_for(admin, wanted(scope=scope), scope=scope)) == {}
     google.pubsub.topics[f"{P}/topics/orders"] = {"name": f"{P}/topics/orders"}
     before = google.everything()
 
-    await applied(run_for(cloud, wanted()))
-    await applied(run_for(cloud, wanted(MAIL), Options(prune=True)))
+    await applied(run_for(admin, wanted()))
+    await applied(run_for(admin, wanted(MAIL), ProvisionOptions(prune=True)))
     assert not [
         name for name in google.everything() if "clean_up" in name or "clean-up" in name if name not in before
     ]
-    removal = Run(cloud, SCOPE, removal_goal(SCOPE, Options()), nothing_needed)
+    removal = ProvisionRun(admin, SCOPE, ProvisionOptions(), None, nothing_needed)
     assert await applied(removal) == {}
     assert (await removal.remaining()).is_settled
     assert google.everything() == before
 
 
-async def test_orphans_are_pruned_only_after_the_record_was_asked(cloud: Cloud, google: GoogleFake) -> None:
-    await applied(run_for(cloud, wanted()))
+async def test_orphans_are_pruned_only_after_the_record_was_asked(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    await applied(run_for(admin, wanted()))
     asked = []
 
     async def ask() -> Needed:
         asked.append("record")
-        return Needed({SCOPE.topic(CLEAN.path): "1 execution is not final yet"})
+        return {SCOPE.topic(CLEAN.path): "1 execution is not final yet"}
 
-    goal = provisioning_goal(wanted(MAIL), SCOPE, Options(prune=True))
-    made = await Run(cloud, SCOPE, goal, ask).plan()
+    made = await ProvisionRun(admin, SCOPE, ProvisionOptions(prune=True), wanted(MAIL), ask).plan()
     assert [change.item.kind for change in made.changes] == [Kind.JOB]
     assert len(made.refused) == 2
     assert asked == ["record"]
-    goal = provisioning_goal(wanted(MAIL), SCOPE, Options())
-    assert (await Run(cloud, SCOPE, goal, ask).plan()).refused == ()
+    assert (await ProvisionRun(admin, SCOPE, ProvisionOptions(), wanted(MAIL), ask).plan()).refused == ()
     assert asked == ["record"]
 
 
-async def test_roles_are_given_beside_those_that_are_there(cloud: Cloud, google: GoogleFake) -> None:
+async def test_roles_are_given_beside_those_that_are_there(admin: GoogleAdmin, google: GoogleFake) -> None:
     account = f"projects/-/serviceAccounts/{ACCOUNT}"
     condition = {"title": "for now", "expression": "request.time < timestamp('2030-01-01T00:00:00Z')"}
     theirs: list[dict[str, Any]] = [
@@ -420,9 +432,9 @@ async def test_roles_are_given_beside_those_that_are_there(cloud: Cloud, google:
     google.policies.write(account, theirs)
     everything = (
         *wanted(MAIL),
-        *desired_grants(wanted(MAIL), SCOPE, PUSH, await cloud.project_number(SCOPE)),
+        *desired_grants(wanted(MAIL), SCOPE, PUSH, await admin.project_number(SCOPE)),
     )
-    run = run_for(cloud, everything, Options(grant=True))
+    run = run_for(admin, everything, ProvisionOptions(grant=True))
     assert await applied(run) == {}
     assert (await run.remaining()).is_settled
     assert google.policies.bindings(account) == [
@@ -437,36 +449,36 @@ async def test_roles_are_given_beside_those_that_are_there(cloud: Cloud, google:
     assert (again.changes, again.unchanged) == ((), 7)
 
 
-async def test_an_account_that_does_not_exist_is_named(cloud: Cloud, google: GoogleFake) -> None:
+async def test_an_account_that_does_not_exist_is_named(admin: GoogleAdmin, google: GoogleFake) -> None:
     everything = (*wanted(MAIL), *desired_grants(wanted(MAIL), SCOPE, PUSH, "415104041262"))
     google.fail("serviceAccounts", 404, "NOT_FOUND", "Unknown service account")
-    assert str(await refusal(run_for(cloud, everything, Options(grant=True)))) == (
+    assert str(await refusal(run_for(admin, everything, ProvisionOptions(grant=True)))) == (
         f"cannot read who may use {ACCOUNT}: Unknown service account; "
         "is TASKS_SERVICE_ACCOUNT an account that exists?"
     )
 
 
 async def test_pubsubs_own_account_that_is_not_there_yet_is_told_how_it_comes_to_be(
-    cloud: Cloud, google: GoogleFake
+    admin: GoogleAdmin, google: GoogleFake
 ) -> None:
     everything = (*wanted(MAIL), *desired_grants(wanted(MAIL), SCOPE, PUSH, "415104041262"))
     said = f"Service account {AGENT.partition(':')[2]} does not exist."
     google.fail(f"{re.escape(SUBSCRIPTION)}:setIamPolicy", 400, "INVALID_ARGUMENT", said)
-    (note,) = (await applied(run_for(cloud, everything, Options(grant=True)))).values()
+    (note,) = (await applied(run_for(admin, everything, ProvisionOptions(grant=True)))).values()
     assert note == (
         f"FAILED {said}; if that is Pub/Sub's own account: gcloud beta services identity create "
         "--service pubsub.googleapis.com --project shop-prod; then apply again"
     )
 
 
-async def test_a_policy_that_changes_in_between_is_read_again(cloud: Cloud, google: GoogleFake) -> None:
+async def test_a_policy_that_changes_in_between_is_read_again(admin: GoogleAdmin, google: GoogleFake) -> None:
     everything = (*wanted(MAIL), *desired_grants(wanted(MAIL), SCOPE, PUSH, "415104041262"))
     theirs = {"role": "roles/pubsub.viewer", "members": ["user:a@b.c"]}
     google.before(
         f"POST .*{re.escape(SUBSCRIPTION)}:setIamPolicy",
         lambda: google.policies.write(SUBSCRIPTION, [theirs]),
     )
-    run = run_for(cloud, everything, Options(grant=True))
+    run = run_for(admin, everything, ProvisionOptions(grant=True))
     assert await applied(run) == {}
     assert google.policies.bindings(SUBSCRIPTION) == [
         theirs,
@@ -474,16 +486,16 @@ async def test_a_policy_that_changes_in_between_is_read_again(cloud: Cloud, goog
     ]
 
 
-async def test_a_change_outside_the_environment_is_never_sent(cloud: Cloud, google: GoogleFake) -> None:
+async def test_a_change_outside_the_environment_is_never_sent(admin: GoogleAdmin, google: GoogleFake) -> None:
     foreign = Plan((Delete(Resource(Kind.TOPIC, f"{P}/topics/orders"), "by mistake"),))
     with pytest.raises(AssertionError, match="orders is not this environment's"):
-        await apply(foreign, cloud, SCOPE)
+        await apply(foreign, admin, SCOPE)
     assert google.calls == []
 
 
-async def test_each_result_is_told_as_it_comes(cloud: Cloud, google: GoogleFake) -> None:
-    told: list[Done | Failed] = []
-    run = run_for(cloud, wanted())
+async def test_each_result_is_told_as_it_comes(admin: GoogleAdmin, google: GoogleFake) -> None:
+    told: list[ChangeDone | ChangeFailed] = []
+    run = run_for(admin, wanted())
     assert await run.apply(await run.plan(), told.append) == tuple(told)
     assert len(told) == 7
     assert {route.path for route in ROUTES} == {send_mail.path, CLEAN.path}

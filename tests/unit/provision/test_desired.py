@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from receiver import TaskRoute
 from receiver.dev.scheduler import scheduled_message
 from receiver.errors import SettingError
-from receiver.provision.desired import Push, desired, desired_grants, former_paths
+from receiver.provision.desired import PushTarget, desired, desired_grants, former_paths
 from receiver.provision.resources import Grant, Kind, Resource
 from receiver.provision.scope import Scope
 from receiver.settings import Settings
@@ -32,7 +32,7 @@ P = "projects/shop-prod"
 LABELS = {
     "receiver-environment": "prod",
     "receiver-namespace": "shop",
-    "receiver-service": SCOPE.owner.labels["receiver-service"],
+    "receiver-service": SCOPE.labels["receiver-service"],
 }
 
 
@@ -153,14 +153,14 @@ BASE = {
 
 
 def test_how_pushes_are_made_follows_from_the_settings() -> None:
-    assert Push.of(Settings.from_environ(BASE)) == PUSH
+    assert PushTarget.of(Settings.from_environ(BASE)) == PUSH
     fewer = Settings.from_environ({**BASE, "TASKS_MAX_DELIVERY_ATTEMPTS": "5"})
-    assert Push.of(fewer).max_delivery_attempts == 5
+    assert PushTarget.of(fewer).max_delivery_attempts == 5
 
 
 def test_without_authentication_pushes_carry_no_token_and_only_an_emulator_takes_them() -> None:
     off = {**BASE, "TASKS_PUSH_AUTH": "off", "PUBSUB_EMULATOR_HOST": "127.0.0.1:8085"}
-    push = Push.of(Settings.from_environ(off))
+    push = PushTarget.of(Settings.from_environ(off))
     assert push.account is None
     (made, *_) = (one for one in resources(desired((MAIL,), SCOPE, push)) if "send_mail-sub" in one.name)
     assert "oidcToken" not in made.body["pushConfig"]
@@ -168,26 +168,26 @@ def test_without_authentication_pushes_carry_no_token_and_only_an_emulator_takes
         one for one in desired_grants(wanted(MAIL), SCOPE, push, "1") if "serviceAccounts" in one.item.name
     ]
     with pytest.raises(SettingError, match=r"^TASKS_PUSH_AUTH is 'off'"):
-        Push.of(Settings.from_environ({**BASE, "TASKS_PUSH_AUTH": "off"}))
+        PushTarget.of(Settings.from_environ({**BASE, "TASKS_PUSH_AUTH": "off"}))
 
 
 @pytest.mark.parametrize("name", ["CLOUD_RUN_SERVICE_URL", "TASKS_SERVICE_ACCOUNT"])
 def test_what_is_missing_is_named(name: str) -> None:
     rest = {key: value for key, value in BASE.items() if key != name}
     with pytest.raises(SettingError, match=rf"^{name} is not set"):
-        Push.of(Settings.from_environ(rest))
+        PushTarget.of(Settings.from_environ(rest))
 
 
 def test_pubsub_itself_pushes_to_https_only() -> None:
     local = {**BASE, "CLOUD_RUN_SERVICE_URL": "http://127.0.0.1:8080"}
     with pytest.raises(SettingError, match=r"^CLOUD_RUN_SERVICE_URL is 'http://127\.0\.0\.1:8080'; .* https"):
-        Push.of(Settings.from_environ(local))
+        PushTarget.of(Settings.from_environ(local))
     emulated = Settings.from_environ({**local, "PUBSUB_EMULATOR_HOST": "127.0.0.1:8085"})
-    assert Push.of(emulated).url == "http://127.0.0.1:8080"
+    assert PushTarget.of(emulated).url == "http://127.0.0.1:8080"
 
 
 def test_an_environment_with_dots_keeps_its_jobs_apart() -> None:
     dotted = Scope("shop-prod", "europe-west2", "a.b", "shop", "h")
     dashed = Scope("shop-prod", "europe-west2", "a-b", "shop", "h")
     assert dotted.job("x.y") != dashed.job("x.y")
-    assert dotted.owner.description != dashed.owner.description
+    assert dotted.description != dashed.description

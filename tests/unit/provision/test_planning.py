@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -10,15 +11,14 @@ from receiver import TaskRoute
 from receiver.provision.desired import desired_grants
 from receiver.provision.fields import merged
 from receiver.provision.observed import Observed
-from receiver.provision.ownership import Owner
 from receiver.provision.planning import (
+    ChangeRefused,
     Create,
     Delete,
     Give,
     Kept,
     Needed,
     Plan,
-    Refused,
     Unchanged,
     Update,
     is_within,
@@ -49,21 +49,21 @@ MAIL_SUBSCRIPTION = f"{P}/subscriptions/prod--shop.tasks--{HERE}.send_mail-sub"
 OLD_TOPIC = f"{P}/topics/prod--shop.tasks--old.gone"
 OLD_SUBSCRIPTION = f"{P}/subscriptions/prod--shop.tasks--old.gone-sub"
 OLD_JOB = f"{P}/locations/europe-west2/jobs/prod--shop-scheduler--old-gone"
-FORMER = Owner("prod", "shop", "shop-old.a.run.app")
-FOREIGN = Owner("prod", "shop-2", "other.a.run.app")
+FORMER = replace(SCOPE, service="shop-old.a.run.app")
+FOREIGN = replace(SCOPE, namespace="shop-2", service="other.a.run.app")
 
 
-def topic(name: str, owner: Owner | None = SCOPE.owner) -> Resource:
+def topic(name: str, owner: Scope | None = SCOPE) -> Resource:
     return Resource(Kind.TOPIC, name, {"labels": owner.labels} if owner else {})
 
 
-def subscription(name: str, owner: Owner | None = SCOPE.owner) -> Resource:
+def subscription(name: str, owner: Scope | None = SCOPE) -> Resource:
     return Resource(
         Kind.SUBSCRIPTION, name, {"topic": OLD_TOPIC} | ({"labels": owner.labels} if owner else {})
     )
 
 
-def job(name: str, owner: Owner | None = SCOPE.owner) -> Resource:
+def job(name: str, owner: Scope | None = SCOPE) -> Resource:
     return Resource(Kind.JOB, name, {"description": owner.description} if owner else {})
 
 
@@ -135,14 +135,14 @@ def test_nothing_is_hung_on_what_is_refused() -> None:
     assert isinstance(given, Give)
     assert given.item.target == f"projects/-/serviceAccounts/{ACCOUNT}"
     letters = entry(made, SCOPE.dead_letter_subscription)
-    assert isinstance(letters, Refused)
+    assert isinstance(letters, ChangeRefused)
     assert letters.why == "it needs topic prod--shop.dead-letters, which is refused"
 
 
 def test_the_same_receivers_other_service_is_refused_until_it_is_taken_over() -> None:
     observed = with_(settled(), topic(MAIL_TOPIC, FORMER))
     refused = entry(plan(wanted(), observed, SCOPE), MAIL_TOPIC)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, ChangeRefused)
     assert refused.why.endswith("if this service has moved from there, use --take-over")
     taken = entry(plan(wanted(), observed, SCOPE, take_over=True), MAIL_TOPIC)
     assert isinstance(taken, Update)
@@ -179,13 +179,13 @@ def test_orphaned_topics_and_subscriptions_are_reported_and_only_pruned_when_ask
         OLD_TOPIC: "no task uses it; --prune deletes it",
         OLD_SUBSCRIPTION: "no task uses it; --prune deletes it",
     }
-    pruned = plan(wanted(), observed, SCOPE, prune=Needed({}))
+    pruned = plan(wanted(), observed, SCOPE, prune={})
     assert [one.item.name for one in pruned.changes] == [OLD_SUBSCRIPTION, OLD_TOPIC]
 
 
 def test_pruning_is_refused_while_executions_need_them() -> None:
     observed = with_(settled(), topic(OLD_TOPIC), subscription(OLD_SUBSCRIPTION))
-    made = plan(wanted(), observed, SCOPE, prune=Needed({OLD_TOPIC: "2 executions are not final yet"}))
+    made = plan(wanted(), observed, SCOPE, prune={OLD_TOPIC: "2 executions are not final yet"})
     assert made.changes == ()
     assert {one.item.name for one in made.refused} == {OLD_TOPIC, OLD_SUBSCRIPTION}
     assert {one.why for one in made.refused} == {"2 executions are not final yet"}
@@ -193,7 +193,7 @@ def test_pruning_is_refused_while_executions_need_them() -> None:
 
 def test_pruning_leaves_what_is_nobodys_or_anothers() -> None:
     observed = with_(settled(), topic(OLD_TOPIC, None), subscription(OLD_SUBSCRIPTION, FOREIGN))
-    made = plan(wanted(), observed, SCOPE, prune=Needed({}))
+    made = plan(wanted(), observed, SCOPE, prune={})
     assert made.changes == ()
     assert [one.item.name for one in made.kept] == [OLD_SUBSCRIPTION, OLD_TOPIC]
 
@@ -202,7 +202,7 @@ def test_what_an_alias_names_is_kept_current_and_never_pruned() -> None:
     old = TaskRoute(clean_up)
     moved = TaskRoute(send_mail, aliases=[clean_up.path], ack_deadline=99)
     observed = settled(old)
-    made = plan(wanted(moved), observed, SCOPE, prune=Needed({}))
+    made = plan(wanted(moved), observed, SCOPE, prune={})
     assert not [one for one in made.changes if isinstance(one, Delete)]
     updated = entry(made, f"{P}/subscriptions/prod--shop.tasks--{HERE}.clean_up-sub")
     assert isinstance(updated, Update)
@@ -284,7 +284,7 @@ def neighbours(draw: st.DrawFn) -> Resource:
     )
     body: dict[str, object] = {"topic": draw(st.sampled_from([scope.topic(path), "_deleted-topic_"]))}
     if owner is not None:
-        body |= {"labels": owner.owner.labels, "description": owner.owner.description}
+        body |= {"labels": owner.labels, "description": owner.description}
     kind = Kind.JOB if "/jobs/" in name else Kind.TOPIC if "/topics/" in name else Kind.SUBSCRIPTION
     return Resource(kind, name, body)
 
@@ -310,7 +310,7 @@ def test_nothing_outside_the_environment_is_ever_touched(
     observed, take_over = Observed.of(found), asked_for["take_over"]
     asked = wanted(*routes, scope=scope) if routes else ()
     exact = {one.item.name for one in asked}
-    prune = Needed({}) if asked_for["prunes"] else None
+    prune: Needed | None = {} if asked_for["prunes"] else None
     for made in (
         plan(asked, observed, scope, take_over=take_over, prune=prune),
         removal(observed, scope, take_over=take_over),
@@ -340,7 +340,7 @@ def _says(found: Resource) -> object:
 
 def _ours(scope: Scope, found: Resource, *, take_over: bool) -> set[object]:
     services = {scope.service, "elsewhere.run.app", SCOPE.service} if take_over else {scope.service}
-    owners = [Owner(scope.environment, scope.namespace, service) for service in services]
+    owners = [replace(scope, service=service) for service in services]
     if found.kind is Kind.JOB:
         return {owner.description for owner in owners}
     return {tuple(sorted(owner.labels.items())) for owner in owners}
@@ -349,7 +349,7 @@ def _ours(scope: Scope, found: Resource, *, take_over: bool) -> set[object]:
 @given(st.lists(neighbours(), max_size=12), st.booleans())
 def test_a_plan_carried_out_leaves_nothing_to_plan(found: Sequence[Resource], take_over: bool) -> None:  # noqa: FBT001 - drawn
     observed = Observed.of(found)
-    made = plan(wanted(), observed, SCOPE, take_over=take_over, prune=Needed({}))
+    made = plan(wanted(), observed, SCOPE, take_over=take_over, prune={})
     there = dict(observed.by_name)
     for change in made.changes:
         if isinstance(change, Delete):
@@ -359,6 +359,6 @@ def test_a_plan_carried_out_leaves_nothing_to_plan(found: Sequence[Resource], ta
         elif isinstance(change, Update):
             body = {**change.found.body, **merged(change.item, change.found, tuple(change.item.body))}
             there[change.item.name] = Resource(change.item.kind, change.item.name, body)
-    again = plan(wanted(), Observed(there), SCOPE, take_over=take_over, prune=Needed({}))
+    again = plan(wanted(), Observed(there), SCOPE, take_over=take_over, prune={})
     assert again.changes == ()
     assert {one.item.name for one in again.refused} == {one.item.name for one in made.refused}

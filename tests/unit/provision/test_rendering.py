@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 
 from receiver.provision import rendering
-from receiver.provision.applying import Done, Failed
+from receiver.provision.applying import ChangeDone, ChangeFailed
 from receiver.provision.observed import Observed
-from receiver.provision.planning import Give, Plan, Refused, plan
+from receiver.provision.planning import ChangeRefused, Give, Plan, plan
 from receiver.provision.resources import Grant, Kind
 from tests.unit.provision.test_planning import OLD_JOB, OLD_TOPIC, job, topic, with_
 from tests.unit.provision.world import HERE, MAIL, SCOPE, changed, settled, wanted
@@ -21,7 +21,7 @@ def mixed() -> Plan:
 
 def test_a_plan_is_a_line_a_change_and_the_unchanged_are_counted() -> None:
     made = mixed()
-    assert [line.text for line in rendering.lines(made)] == [
+    assert [text for text, _ in rendering.lines(made)] == [
         f"+ topic prod--shop.tasks--{HERE}.clean_up",
         f"~ subscription prod--shop.tasks--{HERE}.send_mail-sub",
         "    ackDeadlineSeconds: 10 → 60",
@@ -35,15 +35,15 @@ def test_a_plan_is_a_line_a_change_and_the_unchanged_are_counted() -> None:
 
 
 def test_each_kind_of_change_has_its_colour() -> None:
-    styles = {line.text[0]: line.style for line in rendering.lines(mixed()) if line.text[0] != " "}
+    styles = {text[0]: style for text, style in rendering.lines(mixed()) if text[0] != " "}
     assert styles == {"+": "green", "~": "yellow", "-": "red", "=": "dim"}
 
 
 def test_a_grant_and_a_refusal_say_what_they_are() -> None:
     give = Give(Grant("projects/p/topics/t", "roles/pubsub.publisher", "serviceAccount:a@b"))
-    refused = Refused(topic(OLD_TOPIC), "it belongs to somebody")
+    refused = ChangeRefused(topic(OLD_TOPIC), "it belongs to somebody")
     made = Plan((give, refused))
-    assert [line.text for line in rendering.lines(made)] == [
+    assert [text for text, _ in rendering.lines(made)] == [
         "+ grant roles/pubsub.publisher on t to serviceAccount:a@b",
         "! topic prod--shop.tasks--old.gone: it belongs to somebody",
     ]
@@ -53,9 +53,9 @@ def test_a_grant_and_a_refusal_say_what_they_are() -> None:
 def test_progress_counts_and_says_what_failed() -> None:
     change = mixed().changes[0]
     name = f"topic prod--shop.tasks--{HERE}.clean_up"
-    assert rendering.progress(Done(change), 3, 12).text == f"[ 3/12] + {name}"
-    assert rendering.progress(Done(change, "as it was"), 3, 12).text == f"[ 3/12] + {name}: as it was"
-    assert rendering.progress(Failed(change, "no"), 12, 12).text == f"[12/12] + {name}: failed: no"
+    assert rendering.progress(ChangeDone(change), 3, 12)[0] == f"[ 3/12] + {name}"
+    assert rendering.progress(ChangeDone(change, "as it was"), 3, 12)[0] == f"[ 3/12] + {name}: as it was"
+    assert rendering.progress(ChangeFailed(change, "no"), 12, 12)[0] == f"[12/12] + {name}: failed: no"
 
 
 def test_as_json_a_plan_has_every_field() -> None:
@@ -84,7 +84,7 @@ def test_as_json_a_plan_has_every_field() -> None:
 def test_as_json_results_say_what_became_of_each_change() -> None:
     change = plan(wanted(), Observed(), SCOPE).changes[0]
     name = SCOPE.dead_letter_topic
-    assert rendering.results_as_json([Done(change), Failed(change, "no")]) == [
+    assert rendering.results_as_json([ChangeDone(change), ChangeFailed(change, "no")]) == [
         {"action": "create", "kind": Kind.TOPIC.value, "name": name, "done": True, "note": ""},
         {"action": "create", "kind": Kind.TOPIC.value, "name": name, "done": False, "note": "no"},
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from receiver import TaskRoute, task
-from receiver.provision.desired import Push, desired
+from receiver.provision.desired import PushTarget, desired
 from receiver.provision.observed import Observed
 from receiver.provision.resources import Kind, Resource, Wanted
 from receiver.provision.scope import Scope
@@ -24,7 +24,7 @@ def clean_up() -> None: ...
 
 HERE = send_mail.path.rpartition(".")[0]
 SCOPE = Scope("shop-prod", "europe-west2", "prod", "shop", "shop-abc-ew.a.run.app")
-PUSH = Push(URL, ACCOUNT, 100)
+PUSH = PushTarget(URL, ACCOUNT, 100)
 MAIL = TaskRoute(send_mail, ack_deadline=60, min_retry_delay=5, max_retry_delay=120)
 CLEAN = TaskRoute(clean_up, schedule="0 3 * * *", schedule_timezone="Europe/London")
 ROUTES = (MAIL, CLEAN)

@@ -50,7 +50,6 @@ from receiver.telemetry.events import Delivered, Event, ReceiverTrouble, Service
 CLOUD = Settings(
     project_id="shop-prod",
     namespace="shop",
-    on_cloud_run=True,
     service_name="receiver-blue",
     revision="receiver-blue-00042",
     instance="host-1-abcd",
@@ -179,7 +178,7 @@ def test_a_trace_that_is_none_is_left_out(cloud: Lines, trace: str | None) -> No
 
 
 def test_without_a_project_there_is_no_trace() -> None:
-    lines = Lines(Settings(on_cloud_run=True))
+    lines = Lines(Settings(service_name="receiver-blue"))
     lines.emit(delivered(Done(), trace=f"00-{TRACE}-{SPAN}-01"))
     assert "logging.googleapis.com/trace" not in lines.object()
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.provision.iam import with_member
+from receiver.provision.resources import Grant
 
 ROLE, MEMBER = "roles/pubsub.publisher", "serviceAccount:a@b"
+GRANT = Grant("projects/p/topics/t", ROLE, MEMBER)
 CONDITION = {"title": "for now", "expression": "true"}
 
 bindings = st.fixed_dictionaries(
@@ -25,11 +26,11 @@ policies = st.fixed_dictionaries(
 
 @given(policies)
 def test_a_member_is_added_without_a_condition_and_nobody_loses_anything(policy: dict[str, object]) -> None:
-    made = with_member(policy, ROLE, MEMBER)
+    made = GRANT.added_to(policy)
     assert made["etag"] == policy["etag"]
     held = pairs(policy)
     assert pairs(made) == held | {(ROLE, MEMBER, False)}
-    assert with_member(made, ROLE, MEMBER) == made
+    assert GRANT.added_to(made) == made
 
 
 def pairs(policy: dict[str, object]) -> set[tuple[str, str, bool]]:

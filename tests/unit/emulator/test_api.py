@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import httpx
 import msgspec
 import pytest
 
+from receiver.emulator.api import OIDC_CERTS_PATH, create_api
 from receiver.emulator.broker import Broker
-from receiver.emulator.pubsub import CERTS_PATH, create_pubsub
 from receiver.emulator.signer import Signer
 
 SIGNER = Signer.create()
@@ -19,7 +19,7 @@ SIGNER = Signer.create()
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     broker = Broker()
-    transport = httpx.ASGITransport(app=create_pubsub(broker, SIGNER))
+    transport = httpx.ASGITransport(app=create_api(broker, SIGNER))
     async with httpx.AsyncClient(
         transport=transport, base_url="http://127.0.0.1:8085/v1/projects/p/"
     ) as made:
@@ -34,15 +34,15 @@ def error(response: httpx.Response) -> tuple[int, str]:
 
 
 async def test_the_signers_certificate_is_served(client: httpx.AsyncClient) -> None:
-    answer = await client.get(f"http://127.0.0.1:8085{CERTS_PATH}")
+    answer = await client.get(f"http://127.0.0.1:8085{OIDC_CERTS_PATH}")
     assert answer.json() == SIGNER.certificates()
     assert "max-age" in answer.headers["cache-control"]
 
 
 async def test_without_a_signer_there_is_no_certificate() -> None:
-    transport = httpx.ASGITransport(app=create_pubsub(Broker()))
+    transport = httpx.ASGITransport(app=create_api(Broker()))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8085") as client:
-        assert (await client.get(CERTS_PATH)).json() == {}
+        assert (await client.get(OIDC_CERTS_PATH)).json() == {}
 
 
 async def test_a_thousand_messages_are_published_at_a_time(client: httpx.AsyncClient) -> None:
@@ -125,3 +125,44 @@ async def test_a_pull_counts_deliveries_where_there_is_a_dead_letter_policy(
         assert pulled["deliveryAttempt"] == attempt
         back = {"ackIds": [pulled["ackId"]], "ackDeadlineSeconds": 0}
         await client.post("subscriptions/sub:modifyAckDeadline", json=back)
+
+
+# --- browsers ------------------------------------------------------------------------------------------------------
+
+TOPIC = "/v1/projects/p/topics/topic"
+MESSAGE = '{"messages": [{"data": "eA=="}]}'
+
+
+async def publish(headers: Mapping[str, str]) -> int:
+    """A message for a topic that is there, as `text/plain`: what a page may send without being asked for leave."""
+    broker = Broker()
+    broker.put_topic(TOPIC.removeprefix("/v1/"), {"name": TOPIC.removeprefix("/v1/")})
+    transport = httpx.ASGITransport(app=create_api(broker))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8085") as client:
+        plain = {"content-type": "text/plain", **headers}
+        answer = await client.post(f"{TOPIC}:publish", content=MESSAGE, headers=plain)
+    broker.close()
+    return answer.status_code
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8085", "localhost:8085", "[::1]:8085", "127.0.0.1"])
+async def test_a_program_on_this_machine_publishes(host: str) -> None:
+    assert await publish({"host": host}) == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://elsewhere.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:3000"},
+        {"sec-fetch-site": "cross-site"},
+        {"host": "bent.example:8085"},
+        {"host": "127.0.0.1.bent.example"},
+        {"host": "[::1"},
+        {"host": ""},
+    ],
+    ids=str,
+)
+async def test_a_page_of_a_browser_does_not(headers: Mapping[str, str]) -> None:
+    assert await publish(headers) == 403

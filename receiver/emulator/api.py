@@ -1,0 +1,293 @@
+"""The REST API of the local Pub/Sub, as an ASGI app over a `Broker`: the part that this project uses.
+
+Clients that honour `PUBSUB_EMULATOR_HOST` work against it unchanged: topics, subscriptions, publish, pull, acknowledge,
+push configuration, PATCH with an update mask, dead-letter policies, errors in Google's JSON form. It also serves the
+certificate of its signing key (`/oauth2/v1/certs`), so that the receiver verifies tokens as in the cloud.
+
+Next: `receiver.emulator.rules` refuses what Pub/Sub refuses; `receiver.emulator.pushing` pushes what is published.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from receiver.emulator.backlog import PubsubMessage
+from receiver.emulator.broker import Broker
+from receiver.emulator.rules import (
+    MAX_PUBLISH_BYTES,
+    SUBSCRIPTION_MASKS,
+    TOPIC_MASKS,
+    ApiError,
+    check_message,
+    checked,
+    patched,
+)
+from receiver.parsers import is_loopback
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from receiver.emulator.backlog import Subscription, Unacked
+    from receiver.emulator.signer import Signer
+
+T = TypeVar("T")
+
+OIDC_CERTS_PATH: Final = "/oauth2/v1/certs"
+MAX_PUBLISH_MESSAGES: Final = 1000
+PAGE_SIZE: Final = 100
+LONGEST_PAGE: Final = 1000
+
+BROWSER_HEADERS: Final = frozenset({b"origin", b"sec-fetch-site"})
+"""Browsers send one of these with each request that a page makes; the page cannot leave them out."""
+
+_ID: Final = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
+
+
+def create_api(broker: Broker, signer: Signer | None = None) -> Starlette:
+    """The app. Without a signer it serves no certificates."""
+    api = _Api(broker)
+    project = "/v1/projects/{project}"
+    resource = ["GET", "PUT", "PATCH", "DELETE"]
+    return Starlette(
+        middleware=[Middleware(NoBrowsers)],
+        routes=[
+            certificates_route(OIDC_CERTS_PATH, signer),
+            Route(f"{project}/topics", _answering(api.list_topics)),
+            Route(f"{project}/topics/{{id}}/subscriptions", _answering(api.topic_subscriptions)),
+            Route(f"{project}/topics/{{id}}:publish", _answering(api.publish), methods=["POST"]),
+            Route(f"{project}/topics/{{id}}", _answering(api.topic), methods=resource),
+            Route(f"{project}/subscriptions", _answering(api.list_subscriptions)),
+            Route(f"{project}/subscriptions/{{id}}:{{verb}}", _answering(api.act), methods=["POST"]),
+            Route(f"{project}/subscriptions/{{id}}", _answering(api.subscription), methods=resource),
+        ],
+    )
+
+
+def certificates_route(path: str, signer: Signer | None) -> Route:
+    """Serves the signer's certificates, in the form of Google's v1 address."""
+
+    async def certificates(_: Request) -> Response:
+        keys = signer.certificates() if signer is not None else {}
+        return _json(keys, headers={"cache-control": "public, max-age=3600"})
+
+    return Route(path, certificates)
+
+
+class NoBrowsers:
+    """ASGI middleware: 403 for a page in a browser, and for any host name but this machine's.
+
+    Any page that a developer visits may post text to a local port, and so publish tasks. Browsers mark such requests
+    with `Origin` or `Sec-Fetch-Site`. After DNS rebinding the page's own name is in `Host`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        app = self._app
+        if scope["type"] == "http" and not _is_local_client(scope["headers"]):
+            app = PlainTextResponse("Only programs on this machine may ask.", 403)
+        await app(scope, receive, send)
+
+
+def _is_local_client(headers: list[tuple[bytes, bytes]]) -> bool:
+    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
+    try:
+        local = all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)
+    except ValueError:
+        return False
+    return local and BROWSER_HEADERS.isdisjoint(name for name, _ in headers)
+
+
+class _Api:
+    """One method for each route: takes the request and its decoded body, returns the body of the answer."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def topic(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        name = _name(request, "topics")
+        if request.method == "PUT":
+            if name in self._broker.topics:
+                raise ApiError("Topic already exists", "ALREADY_EXISTS")
+            self._broker.put_topic(name, {**body, "name": name})
+        known = _topic(self._broker, name)
+        if request.method == "PATCH":
+            self._broker.put_topic(name, patched(known, body, "topic", TOPIC_MASKS))
+        elif request.method == "DELETE":
+            self._broker.delete_topic(name)
+            return {}
+        return self._broker.topics[name]
+
+    async def list_topics(self, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        return _listed(request, "topics", self._broker.topics)
+
+    async def topic_subscriptions(self, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        name = _name(request, "topics")
+        _topic(self._broker, name)
+        names = sorted(one.name for one in self._broker.subscriptions.values() if one.topic == name)
+        page, token = _page(request, names)
+        return {"subscriptions": page, **token}
+
+    async def publish(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        name = _name(request, "topics")
+        _topic(self._broker, name)
+        messages = _converted(body.get("messages"), list[PubsubMessage])
+        if not messages:
+            raise ApiError("The value for messages is empty.")
+        if len(messages) > MAX_PUBLISH_MESSAGES:
+            raise ApiError(f"A request holds at most {MAX_PUBLISH_MESSAGES} messages.")
+        for message in messages:
+            check_message(message)
+        return {"messageIds": self._broker.publish(name, messages)}
+
+    async def subscription(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        name = _name(request, "subscriptions")
+        if request.method == "PUT":
+            if name in self._broker.subscriptions:
+                raise ApiError("Subscription already exists", "ALREADY_EXISTS")
+            made = checked({**body, "name": name})
+            _topic(self._broker, made["topic"])
+            self._broker.put_subscription(name, made)
+        known = _subscription(self._broker, name)
+        if request.method == "PATCH":
+            changed = patched(known.body, body, "subscription", SUBSCRIPTION_MASKS)
+            self._broker.put_subscription(name, checked(changed))
+        elif request.method == "DELETE":
+            self._broker.delete_subscription(name)
+            return {}
+        return known.body
+
+    async def list_subscriptions(self, request: Request, _: dict[str, Any]) -> dict[str, Any]:
+        bodies = {name: one.body for name, one in self._broker.subscriptions.items()}
+        return _listed(request, "subscriptions", bodies)
+
+    async def act(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
+        name = _name(request, "subscriptions")
+        found = _subscription(self._broker, name)
+        match request.path_params["verb"]:
+            case "modifyPushConfig":
+                self._broker.put_subscription(
+                    name, checked({**found.body, "pushConfig": body.get("pushConfig", {})})
+                )
+                return {}
+            case "pull":
+                return {"receivedMessages": self._pulled(found, _converted(body.get("maxMessages", 0), int))}
+            case "acknowledge":
+                for unacked in self._leased(found, body):
+                    self._broker.ack(found, unacked)
+                return {}
+            case "modifyAckDeadline":
+                by = _converted(body.get("ackDeadlineSeconds", 0), int)
+                for unacked in self._leased(found, body):
+                    if by:
+                        self._broker.extend(found, unacked, by)
+                    else:
+                        self._broker.nack(found, unacked)
+                return {}
+            case verb:
+                raise ApiError(f"There is no method {verb}.", "NOT_FOUND")
+
+    def _pulled(self, subscription: Subscription, most: int) -> list[dict[str, Any]]:
+        if most <= 0:
+            raise ApiError("The value for max_messages must be greater than 0.")
+        pulled: list[dict[str, Any]] = []
+        while len(pulled) < most and (unacked := self._broker.take(subscription)) is not None:
+            received: dict[str, Any] = {
+                "ackId": self._broker.lease(subscription, unacked),
+                "message": msgspec.to_builtins(unacked.message),
+            }
+            if subscription.dead_letter is not None:
+                received["deliveryAttempt"] = unacked.attempts
+            pulled.append(received)
+        return pulled
+
+    def _leased(self, subscription: Subscription, body: Mapping[str, Any]) -> list[Unacked]:
+        ack_ids = _converted(body.get("ackIds", []), list[str])
+        if not ack_ids:
+            raise ApiError("No ack ids specified.")
+        return subscription.backlog.leased(ack_ids)
+
+
+def _converted(value: Any, kind: type[T]) -> T:
+    """A part of the body, converted to its type."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ApiError(f"Invalid JSON payload received. {error}") from None
+
+
+def _answering(
+    act: Callable[[Request, dict[str, Any]], Awaitable[dict[str, Any]]],
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return _json(await act(request, await _decoded(request)))
+        except ApiError as error:
+            body = {"code": error.code, "message": str(error), "status": error.status}
+            return _json({"error": body}, error.code)
+
+    return endpoint
+
+
+async def _decoded(request: Request) -> dict[str, Any]:
+    text = await request.body()
+    if len(text) > MAX_PUBLISH_BYTES * 4 // 3 + 100_000:
+        raise ApiError(f"Request payload size exceeds the limit: {MAX_PUBLISH_BYTES} bytes.")
+    try:
+        return msgspec.json.decode(text or b"{}", type=dict[str, Any])
+    except msgspec.DecodeError as error:
+        raise ApiError(f"Invalid JSON payload received. {error}") from None
+
+
+def _json(value: object, code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(value), code, media_type="application/json", headers=headers)
+
+
+def _name(request: Request, kind: str) -> str:
+    name = request.path_params["id"]
+    if not _ID.fullmatch(name):
+        raise ApiError(f"Invalid [{kind}] name: {name!r}.")
+    return f"projects/{request.path_params['project']}/{kind}/{name}"
+
+
+def _topic(broker: Broker, name: str) -> dict[str, Any]:
+    if name not in broker.topics:
+        raise ApiError(f"Topic not found (resource={name.rpartition('/')[2]}).", "NOT_FOUND")
+    return broker.topics[name]
+
+
+def _subscription(broker: Broker, name: str) -> Subscription:
+    if name not in broker.subscriptions:
+        raise ApiError(f"Subscription does not exist (resource={name.rpartition('/')[2]}).", "NOT_FOUND")
+    return broker.subscriptions[name]
+
+
+def _listed(request: Request, kind: str, bodies: Mapping[str, Any]) -> dict[str, Any]:
+    """A page of the project's resources."""
+    prefix = f"projects/{request.path_params['project']}/{kind}/"
+    page, token = _page(request, sorted(name for name in bodies if name.startswith(prefix)))
+    return {kind: [bodies[name] for name in page], **token}
+
+
+def _page(request: Request, names: list[str]) -> tuple[list[str], dict[str, str]]:
+    wanted = request.query_params.get("pageSize") or "0"
+    if not wanted.isdigit():
+        raise ApiError("Invalid page_size given: it must be a whole number.")
+    size = min(int(wanted[:9]), LONGEST_PAGE) or PAGE_SIZE
+    after = request.query_params.get("pageToken", "")
+    rest = [name for name in names if name > after]
+    page = rest[:size]
+    return page, ({"nextPageToken": page[-1]} if len(rest) > size else {})

@@ -1,0 +1,278 @@
+"""How the text of an environment variable, or of a command's option, becomes a value.
+
+Each parser takes text that is not blank, and returns the value or raises `Unreadable` with what would be accepted. No parser
+knows the variable's name, and none puts the text into its message, because it may be secret.
+
+Next: `receiver.settings` has the table of variables; it adds the name, and decides how much of the value may be shown.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, TypeVar
+from urllib.parse import SplitResult, quote, urlsplit
+
+from receiver.text import is_storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+LOOPBACK: Final = "127.0.0.1"
+"""Where servers on this machine listen."""
+
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd]?)")
+_SIZE: Final = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)?")
+_HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_WITHOUT_DOT: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?")
+_PRIVATE: Final = tuple(
+    ipaddress.ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+)
+"""RFC 1918 and RFC 4193. Not link-local: a cloud's metadata server answers there."""
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_ON, _OFF = frozenset({"on", "true", "yes", "1"}), frozenset({"off", "false", "no", "0"})
+_SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_DSN_SCHEMES = tuple(
+    base + driver for base in ("postgresql", "postgres") for driver in ("", "+asyncpg", "+psycopg")
+)
+
+
+class Unreadable(ValueError):
+    """The text is not a value of the wanted kind; the message says what is, as the end of a sentence."""
+
+
+def text(pattern: str, allowed: str) -> Callable[[str], str]:
+    """A parser for text that matches the whole of `pattern` (ASCII)."""
+    compiled = re.compile(pattern, re.ASCII)
+
+    def parse(value: str) -> str:
+        if not compiled.fullmatch(value):
+            raise Unreadable(allowed)
+        return value
+
+    return parse
+
+
+project = text(
+    r"([a-z0-9.-]{1,63}:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "use a project id, such as gyrinx-prod"
+)
+account = text(
+    r"[^@\s,;\"'<>\\\x00-\x1f\x7f-\U0010ffff]+@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?",
+    "use a service account's address, such as pubsub-invoker@project.iam.gserviceaccount.com",
+)
+region = text(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", "use a region, such as europe-west2")
+# 40 each leaves at least 161 of a topic's 251 characters to the task's path.
+_PART = r"[A-Za-z](?:(?!--)[A-Za-z0-9_.-]){0,39}"
+_PART_ALLOWED = "use a letter, then up to 39 letters, digits, `_`, `.` or `-`, without `--`"
+environment = text(rf"(?![Gg][Oo][Oo][Gg]){_PART}", f"{_PART_ALLOWED}, not beginning with goog")
+namespace = text(_PART, _PART_ALLOWED)
+
+
+def choice(kind: Callable[[str], T], allowed: str) -> Callable[[str], T]:
+    """A parser for the values of an enumeration, in any case."""
+
+    def parse(value: str) -> T:
+        try:
+            return kind(value.lower())
+        except ValueError:
+            raise Unreadable(allowed) from None
+
+    return parse
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """A parser for a whole number from `low` to `high`, both included."""
+
+    def parse(value: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,15}", value) or not low <= int(value) <= high:
+            raise Unreadable(f"use a whole number from {low} to {high}")
+        return int(value)
+
+    return parse
+
+
+def duration(low: timedelta, high: timedelta) -> Callable[[str], timedelta]:
+    """A parser for `90s`, `15m`, `2h`, `30d` or plain seconds, from `low` to `high`, both included."""
+    allowed = (
+        f"use a duration such as 90s, 15m, 2h, 30d or plain seconds, from {_brief(low)} to {_brief(high)}"
+    )
+
+    def parse(value: str) -> timedelta:
+        match = _DURATION.fullmatch(value)
+        seconds = float(match[1]) * _UNITS[match[2]] if match else -1.0
+        if not low.total_seconds() <= seconds <= high.total_seconds():
+            raise Unreadable(allowed)
+        return timedelta(seconds=seconds)
+
+    return parse
+
+
+def size(low: int, high: int) -> Callable[[str], int]:
+    """A parser for plain bytes, `64KiB`, `20MiB` or `1GiB`, from `low` to `high` bytes, both included."""
+
+    def parse(value: str) -> int:
+        match = _SIZE.fullmatch(value)
+        count = int(match[1]) * _BYTES[match[2]] if match else -1
+        if not low <= count <= high:
+            raise Unreadable(f"use a size such as 20MiB, 64KiB or plain bytes, from {low} to {high} bytes")
+        return count
+
+    return parse
+
+
+def flag(value: str) -> bool:
+    """`on`, `true`, `yes`, `1` or `off`, `false`, `no`, `0`, in any case."""
+    if value.lower() not in _ON | _OFF:
+        raise Unreadable("use on or off")
+    return value.lower() in _ON
+
+
+def service_url(value: str) -> str:
+    """The address of a service without path: https, or http to a near host. Its trailing slash is dropped.
+
+    Whether http may leave this machine depends on who pushes (`receiver.settings`).
+    """
+    parts = _web_address(value, is_near)
+    if parts is None or parts.path not in {"", "/"} or parts.query:
+        raise Unreadable("use https://host, or http://host on loopback, without path or query")
+    return value.rstrip("/")
+
+
+def certificates_url(value: str) -> str:
+    """An address to fetch from: https, or http on loopback."""
+    if _web_address(value) is None:
+        raise Unreadable("use an https address, or http on loopback")
+    return value
+
+
+def local_host(value: str) -> str:
+    """`host:port` of a near host, as `PUBSUB_EMULATOR_HOST` is written; `http://` before it is dropped."""
+    host = value.removeprefix("http://").rstrip("/")
+    parts = _web_address(f"http://{host}", is_near)
+    if parts is None or parts.path or parts.query or not parts.port:
+        raise Unreadable("use host:port here or in a private network, such as 127.0.0.1:8085 or pubsub:8085")
+    return host
+
+
+def local_url(value: str) -> str:
+    """The address of a stand-in on this machine, without path. Its trailing slash is dropped."""
+    parts = _web_address(value)
+    if parts is None or parts.scheme != "http" or parts.path not in {"", "/"} or parts.query:
+        raise Unreadable("use http://host:port on loopback, such as http://127.0.0.1:8086")
+    return value.rstrip("/")
+
+
+def modules(value: str) -> tuple[str, ...]:
+    """Dotted module names, separated by commas; blanks between commas are skipped."""
+    names = tuple(name for part in value.split(",") if (name := part.strip()))
+    if not all(_is_dotted(name) for name in names):
+        raise Unreadable("use dotted module names separated by commas, such as shop.tasks,billing.tasks")
+    return names
+
+
+def entry(value: str) -> str:
+    """`module:callable`, both dotted names."""
+    module, colon, attribute = value.partition(":")
+    if not (colon and _is_dotted(module) and _is_dotted(attribute)):
+        raise Unreadable("use module:callable, such as django:setup")
+    return value
+
+
+def dsn(value: str) -> str:
+    """The address of a PostgreSQL database, as SQLAlchemy, libpq and Cloud SQL users write it.
+
+    Any piece of a mistyped address may be the password, so no piece of it is part of an error. The driver's error quotes
+    a parameter without a value; such an address is refused here.
+    """
+    parts = _split(value)
+    if parts is None or parts.scheme not in _DSN_SCHEMES or not value.partition(":")[2].startswith("//"):
+        raise Unreadable(
+            "use postgresql://user:password@host:5432/database (also postgres://, +asyncpg, +psycopg); "
+            "percent-encode special characters of the password"
+        )
+    if parts.fragment or not re.fullmatch(r"([^&=]+=[^&]*(&|$))*", parts.query):
+        raise Unreadable("percent-encode # as %23, ? as %3F and other characters of the password alike")
+    if any(mode not in _SSLMODES for mode in re.findall(r"(?:^|&)sslmode=([^&]*)", parts.query)):
+        raise Unreadable(f"its sslmode can be {', '.join(_SSLMODES)}")
+    return value
+
+
+def password(value: str) -> str:
+    """Any text that PostgreSQL's protocol can carry."""
+    if not is_storable(value):
+        raise Unreadable("use UTF-8 text without NUL")
+    return value
+
+
+def with_password(address: str, secret: str) -> str:
+    """The database address with `secret` in place of its own; user, host and query stay."""
+    scheme, _, rest = address.partition("://")
+    authority = re.match(r"[^/?]*", rest)
+    end = authority.end() if authority else 0
+    user, _, host = rest[:end].rpartition("@")
+    return f"{scheme}://{user.partition(':')[0]}:{quote(secret, safe='')}@{host}{rest[end:]}"
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost`, 127.0.0.0/8 and ::1: traffic that never leaves the machine. Nothing is looked up."""
+    address = _ip(host)
+    return host.lower() == "localhost" if address is None else address.is_loopback
+
+
+def is_near(host: str) -> bool:
+    """True for loopback, a private address, or a name without a dot, as in a compose file: no host of the internet.
+
+    Nothing is looked up. A container calls the machine that it runs on `host.docker.internal`.
+    """
+    address = _ip(host)
+    if address is None:
+        return host.lower() == "host.docker.internal" or _WITHOUT_DOT.fullmatch(host) is not None
+    return address.is_loopback or any(address in network for network in _PRIVATE)
+
+
+def _web_address(value: str, plain: Callable[[str], bool] = is_loopback) -> SplitResult | None:
+    """The parts of an address: https, or http to a host for which `plain` is true."""
+    parts = _split(value)
+    if parts is None or not parts.hostname or "@" in parts.netloc or "#" in value:
+        return None
+    if not (_HOST.fullmatch(parts.hostname) or _ip(parts.hostname)):
+        return None
+    if parts.scheme == "https" or (parts.scheme == "http" and plain(parts.hostname)):
+        return parts
+    return None
+
+
+def _split(value: str) -> SplitResult | None:
+    """The parts of an address, or None when it has blanks, controls, bad brackets or a bad port."""
+    if not value.isprintable() or not value.isascii() or " " in value:
+        return None
+    try:
+        parts = urlsplit(value)
+        usable = parts.port != 0
+    except ValueError:  # its text quotes the address, so nothing of it goes further
+        return None
+    return parts if usable else None
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _is_dotted(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _brief(value: timedelta) -> str:
+    seconds = value.total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds / length:g}{unit}"
+    return f"{seconds:g}s"
