@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from receiver.dev.processes import EMAIL, Instance
-from receiver.doctor import database_look as record
+from receiver.doctor import record_look
 from receiver.emulator import push_client as pusher
 from receiver.errors import ReceiverError
 from receiver.local_postgres.server import Postgres
@@ -125,7 +125,7 @@ def read(url: str) -> None:
 
 def look(url: str) -> None:
     """What `receiver doctor` does."""
-    asyncio.run(record.look(Database.of(url), "gyrinx"))
+    asyncio.run(record_look.look(Database.of(url), "gyrinx"))
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ from typing import TypeVar
 
 import pytest
 
-from receiver.doctor.examination import SKIPPABLE
-from receiver.doctor.findings import Check
+from receiver.doctor.findings import SKIPPABLE, Check
 from receiver.emulator.in_thread import LocalPubSub, running
 from receiver.emulator.push_client import message
 from receiver.emulator.signer import Signer

@@ -21,12 +21,9 @@ from typing import Any
 import pytest
 
 from receiver import TaskRoute, task
-from receiver.doctor import database, environment, resources, service, tasks
+from receiver.doctor import record_rules
 from receiver.doctor.findings import Check
-from receiver.doctor.google_look import Provisioned
-from receiver.provision.planning import plan
 from receiver.provision.resources import Kind
-from receiver.settings import Settings
 from tests import google_fake
 from tests.acceptance.docs.test_pages import written
 from tests.acceptance.docs.test_readme import blocks
@@ -310,9 +307,9 @@ def slow() -> None: ...
 
 def mends() -> Iterator[str]:
     """Everything that the doctor proposes to type for what may be wrong."""
-    settings, deployed = Settings.from_environ(rules.GOOD), rules.SERVICE
+    service = rules.SERVICE
     poor = replace(
-        deployed,
+        service,
         urls=(),
         timeout=timedelta(seconds=9),
         concurrency=999,
@@ -321,12 +318,12 @@ def mends() -> Iterator[str]:
         environment={**rules.GOOD, "TASKS_NAMESPACE": "x", "ENABLE_SLOW": "off", "TASKS_SETUP": "a:b"},
     )
     route = TaskRoute(slow, ack_deadline=60, timeout=900, kill_switch="ENABLE_SLOW")
-    found = service.judge(poor, frozenset(), settings, rules.GOOD | {"TASKS_MODULES": "a,b"})
-    found += service.judge(replace(poor, ingress="INGRESS_TRAFFIC_NONE"), None, settings, rules.GOOD)
-    found += tasks.judge([route], [], {}, poor) + tasks.judge([route], [], {})
-    found += tasks.judge([route], [], {}, replace(poor, cpu_always=False))
-    found += database.judge(rules.WELL, replace(rules.FLEET, instances=100, flags=deployed.flags))
-    found += environment.judge(Settings(), {})
+    found = rules.deployed(poor, frozenset(), rules.GOOD | {"TASKS_MODULES": "a,b"})
+    found += rules.deployed(replace(poor, ingress="INGRESS_TRAFFIC_NONE"), None, rules.GOOD)
+    found += rules.declared(route, service=poor) + rules.declared(route)
+    found += rules.declared(route, service=replace(poor, cpu_always=False))
+    found += record_rules.judge(rules.WELL, replace(rules.FLEET, instances=100, flags=service.flags))
+    found += rules.configured({})
     settled = world.settled()
     for kind, check, state in (
         (Kind.JOB, Check.SCHEDULER, {"state": "PAUSED", "status": {"code": 5}}),
@@ -334,7 +331,7 @@ def mends() -> Iterator[str]:
     ):
         ailing = next(one for one in settled.resources if one.kind is kind)
         seen = settled.with_(ailing.name, world.changed(ailing, **state))
-        found += resources.judge(Provisioned(plan(world.wanted(), seen, world.SCOPE), seen), check)
+        found += rules.provisioned(seen, check=check)
     for one in found:
         inside = re.search(r"\$\((gcloud .*)\)$", one.mend)
         if inside is not None or one.mend.startswith("gcloud "):

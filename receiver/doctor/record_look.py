@@ -1,6 +1,7 @@
-"""The database, looked at: what it is, what it allows, what waits in it. Read only, each question within its own time.
+"""The record as the doctor sees it: what its database is, what it allows, what waits in it. Read only.
 
-Next: `receiver.doctor.database` judges what is seen.
+Each question has its own time, so that a busy database is not kept longer than that.
+Next: `receiver.doctor.record_rules` judges it.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,32 +26,50 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ANSWER: Final = timedelta(seconds=3)
-"""For one question. Those about a large table may need a scan: a busy database is not to be kept longer than that."""
+"""For one question. Those about a large table may need a scan."""
 
 PATIENT: Final = timedelta(minutes=10)
-"""For how long something may be owed, or a lease have ended, before it is worth a word: the sweeper comes every minute, a
-redelivery within Pub/Sub's longest backoff of ten."""
+"""A row that is due, or whose lease has ended, is a finding after this time: the sweeper comes every minute, a redelivery within
+Pub/Sub's longest backoff of ten minutes."""
 
 SWEEPS: Final = timedelta(minutes=15)
 """How far back sweeps are looked for."""
 
 
-class Refused(DatabaseUnavailable):
-    """The database answers, and lets this role or this database's name not in; or it has no room."""
+class LoginRefused(DatabaseUnavailable):
+    """The database answers, and refuses this role or database name; or it has no free connection."""
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """What PostgreSQL says of itself.
+class Waiting:
+    """How many wait, and for how long the first of them has."""
+
+    count: int = 0
+    since: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeps:
+    """The last sweeps. `untouched`: the namespace has no execution at all. `ended`: how long ago one succeeded."""
+
+    untouched: bool
+    ended: timedelta | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSeen:
+    """What could be seen. A part that could not is None, and named in `unseen` with the reason.
 
     Attributes:
-        version: such as 160004.
-        ahead: its clock less ours; `blur` is how far that may be wrong, by the time that asking took.
-        connections: how many clients it takes at most, less those kept for others (superusers, and the limits of role and
-            database, where they are lower).
+        version: PostgreSQL's, such as 160004.
+        ahead: its clock minus ours; `blur` is how far that may be wrong, from the time that asking took.
+        connections: how many clients it takes at most, without those kept for superusers and within the limits of role and
+            database.
         in_use: connections there are now.
         undeletable: tables of ours that this role may not delete from.
         filtered: tables of ours of which policies may hide rows from this role.
+        schema: why the tables cannot be used; nothing below is known then.
     """
 
     version: int
@@ -61,37 +80,13 @@ class Server:
     in_use: int
     undeletable: tuple[str, ...] = ()
     filtered: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """How many wait, and since when the first of them does."""
-
-    count: int = 0
-    since: timedelta = timedelta(0)
-
-
-@dataclass(frozen=True, slots=True)
-class Sweeps:
-    """The last sweeps. `untouched`: the namespace has no execution at all. `ended`: how long ago one did its work."""
-
-    untouched: bool
-    ended: timedelta | None
-    failure: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What could be seen. What could not is None, and named in `unseen` with the reason."""
-
-    server: Server
     schema: SchemaError | None = None
     read_only: bool = False
     owed: Waiting | None = None
     expired: Waiting | None = None
     rejected: Mapping[str, Waiting] | None = None
     sweeps: Sweeps | None = None
-    unseen: tuple[str, ...] = field(default=())
+    unseen: tuple[str, ...] = ()
 
 
 SERVER: Final = f"""
@@ -136,41 +131,39 @@ WITH recent AS MATERIALIZED (
 """
 
 
-async def look(database: Database, namespace: str) -> Look:
-    """Everything that is asked of the record.
+async def look(database: Database, namespace: str) -> RecordSeen:
+    """Asks everything.
 
     Raises:
-        Refused: it is there, and does not let us in.
+        LoginRefused: the database refuses the connection.
         DatabaseUnavailable: it cannot be reached.
     """
     async with _connected(database) as connection:
         asked = datetime.now(UTC)
         async with _answer(connection) as executor:
             [row] = await executor.fetch(SERVER, migrations.TABLES)
-        answered = datetime.now(UTC)
-        half = (answered - asked) / 2
-        server = Server(
-            version=row["version"],
-            role=row["role"],
-            ahead=row["now"] - (asked + half),
+        half = (datetime.now(UTC) - asked) / 2
+        server = dict(row)
+        seen = RecordSeen(
+            ahead=server.pop("now") - (asked + half),
             blur=half,
-            connections=row["connections"],
-            in_use=row["in_use"],
-            undeletable=tuple(row["undeletable"]),
-            filtered=tuple(row["filtered"]),
+            undeletable=tuple(server.pop("undeletable")),
+            filtered=tuple(server.pop("filtered")),
+            **server,
         )
-        read_only = False
         try:
             async with _answer(connection) as executor:
                 await migrations.check(executor)
         except SchemaError as error:
-            return Look(server, schema=error)
+            return replace(seen, schema=error)
         except migrations.ReadOnly:
-            read_only = True
-        return await _waiting(connection, namespace, Look(server, read_only=read_only))
+            seen = replace(seen, read_only=True)
+        return await _waiting(connection, namespace, seen)
 
 
-async def _waiting(connection: asyncpg.Connection[asyncpg.Record], namespace: str, seen: Look) -> Look:
+async def _waiting(
+    connection: asyncpg.Connection[asyncpg.Record], namespace: str, seen: RecordSeen
+) -> RecordSeen:
     unseen: list[str] = []
 
     async def ask(what: str, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]] | None:
@@ -189,22 +182,17 @@ async def _waiting(connection: asyncpg.Connection[asyncpg.Record], namespace: st
     swept = await ask("the last sweep", SWEPT_RECENTLY + SWEPT, SWEEP.path, SWEEPS)
     rejected = await ask("rejected messages", REJECTED)
     expired = await ask("expired leases", EXPIRED, PATIENT)
-    return Look(
-        seen.server,
-        read_only=seen.read_only,
-        owed=_first(owed),
-        expired=_first(expired),
-        rejected=None if rejected is None else {row["reason"]: _of(row) for row in rejected},
+    return replace(
+        seen,
+        owed=None if owed is None else _counted(owed[0]),
+        expired=None if expired is None else _counted(expired[0]),
+        rejected=None if rejected is None else {row["reason"]: _counted(row) for row in rejected},
         sweeps=None if swept is None else Sweeps(**swept[0]),
         unseen=tuple(unseen),
     )
 
 
-def _first(rows: Sequence[Mapping[str, Any]] | None) -> Waiting | None:
-    return None if rows is None else _of(rows[0])
-
-
-def _of(row: Mapping[str, Any]) -> Waiting:
+def _counted(row: Mapping[str, Any]) -> Waiting:
     return Waiting(row["count"], row["since"] or timedelta(0))
 
 
@@ -212,12 +200,10 @@ def _of(row: Mapping[str, Any]) -> Waiting:
 async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
     try:
         connection = await database.connect("receiver doctor")
-    except asyncpg.PostgresError as error:
-        raise Refused(str(error.args[0])) from error
-    except asyncpg.ClientConfigurationError as error:
-        raise Refused(str(error.args[0])) from error
+    except (asyncpg.PostgresError, asyncpg.ClientConfigurationError) as error:
+        raise LoginRefused(str(error.args[0])) from error
     except ValueError as error:  # an address that asyncpg cannot read; its words may quote it
-        raise Refused("the address is none that the driver takes") from error
+        raise LoginRefused("the driver cannot read the address") from error
     except BROKEN as error:
         why = (
             "no answer"
@@ -237,7 +223,7 @@ async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asy
 async def _answer(
     connection: asyncpg.Connection[asyncpg.Record],
 ) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """A transaction that is rolled back, in which a statement has `ANSWER`; a second more, and the connection is given up."""
+    """A transaction in which each statement has `ANSWER`, rolled back at the end. A second later the connection is given up."""
     limit = f"{ANSWER.total_seconds() * 1000:.0f}"
     async with asyncio.timeout(ANSWER.total_seconds() + 1):
         await connection.execute(begin_with({"statement_timeout": limit, "lock_timeout": limit}))
