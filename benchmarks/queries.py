@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql
 
 from benchmarks.mail import send_mail
 from receiver import TaskRoute, maintenance
-from receiver.doctor import database_look as doctor
+from receiver.doctor import record_look
 from receiver.reading import groups, queries, rejected
 from receiver.reading.queries import Status
 from receiver.record import migrations, rejections
@@ -237,18 +237,18 @@ def _operators() -> list[Question]:
         listed("rejected: count", lambda c: queries.rejected_count(c, namespace=NAMESPACE)),
         asks("group of 1 000", groups.FIND_GROUP, "import-3", NAMESPACE, groups.MOST_UNITS),
         asks("/ready", migrations.LOOK, migrations.TABLES, migrations.NEEDED),
-        asks("owed", doctor.OWED, NAMESPACE, doctor.PATIENT, asker="doctor"),
-        asks("expired leases", doctor.EXPIRED, NAMESPACE, doctor.PATIENT, asker="doctor"),
-        asks("rejected", doctor.REJECTED, NAMESPACE, asker="doctor"),
+        asks("owed", record_look.OWED, NAMESPACE, record_look.PATIENT, asker="doctor"),
+        asks("expired leases", record_look.EXPIRED, NAMESPACE, record_look.PATIENT, asker="doctor"),
+        asks("rejected", record_look.REJECTED, NAMESPACE, asker="doctor"),
         asks(
             "last sweeps",
-            doctor.SWEPT_RECENTLY + doctor.SWEPT,
+            record_look.SWEPT_RECENTLY + record_look.SWEPT,
             NAMESPACE,
             maintenance.SWEEP.path,
-            doctor.SWEEPS,
+            record_look.SWEEPS,
             asker="doctor",
         ),
-        asks("server", doctor.SERVER, migrations.TABLES, asker="doctor"),
+        asks("server", record_look.SERVER, migrations.TABLES, asker="doctor"),
     ]
 
 

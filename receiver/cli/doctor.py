@@ -9,9 +9,8 @@ import sys
 import click
 
 from receiver.cli import terminal
-from receiver.doctor import rendering
-from receiver.doctor.examination import SKIPPABLE, Options, examine
-from receiver.doctor.findings import Check
+from receiver.doctor.examination import examine
+from receiver.doctor.findings import SKIPPABLE, Check
 
 
 @click.command("doctor")
@@ -46,17 +45,19 @@ def command(
     Exit code 0: everything was seen, and there is nothing worse than notes. 1: there are warnings, or something could not be
     seen. 2: there are errors.
     """
-    options = Options(
-        max_instances=max_instances,
-        service=service,
-        region=region,
-        skipped=frozenset(Check(name) for name in skipped),
+    found = asyncio.run(
+        examine(
+            os.environ,
+            max_instances=max_instances,
+            service=service,
+            region=region,
+            skipped=frozenset(Check(name) for name in skipped),
+        )
     )
-    report = asyncio.run(examine(os.environ, options))
     if as_json:
-        terminal.print_json(rendering.as_json(report))
+        terminal.print_json(found.as_json())
     else:
         console = terminal.console()
-        for line in rendering.lines(report):
-            console.print(terminal.clean(line.text), style=line.style, soft_wrap=True)
-    sys.exit(report.exit_code)
+        for text, style in found.lines():
+            console.print(terminal.clean(text), style=style, soft_wrap=True)
+    sys.exit(found.exit_code)

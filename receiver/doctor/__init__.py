@@ -1,12 +1,12 @@
-"""The doctor: what would fail in production, why that matters, and the command that mends it.
+"""The doctor: what would fail in production, why it matters, and the command that mends it.
 
-Looking and judging are apart. `sights`, `record` and `cloud` fetch, each part within a time limit, all at the same time, and
-whatever cannot be reached is said and costs nothing else. The rooms named after what they judge (`environment`, `tasks`,
-`database`, `resources`, `service`) are pure: values in, findings out.
+`record_look` and `google_look` fetch; `examination` runs them side by side, each within a time limit. A part that cannot be
+seen is reported as unseen, and the others are still looked at. The rooms `*_rules` are tables of rules: what was seen goes in,
+findings come out.
 
-    environ ─▶ environment ─┐
-    plugins ─▶ tasks        ├─▶ examination ─▶ Report ─▶ rendering (people, programs)
-    PostgreSQL, Google ─────┘
+    environ, plugins ───────────▶ setting_rules, task_rules ─────────────────┐
+    PostgreSQL ──▶ record_look ─▶ record_rules ──────────────────────────────┼─▶ Diagnosis (people, programs)
+    Google ──────▶ google_look ─▶ resource_rules, service_rules, task_rules ─┘
 
-Invariant: nothing is changed anywhere, and no finding shows a password, a token or what a task was given.
+Invariant: nothing is changed anywhere, and no finding shows a password, a token or the arguments of a task.
 """

@@ -1,6 +1,6 @@
 """A Cloud Run service as it is deployed, read from Google's REST resource.
 
-Next: `receiver.doctor.service` judges it.
+Next: `receiver.doctor.service_rules` judges it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ DEFAULT_TIMEOUT: Final = timedelta(seconds=300)
 
 DEFAULT_CONCURRENCY: Final = 80
 """Its requests at once on one instance."""
+
+DEFAULT_MAX_INSTANCES: Final = 100
+"""Its instances at most."""
 
 
 @dataclass(frozen=True, slots=True)

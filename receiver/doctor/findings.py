@@ -1,18 +1,20 @@
-"""What the doctor says: findings, what could not be seen, and how bad it is altogether.
+"""What the doctor says: findings, the rules that lead to them, and the diagnosis for people and programs.
 
-Invariant: a finding's `code` is for programs and keeps its meaning; the sentences are for people and may get better.
-Next: `receiver.doctor.rendering`.
+Invariant: the `code` of a finding and the names in the JSON are for programs and keep their meaning; sentences may get better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from enum import IntEnum, StrEnum
+from typing import Any, Final, Generic, TypeVar
+
+S = TypeVar("S")
 
 
 class Check(StrEnum):
-    """What is looked at. Each can be left out, save the first two, on which the others stand."""
+    """What is looked at."""
 
     CONFIGURATION = "configuration"
     TASKS = "tasks"
@@ -24,15 +26,23 @@ class Check(StrEnum):
     SERVICE = "service"
 
 
+SKIPPABLE: Final = tuple(check for check in Check if check not in {Check.CONFIGURATION, Check.TASKS})
+"""The checks that may be left out. The others need configuration and tasks."""
+
+
 class Severity(IntEnum):
-    """How bad a finding is; its number is the exit code that it asks for."""
+    """How bad a finding is; its number is the exit code."""
 
     NOTE = 0
-    """Worth knowing; nothing fails of it."""
+    """Worth knowing; nothing fails because of it."""
     WARNING = 1
     """Something works worse than it looks, or will fail later."""
     ERROR = 2
     """Something does not work."""
+
+
+_STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+_WIDTH: Final = len("warning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +65,53 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Rule(Generic[S]):
+    """When a part of what was seen is a finding, and what is said then.
+
+    Args:
+        severity: or how it follows from what was seen.
+        code: of the finding.
+        when: whether it is a finding; or the items that are one finding each.
+        what, why, mend: texts of the finding, with `{seen}` and `{item}` and their attributes filled in.
+    """
+
+    severity: Severity | Callable[[S], Severity]
+    code: str
+    when: Callable[[S], bool | Iterable[object]]
+    what: str
+    why: str
+    mend: str
+
+    def findings(self, check: Check, seen: S) -> Iterator[Finding]:
+        """What this rule finds."""
+        found = self.when(seen)
+        items = [None] * found if isinstance(found, bool) else found
+        severity = self.severity if isinstance(self.severity, Severity) else self.severity(seen)
+        for item in items:
+            what, why, mend = (text.format(seen=seen, item=item) for text in (self.what, self.why, self.mend))
+            yield Finding(check, severity, self.code, what, why, mend)
+
+
+def judged(check: Check, rules: Iterable[Rule[S]], seen: S) -> list[Finding]:
+    """What the rules find, in their order."""
+    return [finding for rule in rules for finding in rule.findings(check, seen)]
+
+
+@dataclass(frozen=True, slots=True)
 class Unseen:
-    """What could not be looked at, or only in part, and why."""
+    """A part that could not be looked at, at least not all of it, and why."""
 
     check: Check
     why: str
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Diagnosis:
     """Everything that the doctor has to say.
 
     Attributes:
         findings: the worst first.
-        skipped: what was left out on request, or because a stand-in has no such thing.
+        skipped: what was left out on request, or because a stand-in does not have it.
     """
 
     findings: tuple[Finding, ...]
@@ -77,19 +120,52 @@ class Report:
 
     @classmethod
     def of(
-        cls, findings: Sequence[Finding], unseen: Sequence[Unseen] = (), skipped: Sequence[Check] = ()
-    ) -> Report:
+        cls, findings: Sequence[Finding], unseen: Sequence[Unseen] = (), skipped: Iterable[Check] = ()
+    ) -> Diagnosis:
         """In order: by severity, then by check."""
         order = list(Check)
         ranked = sorted(findings, key=lambda one: (-one.severity, order.index(one.check)))
-        return cls(tuple(ranked), tuple(unseen), tuple(one for one in order if one in skipped))
+        return cls(tuple(ranked), tuple(unseen), tuple(sorted(skipped, key=order.index)))
 
     @property
     def exit_code(self) -> int:
-        """2 with an error, 1 with a warning or something that could not be seen, else 0."""
-        worst = max((int(one.severity) for one in self.findings), default=0)
-        return max(worst, int(Severity.WARNING) if self.unseen else 0)
+        """2 with an error, 1 with a warning or a part that could not be seen, else 0."""
+        worst = max((one.severity for one in self.findings), default=Severity.NOTE)
+        return max(worst, Severity.WARNING if self.unseen else Severity.NOTE)
 
-    def count(self, severity: Severity) -> int:
-        """How many findings of that severity."""
+    def lines(self) -> Iterator[tuple[str, str]]:
+        """Two lines for each finding, then what could not be seen, then how many of each; each line with its style."""
+        for one in self.findings:
+            severity = f"{one.severity.name.lower():{_WIDTH}}"
+            yield f"{severity}  {one.check}: {_flat(one.what)}; {_flat(one.why)}", _STYLES[one.severity]
+            yield f"{'':{_WIDTH}}  -> {_flat(one.mend)}", ""
+        for unseen in self.unseen:
+            yield f"{'unseen':{_WIDTH}}  {unseen.check}: {_flat(unseen.why)}", "cyan"
+        if self.skipped:
+            yield f"{'skipped':{_WIDTH}}  {', '.join(self.skipped)}", "dim"
+        yield self._summary(), ""
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values: `severity` is error, warning or note; `exit_code` is the command's."""
+        counts = {f"{severity.name.lower()}s": self._count(severity) for severity in reversed(Severity)}
+        return {
+            "exit_code": self.exit_code,
+            **counts,
+            "findings": [asdict(one) | {"severity": one.severity.name.lower()} for one in self.findings],
+            "unseen": [asdict(one) for one in self.unseen],
+            "skipped": list(self.skipped),
+        }
+
+    def _count(self, severity: Severity) -> int:
         return sum(one.severity is severity for one in self.findings)
+
+    def _summary(self) -> str:
+        if not self.findings and not self.unseen:
+            return "nothing to mend"
+        counts = [(self._count(severity), severity.name.lower()) for severity in reversed(Severity)]
+        parts = [f"{number} {name}{'' if number == 1 else 's'}" for number, name in counts]
+        return ", ".join([*parts, *([f"{len(self.unseen)} not seen"] if self.unseen else [])])
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.acceptance.playing")
+pytest.register_assert_rewrite("tests.acceptance.delivery.playing")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -16,14 +16,19 @@ from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from receiver.record.migrations import upgrade
-from tests.acceptance.stage import MODULE, Record
+from tests.stage.executions import EFFECTS
+from tests.stage.proxy import HoldingProxy
+from tests.stage.receivers import Marks, Receiver, launched, new_instance, new_label
+from tests.stage.record import MODULE, Record
 
-PLUGIN = Path(__file__).parent / "plugin"
 _numbers = count(1)
 
 
+Launch = Callable[..., Awaitable[Receiver]]
+
+
 class Start(Protocol):
-    """Starts a receiver on a database; it ends with the test."""
+    """Starts a receiver on a database; it ends with whoever asked."""
 
     def __call__(
         self,
@@ -31,7 +36,9 @@ class Start(Protocol):
         env: Mapping[str, str] | None = None,
         *,
         signed: bool = True,
+        certs_url: str | None = None,
         modules: str = MODULE,
+        port: int | None = None,
     ) -> Instance: ...
 
 
@@ -54,48 +61,85 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("marks")
 
 
+@pytest.fixture(scope="session")
+def marks(folder: Path) -> Marks:
+    """What tasks left behind; labels keep the tests apart."""
+    return Marks(folder)
+
+
 @pytest.fixture
 def label() -> str:
     """A name of this test's own: its task_id and its mark."""
-    return uuid.uuid4().hex
+    return new_label()
 
 
-def new_instance(
-    database_url: str,
-    signer: Signer | None,
-    certs_url: str | None,
-    folder: Path,
-    env: Mapping[str, str] | None = None,
-    modules: str = MODULE,
-) -> Instance:
-    """A receiver that has not been started."""
-    return Instance(
-        database_url=database_url,
-        modules=modules,
-        signer=signer,
-        certs_url=certs_url,
-        folder=PLUGIN,
-        env={"ACCEPTANCE_FOLDER": str(folder), **(env or {})},
-    )
+def _starter(running: ExitStack, signer: Signer, own_certs_url: str, folder: Path) -> Start:
+    def start(
+        database_url: str,
+        env: Mapping[str, str] | None = None,
+        *,
+        signed: bool = True,
+        certs_url: str | None = None,
+        modules: str = MODULE,
+        port: int | None = None,
+    ) -> Instance:
+        key, certificates = (signer, certs_url or own_certs_url) if signed else (None, None)
+        return running.enter_context(
+            new_instance(database_url, key, certificates, folder, env, modules, port)
+        )
+
+    return start
 
 
 @pytest.fixture
 def start(signer: Signer, certs_url: str, folder: Path) -> Iterator[Start]:
     """Starts receivers for one test."""
     with ExitStack() as running:
+        yield _starter(running, signer, certs_url, folder)
 
-        def start_one(
-            database_url: str,
-            env: Mapping[str, str] | None = None,
-            *,
-            signed: bool = True,
-            modules: str = MODULE,
-        ) -> Instance:
-            key, certificates = (signer, certs_url) if signed else (None, None)
-            instance = new_instance(database_url, key, certificates, folder, env, modules)
-            return running.enter_context(instance)
 
-        yield start_one
+@pytest.fixture
+def begin(start: Start) -> Start:
+    """The same, with the hostile tasks."""
+    return functools.partial(start, modules="hostile_tasks")
+
+
+@pytest.fixture(scope="module")
+def begin_shared(signer: Signer, certs_url: str, folder: Path) -> Iterator[Start]:
+    """Starts receivers with the hostile tasks for the tests of a module that leave them as they found them."""
+    with ExitStack() as running:
+        yield functools.partial(_starter(running, signer, certs_url, folder), modules="hostile_tasks")
+
+
+@pytest.fixture
+async def launch(database_url: str, record: Record, marks: Marks) -> AsyncIterator[Launch]:
+    """Starts receivers of `fault_tasks` on this test's database, or through a proxy; they end with the test, frozen or not.
+
+    Nothing here needs a token: `TASKS_PUSH_AUTH=off`.
+    """
+    running: list[Receiver] = []
+    await record.fetch(EFFECTS)
+
+    async def start(
+        url: str | None = None, *, lease: float = 2, grace: float = 8, wait: bool = True, **env: str
+    ) -> Receiver:
+        limits = {"TASKS_LEASE_SECONDS": str(lease), "TASKS_SHUTDOWN_GRACE": str(grace)}
+        one = launched(url or database_url, marks, limits | env)
+        running.append(one)
+        if wait:
+            await one.started()
+        return one
+
+    yield start
+    for one in running:
+        one.close()
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[HoldingProxy]:
+    """A proxy to this test's database."""
+    with HoldingProxy(database_url) as made:
+        yield made
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.postgres.outbox import Published, publishing
 from tests.postgres.record import Instance, Look, connect, route
 from tests.postgres.reused import ReusedDatabase
 from tests.postgres.sweeps import Post, Sweeps
-from tests.proxy import Proxy, Strict
+from tests.stage.proxy import Proxy, Strict
 
 Instances = Callable[..., Instance]
 

@@ -15,7 +15,7 @@ from receiver.record import ledger
 from receiver.record.sql import claims
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, other_task, route, token
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 
 async def test_a_new_execution_is_claimed_and_counted_before_it_runs(instance: Instance, look: Look) -> None:

@@ -23,7 +23,7 @@ from receiver.record.connections import (
 )
 from receiver.record.database import Database
 from tests.postgres.record import Instance, Look, connect, until
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{}'; END $$"
 

@@ -23,7 +23,7 @@ from receiver.settings import Settings
 from receiver.tasks.call import TaskResult, TaskResultStatus
 from tests.postgres.outbox import Published, audit, mail, nowhere
 from tests.postgres.record import Instance, Look, route, until
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -19,7 +19,7 @@ from receiver.serving.instance import Service
 from receiver.settings import PushAuth, Settings
 from receiver.tasks.registry import Registry
 from tests.postgres.record import NAMESPACE, Look, route
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 KEY = "0190f5c4-import"
 

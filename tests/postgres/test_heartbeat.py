@@ -15,7 +15,7 @@ from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, until
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 SHORT = timedelta(seconds=1.5)
 """A beat every half second."""

@@ -18,7 +18,7 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.schema import metadata
 from tests.postgres.record import connect
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 TABLES = {"task_executions", "task_attempts", "rejected_messages"}
 

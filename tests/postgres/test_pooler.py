@@ -18,7 +18,7 @@ from receiver.record.connections import LockedOut, RecordConnection
 from receiver.record.database import Database
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Look, connect, until
-from tests.proxy import Strict
+from tests.stage.proxy import Strict
 
 PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE name <> ''"
 

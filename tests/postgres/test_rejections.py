@@ -15,7 +15,7 @@ from receiver.record.connections import RecordPool
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
 from tests.postgres.record import NAMESPACE, Look, identity
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
 FOREIGN = Rejected(RejectionReason.FOREIGN_TASK_ID, "its task_id belongs to an execution of another task")

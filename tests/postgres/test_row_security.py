@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from receiver import TaskRoute
-from receiver.doctor import database_look as record
-from receiver.doctor.database import Fleet, judge
+from receiver.doctor import record_look
+from receiver.doctor.record_rules import Fleet, judge
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import SchemaError
 from receiver.local_postgres.server import Postgres
@@ -101,7 +101,7 @@ async def service(url: str) -> AsyncIterator[Service]:
 
 async def codes(url: str) -> dict[str, str]:
     """What doctor finds wrong: its code, and what it says."""
-    seen = await record.look(Database.of(url), NAMESPACE)
+    seen = await record_look.look(Database.of(url), NAMESPACE)
     return {each.code: each.what for each in judge(seen, Fleet(1, 1, known=True)) if each.code != "sweeper"}
 
 

@@ -32,7 +32,7 @@ from receiver.record.connections import SERVER_SETTINGS
 from receiver.record.migrations import upgrade
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, connect, failure, route, until
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 
 async def test_success_is_final_with_its_result(instance: Instance, look: Look) -> None:

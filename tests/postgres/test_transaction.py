@@ -21,7 +21,7 @@ from receiver.errors import OutOfConnections, TransactionError
 from receiver.record.sql import leases
 from tests.postgres.conftest import Instances
 from tests.postgres.record import LONG, Instance, Look, route, until
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 pytestmark = pytest.mark.usefixtures("effects")
 

@@ -16,9 +16,9 @@ from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from receiver.record.migrations import upgrade
-from tests.acceptance.stage import Record
 from tests.soak.flat import Sample, uneven
 from tests.soak.pace import Pace
+from tests.stage.record import Record
 
 PLUGIN: Final = Path(__file__).parent / "plugin"
 OUT_OF_REACH: Final = 1e6

@@ -22,6 +22,7 @@ from receiver.emulator.backlog import Subscription, Unacked
 from receiver.emulator.broker import Broker
 from receiver.emulator.pushing import Deliveries, envelope
 from receiver.emulator.signer import Signer
+from tests.stage.wire import request
 from tests.storm import wire
 from tests.storm.cuts import CuttingProxy
 from tests.storm.deck import Death, Deck
@@ -262,7 +263,7 @@ class Balancer(Deliveries):
     async def _post(self, _: Any, subscription: Subscription, owed: Unacked) -> int:
         body = envelope(subscription, owed)
         headers = {**self._authorization(subscription), "content-type": "application/json"}
-        message = wire.push(body, headers)
+        message = request(body, headers)
         try:
             async with asyncio.timeout(subscription.ack_deadline):
                 for _ in self._places:

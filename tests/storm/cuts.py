@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Final
 
-from tests.proxy import Fault, Proxy
+from tests.stage.proxy import Fault, Proxy
 
 STATEMENTS: Final = b"QPB"
 """How a message begins that holds a statement or its arguments (Query, Parse, Bind). A connection's first begins with a length."""

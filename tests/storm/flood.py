@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from receiver.emulator import push_client as pusher
+from tests.stage import wire as stage_wire
 from tests.storm import wire
 from tests.storm.books import Balance, Expected
 from tests.storm.cast import Life, Place
@@ -137,7 +138,7 @@ class Watch:
 
     async def _ask(self, place: Place, life: Life) -> None:
         freezes, begun = life.freezes, time.monotonic()
-        status = await status_of(place, wire.HEALTH, within=HEALTHY_WITHIN)
+        status = await status_of(place, stage_wire.HEALTH, within=HEALTHY_WITHIN)
         took = time.monotonic() - begun
         self.memory = max(self.memory, resident(life.pid))
         if status == 200:
@@ -157,7 +158,7 @@ class Watch:
 async def push(place: Place, token: str, body: bytes) -> int:
     """One push, as Pub/Sub sends it; 0 when there is no answer."""
     headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-    return await status_of(place, wire.push(body, headers), within=ANSWER_WITHIN)
+    return await status_of(place, stage_wire.request(body, headers), within=ANSWER_WITHIN)
 
 
 async def status_of(place: Place, request: bytes, *, within: float) -> int:

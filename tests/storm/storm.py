@@ -21,7 +21,7 @@ from receiver.emulator.faults import FaultSettings
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from receiver.record.migrations import upgrade
-from tests.acceptance.stage import Record
+from tests.stage.record import Record
 from tests.storm import traffic
 from tests.storm.books import STAGE, Balance, Expected, balance, runs_of
 from tests.storm.cast import POOL, Balancer, Place

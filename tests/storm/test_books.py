@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.acceptance.stage import Record
+from tests.stage.record import Record
 from tests.storm import table
 from tests.storm.books import STAGE, Balance, Expected, Run, balance, runs_of
 from tests.storm.deck import Deck

@@ -13,7 +13,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.acceptance.stage import Record, eventually
+from tests.stage.record import Record
+from tests.stage.waiting import eventually
 from tests.storm import flood, storm
 from tests.storm.books import Balance, Expected
 from tests.storm.cast import Life

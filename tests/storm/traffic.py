@@ -18,7 +18,7 @@ from receiver.emulator.broker import Broker
 from receiver.enqueue.publisher import topic_of
 from receiver.maintenance import SWEEP
 from receiver.settings import PUSH_PATH, Settings
-from tests.acceptance.stage import Record
+from tests.stage.record import Record
 from tests.storm.books import Balance, Expected
 
 PROJECT: Final = "projects/local"

@@ -3,18 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-
-from receiver.settings import PUSH_PATH
-
-HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
-
-
-def push(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """A push as it goes over the wire."""
-    fields = [f"{name}: {value}" for name, value in headers.items()]
-    lines = [f"POST {PUSH_PATH} HTTP/1.1", "host: localhost", "connection: close", *fields]
-    return "\r\n".join([*lines, f"content-length: {len(body)}", "", ""]).encode() + body
 
 
 async def exchange(port: int, request: bytes) -> int:

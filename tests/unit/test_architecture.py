@@ -26,19 +26,9 @@ LARGE_MODULES: Final = {
 }
 """Modules that may be larger, each with the reason."""
 
-CLASS_NAMES_USED_TWICE: Final = {
-    "Delivered", "Done", "Failed", "Line", "Message", "Options", "Place", "Plugins",
-    "Push", "Refused", "Report", "Run", "Server", "Service",
-}  # fmt: skip
+CLASS_NAMES_USED_TWICE: Final = {"Delivered", "Message", "Place"}
 
-MODULE_NAMES_USED_TWICE: Final = {
-    "arguments",
-    "database",
-    "dev",
-    "outbox",
-    "rendering",
-    "resources",
-}
+MODULE_NAMES_USED_TWICE: Final = set[str]()
 
 IMPORTS_BY_NAME: Final = {
     "tasks/plugins.py": "loads the users' modules",

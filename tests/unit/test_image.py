@@ -1,4 +1,4 @@
-"""The image, by the steps of its Dockerfile. What these steps make is run by `acceptance/test_wheel.py` and `make image-check`."""
+"""The image, by the steps of its Dockerfile. What these steps make is run by `acceptance/docs/test_wheel.py` and `make image-check`."""
 
 from __future__ import annotations
 

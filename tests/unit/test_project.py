@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance import emulator
+from tests.stage import emulator
 
 LOCKS = ("bench.txt", "build.txt", "dev.txt", "runtime.txt")
 

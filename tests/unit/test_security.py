@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.promises import unproven
+from tests.stage.promises import unproven
 
 ROOT = Path(__file__).resolve().parents[2]
 SURFACES = (

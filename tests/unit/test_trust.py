@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.promises import unproven
+from tests.stage.promises import unproven
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = (

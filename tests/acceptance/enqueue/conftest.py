@@ -23,11 +23,12 @@ from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from receiver.maintenance import SWEEP
 from receiver.tasks.naming import topic_name
-from tests.acceptance.conftest import PLUGIN, new_instance
-from tests.acceptance.emulator import Emulator
 from tests.acceptance.enqueue.gate import Gate, opened
-from tests.acceptance.stage import Record, eventually
-from tests.proxy import Proxy
+from tests.stage.emulator import Emulator
+from tests.stage.proxy import Proxy
+from tests.stage.receivers import PLUGIN, new_instance
+from tests.stage.record import Record
+from tests.stage.waiting import eventually
 
 SCRIPT = Path(__file__).with_name("enqueuer.py")
 MODULES = "acceptance_tasks,enqueueing_tasks"
@@ -52,7 +53,7 @@ class House:
     def environ(self, database_url: str, host: str) -> dict[str, str]:
         """What a process that enqueues is told: another way to the same places."""
         given = {
-            "ACCEPTANCE_FOLDER": str(self.folder),
+            "MARKS_FOLDER": str(self.folder),
             "DATABASE_URL": database_url,
             "GCP_PROJECT_ID": PROJECT,
             "PUBSUB_EMULATOR_HOST": host,

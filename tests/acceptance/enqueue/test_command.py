@@ -17,9 +17,9 @@ import pytest
 from receiver.cli.enqueue import _line as line
 from receiver.dev.folder import Folder
 from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
-from tests.acceptance.conftest import PLUGIN
 from tests.acceptance.enqueue.conftest import House
-from tests.acceptance.stage import eventually
+from tests.stage.receivers import PLUGIN
+from tests.stage.waiting import eventually
 
 NOW = datetime(2026, 11, 23, 18, 5, tzinfo=UTC)
 ID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.enqueue.conftest import Enqueuing, House
 from tests.acceptance.enqueue.gate import Gate, Manner
-from tests.proxy import Proxy
+from tests.stage.proxy import Proxy
 
 IN_A_TRANSACTION = ("connection", "session")
 

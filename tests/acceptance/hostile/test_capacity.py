@@ -13,18 +13,11 @@ import pytest
 from receiver.delivery.admission import BODY_DEADLINE
 from receiver.local_postgres.server import Postgres
 from receiver.settings import PUSH_PATH
-from tests.acceptance.hostile.conftest import Begin
-from tests.acceptance.hostile.wire import (
-    Answer,
-    Marks,
-    eventually,
-    healthy,
-    memory,
-    message,
-    push,
-    until_acked,
-)
-from tests.acceptance.stage import Record
+from tests.acceptance.conftest import Start
+from tests.stage.receivers import Marks, memory, message
+from tests.stage.record import Record
+from tests.stage.waiting import eventually
+from tests.stage.wire import Answer, healthy, push, until_acked
 
 MIB = 1024 * 1024
 RECOVERY = 10.0
@@ -50,7 +43,7 @@ async def refill(record: Record) -> list[asyncpg.Connection[asyncpg.Record]]:
 
 
 async def test_connections_used_up_by_others_are_429_until_they_are_free(
-    begin: Begin, own_postgres: Postgres, marks: Marks, label: str
+    begin: Start, own_postgres: Postgres, marks: Marks, label: str
 ) -> None:
     instance = begin(own_postgres.url(), {"TASKS_DB_POOL_TIMEOUT": "1s"})
     record = Record(own_postgres.url())
@@ -74,7 +67,7 @@ async def test_connections_used_up_by_others_are_429_until_they_are_free(
 
 
 async def test_slow_tasks_that_hold_the_pool_stop_nobody_else(
-    begin: Begin, database_url: str, record: Record, marks: Marks, label: str
+    begin: Start, database_url: str, record: Record, marks: Marks, label: str
 ) -> None:
     """The pool is for tasks; claims, settlements and renewals have connections of their own."""
     await record.fetch("CREATE TABLE effects (label text)")
@@ -100,7 +93,7 @@ async def test_slow_tasks_that_hold_the_pool_stop_nobody_else(
 @pytest.mark.slow
 @pytest.mark.timeout(OVERLOAD + 100)
 async def test_ten_times_the_concurrency_is_served_or_shed_and_health_stays_green(
-    begin: Begin, database_url: str, record: Record, marks: Marks, label: str
+    begin: Start, database_url: str, record: Record, marks: Marks, label: str
 ) -> None:
     await record.fetch("CREATE TABLE effects (label text)")
     instance = begin(database_url, {"TASKS_MAX_CONCURRENCY": str(CONCURRENCY), "TASKS_LEASE_SECONDS": "5"})
@@ -147,7 +140,7 @@ async def test_ten_times_the_concurrency_is_served_or_shed_and_health_stays_gree
 
 
 async def test_slow_bodies_hold_their_places_only_until_the_deadline(
-    begin: Begin, database_url: str, marks: Marks, label: str
+    begin: Start, database_url: str, marks: Marks, label: str
 ) -> None:
     """A byte a second, 200 times over: others are served or told to come back, and every place is free again after it."""
     instance = begin(database_url)

@@ -11,9 +11,12 @@ from contextlib import suppress
 import pytest
 
 from receiver.dev.processes import Instance
-from tests.acceptance.hostile.conftest import Begin
-from tests.acceptance.hostile.wire import Marks, eventually, make_effects, message, neighbours, push
-from tests.acceptance.stage import Record
+from tests.acceptance.conftest import Start
+from tests.stage.executions import make_effects, neighbours
+from tests.stage.receivers import Marks, message
+from tests.stage.record import Record
+from tests.stage.waiting import eventually
+from tests.stage.wire import push
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def shared_record(shared_database_url: str) -> Record:
 
 
 @pytest.fixture(scope="module")
-def shared(begin_shared: Begin, shared_record: Record) -> Instance:
+def shared(begin_shared: Start, shared_record: Record) -> Instance:
     return begin_shared(shared_record.url)
 
 
@@ -68,7 +71,7 @@ async def test_a_pool_can_be_terminated(
 
 
 async def test_a_child_does_not_delay_the_servers_end(
-    begin: Begin, database_url: str, record: Record, children: list[int], label: str
+    begin: Start, database_url: str, record: Record, children: list[int], label: str
 ) -> None:
     await record.fetch("CREATE TABLE effects (label text)")
     instance = begin(database_url)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from receiver.dev.processes import Instance
-from tests.acceptance.hostile.conftest import Begin
-from tests.acceptance.hostile.wire import eventually, make_effects, message, push
+from tests.acceptance.conftest import Start
+from tests.stage.executions import make_effects
+from tests.stage.receivers import message
+from tests.stage.waiting import eventually
+from tests.stage.wire import push
 
 SAYS = {
     "thread": "uncaught exception: in thread a\nb: ValueError: ugly",
@@ -24,7 +27,7 @@ SAYS = {
 
 
 @pytest.fixture(scope="module")
-def instance(begin_shared: Begin, shared_database_url: str) -> Instance:
+def instance(begin_shared: Start, shared_database_url: str) -> Instance:
     make_effects(shared_database_url)
     return begin_shared(shared_database_url, {"K_SERVICE": "tasks", "PYTHONWARNINGS": "default"})
 
@@ -50,7 +53,7 @@ async def test_what_nobody_caught_is_one_line(instance: Instance, label: str, ho
         assert "ValueError: ugly" in entry["stack_trace"]
 
 
-def test_the_whole_life_of_an_instance_is_json(begin: Begin, database_url: str) -> None:
+def test_the_whole_life_of_an_instance_is_json(begin: Start, database_url: str) -> None:
     instance = begin(database_url, {"K_SERVICE": "tasks"})
     assert instance.stop() == 0
     said = [entry["message"] for entry in entries(instance.log())]

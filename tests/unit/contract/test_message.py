@@ -18,7 +18,7 @@ from receiver.contract.message import (
     rejection_key,
 )
 from receiver.errors import Rejected, RejectionReason
-from tests import malformed
+from tests.stage import malformed
 
 PUBLISHED = datetime(2026, 3, 1, 12, 30, 15, 250_000, tzinfo=UTC)
 ENQUEUED = datetime(2026, 3, 1, 12, 30, 14, tzinfo=UTC)

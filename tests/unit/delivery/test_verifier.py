@@ -17,8 +17,8 @@ from receiver.delivery.verifier import REMEMBERED_TOKENS, NoVerifier, TokenFault
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer, segment
 from receiver.errors import Forbidden
-from tests import tokens
-from tests.tokens import bearer
+from tests.stage import tokens
+from tests.stage.tokens import bearer
 
 AUDIENCE = "https://receiver-xyz-ew.a.run.app"
 ENDPOINT = AUDIENCE + "/tasks/pubsub/"

@@ -1,4 +1,4 @@
-"""What the REST API answers beyond what both implementations share (tests/acceptance/test_pubsub_side_by_side.py)."""
+"""What the REST API answers beyond what both implementations share (tests/acceptance/local/test_pubsub_side_by_side.py)."""
 
 from __future__ import annotations
 

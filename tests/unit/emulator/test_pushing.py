@@ -17,8 +17,8 @@ from receiver.emulator.broker import Broker
 from receiver.emulator.faults import Faults, FaultSettings
 from receiver.emulator.pushing import FIRST_WINDOW, LARGEST_WINDOW, LONGEST_PAUSE, Deliveries, Window
 from receiver.emulator.signer import Signer
-from tests.acceptance.endpoint import Endpoint, listening
-from tests.acceptance.stage import eventually
+from tests.stage.endpoint import Endpoint, listening
+from tests.stage.waiting import eventually
 
 TOPIC, NAME = "projects/p/topics/t", "projects/p/subscriptions/s"
 

@@ -1,0 +1,235 @@
+"""The record as the doctor sees it: what its database is, what it allows, what waits in it. Read only.
+
+Each question has its own time, so that a busy database is not kept longer than that.
+Next: `receiver.doctor.record_rules` judges it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import asyncpg
+
+from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.maintenance import SWEEP
+from receiver.record import migrations
+from receiver.record.connections import BROKEN
+from receiver.record.database import Database, begin_with
+from receiver.record.policies import SURELY_PASS, shut
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ANSWER: Final = timedelta(seconds=3)
+"""For one question. Those about a large table may need a scan."""
+
+PATIENT: Final = timedelta(minutes=10)
+"""A row that is due, or whose lease has ended, is a finding after this time: the sweeper comes every minute, a redelivery within
+Pub/Sub's longest backoff of ten minutes."""
+
+SWEEPS: Final = timedelta(minutes=15)
+"""How far back sweeps are looked for."""
+
+
+class LoginRefused(DatabaseUnavailable):
+    """The database answers, and refuses this role or database name; or it has no free connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How many wait, and for how long the first of them has."""
+
+    count: int = 0
+    since: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeps:
+    """The last sweeps. `untouched`: the namespace has no execution at all. `ended`: how long ago one succeeded."""
+
+    untouched: bool
+    ended: timedelta | None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSeen:
+    """What could be seen. A part that could not is None, and named in `unseen` with the reason.
+
+    Attributes:
+        version: PostgreSQL's, such as 160004.
+        ahead: its clock minus ours; `blur` is how far that may be wrong, from the time that asking took.
+        connections: how many clients it takes at most, without those kept for superusers and within the limits of role and
+            database.
+        in_use: connections there are now.
+        undeletable: tables of ours that this role may not delete from.
+        filtered: tables of ours of which policies may hide rows from this role.
+        schema: why the tables cannot be used; nothing below is known then.
+    """
+
+    version: int
+    role: str
+    ahead: timedelta
+    blur: timedelta
+    connections: int
+    in_use: int
+    undeletable: tuple[str, ...] = ()
+    filtered: tuple[str, ...] = ()
+    schema: SchemaError | None = None
+    read_only: bool = False
+    owed: Waiting | None = None
+    expired: Waiting | None = None
+    rejected: Mapping[str, Waiting] | None = None
+    sweeps: Sweeps | None = None
+    unseen: tuple[str, ...] = ()
+
+
+SERVER: Final = f"""
+SELECT clock_timestamp() AS now, current_setting('server_version_num')::int AS version, current_user::text AS role,
+       least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+                 - coalesce(current_setting('reserved_connections', true), '0')::int,
+             (SELECT nullif(greatest(rolconnlimit, -1), -1) FROM pg_roles WHERE rolname = current_user),
+             (SELECT nullif(greatest(datconnlimit, -1), -1) FROM pg_database WHERE datname = current_database())
+       ) AS connections,
+       (SELECT sum(numbackends)::int FROM pg_stat_database) AS in_use,
+       ARRAY(SELECT t FROM unnest($1::text[]) AS t
+             WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(to_regclass(t), 'DELETE')) AS undeletable,
+       {shut("$1::text[]", "rawd", SURELY_PASS)} AS filtered
+"""  # noqa: S608 - constants of ours
+
+OWED: Final = """
+SELECT count(*) AS count, clock_timestamp() - min(coalesce(run_after, enqueued_at)) AS since FROM task_executions
+WHERE namespace = $1 AND published_at IS NULL AND status = 'READY'
+  AND coalesce(run_after, enqueued_at) <= (SELECT clock_timestamp()) - $2::interval
+"""
+
+EXPIRED: Final = """
+SELECT count(*) AS count, clock_timestamp() - min(lease_expires_at) AS since FROM task_executions
+WHERE namespace = $1 AND status = 'RUNNING' AND lease_expires_at <= clock_timestamp() - $2::interval
+"""
+
+REJECTED: Final = """
+SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since FROM rejected_messages
+WHERE namespace = $1 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
+"""
+
+SWEPT: Final = """
+SELECT NOT EXISTS (SELECT FROM task_executions WHERE namespace = $1) AS untouched,
+       (SELECT clock_timestamp() - max(finished_at) FROM recent WHERE status = 'SUCCESSFUL') AS ended,
+       (SELECT error_type || ': ' || left(error_message, 200) FROM recent ORDER BY enqueued_at DESC LIMIT 1) AS failure
+"""
+SWEPT_RECENTLY: Final = """
+WITH recent AS MATERIALIZED (
+    SELECT status, enqueued_at, finished_at, error_type, error_message FROM task_executions
+    WHERE enqueued_at >= (SELECT clock_timestamp()) - $3::interval AND namespace = $1 AND task_path = $2
+)
+"""
+
+
+async def look(database: Database, namespace: str) -> RecordSeen:
+    """Asks everything.
+
+    Raises:
+        LoginRefused: the database refuses the connection.
+        DatabaseUnavailable: it cannot be reached.
+    """
+    async with _connected(database) as connection:
+        asked = datetime.now(UTC)
+        async with _answer(connection) as executor:
+            [row] = await executor.fetch(SERVER, migrations.TABLES)
+        half = (datetime.now(UTC) - asked) / 2
+        server = dict(row)
+        seen = RecordSeen(
+            ahead=server.pop("now") - (asked + half),
+            blur=half,
+            undeletable=tuple(server.pop("undeletable")),
+            filtered=tuple(server.pop("filtered")),
+            **server,
+        )
+        try:
+            async with _answer(connection) as executor:
+                await migrations.check(executor)
+        except SchemaError as error:
+            return replace(seen, schema=error)
+        except migrations.ReadOnly:
+            seen = replace(seen, read_only=True)
+        return await _waiting(connection, namespace, seen)
+
+
+async def _waiting(
+    connection: asyncpg.Connection[asyncpg.Record], namespace: str, seen: RecordSeen
+) -> RecordSeen:
+    unseen: list[str] = []
+
+    async def ask(what: str, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]] | None:
+        try:
+            async with _answer(connection) as executor:
+                rows: Sequence[Mapping[str, Any]] = await executor.fetch(statement, namespace, *arguments)
+        except asyncpg.QueryCanceledError:
+            unseen.append(f"{what}: not found within {ANSWER.total_seconds():g} s")
+            return None
+        except asyncpg.PostgresError as error:
+            unseen.append(f"{what}: {error.args[0]}")
+            return None
+        return rows
+
+    owed = await ask("what is owed", OWED, PATIENT)
+    swept = await ask("the last sweep", SWEPT_RECENTLY + SWEPT, SWEEP.path, SWEEPS)
+    rejected = await ask("rejected messages", REJECTED)
+    expired = await ask("expired leases", EXPIRED, PATIENT)
+    return replace(
+        seen,
+        owed=None if owed is None else _counted(owed[0]),
+        expired=None if expired is None else _counted(expired[0]),
+        rejected=None if rejected is None else {row["reason"]: _counted(row) for row in rejected},
+        sweeps=None if swept is None else Sweeps(**swept[0]),
+        unseen=tuple(unseen),
+    )
+
+
+def _counted(row: Mapping[str, Any]) -> Waiting:
+    return Waiting(row["count"], row["since"] or timedelta(0))
+
+
+@asynccontextmanager
+async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    try:
+        connection = await database.connect("receiver doctor")
+    except (asyncpg.PostgresError, asyncpg.ClientConfigurationError) as error:
+        raise LoginRefused(str(error.args[0])) from error
+    except ValueError as error:  # an address that asyncpg cannot read; its words may quote it
+        raise LoginRefused("the driver cannot read the address") from error
+    except BROKEN as error:
+        why = (
+            "no answer"
+            if isinstance(error, TimeoutError)
+            else (getattr(error, "strerror", None) or type(error).__name__)
+        )
+        raise DatabaseUnavailable(str(why)) from error
+    try:
+        yield connection
+    except BROKEN as error:
+        raise DatabaseUnavailable(f"the connection broke ({type(error).__name__})") from error
+    finally:
+        connection.terminate()
+
+
+@asynccontextmanager
+async def _answer(
+    connection: asyncpg.Connection[asyncpg.Record],
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A transaction in which each statement has `ANSWER`, rolled back at the end. A second later the connection is given up."""
+    limit = f"{ANSWER.total_seconds() * 1000:.0f}"
+    async with asyncio.timeout(ANSWER.total_seconds() + 1):
+        await connection.execute(begin_with({"statement_timeout": limit, "lock_timeout": limit}))
+        try:
+            yield connection
+        except asyncpg.PostgresError:
+            await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("ROLLBACK")

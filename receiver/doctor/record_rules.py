@@ -1,0 +1,257 @@
+"""Rules for the record: can it be used, is there room for every instance, and does anything wait in it that should not?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from receiver.doctor.findings import Check, Finding, Rule, Severity, judged
+from receiver.doctor.record_look import PATIENT, SWEEPS, LoginRefused, RecordSeen, Waiting
+from receiver.errors import DatabaseUnavailable
+from receiver.maintenance import SWEEP
+from receiver.record.ledger import LEDGER_CONNECTIONS
+from receiver.record.migrations import TABLES
+
+LEAST_VERSION: Final = 140000
+"""PostgreSQL 14."""
+
+SKEW: Final = timedelta(seconds=5)
+"""Between two clocks: half of the tolerance in a token's times."""
+
+HEARTBEAT: Final = 1
+"""Connections of the heartbeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How many instances there may be, and the connections in the pool of each. `known`: not Cloud Run's default."""
+
+    instances: int
+    pool: int
+    known: bool
+    flags: str = "SERVICE --region REGION"
+
+    @property
+    def each(self) -> int:
+        """Connections of one instance at most."""
+        return LEDGER_CONNECTIONS + HEARTBEAT + self.pool
+
+    @property
+    def needed(self) -> int:
+        """Connections of all instances at most."""
+        return self.instances * self.each
+
+    @property
+    def words(self) -> str:
+        """The number of instances, and where it is from."""
+        return f"{self.instances} instances" + ("" if self.known else " (Cloud Run's default)")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordAndFleet:
+    """The record, and the instances that are to use it."""
+
+    record: RecordSeen
+    fleet: Fleet
+
+    @property
+    def major(self) -> int:
+        """PostgreSQL's major version."""
+        return self.record.version // 10000
+
+    @property
+    def fitting(self) -> int:
+        """How many instances the database has connections for."""
+        return self.record.connections // self.fleet.each
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether all instances together may need more connections than there are."""
+        return self.fleet.needed > self.record.connections
+
+    def clocks(self) -> Iterator[str]:
+        """How far the clocks are apart, when that is too far."""
+        ahead = self.record.ahead
+        if abs(ahead) - self.record.blur > SKEW:
+            yield f"{abs(ahead).total_seconds():.0f} s {'ahead of' if ahead > timedelta(0) else 'behind'}"
+
+    def schema(self) -> Iterator[Mapping[str, str]]:
+        """Why the tables cannot be used, and what to do."""
+        if self.record.schema is not None:
+            what, _, mend = str(self.record.schema).partition("; ")
+            state = self.record.schema.state
+            yield {"what": what, "mend": "receiver migrate" if state == "not migrated" else mend or state}
+
+    def hidden(self) -> Iterator[Mapping[str, str]]:
+        """Tables that row level security may hide; without the right to use them `schema` says more."""
+        if self.record.schema is None and (tables := self.record.filtered):
+            disabled = " ".join(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY;" for table in tables)
+            yield {"tables": ", ".join(tables), "sql": disabled}
+
+    def sweeps(self) -> Iterator[str]:
+        """Why it looks as if nobody sweeps."""
+        swept = self.record.sweeps
+        if swept is None or (swept.ended is not None and swept.ended <= PATIENT):
+            return
+        if swept.failure is not None:
+            yield f"the last sweep failed: {swept.failure}"
+        elif swept.untouched:
+            yield "neither the sweeper nor any task has ever run"
+        else:
+            yield f"no sweep has succeeded for {SWEEPS.total_seconds() / 60:g} minutes"
+
+
+def _sweeper_severity(seen: RecordAndFleet) -> Severity:
+    """A note in a namespace that is not used yet."""
+    swept = seen.record.sweeps
+    is_new = swept is not None and swept.untouched and swept.failure is None
+    return Severity.NOTE if is_new else Severity.WARNING
+
+
+def _counted(waiting: Waiting | None, one: str, many: str, **more: str) -> list[Mapping[str, str]]:
+    """The item of a finding when any wait."""
+    if waiting is None or not waiting.count:
+        return []
+    return [
+        {"count": f"{waiting.count} {one if waiting.count == 1 else many}", "time": _time(waiting), **more}
+    ]
+
+
+def _time(waiting: Waiting) -> str:
+    seconds = waiting.since.total_seconds()
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+UNAVAILABLE: Final[tuple[Rule[DatabaseUnavailable], ...]] = (
+    Rule(
+        Severity.ERROR,
+        "database-refuses",
+        lambda seen: isinstance(seen, LoginRefused),
+        "the database refuses the connection: {seen}",
+        "a service with the same address and password is refused as well",
+        "check DATABASE_URL and DATABASE_PASSWORD",
+    ),
+    Rule(
+        Severity.ERROR,
+        "database-unreachable",
+        lambda seen: not isinstance(seen, LoginRefused),
+        "the database cannot be reached from here: {seen}",
+        "a service in the same place answers every push 500",
+        "check DATABASE_URL; where the database is private, run this as a job in its network (docs/deploy.md)",
+    ),
+)
+
+RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
+    Rule(
+        Severity.ERROR,
+        "postgresql-version",
+        lambda seen: seen.record.version < LEAST_VERSION,
+        "PostgreSQL is version {seen.major}",
+        "statements need 14 or newer",
+        "upgrade the database",
+    ),
+    Rule(
+        Severity.ERROR,
+        "schema",
+        RecordAndFleet.schema,
+        "{item[what]}",
+        "the service refuses to start",
+        "{item[mend]}",
+    ),
+    Rule(
+        Severity.ERROR,
+        "read-only",
+        lambda seen: seen.record.read_only,
+        "the database takes no writes",
+        "nothing can be claimed: every push is answered 500",
+        "point DATABASE_URL at the primary, or unset default_transaction_read_only",
+    ),
+    Rule(
+        Severity.WARNING,
+        "privileges",
+        lambda seen: [", ".join(seen.record.undeletable)] if seen.record.undeletable else False,
+        "{seen.record.role} may not prune {item}",
+        "old rows are never removed, and the tables grow",
+        f"psql -c 'GRANT DELETE ON {', '.join(TABLES)} TO \"{{seen.record.role}}\"'",
+    ),
+    Rule(
+        Severity.WARNING,
+        "row-level-security",
+        RecordAndFleet.hidden,
+        "row level security may hide rows of {item[tables]} from {seen.record.role}",
+        "a push whose row a policy hides or refuses is not answered 200, or its row is never published or pruned",
+        "psql -c '{item[sql]}'",
+    ),
+    Rule(
+        Severity.WARNING,
+        "clock-skew",
+        RecordAndFleet.clocks,
+        "the database's clock is {item} this machine's",
+        "leases and schedules use the database's clock, tokens the instance's, which allows 10 s",
+        "timedatectl set-ntp true, on the machine whose clock is wrong",
+    ),
+    Rule(
+        Severity.WARNING,
+        "connections",
+        lambda seen: seen.is_crowded and seen.fitting > 0,
+        "{seen.fleet.words} of {seen.fleet.each} connections each need {seen.fleet.needed}; the database has "
+        "{seen.record.connections} for this role, {seen.record.in_use} in use now",
+        "beyond that PostgreSQL refuses connections, and pushes are answered 429",
+        "gcloud run services update {seen.fleet.flags} --max-instances {seen.fitting}",
+    ),
+    Rule(
+        Severity.ERROR,
+        "connections",
+        lambda seen: seen.is_crowded and seen.fitting == 0,
+        "one instance needs {seen.fleet.each} connections; the database has {seen.record.connections} for this role, "
+        "{seen.record.in_use} in use now",
+        "not even one instance fits",
+        "export TASKS_DB_POOL_SIZE=1, or raise max_connections to {seen.fleet.needed} and more",
+    ),
+    Rule(
+        _sweeper_severity,
+        "sweeper",
+        RecordAndFleet.sweeps,
+        "{item}",
+        "deferred tasks, and those that a crash left unpublished, wait until it runs",
+        f"receiver provision --apply --only {SWEEP.name}",
+    ),
+    Rule(
+        Severity.WARNING,
+        "owed",
+        lambda seen: _counted(seen.record.owed, "execution is", "executions are"),
+        "{item[count]} due and not published, the first for {item[time]}",
+        "nothing delivers them until the sweeper runs",
+        "receiver sweep",
+    ),
+    Rule(
+        Severity.WARNING,
+        "expired-leases",
+        lambda seen: _counted(seen.record.expired, "execution has", "executions have"),
+        "{item[count]} lost the instance, the first {item[time]} ago, and no other took over",
+        "Pub/Sub no longer delivers them, or every delivery is refused; the sweeper publishes them again after an hour",
+        "receiver executions list --status RUNNING",
+    ),
+    Rule(
+        Severity.WARNING,
+        "rejected",
+        lambda seen: [
+            item
+            for reason, waiting in (seen.record.rejected or {}).items()
+            for item in _counted(waiting, "message is", "messages are", reason=reason)
+        ],
+        "{item[count]} kept as {item[reason]}, the first for {item[time]}",
+        "they could not become executions, and wait until somebody looks",
+        "receiver rejected list",
+    ),
+)
+
+
+def judge(seen: RecordSeen, fleet: Fleet) -> list[Finding]:
+    """Findings about the record."""
+    return judged(Check.DATABASE, RULES, RecordAndFleet(seen, fleet))

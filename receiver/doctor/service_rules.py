@@ -1,0 +1,169 @@
+"""Rules for the Cloud Run service as it is deployed: does it let pushes in, and does it run with the settings that are meant?"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from receiver.doctor.findings import Rule, Severity
+from receiver.settings import VARIABLES
+
+if TYPE_CHECKING:
+    from receiver.doctor.cloud_run import CloudRunService
+    from receiver.settings import Settings
+
+IDENTITY: Final = frozenset(
+    {
+        "GCP_PROJECT_ID",
+        "CLOUD_RUN_SERVICE_URL",
+        "TASKS_SERVICE_ACCOUNT",
+        "TASKS_ENVIRONMENT",
+        "TASKS_NAMESPACE",
+    }
+)
+"""Subscriptions, topics and tokens are made of these. A service with other values refuses its pushes."""
+
+_OF_THE_PLATFORM: Final = frozenset({"PORT", "K_SERVICE", "K_REVISION"})
+_LOCAL: Final = ("TASKS_FAULT_", "TASKS_SCHEDULER_ENDPOINT", "PUBSUB_EMULATOR_HOST")
+_UPDATE: Final = "gcloud run services update {seen.service.flags}"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """The service, and what it is compared with.
+
+    Attributes:
+        invokers: members that may call it; None where its policy cannot be read.
+        settings: as they are meant, read from `environ`.
+    """
+
+    service: CloudRunService
+    invokers: frozenset[str] | None
+    settings: Settings
+    environ: Mapping[str, str]
+
+    @property
+    def checks_callers(self) -> bool:
+        """Whether it is known that Cloud Run lets only some callers through to the receiver."""
+        known = self.service.invoker_checked and self.invokers is not None
+        return known and "allUsers" not in (self.invokers or ())
+
+    @property
+    def admits_pushes(self) -> bool:
+        """Whether Cloud Run lets the push account through."""
+        return f"serviceAccount:{self.settings.service_account}" in (self.invokers or ())
+
+    @property
+    def urls(self) -> str:
+        """Every address of the service."""
+        return ", ".join(self.service.urls)
+
+    @property
+    def url(self) -> str:
+        """One address of the service."""
+        return next(iter(self.service.urls), "URL")
+
+    def differing(self, *, in_identity: bool) -> Iterator[Mapping[str, str]]:
+        """The variables whose values differ; secrets, and what belongs to the platform or a laptop, are not compared."""
+        for one in VARIABLES:
+            there = self.service.environment.get(one.name, "")
+            here = self.environ.get(one.name, "").strip() or one.default or ""
+            if one.secret or one.name in _OF_THE_PLATFORM or one.name.startswith(_LOCAL):
+                continue
+            # None: it comes from a secret. Plain http is for stand-ins, and no service has it.
+            if there is None or here.startswith("http://"):
+                continue
+            there = there.strip() or one.default or ""
+            if there.rstrip("/") != here.rstrip("/") and (one.name in IDENTITY) is in_identity:
+                yield {
+                    "name": one.name,
+                    "there": there or "not set",
+                    "here": here or "not set",
+                    "flag": _set(one.name, here),
+                }
+
+
+def _set(name: str, value: str) -> str:
+    """The flag that sets a variable; gcloud splits several at commas, unless told otherwise."""
+    if not value:
+        return f"--remove-env-vars {name}"
+    return f"--update-env-vars {shlex.quote(('^|^' if ',' in value else '') + f'{name}={value}')}"
+
+
+RULES: Final[tuple[Rule[Deployed], ...]] = (
+    Rule(
+        Severity.WARNING,
+        "service-url",
+        lambda seen: seen.settings.service_url not in {None, *seen.service.urls},
+        "CLOUD_RUN_SERVICE_URL is {seen.settings.service_url}; {seen.service.id} answers at {seen.urls}",
+        "unless it is a custom domain of the service, pushes go elsewhere, with an audience that the service refuses",
+        "export CLOUD_RUN_SERVICE_URL={seen.url}",
+    ),
+    Rule(
+        Severity.NOTE,
+        "ingress-open",
+        lambda seen: seen.service.ingress == "INGRESS_TRAFFIC_ALL",
+        "the whole internet reaches the service",
+        "only the token keeps strangers out",
+        f"{_UPDATE} --ingress internal",
+    ),
+    Rule(
+        Severity.ERROR,
+        "ingress-closed",
+        lambda seen: seen.service.ingress == "INGRESS_TRAFFIC_NONE",
+        "the service lets nothing in",
+        "no push arrives",
+        f"{_UPDATE} --ingress internal",
+    ),
+    Rule(
+        Severity.WARNING,
+        "invoker-checked",
+        lambda seen: seen.checks_callers and seen.admits_pushes,
+        "Cloud Run checks callers itself, and the push account is admitted",
+        "it may hand the token on without its signature, and the receiver would refuse every push",
+        "gcloud run services add-iam-policy-binding {seen.service.flags} --member allUsers --role roles/run.invoker",
+    ),
+    Rule(
+        Severity.ERROR,
+        "invoker-checked",
+        lambda seen: seen.checks_callers and not seen.admits_pushes,
+        "Cloud Run checks callers itself, and the push account is not admitted",
+        "pushes are answered 403 before they arrive, unless the account has roles/run.invoker from the project",
+        "gcloud run services add-iam-policy-binding {seen.service.flags} --member allUsers --role roles/run.invoker",
+    ),
+    Rule(
+        Severity.WARNING,
+        "concurrency",
+        lambda seen: seen.service.concurrency > seen.settings.max_concurrency,
+        "Cloud Run sends {seen.service.concurrency} requests at once to an instance that takes "
+        "{seen.settings.max_concurrency} (TASKS_MAX_CONCURRENCY)",
+        "the others are answered 429, which slows the whole subscription",
+        f"{_UPDATE} --concurrency {{seen.settings.max_concurrency}}",
+    ),
+    Rule(
+        Severity.NOTE,
+        "cpu-always",
+        lambda seen: seen.service.cpu_always,
+        "the service has CPU outside requests (instance-based billing)",
+        "long timeouts need it; with the sweep of every minute an instance is always up, and paid for",
+        f"{_UPDATE} --cpu-throttling",
+    ),
+    Rule(
+        Severity.ERROR,
+        "setting-differs",
+        lambda seen: seen.differing(in_identity=True),
+        "{item[name]} is {item[there]} in {seen.service.id}, {item[here]} here",
+        "each refuses the pushes that are made for the other",
+        f"{_UPDATE} {{item[flag]}}",
+    ),
+    Rule(
+        Severity.WARNING,
+        "setting-differs",
+        lambda seen: seen.differing(in_identity=False),
+        "{item[name]} is {item[there]} in {seen.service.id}, {item[here]} here",
+        "the other findings are about the settings here, not about the service's",
+        f"{_UPDATE} {{item[flag]}}",
+    ),
+)

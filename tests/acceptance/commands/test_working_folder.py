@@ -1,0 +1,93 @@
+"""A working folder with modules that are called like Python's own: every command runs, and plugins are found there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from receiver.record.migrations import HEAD
+from tests.acceptance.local.test_dev import Dev, dev
+
+__all__ = ["dev"]
+
+Run = Callable[..., str]
+SHADOWS = ("queue", "logging", "json", "email", "click")
+PLUGIN = """
+import queue
+from receiver import TaskRoute
+
+def set_up(): print(queue.Queue.__name__, "is Python's")
+def greet(name: str): ...
+
+tasks = [TaskRoute(greet)]
+"""
+SCRIPT = str(Path(sys.executable).with_name("receiver"))
+SAFE = {"PYTHONSAFEPATH": "1"}
+STARTS: dict[str, tuple[list[str], dict[str, str]]] = {
+    "script": ([SCRIPT], {}),
+    "script, safe path": ([SCRIPT], SAFE),
+    "-m receiver": ([sys.executable, "-m", "receiver"], {}),
+    "-m receiver, safe path": ([sys.executable, "-m", "receiver"], SAFE),
+    "-mreceiver": ([sys.executable, "-mreceiver"], {}),
+}
+
+
+def shadow(folder: Path) -> None:
+    """Modules that end whoever imports them."""
+    for name in SHADOWS:
+        (folder / f"{name}.py").write_text(
+            f"raise SystemExit('{name}.py of the working folder was imported')\n"
+        )
+
+
+@pytest.fixture(params=STARTS)
+def run(request: pytest.FixtureRequest, project_root: Path, tmp_path: Path) -> Run:
+    """What a command prints in such a folder, which holds the plugin `shop` too."""
+    shadow(tmp_path)
+    (tmp_path / "shop.py").write_text(PLUGIN)
+    start, safe = STARTS[request.param]
+    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+    def call(*arguments: str, **env: str) -> str:
+        done = subprocess.run(
+            [*start, *arguments],
+            cwd=tmp_path,
+            env=clean | {"PYTHONPATH": str(project_root), "COLUMNS": "200"} | safe | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return call
+
+
+def test_plugins_and_the_setup_are_found_there(run: Run) -> None:
+    printed = run("check", "--json", TASKS_MODULES="shop", TASKS_SETUP="shop:set_up")
+    said, _, report = printed.partition("\n")
+    assert said == "Queue is Python's"
+    assert "shop.greet" in [route["path"] for route in json.loads(report)["routes"]]
+
+
+def test_commands_without_plugins_take_nothing_from_it(run: Run, empty_database_url: str) -> None:
+    assert run("migrate", DATABASE_URL=empty_database_url) == f"migrated: nothing → {HEAD}\n"
+    assert run("executions", "list", "--json", DATABASE_URL=empty_database_url) == "[]\n"
+    assert run("dev", "--help").startswith("Usage: receiver dev")
+    assert run("push", "--help").startswith("Usage: receiver push")
+
+
+def test_the_processes_of_dev_take_nothing_from_it(dev: Dev) -> None:
+    shadow(dev.folder)
+    dev.start()
+    dev.says("receiving pushes")
+    assert dev.run("push", "greet", "--args", '["Ada"]').stdout == "200 The task completed.\n"
+    assert dev.end() == 0

@@ -1,0 +1,78 @@
+"""Every way in which a delivery can end, against a real process: status, sentence, row, and what was really run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from receiver.dev.processes import Instance
+from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import Postgres
+from tests.acceptance.delivery import contract
+from tests.acceptance.delivery.contract import CASES, ENDINGS, ENVIRONMENTS, Case, Profile
+from tests.acceptance.delivery.playing import plays_out
+from tests.stage.receivers import Stage, new_instance
+from tests.stage.record import Record
+
+
+class Receivers(Mapping[Profile, tuple[Instance, Postgres]]):
+    """One process a profile, started when the first case needs it."""
+
+    def __init__(self, stack: ExitStack, request: pytest.FixtureRequest) -> None:
+        self._stack = stack
+        self._request = request
+        self._running: dict[Profile, tuple[Instance, Postgres]] = {}
+
+    def __getitem__(self, profile: Profile) -> tuple[Instance, Postgres]:
+        if profile not in self._running:
+            self._running[profile] = self._started(profile)
+        return self._running[profile]
+
+    def __iter__(self) -> Iterator[Profile]:
+        return iter(self._running)
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def _started(self, profile: Profile) -> tuple[Instance, Postgres]:
+        ask = self._request.getfixturevalue
+        fragile = profile is Profile.FRAGILE
+        server: Postgres = ask("own_postgres" if fragile else "postgres_server")
+        url: str = server.url() if fragile else ask("shared_database_url")
+        signer: Signer = ask("signer")
+        instance = new_instance(url, signer, ask("certs_url"), ask("folder"), ENVIRONMENTS[profile])
+        return self._stack.enter_context(instance), server
+
+
+@pytest.fixture(scope="module")
+def receivers(request: pytest.FixtureRequest) -> Iterator[Receivers]:
+    with ExitStack() as stack:
+        yield Receivers(stack, request)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.ending.status}-{case.name}")
+async def test_a_delivery_ends_as_the_contract_says(
+    case: Case, receivers: Receivers, folder: Path, label: str
+) -> None:
+    instance, postgres = await asyncio.to_thread(receivers.__getitem__, case.profile)
+    record = Record(instance.environ["DATABASE_URL"])
+    await plays_out(case, Stage(instance, record, folder, postgres, label))
+
+
+def test_every_ending_has_a_case() -> None:
+    assert {case.ending for case in CASES} == set(ENDINGS)
+
+
+def test_every_case_has_a_name_of_its_own() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_the_readme_shows_exactly_this_contract(project_root: Path) -> None:
+    """`tests/acceptance/delivery/contract.py` is the source: print(markdown()) between the markers."""
+    readme = (project_root / "README.md").read_text()
+    shown = readme[readme.index(contract.OPENING) : readme.index(contract.CLOSING) + len(contract.CLOSING)]
+    assert shown == contract.markdown()

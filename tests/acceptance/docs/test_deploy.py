@@ -1,0 +1,348 @@
+"""The page on deploying is true: its commands run in order, with `gcloud` and `docker` recorded, and the SDK knows every flag.
+
+`receiver` is the real one: in the shell, and in the jobs that the page deploys, with the environment that the page gives them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver import TaskRoute, task
+from receiver.doctor import record_rules
+from receiver.doctor.findings import Check
+from receiver.provision.resources import Kind
+from tests import google_fake
+from tests.acceptance.docs.test_pages import written
+from tests.acceptance.docs.test_readme import blocks
+from tests.google_fake import GoogleFake
+from tests.unit.doctor import test_rules as rules
+from tests.unit.provision import world
+
+GCLOUD = '''#!{python}
+"""Notes what it is asked, answers what the page reads, and runs what a job would run."""
+import json, os, subprocess, sys
+
+arguments = sys.argv[1:]
+with open(os.environ["GCLOUD_LOG"], "a") as log:
+    log.write(json.dumps(arguments) + "\\n")
+if "--data-file=-" in arguments:
+    assert sys.stdin.read().strip(), "an empty secret"
+if arguments[:2] == ["projects", "describe"]:
+    print("415104041262")
+if arguments[:3] == ["sql", "instances", "describe"]:
+    print("10.9.8.7")
+if arguments[:3] == ["secrets", "versions", "access"]:
+    print("hunter2", end="")
+if arguments[:3] == ["run", "jobs", "deploy"]:
+    options = dict(zip(arguments[4:], arguments[5:]))
+    given = dict(pair.split("=", 1) for pair in options["--set-env-vars"].removeprefix("^|^").split("|"))
+    kept = {{name: value for name, value in os.environ.items() if not name.startswith(("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_"))}}
+    sys.exit(subprocess.run([options["--command"], *options["--args"].split(",")], env=kept | given, check=False).returncode)
+'''
+RECEIVER = """#!/bin/sh
+# Where the page leads to Google or to Cloud SQL, this leads to their stand-ins.
+export PUBSUB_EMULATOR_HOST={host} TASKS_SCHEDULER_ENDPOINT={url} TASKS_OIDC_CERTS_URL={certs} DATABASE_URL={database}
+exec {python} -m receiver "$@"
+"""
+PARSE = """
+import contextlib, io, json, sys
+root = sys.argv[1]
+sys.path[:0] = [root + "/lib", root + "/lib/third_party"]
+from googlecloudsdk import gcloud_main
+cli = gcloud_main.CreateCLI([])
+wrong = []
+for arguments in json.load(sys.stdin):
+    try:
+        cli._CLI__parser.parse_args(arguments)
+    except SystemExit:
+        wrong.append(arguments)
+    except Exception as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\\n")
+        wrong.append(arguments)
+json.dump(wrong, sys.stdout)
+"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of the page: what was printed, and every call of gcloud."""
+
+    output: str
+    calls: list[list[str]]
+
+
+pytestmark = pytest.mark.slow
+
+
+def page(project_root: Path) -> str:
+    return (project_root / "docs" / "deploy.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def google() -> Iterator[GoogleFake]:
+    with google_fake.running() as fake:
+        yield fake
+
+
+@pytest.fixture(scope="module")
+def told(
+    pytestconfig: pytest.Config,
+    tmp_path_factory: pytest.TempPathFactory,
+    google: GoogleFake,
+    empty_shop: str,
+    certs_url: str,
+) -> Told:
+    """The page, run as it stands there."""
+    folder = tmp_path_factory.mktemp("deploy")
+    programs, log = folder / "bin", folder / "gcloud.log"
+    programs.mkdir()
+    text = page(pytestconfig.rootpath)
+    written(text, folder)
+    of_receiver = RECEIVER.format(
+        host=google.host,
+        url=google.url,
+        certs=certs_url,
+        database=shlex.quote(empty_shop),
+        python=sys.executable,
+    )
+    for name, code in (
+        ("gcloud", GCLOUD.format(python=sys.executable)),
+        ("docker", "#!/bin/sh\nexit 0\n"),
+        ("receiver", of_receiver),
+    ):
+        (programs / name).write_text(code)
+        (programs / name).chmod(0o755)
+    google.before("GET /v2/", lambda: deploy(google, calls(log)), times=1000)
+    ours = (
+        "TASKS_",
+        "DATABASE_",
+        "GCP_",
+        "CLOUD_RUN_",
+        "SCHEDULER_",
+        "K_",
+        "PUBSUB_",
+        "GOOGLE_",
+        "CLOUDSDK_",
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(code for _, code in blocks(text, "sh"))],
+        cwd=folder,
+        env=environ
+        | {
+            "PYTHONPATH": str(pytestconfig.rootpath),
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "GCLOUD_LOG": str(log),
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return Told(done.stdout, calls(log))
+
+
+@pytest.fixture(scope="module")
+def empty_shop(postgres_server: Any) -> Iterator[str]:
+    """The database before anything was migrated."""
+    postgres_server.create_database("deploy_page")
+    yield postgres_server.url("deploy_page")
+    postgres_server.drop_database("deploy_page")
+
+
+def calls(log: Path) -> list[list[str]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def options(arguments: list[str]) -> dict[str, str]:
+    """Each flag with what follows it."""
+    return {
+        flag: value
+        for flag, value in zip(arguments, [*arguments[1:], ""], strict=True)
+        if flag.startswith("--")
+    }
+
+
+def deploy(google: GoogleFake, asked: list[list[str]]) -> None:
+    """What `gcloud run deploy` would have made of the page's flags."""
+    (found,) = [arguments for arguments in asked if arguments[:2] == ["run", "deploy"]]
+    given = options(found)
+    variables = dict(pair.split("=", 1) for pair in given["--set-env-vars"].removeprefix("^|^").split("|"))
+    project, region = variables["GCP_PROJECT_ID"], given["--region"]
+    name = f"projects/{project}/locations/{region}/services/{found[2]}"
+    google.run.deploy(
+        name,
+        f"https://{found[2]}-415104041262.{region}.run.app",
+        timeout=f"{given['--timeout']}s",
+        maxInstanceRequestConcurrency=int(given["--concurrency"]),
+        scaling={"maxInstanceCount": int(given["--max-instances"])},
+        ingress={"internal": "INGRESS_TRAFFIC_INTERNAL_ONLY"}[given["--ingress"]],
+        resources={"cpuIdle": "--cpu-throttling" in given},
+        env={key: {"value": value} for key, value in variables.items()},
+    )
+    open_to = ["allUsers"] if "--allow-unauthenticated" in given else []
+    google.policies.write(name, [{"role": "roles/run.invoker", "members": open_to}])
+
+
+def test_the_page_leads_from_nothing_to_a_service_that_is_well(told: Told, google: GoogleFake) -> None:
+    assert "migrated: nothing → " in told.output
+    assert "what is there is as it should be" in told.output
+    summaries = re.findall(r"^\d+ errors?, .*$", told.output, re.MULTILINE)
+    assert summaries == ["0 errors, 0 warnings, 2 notes", "0 errors, 0 warnings, 3 notes"], told.output
+    assert "prod--shop.tasks--shop_tasks.send_welcome_email-sub" in str(google.everything())
+
+
+def test_the_steps_come_in_their_order(told: Told) -> None:
+    steps = [call[2] if call[1] == "deploy" else call[3] for call in told.calls if call[0] == "run"]
+    assert steps == ["receiver-migrate", "receiver", "receiver-doctor"]
+    assert told.output.index("migrated: ") < told.output.index("what is there is as it should be")
+
+
+def test_the_accounts_are_given_the_roles_that_the_table_says(told: Told, project_root: Path) -> None:
+    given: dict[str, set[str]] = {}
+    for call in told.calls:
+        if "add-iam-policy-binding" in call:
+            member = options(call)["--member"].removeprefix("serviceAccount:").partition("@")[0]
+            given.setdefault(member, set()).add(options(call)["--role"])
+    rows = re.findall(r"^\| `(receiver-\w+)` \|[^|]*\| (.*) \|$", page(project_root), re.MULTILINE)
+    table = {name: set(re.findall(r"roles/[\w.]+", roles)) for name, roles in rows}
+    assert {name: roles for name, roles in table.items() if roles} == given
+
+
+def test_no_password_is_in_the_settings_or_in_a_flag_of_cloud_run(told: Told) -> None:
+    deployed = [call for call in told.calls if call[0] == "run"]
+    assert "hunter2" not in str(deployed)
+    assert all(options(call)["--set-secrets"].startswith("DATABASE_PASSWORD=") for call in deployed)
+    assert all("@10.9.8.7/receiver?sslmode=require" in options(call)["--set-env-vars"] for call in deployed)
+
+
+def test_a_setting_may_hold_commas(told: Told) -> None:
+    """Where gcloud is told no other, it parts variables at commas, which lists of modules have."""
+    given = [options(call)["--set-env-vars"] for call in told.calls if call[0] == "run"]
+    assert given
+    assert all(value.startswith("^|^GCP_PROJECT_ID=shop-prod|") for value in given), given
+
+
+def test_what_the_readme_shows_is_what_the_page_runs(project_root: Path) -> None:
+    """It shows some of it; every line stands on the page too."""
+    (shown,) = [code for _, code in blocks((project_root / "README.md").read_text(), "bash")]
+    lines = {line.strip() for _, code in blocks(page(project_root), "sh") for line in code.splitlines()}
+    assert [line for line in shown.splitlines() if line.strip() not in lines] == []
+
+
+def sdk() -> tuple[Path, str]:
+    """The Cloud SDK of this machine, and the Python for it. Skips the test where there is none."""
+    gcloud = shutil.which("gcloud")
+    roots = [Path(os.environ["CLOUDSDK_ROOT_DIR"])] if os.environ.get("CLOUDSDK_ROOT_DIR") else []
+    roots += [Path(gcloud).resolve().parent.parent] if gcloud else []
+    roots += [
+        Path(where) / "google-cloud-sdk" for where in ("/usr/lib", "/usr/share", "/opt", str(Path.home()))
+    ]
+    for root in roots:
+        if (root / "lib" / "googlecloudsdk").is_dir():
+            bundled = root / "platform" / "bundledpythonunix" / "bin" / "python3"
+            return root, str(bundled) if bundled.is_file() else sys.executable
+    pytest.skip("no Cloud SDK is installed, so that nobody knows gcloud's flags")
+
+
+def misunderstood(lines: list[list[str]], folder: Path) -> tuple[list[list[str]], str]:
+    """Those command lines that gcloud's own parser refuses, and what it says. Nothing is executed."""
+    root, python = sdk()
+    (folder / "parse.py").write_text(PARSE)
+    done = subprocess.run(
+        [python, "-S", "-B", folder / "parse.py", str(root)],
+        input=json.dumps(lines),
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "CLOUDSDK_CONFIG": str(folder / "config"),
+            "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "1",
+            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    refused: list[list[str]] = json.loads(done.stdout)
+    return refused, done.stderr
+
+
+def test_the_sdk_knows_every_command_and_flag_of_the_page(told: Told, tmp_path: Path) -> None:
+    assert len(told.calls) >= 28
+    refused, why = misunderstood(told.calls, tmp_path)
+    assert refused == [], why
+
+
+def test_the_sdk_refuses_what_it_does_not_know(tmp_path: Path) -> None:
+    wrong = [
+        ["run", "deploy", "receiver", "--image", "x", "--no-such-flag"],
+        ["run", "deploi", "receiver"],
+        ["run", "deploy", "receiver", "--image", "x", "--ingress", "inside"],
+        ["projects", "add-iam-policy-binding", "x"],
+    ]
+    assert misunderstood(wrong, tmp_path)[0] == wrong
+
+
+@task
+def slow() -> None: ...
+
+
+def mends() -> Iterator[str]:
+    """Everything that the doctor proposes to type for what may be wrong."""
+    service = rules.SERVICE
+    poor = replace(
+        service,
+        urls=(),
+        timeout=timedelta(seconds=9),
+        concurrency=999,
+        cpu_always=True,
+        ingress="INGRESS_TRAFFIC_ALL",
+        environment={**rules.GOOD, "TASKS_NAMESPACE": "x", "ENABLE_SLOW": "off", "TASKS_SETUP": "a:b"},
+    )
+    route = TaskRoute(slow, ack_deadline=60, timeout=900, kill_switch="ENABLE_SLOW")
+    found = rules.deployed(poor, frozenset(), rules.GOOD | {"TASKS_MODULES": "a,b"})
+    found += rules.deployed(replace(poor, ingress="INGRESS_TRAFFIC_NONE"), None, rules.GOOD)
+    found += rules.declared(route, service=poor) + rules.declared(route)
+    found += rules.declared(route, service=replace(poor, cpu_always=False))
+    found += record_rules.judge(rules.WELL, replace(rules.FLEET, instances=100, flags=service.flags))
+    found += rules.configured({})
+    settled = world.settled()
+    for kind, check, state in (
+        (Kind.JOB, Check.SCHEDULER, {"state": "PAUSED", "status": {"code": 5}}),
+        (Kind.SUBSCRIPTION, Check.PUBSUB, {"state": "RESOURCE_ERROR"}),
+    ):
+        ailing = next(one for one in settled.resources if one.kind is kind)
+        seen = settled.with_(ailing.name, world.changed(ailing, **state))
+        found += rules.provisioned(seen, check=check)
+    for one in found:
+        inside = re.search(r"\$\((gcloud .*)\)$", one.mend)
+        if inside is not None or one.mend.startswith("gcloud "):
+            yield one.mend if inside is None else inside[1]
+
+
+def test_the_sdk_knows_every_command_that_the_doctor_proposes(tmp_path: Path) -> None:
+    lines = [shlex.split(command)[1:] for command in mends()]
+    said = {" ".join(line[:3]) for line in lines}
+    assert {"run services update", "run services add-iam-policy-binding", "scheduler jobs resume"} <= set(
+        said
+    )
+    refused, why = misunderstood(lines, tmp_path)
+    assert refused == [], why

@@ -1,0 +1,1 @@
+"""What tests play on: receivers, commands, databases, Pub/Sub and endpoints, as real processes and sockets."""
