@@ -8,8 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from receiver.record import migrations
 from receiver.record.database import Database
 from receiver.settings import Settings, require_database
 from tests.stage.canaries import Canary, address, guarded, sung
+from tests.stage.commands import Done, run_command
 from tests.stage.waiting import eventually
 
 SECRETS = set(Canary) - {Canary.USER}
@@ -90,19 +89,11 @@ class Commands:
             "TASKS_PUSH_AUTH": "off",
         }
 
-    def start(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def start(self, *arguments: str, **env: str) -> Done:
         """A command, to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "receiver", *arguments],
-            cwd=self.folder,
-            env=self.environ | env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return run_command(*arguments, cwd=self.folder, env=self.environ | env)
 
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **env: str) -> Done:
         """A command that must fail, in one line, without a secret; and what it said."""
         done = self.start(*arguments, **env)
         said = done.stdout + done.stderr

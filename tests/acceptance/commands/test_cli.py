@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import signal
 import stat
@@ -25,8 +24,9 @@ from receiver.dev.processes import EMAIL, Instance, free_port
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.record.migrations import HEAD
+from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Done]
 
 PLUGIN = """
 from receiver import PermanentError, TaskRoute, task
@@ -47,39 +47,16 @@ tasks = [
 
 
 @pytest.fixture
-def environ(project_root: Path, tmp_path: Path) -> dict[str, str]:
+def environ() -> dict[str, str]:
     """An environment without any setting; whatever a command leaves for the temporary folder is in ours."""
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return clean | {"PYTHONPATH": str(project_root), "COLUMNS": "200"}
+    return clean_environ()
 
 
 @pytest.fixture
 def run(environ: dict[str, str], tmp_path: Path) -> Run:
     """Runs `receiver` in a folder of the test's own that holds the plugin `shop`."""
     (tmp_path / "shop.py").write_text(PLUGIN)
-
-    def call(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "receiver", *arguments],
-            cwd=tmp_path,
-            env=environ | env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return call
-
-
-def one_line(done: subprocess.CompletedProcess[str], code: int) -> str:
-    """The one line on standard error of a command that refused."""
-    assert done.returncode == code, done
-    assert done.stdout == ""
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("error: ")
-    return done.stderr
+    return Commands(tmp_path, environ)
 
 
 def execute(url: str, statement: str) -> None:
@@ -98,17 +75,10 @@ def shell(environ: dict[str, str], tmp_path: Path) -> Run:
     """Runs a line of shell in which `receiver` is the command, with the plugin `shop` in the working folder."""
     (tmp_path / "shop.py").write_text(PLUGIN)
 
-    def call(line: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def call(line: str, **env: str) -> Done:
         command = f'receiver() {{ exec {sys.executable} -m receiver "$@"; }}\n{line}'
-        return subprocess.run(
-            ["bash", "-c", command],
-            cwd=tmp_path,
-            env=environ | {"TASKS_MODULES": "shop"} | env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environ_of_all = environ | {"TASKS_MODULES": "shop"} | env
+        return run_command("-c", command, program=("bash",), cwd=tmp_path, env=environ_of_all)
 
     return call
 
@@ -602,7 +572,7 @@ class TestDemo:
         self, environ: dict[str, str], tmp_path: Path, folder: Path, number: signal.Signals
     ) -> None:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "receiver", "demo"],
+            [*RECEIVER, "demo"],
             cwd=tmp_path,
             env=environ | {"TMPDIR": str(folder)},
             stdout=subprocess.PIPE,

@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from receiver.emulator.broker import Broker
 from receiver.emulator.in_thread import LocalPubSub
 from receiver.emulator.push_client import message
 from receiver.tasks.naming import topic_name
+from tests.stage.commands import RECEIVER, Commands, Done, clean_environ
 from tests.stage.record import NAMESPACE, Record
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Done]
 
 PROJECT = "shop"
 TOPIC = f"projects/{PROJECT}/topics/{topic_name('dev', NAMESPACE, 'shop.greet')}"
@@ -64,13 +64,9 @@ def published(pubsub: LocalPubSub) -> Callable[[], list[str]]:
 
 
 @pytest.fixture
-def environ(project_root: Path, tmp_path: Path, pubsub: LocalPubSub, record: Record) -> dict[str, str]:
+def environ(tmp_path: Path, pubsub: LocalPubSub, record: Record) -> dict[str, str]:
     (tmp_path / "shop.py").write_text(PLUGIN)
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return clean | {
-        "PYTHONPATH": str(project_root),
-        "COLUMNS": "200",
+    return clean_environ() | {
         "DATABASE_URL": record.url,
         "GCP_PROJECT_ID": PROJECT,
         "PUBSUB_EMULATOR_HOST": pubsub.host,
@@ -80,25 +76,12 @@ def environ(project_root: Path, tmp_path: Path, pubsub: LocalPubSub, record: Rec
 
 @pytest.fixture
 def run(environ: dict[str, str], tmp_path: Path) -> Run:
-    def call(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "receiver", *arguments],
-            cwd=tmp_path,
-            env=environ | env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    return call
+    return Commands(tmp_path, environ)
 
 
 def follow(environ: dict[str, str], stdout: int) -> subprocess.Popen[str]:
     """`receiver group`, under way."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "receiver", "group", "a group"], env=environ, stdout=stdout, text=True
-    )
+    return subprocess.Popen([*RECEIVER, "group", "a group"], env=environ, stdout=stdout, text=True)
 
 
 async def owe(record: Record, task_id: str, **columns: Any) -> None:

@@ -21,6 +21,7 @@ from receiver.errors import ReceiverError
 from receiver.maintenance import SWEEP
 from tests import google_fake
 from tests.google_fake import GoogleFake
+from tests.stage.commands import SETTINGS
 from tests.stage.record import Record
 
 PLUGIN = """
@@ -110,8 +111,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     (tmp_path / "doctor_shop.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PUBSUB_", "GOOGLE_", "ENABLE_")
-    hidden: dict[str, str | None] = {name: None for name in os.environ if name.startswith(ours)}
+    hidden: dict[str, str | None] = {name: None for name in os.environ if name.startswith(SETTINGS)}
 
     def call(*arguments: str, env: Mapping[str, str]) -> Seen:
         ran = CliRunner().invoke(group, arguments, env=hidden | PLACE | dict(env))

@@ -9,8 +9,6 @@ import asyncio
 import ctypes
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ from receiver.doctor.findings import SKIPPABLE, Check
 from receiver.emulator.in_thread import LocalPubSub, running
 from receiver.emulator.push_client import message
 from receiver.emulator.signer import Signer
+from tests.stage.commands import Done, run_command
 from tests.stage.receivers import PLUGIN, new_instance
 from tests.stage.record import MODULE, Record
 
@@ -33,7 +32,7 @@ OTHERS = tuple(f"--skip={check.value}" for check in SKIPPABLE if check is not Ch
 """What doctor is not to look at."""
 
 T = TypeVar("T")
-Run = Callable[..., subprocess.CompletedProcess[str]]
+Run = Callable[..., Done]
 
 
 def without_overrides(start: Callable[[], T]) -> T:
@@ -77,7 +76,7 @@ def pubsub() -> Iterator[LocalPubSub]:
 def run(home: Path, folder: Path, pubsub: LocalPubSub) -> Run:
     """Runs `receiver` with that home."""
 
-    def call(database_url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def call(database_url: str, *arguments: str) -> Done:
         environ = {
             "MARKS_FOLDER": str(folder),
             "DATABASE_URL": database_url,
@@ -88,12 +87,7 @@ def run(home: Path, folder: Path, pubsub: LocalPubSub) -> Run:
             "PYTHONPATH": f"{PLUGIN}:{Path.cwd()}",
             "TASKS_MODULES": MODULE,
         }
-        return without_overrides(
-            lambda: subprocess.run(
-                [sys.executable, "-m", "receiver", *arguments],
-                env=environ, cwd=PLUGIN, capture_output=True, text=True, timeout=60, check=False,
-            )
-        )  # fmt: skip
+        return without_overrides(lambda: run_command(*arguments, cwd=PLUGIN, env=environ))
 
     return call
 

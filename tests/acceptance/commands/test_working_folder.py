@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 
 from receiver.record.migrations import HEAD
 from tests.acceptance.local.test_dev import Dev, dev
+from tests.stage.commands import clean_environ, run_command
 
 __all__ = ["dev"]
 
@@ -47,24 +46,15 @@ def shadow(folder: Path) -> None:
 
 
 @pytest.fixture(params=STARTS)
-def run(request: pytest.FixtureRequest, project_root: Path, tmp_path: Path) -> Run:
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """What a command prints in such a folder, which holds the plugin `shop` too."""
     shadow(tmp_path)
     (tmp_path / "shop.py").write_text(PLUGIN)
     start, safe = STARTS[request.param]
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
     def call(*arguments: str, **env: str) -> str:
-        done = subprocess.run(
-            [*start, *arguments],
-            cwd=tmp_path,
-            env=clean | {"PYTHONPATH": str(project_root), "COLUMNS": "200"} | safe | env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        environ = clean_environ() | safe | env
+        done = run_command(*arguments, program=tuple(start), cwd=tmp_path, env=environ)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 

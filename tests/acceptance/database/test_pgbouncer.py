@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +25,7 @@ from receiver.record.database import Database
 from tests.acceptance.delivery import contract
 from tests.acceptance.delivery.contract import CASES, ENVIRONMENTS, Case, Profile
 from tests.acceptance.delivery.playing import plays_out
+from tests.stage.commands import run_command
 from tests.stage.pgbouncer import SETTINGS, NoPgBouncerError, pooling, program, through
 from tests.stage.receivers import Stage, new_instance
 from tests.stage.record import Record
@@ -159,13 +158,7 @@ async def test_an_execution_whose_instance_was_killed_is_taken_over(
 def test_migrate_check_and_executions_go_through_it(empty_database_url: str, port: int) -> None:
     def run(*arguments: str) -> str:
         environ = {**os.environ, "DATABASE_URL": through(empty_database_url, port), **OFF}
-        done = subprocess.run(
-            [sys.executable, "-m", "receiver", *arguments],
-            env=environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command(*arguments, cwd=Path.cwd(), env=environ)
         return f"{done.returncode} {done.stdout}{done.stderr}"
 
     assert run("migrate", "--check").startswith("1 behind")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -31,6 +28,7 @@ from receiver.settings import Settings
 from receiver.tasks.call import TaskResult
 from receiver.tasks.naming import topic_name
 from tests.stage import tls_postgres
+from tests.stage.commands import Done, clean_environ, run_command
 from tests.stage.receivers import PLUGIN, new_instance
 from tests.stage.record import NAMESPACE, Record
 from tests.stage.tls_postgres import UNNAMED, NoPostgresError, TlsPostgres
@@ -224,19 +222,10 @@ async def test_serve_and_ready_and_doctor_say_why_a_certificate_is_refused(
     assert run(url, pubsub, "migrate").stderr == f"error: {sentence}\n"
 
 
-def run(url: str, pubsub: LocalPubSub, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(url: str, pubsub: LocalPubSub, *arguments: str) -> Done:
     """A command with a client certificate, to its end."""
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return subprocess.run(
-        [sys.executable, "-m", "receiver", *arguments],
-        cwd=PLUGIN,
-        env=clean | environ(url, pubsub) | {"TASKS_MODULES": MODULE, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    variables = clean_environ() | environ(url, pubsub) | {"TASKS_MODULES": MODULE}
+    return run_command(*arguments, cwd=PLUGIN, env=variables)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from tests import google_fake
 from tests.acceptance.docs.test_pages import written
 from tests.acceptance.docs.test_readme import blocks
 from tests.google_fake import GoogleFake
+from tests.stage.commands import clean_environ
 from tests.unit.doctor import test_rules as rules
 from tests.unit.provision import world
 
@@ -126,24 +127,11 @@ def told(
         (programs / name).write_text(code)
         (programs / name).chmod(0o755)
     google.before("GET /v2/", lambda: deploy(google, calls(log)), times=1000)
-    ours = (
-        "TASKS_",
-        "DATABASE_",
-        "GCP_",
-        "CLOUD_RUN_",
-        "SCHEDULER_",
-        "K_",
-        "PUBSUB_",
-        "GOOGLE_",
-        "CLOUDSDK_",
-    )
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(code for _, code in blocks(text, "sh"))],
         cwd=folder,
-        env=environ
+        env=clean_environ()
         | {
-            "PYTHONPATH": str(pytestconfig.rootpath),
             "PATH": f"{programs}:{os.environ['PATH']}",
             "GCLOUD_LOG": str(log),
         },

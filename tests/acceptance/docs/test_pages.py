@@ -19,10 +19,7 @@ from receiver.dev.processes import free_port
 from tests import google_fake
 from tests.acceptance.docs.test_readme import BLOCK, blocks
 from tests.acceptance.local.test_testing import plugin_arguments
-
-OURS = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "K_", "PUBSUB_")
-"""How the variables begin that a page's reader would not have yet."""
-
+from tests.stage.commands import clean_environ
 
 pytestmark = pytest.mark.slow
 
@@ -82,8 +79,7 @@ def test_the_page_on_provisioning_works(project_root: Path, tmp_path: Path) -> N
     written(page, tmp_path)
     said: list[str] = []
     with google_fake.running() as google:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | {
-            "PYTHONPATH": str(project_root),
+        environ = clean_environ() | {
             "PATH": f"{programs(tmp_path)}:{os.environ['PATH']}",
             "PUBSUB_EMULATOR_HOST": google.host,
             "TASKS_SCHEDULER_ENDPOINT": google.url,
@@ -122,10 +118,9 @@ def programs(folder: Path) -> Path:
 def played(page: str, folder: Path, project_root: Path) -> str:
     """The first terminal stays open, the second one's commands are run in it; what they print."""
     written(page, folder)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | {
+    environ = clean_environ() | {
         "PYTHONPATH": f"{project_root}:{folder}",
         "PATH": f"{programs(folder)}:{os.environ['PATH']}",
-        "COLUMNS": "200",
     }
     log = folder / "log"
     with log.open("wb") as output:

@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +17,7 @@ from receiver.cli.enqueue import _line as line
 from receiver.dev.folder import Folder
 from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
 from tests.acceptance.enqueue.conftest import House
+from tests.stage.commands import RECEIVER, Done, run_command
 from tests.stage.receivers import PLUGIN
 from tests.stage.waiting import eventually
 
@@ -25,17 +25,9 @@ NOW = datetime(2026, 11, 23, 18, 5, tzinfo=UTC)
 ID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 
 
-def argv(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "receiver", "enqueue", *arguments]
-
-
-async def run(house: House, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+async def run(house: House, *arguments: str, **env: str) -> Done:
     environ = house.environ(house.record.url, house.pubsub.host) | env
-    return await asyncio.to_thread(
-        lambda: subprocess.run(
-            argv(*arguments), env=environ, cwd=PLUGIN, capture_output=True, text=True, check=False
-        )
-    )
+    return await asyncio.to_thread(run_command, "enqueue", *arguments, cwd=PLUGIN, env=environ)
 
 
 async def test_it_prints_the_id_and_nothing_else(house: House, label: str) -> None:
@@ -121,16 +113,8 @@ async def test_beside_receiver_dev_no_variable_is_needed(house: House, label: st
     names = ("DATABASE_URL", "PUBSUB_EMULATOR_HOST", "GCP_PROJECT_ID", "TASKS_MODULES")
     folder.keep_environ({name: given[name] for name in names})
     environ = {name: value for name, value in given.items() if name not in names}
-    done = await asyncio.to_thread(
-        lambda: subprocess.run(
-            argv("succeed", "--args", f'["{label}"]', "--wait", "60"),
-            env=environ,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    )
+    arguments = ("succeed", "--args", f'["{label}"]', "--wait", "60")
+    done = await asyncio.to_thread(run_command, "enqueue", *arguments, cwd=tmp_path, env=environ)
     assert done.returncode == 0, done.stderr
     assert house.calls(label) == 1
 
@@ -139,7 +123,7 @@ async def test_on_a_terminal_its_status_is_followed(house: House, label: str) ->
     ours, theirs = pty.openpty()
     environ = house.environ(house.record.url, house.pubsub.host) | {"TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(  # noqa: ASYNC220 - it is there at once
-        argv("wait", "--args", f'["{label}"]', "--wait", "60"),
+        [*RECEIVER, "enqueue", "wait", "--args", f'["{label}"]', "--wait", "60"],
         env=environ,
         cwd=PLUGIN,
         stdout=subprocess.PIPE,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.stage.commands import RECEIVER, clean_environ, run_command
 
 EXPECTED = [
     "enqueue, push, record: greet published",
@@ -27,22 +27,13 @@ EXPECTED = [
 
 
 @pytest.fixture
-def environ(project_root: Path) -> dict[str, str]:
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return clean | {"PYTHONPATH": str(project_root), "TERM": "xterm", "COLUMNS": "120"}
+def environ() -> dict[str, str]:
+    return clean_environ() | {"TERM": "xterm", "COLUMNS": "120"}
 
 
 def test_in_a_pipe_each_step_is_a_line(environ: dict[str, str], tmp_path: Path) -> None:
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "receiver", "demo"],
-        cwd=tmp_path,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command("demo", cwd=tmp_path, env=environ)
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - began < 30
     assert [line for line in done.stdout.splitlines() if line in EXPECTED] == EXPECTED
@@ -54,7 +45,7 @@ def test_on_a_terminal_it_is_a_table_that_lives(environ: dict[str, str], tmp_pat
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        os.execve(sys.executable, [sys.executable, "-m", "receiver", "demo"], environ)  # noqa: S606 - the child of a fork
+        os.execve(RECEIVER[0], [*RECEIVER, "demo"], environ)  # noqa: S606 - the child of a fork
     shown = bytearray()
     try:
         while chunk := os.read(terminal, 65536):

@@ -25,6 +25,7 @@ import httpx
 import pytest
 
 from receiver.dev.processes import free_port
+from tests.stage.commands import RECEIVER, Done, clean_environ, run_command
 
 PLUGIN = """
 import asyncio
@@ -77,14 +78,12 @@ def until(true: Callable[[], Any], what: Callable[[], str] = lambda: "") -> Any:
 class Dev:
     """A folder with a plugin, and the `receiver dev` in it."""
 
-    def __init__(self, folder: Path, project_root: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.plugin = folder / "plug.py"
         self.state = folder / ".receiver"
-        ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-        self.environ = clean | {"PYTHONPATH": str(project_root), "TMPDIR": str(folder), "COLUMNS": "200"}
-        self.argv = [sys.executable, "-m", "receiver", "dev", "--modules", "plug"]
+        self.environ = clean_environ() | {"TMPDIR": str(folder)}
+        self.argv = [*RECEIVER, "dev", "--modules", "plug"]
         self.process: subprocess.Popen[bytes] | None = None
         self.plugin.write_text(PLUGIN)
         self.state.mkdir()
@@ -113,16 +112,8 @@ class Dev:
     def says(self, text: str, times: int = 1) -> None:
         until(lambda: self.log().count(text) >= times, lambda: f"{text!r} is not in:\n{self.log()}")
 
-    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "receiver", *arguments],
-            cwd=self.folder,
-            env=self.environ | env,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    def run(self, *arguments: str, **env: str) -> Done:
+        return run_command(*arguments, cwd=self.folder, env=self.environ | env)
 
     def refuses(self) -> str:
         """The one line with which a start ends."""
@@ -176,10 +167,10 @@ class Dev:
 
 
 @contextmanager
-def folder_with_plugin(project_root: Path) -> Iterator[Dev]:
+def folder_with_plugin() -> Iterator[Dev]:
     folder = Path(tempfile.mkdtemp(prefix="receiver-dev-", dir="/tmp"))
     folder.chmod(0o755)
-    dev = Dev(folder, project_root)
+    dev = Dev(folder)
     try:
         yield dev
     finally:
@@ -189,15 +180,15 @@ def folder_with_plugin(project_root: Path) -> Iterator[Dev]:
 
 
 @pytest.fixture
-def dev(project_root: Path) -> Iterator[Dev]:
-    with folder_with_plugin(project_root) as made:
+def dev() -> Iterator[Dev]:
+    with folder_with_plugin() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def running(pytestconfig: pytest.Config) -> Iterator[Dev]:
+def running() -> Iterator[Dev]:
     """One that runs, for tests that leave it as it was."""
-    with folder_with_plugin(pytestconfig.rootpath) as made:
+    with folder_with_plugin() as made:
         made.start(DATABASE_URL="not believed", TASKS_FAULT_SEED="1")
         made.says("receiving pushes")
         yield made
@@ -385,7 +376,7 @@ class TestDebug:
         try:
             reads(b"receiving pushes")
             pushing = subprocess.Popen(
-                [sys.executable, "-m", "receiver", "push", "greet", "--args", '["Ada"]'],
+                [*RECEIVER, "push", "greet", "--args", '["Ada"]'],
                 cwd=dev.folder,
                 env=dev.environ,
                 stdout=subprocess.PIPE,

@@ -26,6 +26,7 @@ from receiver.errors import ReceiverError
 from tests import google_fake
 from tests.google_fake import GoogleFake
 from tests.stage import emulator
+from tests.stage.commands import RECEIVER, clean_environ, run_command
 from tests.stage.emulator import Emulator, NoEmulatorError
 from tests.stage.record import Record
 
@@ -60,14 +61,11 @@ def google() -> Iterator[GoogleFake]:
 
 
 @pytest.fixture
-def place(project_root: Path, tmp_path: Path) -> dict[str, str]:
+def place(tmp_path: Path) -> dict[str, str]:
     """The variables of a shop in production, in a folder with its plugins."""
     (tmp_path / "shop_both.py").write_text(PLUGIN)
     (tmp_path / "shop_mail.py").write_text(ONLY_MAIL)
-    ours = ("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_", "SCHEDULER_", "K_", "PUBSUB_", "GOOGLE_")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return clean | {
-        "PYTHONPATH": str(project_root),
+    return clean_environ() | {
         "GCP_PROJECT_ID": "shop-prod",
         "CLOUD_RUN_SERVICE_URL": "https://shop-abc-ew.a.run.app",
         "TASKS_SERVICE_ACCOUNT": "push@shop-prod.iam.gserviceaccount.com",
@@ -111,16 +109,7 @@ def process(place: dict[str, str], tmp_path: Path) -> Provision:
     """Runs it as a process of its own."""
 
     def run(*arguments: str, env: Mapping[str, str]) -> Ended:
-        done = subprocess.run(
-            [sys.executable, "-m", "receiver", "provision", *arguments],
-            cwd=tmp_path,
-            env=place | dict(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
+        done = run_command("provision", *arguments, cwd=tmp_path, env=place | dict(env), timeout=100)
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return run
@@ -135,7 +124,7 @@ def on_terminal(folder: Path, env: Mapping[str, str], typed: str, *arguments: st
     """Exit code and output of the command on a terminal, where somebody types when asked."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "receiver", "provision", *arguments],
+        [*RECEIVER, "provision", *arguments],
         cwd=folder,
         env={**env, "TERM": "xterm-256color", "COLUMNS": "200"},
         stdin=slave,
