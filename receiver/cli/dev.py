@@ -15,9 +15,9 @@ import click
 import httpx
 
 from receiver.contract.message import scheduled_payload
-from receiver.dev import local_routes as plan
-from receiver.dev.child import Tether
 from receiver.dev.folder import Folder
+from receiver.dev.local_routes import load_routes
+from receiver.dev.processes import ParentPipe
 from receiver.errors import ConfigurationError
 from receiver.local_postgres.files import LocalPostgresError
 
@@ -48,7 +48,7 @@ def command(*, modules: str | None, debug: bool, tick: str | None) -> None:
 def run(modules: str | None, *, debug: bool) -> None:
     """Everything, until Ctrl-C or SIGTERM."""
     try:
-        from receiver.dev.dev import Dev  # noqa: PLC0415 - needs what only the extra `local` installs
+        from receiver.dev.session import DevSession  # noqa: PLC0415 - needs what only the extra `local` installs
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"receiver dev needs {error.name}: pip install 'pubsub-task-receiver[local]'"
@@ -57,12 +57,12 @@ def run(modules: str | None, *, debug: bool) -> None:
 
     environ = {**os.environ, **({} if modules is None else {"TASKS_MODULES": modules})}
     try:
-        with prepared(Path.cwd(), environ) as ground:
-            for line in ground.lines:
+        with prepared(Path.cwd(), environ) as ready:
+            for line in ready.lines:
                 click.echo(line)
 
             async def live() -> None:
-                await Dev(ground, debug=debug, say=click.echo).run()
+                await DevSession(ready, debug=debug, say=click.echo).run()
 
             asyncio.run(live())
     except LocalPostgresError as error:
@@ -74,8 +74,8 @@ def fire(name: str) -> None:
     environ = Folder(Path.cwd()).environ()
     if "PUBSUB_EMULATOR_HOST" not in environ:
         raise ConfigurationError("no receiver dev has run in this folder; start it with `receiver dev`")
-    with closing(Tether()) as tether:
-        loaded = asyncio.run(plan.load_routes(Path.cwd(), {**os.environ, **environ}, tether))
+    with closing(ParentPipe()) as parent:
+        loaded = load_routes(Path.cwd(), {**os.environ, **environ}, parent)
     routes = {route.name: route for route in loaded.routes}
     route = routes.get(name)
     if route is None:

@@ -21,7 +21,7 @@ import click
 import httpx
 
 from receiver.cli import arguments, terminal
-from receiver.dev.folder import KEY, NAME, Folder
+from receiver.dev.folder import FOLDER_NAME, KEY_FILE, Folder
 from receiver.emulator.push_client import Pusher, message
 from receiver.emulator.signer import CERTS_PATH, Signer
 from receiver.errors import ConfigurationError, SettingError
@@ -130,7 +130,7 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
             settings.certs_url,
             f"nobody serves certificates there; start what does (`receiver dev`), or to push from here use {SUGGESTION}",
         )
-    signer = Signer.load_or_create(_folder() / KEY)
+    signer = Signer.load_or_create(_folder() / KEY_FILE)
     if served:
         _check_served(client, settings.certs_url, signer)
         yield signer, False
@@ -182,7 +182,7 @@ def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             url,
-            f"what listens there does not know the key in {NAME}/{KEY}; choose another port for receiver and push",
+            f"what listens there does not know the key in {FOLDER_NAME}/{KEY_FILE}; choose another port for receiver and push",
         )
 
 

@@ -1,7 +1,7 @@
-"""`.receiver`: what `receiver dev` keeps in a working folder, and how other commands find the one that runs.
+"""`.receiver`: what `receiver dev` keeps in a working folder; other commands find the running one by it.
 
-The folder ignores itself, so that nothing of it is ever committed. One `dev` runs in a folder at a time: it holds a lock
-on the folder that ends with its process, however that ends.
+The folder has a .gitignore of its own, so nothing in it is ever committed. One `dev` runs in a folder at a time: it holds
+a file lock, which the system releases when the process ends.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from receiver.local_postgres import files as binaries
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-NAME: Final = ".receiver"
-ENV: Final = "env"
-KEY: Final = "signing-key.pem"
-STATE: Final = "dev.json"
-LOCK: Final = "lock"
-DATA: Final = "postgres"
-MESSAGES: Final = "pubsub.sqlite"
+FOLDER_NAME: Final = ".receiver"
+ENV_FILE: Final = "env"
+KEY_FILE: Final = "signing-key.pem"
+PORTS_FILE: Final = "dev.json"
+LOCK_FILE: Final = "lock"
+DATA_FOLDER: Final = "postgres"
+MESSAGES_FILE: Final = "pubsub.sqlite"
 
-ROOTS_PLACE: Final = Path("/var/tmp")  # noqa: S108 - the folder in it is PostgreSQL's, which refuses one of another account
-"""Where PostgreSQL's data goes when root works in a folder that nobody else may enter; it survives a restart."""
+ROOT_DATA_PARENT: Final = Path("/var/tmp")  # noqa: S108 - PostgreSQL refuses a data folder of another account
+"""Where PostgreSQL's data goes when root works in a folder that its account may not enter. It survives a reboot."""
 
 
 class Ports(msgspec.Struct, frozen=True):
-    """Where things listen, the same from run to run."""
+    """The ports, kept from run to run."""
 
     receiver: int
     pubsub: int
@@ -43,13 +43,13 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class Folder:
-    """The folder below a working folder; made when first needed."""
+    """`.receiver` in a working folder."""
 
     def __init__(self, working: Path) -> None:
-        self.path = working / NAME
+        self.path = working / FOLDER_NAME
 
     def make(self) -> None:
-        """Makes it, ignored by git.
+        """Creates it, ignored by git.
 
         Raises:
             ConfigurationError: it cannot be made.
@@ -64,12 +64,12 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """The folder is this process's for the time of the block, or until the process ends.
+        """Locks the folder for the time of the block, or until the process ends.
 
         Raises:
             ConfigurationError: another `receiver dev` has it.
         """
-        with (self.path / LOCK).open("a+b", buffering=0) as file:
+        with (self.path / LOCK_FILE).open("a+b", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -83,38 +83,35 @@ class Folder:
             yield
 
     def ports(self) -> Ports | None:
-        """The ports of the last run; None when there was none, or its note is damaged."""
+        """The ports of the last run; None when there was none, or the file is damaged."""
         try:
-            return msgspec.json.decode((self.path / STATE).read_bytes(), type=Ports)
+            return msgspec.json.decode((self.path / PORTS_FILE).read_bytes(), type=Ports)
         except (OSError, msgspec.DecodeError):
             return None
 
     def keep_ports(self, ports: Ports) -> None:
-        """Notes them for the next run."""
-        (self.path / STATE).write_bytes(msgspec.json.encode(ports))
+        """Writes them for the next run."""
+        (self.path / PORTS_FILE).write_bytes(msgspec.json.encode(ports))
 
-    def keep_environ(self, environ: Mapping[str, str]) -> Path:
-        """Writes what another process needs, as a file that a shell can source and dotenv readers read."""
-        file = self.path / ENV
+    def keep_environ(self, environ: Mapping[str, str]) -> None:
+        """Writes the variables that another process needs, for a shell to source or a dotenv reader."""
         lines = [f"{name}={shlex.quote(value)}" for name, value in environ.items()]
-        file.write_text(
-            "\n".join(["# Written by receiver dev: set -a; . .receiver/env; set +a", *lines]) + "\n"
-        )
-        return file
+        note = "# Written by receiver dev: set -a; . .receiver/env; set +a"
+        (self.path / ENV_FILE).write_text("\n".join([note, *lines]) + "\n")
 
     def environ(self) -> dict[str, str]:
-        """What `keep_environ` wrote; empty when nothing runs or ran here."""
+        """What `keep_environ` wrote; empty when no dev ever ran here."""
         try:
-            text = (self.path / ENV).read_text()
+            text = (self.path / ENV_FILE).read_text()
         except OSError:
             return {}
         pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
         return {name: "".join(shlex.split(value)) for name, value in pairs}
 
     def data(self) -> Path:
-        """Where PostgreSQL keeps its data: here, or where its account can go when root's folder shuts it out."""
+        """Where PostgreSQL keeps its data: in this folder, or in `ROOT_DATA_PARENT`."""
         account = binaries.find().account
         if account is None or binaries.enters(account, self.path):
-            return self.path / DATA
+            return self.path / DATA_FOLDER
         identity = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:16]
-        return ROOTS_PLACE / f"receiver-dev-{identity}"
+        return ROOT_DATA_PARENT / f"receiver-dev-{identity}"

@@ -1,13 +1,13 @@
-"""The routes of a folder's plugins, as `receiver check --json` tells them, and what they need in the local Pub/Sub.
+"""The routes of a folder's plugins, and their topics and subscriptions in the local Pub/Sub.
 
-The plugins are loaded in a process of their own, again at every change: a broken one costs nothing but a line.
+`receiver check --json` lists the routes in a process of its own at every change, so a broken plugin breaks nothing here.
 """
 
 from __future__ import annotations
 
-import asyncio
-from asyncio.subprocess import PIPE
+import subprocess
 from dataclasses import dataclass
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from receiver.dev.child import Tether
+    from receiver.dev.processes import ParentPipe
     from receiver.emulator.broker import Broker
 
 LOAD_TIMEOUT: Final = 60.0
 """Seconds for plugins to load: longer than any import should take."""
 
 MAX_DELIVERY_ATTEMPTS: Final = 5
-"""Locally a message is a dead letter soon, so that people see what that is; in the cloud the default is 100."""
+"""Low, so that a dead letter can be seen on a laptop; in the cloud the default is 100."""
 
 
 class LocalRoute(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class LocalRoute(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """The routes; and what should be mended, though it stops nothing."""
+    """The routes, and the warnings: what should be mended and stops nothing."""
 
     routes: list[LocalRoute]
     warnings: list[str]
@@ -59,24 +59,20 @@ class _Report(msgspec.Struct):
     undeclared: list[str]
 
 
-async def load_routes(folder: Path, environ: Mapping[str, str], tether: Tether) -> Loaded:
+def load_routes(folder: Path, environ: Mapping[str, str], parent: ParentPipe) -> Loaded:
     """The routes that a receiver started here would have.
 
     Raises:
         PluginError: one line: what is wrong with a plugin.
     """
-    process = await tether.start(
+    with parent.start(
         ["check", "--json"], folder=folder, environ=environ, stdout=PIPE, stderr=PIPE
-    )
-    try:
-        async with asyncio.timeout(LOAD_TIMEOUT):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise PluginError(f"the plugins did not load within {LOAD_TIMEOUT:g} s") from None
-    finally:
-        if process.returncode is None:
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=LOAD_TIMEOUT)
+        except subprocess.TimeoutExpired:
             process.kill()
-            await process.wait()
+            raise PluginError(f"the plugins did not load within {LOAD_TIMEOUT:g} s") from None
     # A plugin may print while it is imported: the report is the last object that begins a line.
     start = output.rfind(b"\n{\n") + 1
     try:
@@ -91,10 +87,10 @@ async def load_routes(folder: Path, environ: Mapping[str, str], tether: Tether) 
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where the routes of one receiver live: project, its resources' prefix, and the receiver's address and account."""
+class LocalProject:
+    """The project of one local receiver: the names of its resources, and the receiver's URL and push account."""
 
-    project: str
+    id: str
     environment: str
     namespace: str
     url: str
@@ -102,32 +98,32 @@ class Place:
 
     def topic(self, name: str) -> str:
         """A topic's full name."""
-        return f"projects/{self.project}/topics/{name}"
+        return f"projects/{self.id}/topics/{name}"
 
     def subscription(self, name: str) -> str:
         """A subscription's full name."""
-        return f"projects/{self.project}/subscriptions/{name}"
+        return f"projects/{self.id}/subscriptions/{name}"
 
     @property
     def prefix(self) -> str:
-        """How the subscriptions of this receiver's tasks begin; whatever else is in the project is not its own."""
+        """The start of the names of this receiver's push subscriptions. Others in the project are left alone."""
         return self.subscription(f"{self.environment}--{self.namespace}.tasks--")
 
 
-def provision(broker: Broker, routes: Sequence[LocalRoute], place: Place) -> None:
-    """Makes the topics and subscriptions that the routes need; those of routes that are gone push no more."""
-    dead_letters = dead_letter_topic_name(place.environment, place.namespace)
-    dead_topic = place.topic(dead_letters)
+def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProject) -> None:
+    """Creates the topics and subscriptions of the routes. Subscriptions of removed routes stop pushing."""
+    dead_letters = dead_letter_topic_name(project.environment, project.namespace)
+    dead_topic = project.topic(dead_letters)
     _put_topic(broker, dead_topic)
-    _put(broker, {"name": place.subscription(subscription_name(dead_letters)), "topic": dead_topic})
+    _put(broker, {"name": project.subscription(subscription_name(dead_letters)), "topic": dead_topic})
     wanted = set()
     for route in routes:
-        _put_topic(broker, place.topic(route.topic_name))
-        body = _subscription(route, place, dead_topic)
+        _put_topic(broker, project.topic(route.topic_name))
+        body = _subscription(route, project, dead_topic)
         _put(broker, body)
         wanted.add(body["name"])
     for name, subscription in list(broker.subscriptions.items()):
-        if name.startswith(place.prefix) and name not in wanted and subscription.push_endpoint:
+        if name.startswith(project.prefix) and name not in wanted and subscription.push_endpoint:
             broker.put_subscription(name, {**subscription.body, "pushConfig": {}})
 
 
@@ -143,10 +139,10 @@ def _put(broker: Broker, body: Mapping[str, Any]) -> None:
         broker.put_subscription(whole["name"], whole)
 
 
-def _subscription(route: LocalRoute, place: Place, dead_letters: str) -> dict[str, Any]:
+def _subscription(route: LocalRoute, project: LocalProject, dead_letters: str) -> dict[str, Any]:
     return {
-        "name": place.subscription(route.subscription_name),
-        "topic": place.topic(route.topic_name),
+        "name": project.subscription(route.subscription_name),
+        "topic": project.topic(route.topic_name),
         "ackDeadlineSeconds": route.ack_deadline,
         "retryPolicy": {
             "minimumBackoff": f"{route.min_retry_delay}s",
@@ -155,7 +151,7 @@ def _subscription(route: LocalRoute, place: Place, dead_letters: str) -> dict[st
         "deadLetterPolicy": {"deadLetterTopic": dead_letters, "maxDeliveryAttempts": MAX_DELIVERY_ATTEMPTS},
         "expirationPolicy": {},
         "pushConfig": {
-            "pushEndpoint": place.url + PUSH_PATH,
-            "oidcToken": {"serviceAccountEmail": place.email, "audience": place.url},
+            "pushEndpoint": project.url + PUSH_PATH,
+            "oidcToken": {"serviceAccountEmail": project.email, "audience": project.url},
         },
     }

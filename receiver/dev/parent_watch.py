@@ -1,10 +1,10 @@
-"""Runs `receiver` so that it ends with whoever started it, however that one ends.
+"""Runs `receiver` so that it ends when its parent ends.
 
     python -m receiver.dev.parent_watch 5 serve --host 127.0.0.1
 
-The starter holds the only write end of the pipe whose read end is descriptor 5. When the starter ends, SIGKILL included,
-the kernel closes the pipe, and this process is told to stop as by SIGTERM; it is given `PATIENCE` for that. Nothing is
-asked of the operating system that Linux and macOS do not both have.
+The parent holds the only write end of a pipe; descriptor 5 here is its read end (`receiver.dev.processes.ParentPipe`).
+However the parent ends, SIGKILL included, the kernel closes the pipe. This process then gets SIGTERM, and is killed
+after `STOP_TIMEOUT`. It works on Linux and macOS alike.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ import threading
 import time
 from typing import Final
 
-PATIENCE: Final = 12.0
-"""Seconds: the longest that an orderly end takes."""
+STOP_TIMEOUT: Final = 12.0
+"""Seconds from SIGTERM to SIGKILL. Cloud Run gives 10; a laptop may be slower."""
 
 
 def end_with(descriptor: int) -> None:
-    """From now on this process ends when nobody holds the other end of the pipe any more."""
+    """Ends this process when the pipe's write end is closed."""
     os.set_inheritable(descriptor, False)  # noqa: FBT003 - the standard library's signature
 
     def wait() -> None:
         while os.read(descriptor, 1):
             pass
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(PATIENCE)
+        time.sleep(STOP_TIMEOUT)
         os._exit(1)
 
-    threading.Thread(target=wait, name="tether", daemon=True).start()
+    threading.Thread(target=wait, name="parent watch", daemon=True).start()
 
 
-def stand_still() -> None:
-    """`breakpoint()` with the signals left as they are; pdb's own would take Ctrl-C for itself from then on."""
-    import pdb  # noqa: PLC0415, T100 - it is what was asked for
+def set_trace() -> None:
+    """`breakpoint()` that leaves SIGINT alone; else pdb would keep Ctrl-C to itself from then on."""
+    import pdb  # noqa: PLC0415, T100 - a debugger is what was asked for
 
     pdb.Pdb(nosigint=True).set_trace(sys._getframe(1))  # noqa: SLF001 - the frame that called breakpoint()
 

@@ -1,11 +1,11 @@
-"""A real `receiver serve` as a process of its own on loopback: for the demo, for `receiver dev`, for tests.
+"""Starts `receiver` as a process of its own: for `receiver dev`, the demo and tests.
 
-Whoever starts it stops it; it ends by SIGTERM, as on Cloud Run, and its exit code is the receiver's. It never outlives its
-starter (`receiver.dev.parent_watch`), and nobody takes its port between two of its runs.
+Invariant: no such process outlives this one (`ParentPipe`), and every one ends by SIGTERM first, as on Cloud Run.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -14,39 +14,104 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from subprocess import DEVNULL
+from typing import IO, TYPE_CHECKING, Final, Self
 
 import httpx
 
 from receiver.emulator.push_client import Pusher
 from receiver.errors import ConfigurationError
+from receiver.parsers import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from receiver.emulator.signer import Signer
 
-PROJECT = "local"
-EMAIL = "pubsub-push@local.iam.gserviceaccount.com"
-SHARES_RESERVED = sys.platform == "linux"
-"""Whether a port can be kept from others and listened on; elsewhere it is let go right before the start."""
+PROJECT: Final = "local"
+EMAIL: Final = "pubsub-push@local.iam.gserviceaccount.com"
+SHARES_RESERVED: Final = sys.platform == "linux"
+"""Whether a process can listen on a port that this one keeps reserved. Elsewhere the port is freed right before the start."""
 
-START_TIMEOUT = 20.0
+START_TIMEOUT: Final = 20.0
 """Seconds until /health must answer; it takes about one."""
+
+START_POLL: Final = 0.02
+"""Seconds between two requests to a receiver that is starting."""
+
+
+class ParentPipe:
+    """A pipe that closes when this process ends, however it ends. What is started with it ends then too."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+
+    def close(self) -> None:
+        """Ends everything that was started with it."""
+        os.close(self._write)
+        os.close(self._read)
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        environ: Mapping[str, str],
+        stdin: int | None = DEVNULL,
+        stdout: int | IO[bytes] | None = None,
+        stderr: int | IO[bytes] | None = None,
+        foreground: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        """Starts `receiver` with these arguments. In the foreground it gets the terminal's signals."""
+        return subprocess.Popen(
+            # -P: the working folder is searched for plugins only.
+            [sys.executable, "-P", "-m", "receiver.dev.parent_watch", str(self._read), *arguments],
+            cwd=folder,
+            env=environ,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=(self._read,),
+            start_new_session=not foreground,
+        )
+
+
+def answers(process: subprocess.Popen[bytes], url: str, within: float = math.inf) -> bool:
+    """Waits until /health answers. False when the process ends before, or after `within` seconds."""
+    end = time.monotonic() + within
+    with httpx.Client(trust_env=False) as client:
+        while process.poll() is None and time.monotonic() < end:
+            try:
+                if client.get(f"{url}/health", timeout=5).is_success:
+                    return True
+            except httpx.TransportError:
+                pass
+            time.sleep(START_POLL)
+    return False
+
+
+def stop(process: subprocess.Popen[bytes], within: float) -> int:
+    """Ends a process by SIGTERM, or by SIGKILL after `within` seconds; returns its exit code."""
+    process.terminate()
+    try:
+        return process.wait(within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 class Instance:
-    """One receiver process.
+    """One receiver process on loopback.
 
     Args:
         database_url: a migrated database.
         modules: `TASKS_MODULES`.
-        signer: whose tokens it is sent; None for `TASKS_PUSH_AUTH=off`.
+        signer: signs the tokens of pushes to it; None for `TASKS_PUSH_AUTH=off`.
         certs_url: where the signer's certificates are served.
         folder: its working folder, where plugin modules are found.
         env: further variables.
-        port: None for a free one, which stays its own until it is closed.
+        port: None for a free one, which stays reserved until `close`.
     """
 
     def __init__(
@@ -62,14 +127,14 @@ class Instance:
     ) -> None:
         self._reserved = _reserved() if port is None else None
         self.port: int = port or (self._reserved.getsockname()[1] if self._reserved else 0)
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http://{LOOPBACK}:{self.port}"
         self.signer = signer
         self.environ = _environ(self.url, database_url, modules, certs_url, env or {})
         self._folder = folder
         self._log = tempfile.NamedTemporaryFile(prefix="receiver-", suffix=".log", delete=False)  # noqa: SIM115 - closed by stop()
         self._client = httpx.Client(limits=httpx.Limits(max_connections=200))
         self._process: subprocess.Popen[bytes] | None = None
-        self._tether, self._held = os.pipe()
+        self._parent = ParentPipe()
 
     def start(self) -> None:
         """Starts the process and waits until it answers.
@@ -78,30 +143,21 @@ class Instance:
             ConfigurationError: it ended instead, with its last lines; or it does not answer.
         """
         self.launch()
-        end = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise ConfigurationError(f"the receiver did not start: {self.log().strip()[-2000:]}")
-            try:
-                if self._client.get(f"{self.url}/health", timeout=1).status_code == httpx.codes.OK:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.02)
-        raise ConfigurationError(f"the receiver does not answer at {self.url}: {self.log().strip()[-2000:]}")
+        if not answers(self.process, self.url, START_TIMEOUT):
+            ended = self.process.poll() is not None
+            what = "did not start" if ended else f"does not answer at {self.url}"
+            raise ConfigurationError(f"the receiver {what}: {self.log().strip()[-2000:]}")
 
     def launch(self) -> None:
         """Starts the process without waiting for anything."""
         if self._reserved is not None and not SHARES_RESERVED:
             self._reserved.close()
-        serve = ["serve", "--host", "127.0.0.1", "--port", str(self.port)]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "receiver.dev.parent_watch", str(self._tether), *serve],
-            cwd=self._folder,
-            env=self.environ,
-            stdin=subprocess.DEVNULL,
+        self._process = self._parent.start(
+            ["serve", "--host", LOOPBACK, "--port", str(self.port)],
+            folder=self._folder,
+            environ=self.environ,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            pass_fds=(self._tether,),
         )
 
     @property
@@ -134,14 +190,7 @@ class Instance:
 
     def stop(self, timeout: float = 30.0) -> int:
         """Ends it by SIGTERM, or SIGKILL if it does not end in time; returns its exit code."""
-        process = self.process
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        return process.wait()
+        return stop(self.process, timeout)
 
     def kill(self) -> None:
         """SIGKILL: what Cloud Run does after its ten seconds, or the machine at any time."""
@@ -152,8 +201,7 @@ class Instance:
         """Ends it, and removes what it left."""
         if self._process is not None:
             self.stop()
-        for descriptor in (self._held, self._tether):
-            os.close(descriptor)
+        self._parent.close()
         if self._reserved is not None:
             self._reserved.close()
         self._client.close()
@@ -175,22 +223,21 @@ class Instance:
 
 
 def _reserved() -> socket.socket:
-    """A socket that is bound to a loopback port and does not listen: nobody else is given the port.
+    """A socket bound to a free loopback port: the system gives the port to nobody else.
 
-    On Linux another socket may listen on it all the same when both have SO_REUSEADDR, as the receiver's has.
+    It does not listen. On Linux the receiver's socket may listen there, because both have SO_REUSEADDR.
     """
-    held = socket.socket()
-    held.bind(("127.0.0.1", 0))
-    held.setsockopt(
-        socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-    )  # after bind(): it must not choose one that is shared
-    return held
+    reserved = socket.socket()
+    reserved.bind((LOOPBACK, 0))
+    # Set after bind(), or bind() might choose a port that another socket shares.
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    return reserved
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """A loopback port that is free now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -198,7 +245,7 @@ def free_port() -> int:
 def _environ(
     url: str, database_url: str, modules: str, certs_url: str | None, env: Mapping[str, str]
 ) -> dict[str, str]:
-    """This process's environment without the settings it may hold, and with those of the instance."""
+    """This process's environment, with the instance's settings in place of its own."""
     ours = ("TASKS_", "DATABASE_", "GCP_PROJECT_ID", "CLOUD_RUN_", "SCHEDULER_", "K_", "PORT", "PUBSUB_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     auth = {"TASKS_OIDC_CERTS_URL": certs_url} if certs_url else {"TASKS_PUSH_AUTH": "off"}

@@ -1,8 +1,8 @@
-"""A local Cloud Scheduler: publishes a scheduled task's message when its cron says so, in its timezone.
+"""A local Cloud Scheduler: publishes a scheduled task's message when its cron expression says so, in its timezone.
 
-The payload is the one that Cloud Scheduler's jobs carry (`scheduled-<name>`, no `enqueued_at`), and it goes through the
-same topic, push and endpoint. What would have fired while nothing ran is not made up for, as after a pause in the cloud;
-after a laptop's sleep each schedule fires once at most.
+The payload is that of Cloud Scheduler's jobs (`scheduled-<name>`, no `enqueued_at`), through the same topic, push and
+endpoint. Firings missed while nothing ran are not repeated, as after a pause in the cloud. After a laptop's sleep each
+schedule fires once at most.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from receiver.emulator.broker import Broker
 
 LONGEST_SLEEP: Final = 30.0
-"""Seconds between two looks at the clock at most: a laptop may sleep, and its clock may be set."""
+"""Seconds, at most, between two looks at the clock: a laptop may sleep, or its clock may be set."""
 
 
 def scheduled_message(name: str) -> PubsubMessage:
@@ -45,7 +45,7 @@ class Scheduler:
 
     Args:
         topic: the full topic name of a route.
-        fired: is told the route of each task that was fired.
+        fired: called with the route after each firing.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Scheduler:
         self._changed = asyncio.Event()
 
     def replace(self, routes: Sequence[LocalRoute]) -> None:
-        """These routes are scheduled from now on; one whose schedule did not change keeps its next firing."""
+        """Schedules these routes. An unchanged route keeps its next firing."""
         now = time.time()
         kept = {name: due for name, (due, route) in self._due.items() if route in routes}
         self._due = {

@@ -108,7 +108,7 @@ class Place:
     async def live(self) -> None:
         """Starts it and starts it again, until cancelled or stopped."""
         self.proxy.start()
-        tether, held = os.pipe()
+        pipe, held = os.pipe()
         made = Instance(
             database_url=self.proxy.url,
             modules="storm_tasks",
@@ -131,15 +131,15 @@ class Place:
             sys.executable,
             "-m",
             "tests.storm.zygote",
-            str(tether),
+            str(pipe),
             cwd=ROOT,
             env={**os.environ, **self._clock},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            pass_fds=(tether,),
+            pass_fds=(pipe,),
             start_new_session=True,
         )
-        os.close(tether)
+        os.close(pipe)
         try:
             self.skew = (await self._told())["clock"] - time.time()
             for number in itertools.count():

@@ -36,16 +36,16 @@ import receiver.enqueue.transactions
 import receiver.record.task_pool
 import receiver.record.task_transaction
 import receiver.sweep.sweeper  # noqa: F401
-from receiver.dev import parent_watch as tether
+from receiver.dev import parent_watch
 
 CHILD_SIGNALS = (signal.SIGCHLD, signal.SIGINT)
 
 
 class Zygote:
-    """The one child, and what is told of it. `tether_end`: see `receiver.dev.parent_watch`."""
+    """The one child, and what is told of it. `descriptor`: see `receiver.dev.parent_watch`."""
 
-    def __init__(self, tether_end: int) -> None:
-        self._tether_end = tether_end
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
         self._child: int | None = None
         self._heard, self._rings = os.pipe()
         os.set_blocking(self._rings, False)
@@ -106,8 +106,8 @@ class Zygote:
             os.chdir(folder)
             os.environ.clear()
             os.environ.update(environ)
-            sys.argv = ["tether", str(self._tether_end), *arguments]
-            tether.main()
+            sys.argv = ["parent_watch", str(self._descriptor), *arguments]
+            parent_watch.main()
             code = 0
         except SystemExit as leaving:
             code = leaving.code if isinstance(leaving.code, int) else 1

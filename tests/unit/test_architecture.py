@@ -26,7 +26,7 @@ LARGE_MODULES: Final = {
 }
 """Modules that may be larger, each with the reason."""
 
-CLASS_NAMES_USED_TWICE: Final = {"Delivered", "Message", "Place"}
+CLASS_NAMES_USED_TWICE: Final = {"Delivered", "Message"}
 
 MODULE_NAMES_USED_TWICE: Final = set[str]()
 

@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from receiver.dev import local_routes as plan
-from receiver.dev.local_routes import LocalRoute, Place
+from receiver.dev.local_routes import LocalProject, LocalRoute, provision
 from receiver.dev.processes import EMAIL, PROJECT, Instance
 from receiver.dev.scheduler import scheduled_message
 from receiver.emulator import in_thread
@@ -70,9 +69,9 @@ class Cast:
         )
         self.started.append(instance)
         instance.start()
-        place = Place(PROJECT, "dev", NAMESPACE, instance.url, EMAIL)
+        project = LocalProject(PROJECT, "dev", NAMESPACE, instance.url, EMAIL)
         routes = [local_route(path) for path in (*paths, SWEEP.path)]
-        self.pubsub.call(lambda broker: plan.provision(broker, routes, place))
+        self.pubsub.call(lambda broker: provision(broker, routes, project))
         return instance
 
     def hold(self, path: str) -> str:

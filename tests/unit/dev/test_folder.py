@@ -54,9 +54,9 @@ def test_ports_are_kept_and_a_damaged_note_is_none(made: Folder) -> None:
 def test_its_environment_is_read_as_it_was_written_and_by_a_shell_too(made: Folder) -> None:
     values = {"A": "plain", "B": "two words & more", "C": "it's", "D": ""}
     assert made.environ() == {}
-    file = made.keep_environ(values)
+    made.keep_environ(values)
     assert made.environ() == values
-    script = f'. {file}; printf "%s|" "$A" "$B" "$C" "$D"'
+    script = f'. {made.path / "env"}; printf "%s|" "$A" "$B" "$C" "$D"'
     assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == (
         "plain|two words & more|it's||"
     )
@@ -70,4 +70,4 @@ def test_the_data_is_where_postgresqls_account_can_go(made: Folder, monkeypatch:
     nobody = Programs(Path("/bin"), 18, Account("nobody", 65534, 65534))
     monkeypatch.setattr(binaries, "find", lambda: nobody)
     made.path.chmod(0o700)
-    assert made.data().parent == folder.ROOTS_PLACE
+    assert made.data().parent == folder.ROOT_DATA_PARENT

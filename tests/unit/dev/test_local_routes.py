@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.child import Tether
-from receiver.dev.local_routes import Loaded, Place, load_routes, provision
+from receiver.dev.local_routes import Loaded, LocalProject, load_routes, provision
+from receiver.dev.processes import ParentPipe
 from receiver.emulator.broker import Broker
 from receiver.errors import PluginError
 from tests.unit.dev.test_scheduler import route
 
-PLACE = Place("p", "dev", "gyrinx", "http://127.0.0.1:8080", "push@p")
+PROJECT = LocalProject("p", "dev", "gyrinx", "http://127.0.0.1:8080", "push@p")
 NAME = "projects/p/subscriptions/dev--gyrinx.tasks--m.cleanup-sub"
 
 
 @pytest.fixture
-def tether() -> Iterator[Tether]:
-    with closing(Tether()) as made:
+def parent() -> Iterator[ParentPipe]:
+    with closing(ParentPipe()) as made:
         yield made
 
 
 def test_every_route_has_its_topic_and_its_push_subscription() -> None:
     broker = Broker()
-    provision(broker, [route()], PLACE)
+    provision(broker, [route()], PROJECT)
     subscription = broker.subscriptions[NAME]
     assert subscription.topic in broker.topics
     assert subscription.push_endpoint == "http://127.0.0.1:8080/tasks/pubsub/"
@@ -43,29 +43,29 @@ def test_every_route_has_its_topic_and_its_push_subscription() -> None:
 
 def test_a_route_that_is_gone_pushes_no_more_and_what_is_not_ours_goes_on() -> None:
     broker = Broker()
-    provision(broker, [route(), route(name="other")], PLACE)
+    provision(broker, [route(), route(name="other")], PROJECT)
     foreign = {"topic": "projects/p/topics/x", "pushConfig": {"pushEndpoint": "http://elsewhere"}}
     broker.put_subscription("projects/p/subscriptions/x", foreign)
-    provision(broker, [route(name="other")], PLACE)
+    provision(broker, [route(name="other")], PROJECT)
     assert broker.subscriptions[NAME].push_endpoint == ""
     assert broker.subscriptions[NAME.replace("cleanup", "other")].push_endpoint
     assert broker.subscriptions["projects/p/subscriptions/x"].push_endpoint == "http://elsewhere"
 
 
-async def loaded(folder: Path, code: str, tether: Tether) -> Loaded:
+def loaded(folder: Path, code: str, parent: ParentPipe) -> Loaded:
     (folder / "plug.py").write_text("from receiver import TaskRoute, task\n" + code)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
     root = str(Path(__file__).parents[3])
-    return await load_routes(folder, environ | {"TASKS_MODULES": "plug", "PYTHONPATH": root}, tether)
+    return load_routes(folder, environ | {"TASKS_MODULES": "plug", "PYTHONPATH": root}, parent)
 
 
-async def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, tether: Tether) -> None:
+def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, parent: ParentPipe) -> None:
     """What they print is not taken for the report, and a task that was forgotten only warns."""
     code = (
         "print('{')\n@task\nasync def greet(): ...\n@task\nasync def forgotten(): ...\n"
         "tasks = [TaskRoute(greet, schedule='0 3 * * *')]\n"
     )
-    found = await loaded(tmp_path, code, tether)
+    found = loaded(tmp_path, code, parent)
     assert [(one.name, one.schedule) for one in found.routes if not one.built_in] == [("greet", "0 3 * * *")]
     assert [one.path for one in found.routes if one.built_in] == ["receiver.maintenance.sweep"]
     (warning,) = found.warnings
@@ -76,7 +76,7 @@ async def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, teth
     ("code", "said"),
     [("x = (", "SyntaxError"), ("import os; os._exit(3)", "exit code 3"), ("tasks = 7", "plug")],
 )
-async def test_a_broken_plugin_is_one_line(tmp_path: Path, tether: Tether, code: str, said: str) -> None:
+def test_a_broken_plugin_is_one_line(tmp_path: Path, parent: ParentPipe, code: str, said: str) -> None:
     with pytest.raises(PluginError, match=said) as error:
-        await loaded(tmp_path, code, tether)
+        loaded(tmp_path, code, parent)
     assert "\n" not in str(error.value)

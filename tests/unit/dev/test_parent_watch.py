@@ -1,15 +1,15 @@
-"""Whoever hangs on a tether ends with the one who holds it."""
+"""A process that was started with a ParentPipe ends with its parent."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
-from receiver.dev.child import Tether
+from receiver.dev.processes import ParentPipe
 
 HOLDS = """
 import os, subprocess, sys
@@ -21,14 +21,11 @@ child.wait()
 """
 
 
-async def test_what_is_started_is_the_command(tmp_path: Path, project_root: Path) -> None:
-    tether = Tether()
+def test_what_is_started_is_the_command(tmp_path: Path, project_root: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(project_root)}
-    process = await tether.start(
-        ["--version"], folder=tmp_path, environ=environ, stdout=asyncio.subprocess.PIPE
-    )
-    output, _ = await process.communicate()
-    tether.close()
+    with closing(ParentPipe()) as parent:
+        process = parent.start(["--version"], folder=tmp_path, environ=environ, stdout=subprocess.PIPE)
+        output, _ = process.communicate()
     assert (process.returncode, output.startswith(b"receiver, version ")) == (0, True)
 
 

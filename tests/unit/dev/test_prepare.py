@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev import prepare as ground
+from receiver.dev import prepare
 from receiver.dev.folder import Folder, Ports
 from receiver.dev.processes import free_port
 from receiver.errors import ConfigurationError
@@ -21,11 +21,11 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_a_first_run_takes_what_is_free_from_the_favourites_on(folder: Folder) -> None:
-    chosen = ground._ports(folder, {})
+    chosen = prepare._ports(folder, {})
     for port, favourite in zip(
         (chosen.receiver, chosen.pubsub, chosen.postgres), (8080, 8085, 5433), strict=True
     ):
-        assert favourite <= port < favourite + ground.TRIES
+        assert favourite <= port < favourite + prepare.PORTS_TRIED
     assert len({chosen.receiver, chosen.pubsub, chosen.postgres}) == 3
 
 
@@ -34,31 +34,31 @@ def test_a_port_in_use_is_passed_over() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert not ground.is_free(port)
-        assert ground._first_free(port) > port
-        assert ground._first_free(port, port + 1) > port + 1
+        assert not prepare.is_free(port)
+        assert prepare._first_free(port) > port
+        assert prepare._first_free(port, port + 1) > port + 1
 
 
 def test_the_last_runs_ports_are_taken_again_and_PORT_wins(folder: Folder) -> None:  # noqa: N802 - the variable's name
     known = Ports(free_port(), free_port(), free_port())
     folder.keep_ports(known)
-    assert ground._ports(folder, {}) == known
+    assert prepare._ports(folder, {}) == known
     wanted = free_port()
-    assert ground._ports(folder, {"PORT": str(wanted)}) == Ports(wanted, known.pubsub, known.postgres)
+    assert prepare._ports(folder, {"PORT": str(wanted)}) == Ports(wanted, known.pubsub, known.postgres)
 
 
 def test_a_port_that_another_part_has_is_refused(folder: Folder) -> None:
     known = Ports(free_port(), free_port(), free_port())
     folder.keep_ports(known)
     with pytest.raises(ConfigurationError, match=r"PORT is \d+, .* the local Pub/Sub listens there"):
-        ground._ports(folder, {"PORT": str(known.pubsub)})
+        prepare._ports(folder, {"PORT": str(known.pubsub)})
 
 
 def test_a_port_that_stays_taken_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ground, "PATIENCE", 0.1)
+    monkeypatch.setattr(prepare, "PORT_WAIT", 0.1)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         folder.keep_ports(Ports(free_port(), taken.getsockname()[1], free_port()))
         with pytest.raises(ConfigurationError, match=r"the local Pub/Sub's.*delete .*dev\.json"):
-            ground._ports(folder, {})
+            prepare._ports(folder, {})

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.dev import saves
+from receiver.dev.session import saves
 from receiver.errors import ConfigurationError
 
 WATCHES = """
 import asyncio, sys
 from pathlib import Path
-from receiver.dev.dev import saves
+from receiver.dev.session import saves
 
 async def until_saved(folder: Path) -> None:
     stop = asyncio.Event()
