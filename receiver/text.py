@@ -1,9 +1,18 @@
-"""Text that PostgreSQL can hold: neither NUL nor lone surrogates, which JSON, Python and messages may all contain."""
+"""Text that PostgreSQL can store and a message can carry: it holds neither NUL nor lone surrogates, which Python and JSON allow.
+
+Every check of that is here. So is the form of a trace context, which several rooms read.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+MAX_KEY_BYTES: Final = 255
+"""Bytes of a group key or a label; a group key has to fit an index."""
+
+TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+"""W3C trace context, for `fullmatch`: version, trace, span, flags."""
 
 _CUT_MARK: Final = 64
 """Characters for the mark of a cut."""
@@ -18,9 +27,8 @@ def clean(text: str, limit: int) -> str:
     A text that is too long keeps its two ends around a mark that says how long it was. `limit` is at least 100.
     """
     text = str.__str__(text)  # a subclass may answer anything
-    if (
-        text.isascii() and len(text) <= limit and "\0" not in text
-    ):  # nearly every one: five in a line of the log
+    # Nearly every text; a line of the log has five.
+    if text.isascii() and len(text) <= limit and "\0" not in text:
         return text
     if len(text) <= limit:
         whole = _escaped(text)
@@ -32,11 +40,16 @@ def clean(text: str, limit: int) -> str:
 
 
 def is_storable(text: str) -> bool:
-    """Whether PostgreSQL can hold the text as it is, and a message can carry it."""
+    """Whether PostgreSQL can store the text as it is, and a message can carry it."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+def is_key(text: str) -> bool:
+    """Whether the text can be a group key or a label: storable, of 1 to `MAX_KEY_BYTES` bytes."""
+    return is_storable(text) and 0 < len(text.encode()) <= MAX_KEY_BYTES
 
 
 def holds_nul(json: bytes) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 import httpx
 
-from receiver.contract.message import scheduled_payload
+from receiver.contract.encode import scheduled_payload
 from receiver.dev.folder import Folder
 from receiver.dev.local_routes import load_routes
 from receiver.dev.processes import ParentPipe

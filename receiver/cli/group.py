@@ -12,8 +12,9 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from receiver.cli import arguments, terminal
-from receiver.reading.groups import MAX_KEY_BYTES, Group, find_group, is_key
+from receiver.reading.groups import Group, find_group
 from receiver.record.connections import RecordConnection
+from receiver.text import MAX_KEY_BYTES, is_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

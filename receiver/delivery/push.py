@@ -12,8 +12,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from receiver.contract import message as messages
-from receiver.contract.message import Identity
+from receiver.contract.identity import Identity, identify
+from receiver.contract.message import decode
 from receiver.endings.calls import Call, Claimed
 from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
 from receiver.errors import (
@@ -130,11 +130,11 @@ class PushEndpoint:
 
     async def receive(self, push: Push, body: bytes) -> Ending:
         """The path of a message that may be believed."""
-        push.delivery = delivery = messages.decode(body)
+        push.delivery = delivery = decode(body)
         push.route = route = self._registry.find(delivery.task_name)
         if route is None:
             raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
-        args, kwargs = delivery.arguments()
+        args, kwargs = delivery.arguments
         self._registry.bind(route, args, kwargs)
         call = Call(delivery, route, push.arrived, args, kwargs)
 
@@ -152,6 +152,6 @@ def _identity(push: Push, body: bytes) -> Identity | None:
     """The execution that a rejected push means: its row may be final, or wait for it."""
     delivery = push.delivery
     if delivery is None:
-        return messages.identify(body)
+        return identify(body)
     names = push.route.names if push.route is not None else frozenset({delivery.task_name})
     return Identity(delivery.task_id, names, delivery.message_id, delivery.delivery_attempt)

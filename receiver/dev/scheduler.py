@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
-from receiver.contract.message import scheduled_payload
+from receiver.contract.encode import scheduled_payload
 from receiver.emulator.backlog import PubsubMessage
 
 if TYPE_CHECKING:

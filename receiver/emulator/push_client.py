@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import uuid_utils
 
-from receiver.contract.message import encode_envelope, encode_payload
+from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.emulator.signer import Tokens
 from receiver.settings import PUSH_PATH
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import uuid_utils
 
-from receiver.contract import message as messages
+from receiver.contract.message import MAX_DEPTH, check_arguments
 from receiver.errors import Rejected
 from receiver.google.pubsub import MAX_DATA
 from receiver.record.sql.outbox import NewRow
 from receiver.tasks.backend import running_trace
+from receiver.text import is_storable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,7 +128,7 @@ def _encoded(entry: Entry) -> tuple[bytes, bytes]:
     given = {"args": list(entry.args), "kwargs": entry.kwargs}
     try:
         texts = (_ENCODER.encode(given["args"]), _ENCODER.encode(given["kwargs"]))
-        args, kwargs = messages.check_arguments(*texts)
+        args, kwargs = check_arguments(*texts)
     except Rejected as rejected:
         raise TypeError(f"{entry.task.path}: no message can carry the arguments: {rejected.detail}") from None
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -147,8 +148,8 @@ def _fault_of(given: dict[str, Any]) -> str | None:
 
 def _fault(value: Any, place: str, depth: int = 0) -> str | None:  # noqa: PLR0911 - a table: one line a kind
     """The first place whose value JSON has no equal for, and why; None when there is none."""
-    if depth > messages.MAX_DEPTH:
-        return f"{place[:60]}... is nested more than {messages.MAX_DEPTH} levels deep, or contains itself"
+    if depth > MAX_DEPTH:
+        return f"{place[:60]}... is nested more than {MAX_DEPTH} levels deep, or contains itself"
     match value:
         case str():
             return _text_fault(value, place)
@@ -173,8 +174,6 @@ def _entry_fault(key: Any, value: Any, place: str, depth: int) -> str | None:
 
 
 def _text_fault(value: str, place: str) -> str | None:
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return f"{place} holds a lone surrogate, which no message can carry"
-    return None
+    return (
+        None if is_storable(value) else f"{place} holds a lone surrogate or NUL, which no message can carry"
+    )

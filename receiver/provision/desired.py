@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from receiver.contract.message import scheduled_payload
+from receiver.contract.encode import scheduled_payload
 from receiver.errors import SettingError
 from receiver.provision.resources import Grant, Kind, Resource, Wanted
 from receiver.provision.scope import Scope

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 MOST_UNITS: Final = 1000
 """Units that are listed; the counts are of all."""
 
-MAX_KEY_BYTES: Final = 255
-"""As long as a key may be."""
-
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -76,11 +73,3 @@ async def find_group(executor: Executor, key: str, *, namespace: str, units: int
         complete=row["complete"] or False,
         units=[Unit(label, status) for label, status in zip(row["labels"], row["states"], strict=True)],
     )
-
-
-def is_key(text: str) -> bool:
-    """Whether any execution could have this group key."""
-    try:
-        return 0 < len(text.encode()) <= MAX_KEY_BYTES and "\0" not in text
-    except UnicodeEncodeError:
-        return False

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from receiver.contract import message as messages
+from receiver.contract.identity import rejection_key
 from receiver.endings.outcomes import Done, Refused
 from receiver.errors import Rejected, RejectionReason
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from receiver.contract.message import Identity
+    from receiver.contract.identity import Identity
     from receiver.record.database import Executor
 
 LOOK_UP = """
@@ -94,7 +94,7 @@ class Rejections:
             )
         rows = await self._executor.fetch(
             KEEP,
-            messages.rejection_key(body),
+            rejection_key(body),
             body,
             rejected.reason,
             rejected.detail,

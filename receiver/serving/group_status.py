@@ -17,7 +17,8 @@ import msgspec
 from starlette.responses import PlainTextResponse, Response
 
 from receiver.errors import DatabaseUnavailable
-from receiver.reading.groups import MAX_KEY_BYTES, find_group, is_key
+from receiver.reading.groups import find_group
+from receiver.text import MAX_KEY_BYTES, is_key
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from receiver.contract import message as messages
 from receiver.contract.envelope import open_envelope
+from receiver.contract.message import decode
 from receiver.errors import GoogleError, Rejected
 from receiver.google.pubsub import Message
 from receiver.record.sql import replaying
@@ -122,7 +122,7 @@ class Replays:
     def _row(self, rejected: RejectedMessage) -> OutboxRow | None:
         """The execution that the message means; None when it means none of a task that is known."""
         try:
-            delivery = messages.decode(rejected.body)
+            delivery = decode(rejected.body)
         except Rejected:
             return None
         path = self._paths.get(delivery.task_name)

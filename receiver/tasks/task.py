@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +19,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Concatenate,
-    Final,
     Generic,
     ParamSpec,
     Protocol,
@@ -34,6 +32,7 @@ from receiver.tasks import backend as backends
 from receiver.tasks.backend import Entry, Options
 from receiver.tasks.context import TaskContext
 from receiver.tasks.signature import NotATask, Shape, describe
+from receiver.text import MAX_KEY_BYTES, TRACEPARENT, is_key
 
 if TYPE_CHECKING:
     from receiver.tasks.call import TaskResult
@@ -44,11 +43,6 @@ P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
 T_co = TypeVar("T_co", covariant=True)
-
-TEXT_LIMIT: Final = 255
-"""Bytes of a group key or a label; a group key has to fit an index."""
-
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class _TakesArguments(Protocol[T_co]):
@@ -167,7 +161,7 @@ class Task(Generic[P, R]):
         for name, text in (("group_key", group_key), ("label", label)):
             _check_text(name, text)
         _check_text("traceparent", traceparent)
-        if traceparent is not None and not _TRACEPARENT.fullmatch(traceparent):
+        if traceparent is not None and not TRACEPARENT.fullmatch(traceparent):
             raise ValueError(
                 f"traceparent is {traceparent[:80]!r}; use W3C's form, 00-<32 hex>-<16 hex>-<2 hex>"
             )
@@ -246,9 +240,5 @@ def _check_text(name: str, text: str | None) -> None:
         return
     if not isinstance(text, str):
         raise TypeError(f"{name} is a {type(text).__qualname__}; use text")
-    try:
-        storable = 0 < len(text.encode()) <= TEXT_LIMIT and "\0" not in text
-    except UnicodeEncodeError:
-        storable = False
-    if not storable:
-        raise ValueError(f"{name} is {text[:80]!r}; use text of 1 to {TEXT_LIMIT} bytes, without NUL")
+    if not is_key(text):
+        raise ValueError(f"{name} is {text[:80]!r}; use text of 1 to {MAX_KEY_BYTES} bytes, without NUL")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from receiver.contract.failure import TRACEBACK_LIMIT, Failure, error_type
-from receiver.text import clean
+from receiver.text import TRACEPARENT, clean
 
 if TYPE_CHECKING:
     from receiver.settings import Settings
@@ -27,7 +27,6 @@ OURS = "receiver"
 """The logger whose records carry `fields`."""
 
 _SEVERITIES = [(50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"), (1, "DEBUG")]
-_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 
@@ -77,7 +76,7 @@ class JsonFormatter(logging.Formatter):
             return _encode({key: _storable(value) for key, value in line.items()}).decode()
 
     def _trace(self, traceparent: str) -> dict[str, Any]:
-        match = _TRACEPARENT.match(traceparent)
+        match = TRACEPARENT.fullmatch(traceparent)
         if match is None or not self._project:
             return {}
         trace, span, flags = match.groups()

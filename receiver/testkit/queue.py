@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import uvloop
 
-from receiver.contract.envelope import encode_envelope, open_payload
+from receiver.contract.encode import encode_envelope
+from receiver.contract.envelope import open_payload
 from receiver.emulator.push_client import (
     SUBSCRIPTION,
     message,

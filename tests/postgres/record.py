@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from receiver.contract.failure import Failure
-from receiver.contract.message import Delivery, Identity
+from receiver.contract.identity import Identity
+from receiver.contract.message import Delivery
 from receiver.delivery.admission import Admitted, Threads
 from receiver.delivery.runner import Runner
 from receiver.endings.calls import Call, Claimed
@@ -43,7 +45,7 @@ def route(func: Callable[..., Any] = noop, **options: Any) -> TaskRoute:
 
 
 def delivery(task_id: str, *, args: str = "[]", kwargs: str = "{}", name: str = "noop") -> Delivery:
-    """A message as `messages.decode` would have made it."""
+    """A message as `decode` would have made it."""
     return Delivery(
         message_id=f"message-of-{task_id}",
         publish_time=datetime.now(UTC),
@@ -58,6 +60,7 @@ def delivery(task_id: str, *, args: str = "[]", kwargs: str = "{}", name: str = 
         enqueued_at=datetime.now(UTC),
         is_scheduled=False,
         traceparent=None,
+        arguments=(json.loads(args), json.loads(kwargs)),
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from receiver.contract.message import encode_envelope, encode_payload, rejection_key
+from receiver.contract.encode import encode_envelope, encode_payload
+from receiver.contract.identity import rejection_key
 from receiver.endings.outcomes import Done, Refused
 from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason
 from receiver.record.connections import RecordPool

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from receiver.contract import message as messages
-from receiver.contract.message import Identity, encode_envelope, encode_payload
+from receiver.contract.encode import encode_envelope, encode_payload
+from receiver.contract.identity import Identity, identify
+from receiver.contract.message import decode
 from receiver.endings.outcomes import Busy, Done, Lost, Succeeded
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.rejections import Rejections
@@ -38,7 +39,7 @@ async def reject(
 ) -> None:
     """Rejects a push so often."""
     room = Rejections(instance.ledger.pool, namespace=NAMESPACE, instance="i", most=1, grace=timedelta(0))
-    known: Identity | None = messages.identify(pushed)
+    known: Identity | None = identify(pushed)
     for _ in range(times):
         await room.reject(pushed, rejected, known or identity("a", name))
 
@@ -107,7 +108,7 @@ async def test_a_replayed_firing_keeps_its_id(
         "s",
         {},
     )
-    assert messages.decode(pushed).task_id == "scheduled-noop-77"
+    assert decode(pushed).task_id == "scheduled-noop-77"
 
 
 async def test_a_row_that_failed_because_its_task_was_unknown_runs_after_its_replay(

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from receiver.contract.message import encode_payload
+from receiver.contract.encode import encode_payload
 from receiver.dev.processes import free_port
 
 BINARY = Path("platform/pubsub-emulator/bin/cloud-pubsub-emulator")

@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from receiver.contract.message import rejection_key
+from receiver.contract.identity import rejection_key
 
 MODULE = "acceptance_tasks"
 NAMESPACE = "gyrinx"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from receiver.contract.message import encode_payload, scheduled_payload
+from receiver.contract.encode import encode_payload, scheduled_payload
 from receiver.dev.processes import EMAIL
 from receiver.emulator import in_thread
 from receiver.emulator.backlog import PubsubMessage

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from receiver.contract.message import rejection_key
+from receiver.contract.identity import rejection_key
 from receiver.emulator import in_thread
 from receiver.emulator.broker import Broker
 from receiver.emulator.in_thread import LocalPubSub

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 import receiver
-from receiver.contract.message import rejection_key
+from receiver.contract.identity import rejection_key
 from receiver.dev.processes import PROJECT
 from receiver.emulator import in_thread
 from receiver.emulator.in_thread import LocalPubSub

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from receiver.contract.message import encode_envelope, encode_payload
+from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.dev.processes import EMAIL
 from receiver.emulator import push_client as pusher
 from tests.stage import malformed, tokens

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from receiver import TaskRoute
-from receiver.contract import message as messages
+from receiver.contract.identity import rejection_key
+from receiver.contract.message import decode
 from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
 from receiver.errors import Rejected
@@ -136,11 +137,11 @@ def spoilt(text: bytes) -> st.SearchStrategy[bytes]:
 def received(body: bytes) -> bool:
     """Whether the path would take the body as far as the claim. Anything but a Rejected is a 500, and fails the test."""
     try:
-        delivery = messages.decode(body)
+        delivery = decode(body)
         route = REGISTRY.find(delivery.task_name)
         if route is None:
             return False
-        REGISTRY.bind(route, *delivery.arguments())
+        REGISTRY.bind(route, *delivery.arguments)
     except Rejected as found:
         rejected = found
     else:
@@ -151,7 +152,7 @@ def received(body: bytes) -> bool:
     assert len(rejected.detail) <= 500
     rejected.detail.encode()
     assert "\0" not in rejected.detail
-    assert messages.rejection_key(body).isprintable()
+    assert rejection_key(body).isprintable()
     return False
 
 
@@ -239,7 +240,7 @@ async def test_bad_bodies_are_400_over_http_and_leave_no_memory_behind(
     (kept,) = await Record(record_url).fetch(
         "SELECT count(*)::int AS rows, min(count) AS least FROM rejected_messages"
     )
-    assert kept["rows"] == len({messages.rejection_key(body) for body in bodies})
+    assert kept["rows"] == len({rejection_key(body) for body in bodies})
     assert kept["least"] >= 3
     await healthy(instance)
 
@@ -331,9 +332,9 @@ def test_large_bodies_are_decoded_without_the_garbage_collector(monkeypatch: pyt
     body = with_args(b"[" + b"[]," * 300_000 + b"0]", "t")
     gc.callbacks.append(count)
     try:
-        delivery = messages.decode(body)
+        delivery = decode(body)
     finally:
         gc.callbacks.remove(count)
-    assert len(delivery.arguments()[0]) == 300_001
+    assert len(delivery.arguments[0]) == 300_001
     assert collections < 20  # each walk is one generation: with collections on there are hundreds
     assert gc.isenabled()

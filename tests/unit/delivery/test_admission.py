@@ -42,6 +42,7 @@ DELIVERY = Delivery(
     enqueued_at=None,
     is_scheduled=False,
     traceparent=None,
+    arguments=([], {}),
 )
 SYNC = Call(DELIVERY, TaskRoute(sync_task), 0.0, [], {})
 ASYNC = Call(DELIVERY, TaskRoute(async_task), 0.0, [], {})

@@ -38,6 +38,7 @@ def delivery(task_id: str = "pay-1") -> Delivery:
         enqueued_at=datetime(2026, 1, 1, tzinfo=UTC),
         is_scheduled=False,
         traceparent=None,
+        arguments=(["4111"], {}),
     )
 
 
@@ -108,7 +109,7 @@ def test_arguments_that_lead_back_to_their_call_are_collected() -> None:
 
     def circle() -> weakref.ref[Mark]:
         data: dict[str, Any] = {"mark": Mark()}
-        call = Call(replace(delivery(), decoded=([data], {})), TaskRoute(pay), 1000.0, [data], {})
+        call = Call(replace(delivery(), arguments=([data], {})), TaskRoute(pay), 1000.0, [data], {})
         data["claim"] = Claimed(call, fence=1, attempt=1, lease=Released())
         return weakref.ref(data["mark"])
 

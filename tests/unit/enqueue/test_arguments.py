@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from receiver.contract import message as messages
+from receiver.contract.encode import encode_envelope
+from receiver.contract.message import MAX_DEPTH, decode
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.publisher import message_of
 from receiver.google.pubsub import MAX_DATA
@@ -129,7 +130,7 @@ def test_what_contains_itself_or_is_too_deep_is_refused() -> None:
     endless.append(endless)
     assert "contains itself" in refused(endless)
     deep: Any = 1
-    for _ in range(messages.MAX_DEPTH + 1):
+    for _ in range(MAX_DEPTH + 1):
         deep = [deep]
     assert "more than 200 levels deep" in refused(deep)
 
@@ -189,8 +190,8 @@ def test_whatever_passes_arrives_equal_and_is_taken_by_the_receiver(
         made.task_id, made.task_name, made.task_path, made.args, made.kwargs, datetime.now(UTC), made.trace
     )
     message = message_of(sent, environment="dev")
-    delivery = messages.decode(messages.encode_envelope(message.data, "1", datetime.now(UTC), "s"))
-    assert delivery.arguments() == (listed(args), listed(kwargs))
+    delivery = decode(encode_envelope(message.data, "1", datetime.now(UTC), "s"))
+    assert delivery.arguments == (listed(args), listed(kwargs))
 
 
 def test_ids_are_new_and_grow() -> None:

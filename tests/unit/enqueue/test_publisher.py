@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver.contract import message as messages
+from receiver.contract.encode import encode_envelope
+from receiver.contract.message import decode
 from receiver.enqueue.publisher import Address, OutboxRow, Published, Publisher, message_of, topic_of
 from receiver.errors import GoogleForbidden, GoogleMissing, GoogleRefused, GoogleUnavailable
 from receiver.google.client import GoogleClient
@@ -54,8 +55,8 @@ def test_the_trace_travels_where_google_puts_it() -> None:
 
 def test_a_pushed_message_is_the_row_again() -> None:
     message = message_of(row(trace=TRACE), environment="dev")
-    body = messages.encode_envelope(message.data, "7", NOW, "projects/p/subscriptions/s", message.attributes)
-    delivery = messages.decode(body)
+    body = encode_envelope(message.data, "7", NOW, "projects/p/subscriptions/s", message.attributes)
+    delivery = decode(body)
     assert (delivery.task_id, delivery.task_name, delivery.enqueued_at) == ("1", "mail", NOW)
     assert (delivery.args, delivery.kwargs, delivery.traceparent) == (b'["42"]', b"{}", TRACE)
 

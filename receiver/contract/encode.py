@@ -1,0 +1,70 @@
+"""Values to bytes: the payload of a message, and the push body around it.
+
+`receiver.contract.message` is the inverse: what is encoded here is decoded there to equal values.
+
+Next: the publisher sends payloads; `receiver push` and the local Pub/Sub send whole bodies.
+"""
+
+from __future__ import annotations
+
+import binascii
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from receiver.contract.envelope import SCHEDULED_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def encode_payload(
+    task_id: str | None,
+    task_name: str,
+    args: Sequence[object] = (),
+    kwargs: Mapping[str, object] | None = None,
+    enqueued_at: datetime | None = None,
+) -> bytes:
+    """A payload in the reference's format; `task_id` and `enqueued_at` are left out when None.
+
+    Raises:
+        TypeError, ValueError: an argument is not JSON (a lone surrogate is a UnicodeEncodeError, a ValueError).
+    """
+    payload: dict[str, object] = {} if task_id is None else {"task_id": task_id}
+    payload |= {"task_name": task_name, "args": list(args), "kwargs": dict(kwargs or {})}
+    if enqueued_at is not None:
+        payload["enqueued_at"] = enqueued_at.isoformat()
+    return msgspec.json.encode(payload)
+
+
+def scheduled_payload(name: str) -> bytes:
+    """What each firing of a scheduled task carries: no `enqueued_at`, and an id that `decode` extends by the message's."""
+    return encode_payload(SCHEDULED_PREFIX + name, name)
+
+
+def encode_envelope(
+    payload: bytes,
+    message_id: str,
+    publish_time: datetime,
+    subscription: str,
+    attributes: Mapping[str, str] | None = None,
+    delivery_attempt: int | None = None,
+    ordering_key: str | None = None,
+) -> bytes:
+    """A wrapped push body as Pub/Sub sends it, in both spellings. `publish_time` must carry a zone."""
+    published = publish_time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    message: dict[str, object] = {
+        "data": binascii.b2a_base64(payload, newline=False).decode("ascii"),
+        "attributes": dict(attributes or {}),
+        "messageId": message_id,
+        "message_id": message_id,
+        "publishTime": published,
+        "publish_time": published,
+    }
+    if ordering_key is not None:
+        message["orderingKey"] = ordering_key
+    envelope: dict[str, object] = {"message": message, "subscription": subscription}
+    if delivery_attempt is not None:
+        envelope["deliveryAttempt"] = delivery_attempt
+    return msgspec.json.encode(envelope)

@@ -1,0 +1,95 @@
+"""What a refused body is about: the key that counts its rejections, and the execution that it means.
+
+A body that `decode` refuses may still name its message and its execution. Both functions take any bytes and never raise.
+
+Next: `receiver.record.rejections` counts by the key; `receiver.delivery.push` looks up whether the execution is final.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+import msgspec
+
+from receiver.contract.envelope import SCHEDULED_PREFIX, open_envelope
+from receiver.errors import Rejected
+
+MAX_REJECTION_KEY_BYTES: Final = 1000
+_MAX_TEXT_BYTES: Final = 500
+_GO_ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+"""What a Go client sends for a time that it never set."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which execution a rejected message means, as far as it can be told, and by which names its task may be known."""
+
+    task_id: str
+    names: frozenset[str]
+    message_id: str | None = None
+    delivery_attempt: int | None = None
+
+
+class _LooseEnvelope(msgspec.Struct, gc=False):
+    message: msgspec.Raw
+    subscription: Any = None
+
+
+class _LooseMessage(msgspec.Struct, gc=False):
+    message_id: Any = None
+    message_id_camel: Any = msgspec.field(name="messageId", default=None)
+
+
+class _LooseTask(msgspec.Struct, gc=False):
+    task_id: Any = None
+    task_name: Any = None
+    enqueued_at: Any = None
+
+
+_LOOSE_ENVELOPE: Final = msgspec.json.Decoder(_LooseEnvelope)
+_LOOSE_MESSAGE: Final = msgspec.json.Decoder(_LooseMessage)
+_LOOSE_TASK: Final = msgspec.json.Decoder(_LooseTask)
+
+
+def identify(body: bytes) -> Identity | None:
+    """The execution that a body means although it was refused; None when it names none that could have a row."""
+    try:
+        message = open_envelope(body).message
+        task = _LOOSE_TASK.decode(message.data or b"")
+    except (Rejected, ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError are ValueErrors
+        return None
+    task_id, task_name = task.task_id, task.task_name
+    if not (isinstance(task_id, str) and isinstance(task_name, str) and message.id):
+        return None
+    if task_id == SCHEDULED_PREFIX + task_name and task.enqueued_at in (None, _GO_ZERO_TIME):
+        task_id = f"{task_id}-{message.id}"
+    texts = (task_id, task_name, message.id)
+    if not all(text.isprintable() and len(text.encode()) <= _MAX_TEXT_BYTES for text in texts):
+        return None
+    return Identity(task_id, frozenset({task_name}), message.id)
+
+
+def rejection_key(body: bytes) -> str:
+    """The key under which a rejected body is counted: the same for every delivery of one message.
+
+    `<subscription> <message id>` where the body has a usable message id (the id alone without a subscription), else
+    `sha256:<hex of the body>`. Printable text of at most 1 000 bytes.
+    """
+    key = _message_key(body)
+    if not key or not key.isprintable() or len(key.encode()) > MAX_REJECTION_KEY_BYTES:
+        return f"sha256:{hashlib.sha256(body).hexdigest()}"
+    return key
+
+
+def _message_key(body: bytes) -> str:
+    """Subscription and message id of a body that need not be a sound envelope; "" without a message id."""
+    try:
+        envelope = _LOOSE_ENVELOPE.decode(body)
+        message = _LOOSE_MESSAGE.decode(envelope.message)
+    except (ValueError, RecursionError):
+        return ""
+    message_id = message.message_id_camel or message.message_id
+    if not isinstance(message_id, str) or not message_id:
+        return ""
+    subscription = envelope.subscription
+    return f"{subscription} {message_id}" if isinstance(subscription, str) and subscription else message_id
