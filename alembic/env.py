@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from alembic import context
 
-from receiver.record.migrations import LIMITS, LOCK_TIMEOUT, VERSION_TABLE
+from receiver.record.migrations import LIMITS, LOCK_TIMEOUT
 from receiver.record.schema import metadata
+from receiver.record.schema_check import VERSION_TABLE
 
 connection = context.config.attributes["connection"]
 context.configure(

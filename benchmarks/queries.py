@@ -18,11 +18,12 @@ from sqlalchemy.dialects import postgresql
 from benchmarks.mail import send_mail
 from receiver import TaskRoute, maintenance
 from receiver.doctor import record_look
-from receiver.reading import groups, queries, rejected
+from receiver.reading import groups, queries
 from receiver.reading.queries import Status
-from receiver.record import migrations, rejections
+from receiver.reading.rejected import rejections
+from receiver.record import schema_check
 from receiver.record.connections import SERVER_SETTINGS
-from receiver.record.sql import claims, leases, outbox, replaying, settlements, sweeping
+from receiver.record.sql import claims, leases, outbox, rejected, replaying, settlements, sweeping
 from receiver.record.sql import pruning as prune
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
@@ -130,7 +131,13 @@ def _ledger(rows: int) -> list[Question]:
     asks("publish: mark", lambda e: outbox.mark_published(e, waiting))
     asks("publish: find owed", lambda e: outbox.find_owed(e, waiting))
     made.append(
-        Question("ledger", "rejection: look up", rejections.LOOK_UP, (done[0].task_id,), SERVER_SETTINGS)
+        Question(
+            "ledger",
+            "rejection: look up",
+            rejected.IS_FINAL,
+            (done[0].task_id, NAMESPACE, [done[0].route.name]),
+            SERVER_SETTINGS,
+        )
     )
     return made
 
@@ -148,7 +155,7 @@ def _sweeper(blocks: int) -> list[Question]:
         asks("find blocks", sweeping.FIND_BLOCKS),
         asks(
             "known now",
-            replaying.FIND_KNOWN_NOW,
+            rejected.FIND_KNOWN_NOW,
             NAMESPACE,
             ["task_1", "task_2"],
             5,
@@ -184,7 +191,7 @@ def _prune() -> list[Question]:
             pruning.STEP,
             route.path,
         ),
-        asks("remove rejected", prune.PRUNE_REJECTED, NAMESPACE, timedelta(days=20), pruning.STEP),
+        asks("remove rejected", rejected.PRUNE_REJECTED, NAMESPACE, timedelta(days=20), pruning.STEP),
     ]
 
 
@@ -196,9 +203,9 @@ def _replays() -> list[Question]:
     return [
         asks("replay 99", replaying.REPLAY, NAMESPACE, failed),
         asks("find states", replaying.FIND_STATES, NAMESPACE, failed),
-        asks("find rejected", replaying.FIND_REJECTED, NAMESPACE, ["77"]),
-        asks("rejected for", replaying.FIND_REJECTED_FOR, NAMESPACE, "unknown_task", None, "", 100, 10**6),
-        asks("mark replayed", replaying.MARK_REPLAYED, NAMESPACE, ["projects/p/subscriptions/s 77"]),
+        asks("find rejected", rejected.FIND_REJECTED, NAMESPACE, ["77"]),
+        asks("rejected for", rejected.FIND_REJECTED_FOR, NAMESPACE, "unknown_task", None, "", 100, 10**6),
+        asks("mark replayed", rejected.MARK_REPLAYED, NAMESPACE, ["projects/p/subscriptions/s 77"]),
     ]
 
 
@@ -233,10 +240,10 @@ def _operators() -> list[Question]:
         listed("show", lambda c: queries.execution(c, "01900000-000000001007")),
         listed("show: attempts", lambda c: queries.attempts(c, "01900000-000000001007")),
         listed("unfinished (provision)", lambda c: queries.unfinished(c, NAMESPACE)),
-        listed("rejected list", lambda c: rejected.rejections(c, namespace=NAMESPACE)),
+        listed("rejected list", lambda c: rejections(c, namespace=NAMESPACE)),
         listed("rejected: count", lambda c: queries.rejected_count(c, namespace=NAMESPACE)),
         asks("group of 1 000", groups.FIND_GROUP, "import-3", NAMESPACE, groups.MOST_UNITS),
-        asks("/ready", migrations.LOOK, migrations.TABLES, migrations.NEEDED),
+        asks("/ready", schema_check.LOOK, schema_check.TABLES, schema_check.NEEDED),
         asks("owed", record_look.OWED, NAMESPACE, record_look.PATIENT, asker="doctor"),
         asks("expired leases", record_look.EXPIRED, NAMESPACE, record_look.PATIENT, asker="doctor"),
         asks("rejected", record_look.REJECTED, NAMESPACE, asker="doctor"),
@@ -248,7 +255,7 @@ def _operators() -> list[Question]:
             record_look.SWEEPS,
             asker="doctor",
         ),
-        asks("server", record_look.SERVER, migrations.TABLES, asker="doctor"),
+        asks("server", record_look.SERVER, schema_check.TABLES, asker="doctor"),
     ]
 
 

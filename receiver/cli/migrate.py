@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from receiver.record import migrations
+from receiver.record import migrations, schema_check
 from receiver.settings import Settings, require_database
 
 
@@ -20,16 +20,16 @@ def command(*, check: bool) -> None:
     settings = Settings.from_environ(os.environ)
     url, prepared = require_database(settings), settings.db_prepared_statements
     found = migrations.current(url, prepared_statements=prepared)
-    if found == migrations.HEAD:
+    if found == schema_check.HEAD:
         mended = [] if check else migrations.upgrade(url, prepared_statements=prepared)
         for index in mended:
             click.echo(f"mended the index {index}, which was not valid")
         click.echo(f"up to date at {found}")
-    elif found is not None and found not in migrations.KNOWN:
+    elif found is not None and found not in schema_check.KNOWN:
         # A deployment that goes back: the steps are additive, so that older code works on newer tables.
-        click.echo(f"at {found}, newer than this code's {migrations.HEAD}; nothing to do")
+        click.echo(f"at {found}, newer than this code's {schema_check.HEAD}; nothing to do")
     elif check:
-        click.echo(f"behind: {_named(found)} → {migrations.HEAD}; run `receiver migrate`")
+        click.echo(f"behind: {_named(found)} → {schema_check.HEAD}; run `receiver migrate`")
         sys.exit(1)
     else:
         migrations.upgrade(url, prepared_statements=prepared)

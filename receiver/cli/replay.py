@@ -12,7 +12,7 @@ import click
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError, RejectionReason
 from receiver.record.connections import RecordConnection
-from receiver.record.sql import replaying
+from receiver.record.sql import rejected, replaying
 from receiver.sweep import replays, sweeper
 from receiver.text import is_storable
 
@@ -88,7 +88,7 @@ async def _named(made: Sweeper, connection: Executor, ids: list[str], namespace:
     given = await made.owed.publish_these(sorted(moved))
     told.executions, told.owed = given.owed, len(moved) - given.owed
     rest = [id_ for id_ in known if id_ not in states]
-    found = await replaying.find_rejected(connection, rest, namespace=namespace) if rest else []
+    found = await rejected.find_rejected(connection, rest, namespace=namespace) if rest else []
     replayed = await made.replays.replay(found)
     told.messages = len(replayed.keys)
     told.failures |= replayed.failures
@@ -103,7 +103,7 @@ async def _named(made: Sweeper, connection: Executor, ids: list[str], namespace:
 
 async def _for(made: Sweeper, connection: Executor, reason: str, task: str | None, namespace: str) -> Told:
     told, after = Told(), ""
-    while found := await replaying.find_rejected_for(
+    while found := await rejected.find_rejected_for(
         connection,
         reason,
         namespace=namespace,

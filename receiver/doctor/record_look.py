@@ -17,10 +17,10 @@ import asyncpg
 
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.maintenance import SWEEP
-from receiver.record import migrations
-from receiver.record.connections import BROKEN
+from receiver.record import schema_check
 from receiver.record.database import Database, begin_with
-from receiver.record.policies import SURELY_PASS, shut
+from receiver.record.schema_check import SURELY_PASS, shut
+from receiver.record.sqlstates import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -141,7 +141,7 @@ async def look(database: Database, namespace: str) -> RecordSeen:
     async with _connected(database) as connection:
         asked = datetime.now(UTC)
         async with _answer(connection) as executor:
-            [row] = await executor.fetch(SERVER, migrations.TABLES)
+            [row] = await executor.fetch(SERVER, schema_check.TABLES)
         half = (datetime.now(UTC) - asked) / 2
         server = dict(row)
         seen = RecordSeen(
@@ -153,10 +153,10 @@ async def look(database: Database, namespace: str) -> RecordSeen:
         )
         try:
             async with _answer(connection) as executor:
-                await migrations.check(executor)
+                await schema_check.check(executor)
         except SchemaError as error:
             return replace(seen, schema=error)
-        except migrations.ReadOnly:
+        except schema_check.ReadOnly:
             seen = replace(seen, read_only=True)
         return await _waiting(connection, namespace, seen)
 

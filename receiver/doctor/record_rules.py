@@ -12,7 +12,7 @@ from receiver.doctor.record_look import PATIENT, SWEEPS, LoginRefused, RecordSee
 from receiver.errors import DatabaseUnavailable
 from receiver.maintenance import SWEEP
 from receiver.record.ledger import LEDGER_CONNECTIONS
-from receiver.record.migrations import TABLES
+from receiver.record.schema_check import TABLES
 
 LEAST_VERSION: Final = 140000
 """PostgreSQL 14."""

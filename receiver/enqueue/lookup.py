@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 
 from receiver.errors import TaskResultMissing
-from receiver.record import migrations
+from receiver.record import schema_check
 from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
 from receiver.text import is_storable
 
@@ -51,7 +51,7 @@ async def find(executor: Executor, task_id: str, backend: Backend) -> TaskResult
     try:
         rows = await executor.fetch(FIND, task_id) if is_storable(task_id) else []
     except asyncpg.PostgresError as error:
-        await migrations.explain(executor, error)
+        await schema_check.explain(executor, error)
         raise
     if not rows:
         raise TaskResultMissing(

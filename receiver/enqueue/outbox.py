@@ -21,10 +21,11 @@ import asyncpg
 
 from receiver.enqueue.publisher import OutboxRow, Published
 from receiver.errors import DatabaseUnavailable, GoogleError, GoogleUnavailable
-from receiver.record import migrations
-from receiver.record.connections import ConnectionFailed, RecordPool
+from receiver.record import schema_check
+from receiver.record.connections import RecordPool
 from receiver.record.group_commit import GroupCommit
 from receiver.record.sql import outbox
+from receiver.record.sqlstates import ConnectionFailed
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class Outbox:
         except ConnectionFailed:
             found = await outbox.insert(self.pool, rows, namespace=self._namespace)
         except asyncpg.PostgresError as error:
-            await migrations.explain(self.pool, error)
+            await schema_check.explain(self.pool, error)
             raise
         return [found[row.task_id] for row in rows]
 

@@ -26,9 +26,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from receiver.enqueue.outbox import owed_of
-from receiver.errors import SchemaError
 from receiver.record.schema import task_executions
 from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
+from receiver.record.sqlstates import schema_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
 
 COMMIT: Final = "_commit_impl"
-UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
 
 _columns = task_executions.c
 _now = func.clock_timestamp()
@@ -138,16 +137,11 @@ def _put(
     try:
         found = connection.execute(INSERT, [_parameters(row, namespace) for row in rows]).mappings().all()
     except DBAPIError as error:
-        if _sqlstate(error) == UNDEFINED_TABLE:
-            raise SchemaError(
-                "this connection's database has no tables of receiver: use one to the database of DATABASE_URL, with the "
-                "same search_path, and run `receiver migrate`"
-            ) from error
-        if _sqlstate(error) == UNDEFINED_COLUMN:
-            raise SchemaError(
-                "this connection's database has tables of receiver that are older than this code; run `receiver migrate`"
-            ) from error
-        raise
+        ours = "the database of this connection (it should be DATABASE_URL's, with the same search_path)"
+        explained = schema_error(error, ours)
+        if explained is None:
+            raise
+        raise explained from error
     by_id = {row["task_id"]: row for row in found}
     inserted = [_inserted(by_id[row.task_id]) for row in rows]
     due = [owed_of(row, one) for row, one in zip(rows, inserted, strict=True) if one.due]
@@ -216,11 +210,6 @@ def _inserted(row: Any) -> Inserted:
         run_after.astimezone(UTC) if run_after is not None else None,
         bool(row["due"]),
     )
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    """Its SQLSTATE, whatever the driver calls it."""
-    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
 
 
 def _unknown(connection: object, call: str, kinds: str, other: str) -> TypeError:

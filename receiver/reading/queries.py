@@ -18,8 +18,9 @@ from sqlalchemy import DateTime, case, func, literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.errors import DatabaseUnavailable
 from receiver.record.schema import rejected_messages, task_attempts, task_executions
+from receiver.record.sqlstates import schema_error
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
 
     from receiver.record.database import Database
-from receiver.record.engines import engine_of
 
 STATEMENT_TIMEOUT = "30s"
 """A listing that takes longer is given up: it must not hold a snapshot while the service works."""
@@ -125,14 +125,16 @@ async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
         SchemaError: the tables are missing or older than this code.
         DatabaseUnavailable: the database cannot be reached, or does not answer.
     """
-    engine = engine_of(database, "receiver executions", poolclass=NullPool)
+    engine = database.engine("receiver executions", poolclass=NullPool)
     snapshot = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     try:
         async with snapshot.connect() as connection:
             await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")
             yield connection
     except (DBAPIError, asyncpg.PostgresError) as error:
-        raise _explained(error) from error
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        refused = DatabaseUnavailable(f"the database refuses: {_line(cause)}")
+        raise schema_error(error) or refused from error
     except (OSError, TimeoutError, asyncpg.InterfaceError) as error:
         raise DatabaseUnavailable(f"the database cannot be reached: {_line(error)}") from error
     finally:
@@ -210,16 +212,6 @@ async def unfinished(connection: AsyncConnection, namespace: str) -> dict[str, i
     )
     rows = await connection.execute(query)
     return {row["task_path"]: row["rows"] for row in rows.mappings()}
-
-
-def _explained(error: DBAPIError | asyncpg.PostgresError) -> SchemaError | DatabaseUnavailable:
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    state = getattr(cause, "sqlstate", None) or ""
-    if state == "42P01":  # undefined_table
-        return SchemaError("the database has no tables of receiver; run `receiver migrate`")
-    if state == "42703":  # undefined_column
-        return SchemaError("the database's tables are older than this code; run `receiver migrate`")
-    return DatabaseUnavailable(f"the database refuses: {_line(cause)}")
 
 
 def _line(error: BaseException | None) -> str:

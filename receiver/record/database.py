@@ -1,7 +1,13 @@
-"""`DATABASE_URL` as asyncpg takes it.
+"""Where the record is: `DATABASE_URL`, and the connections and engines that are made for it.
 
-Whatever spelling a team already has (`postgres://`, `+asyncpg`, `+psycopg`, `sslmode`, `?host=/cloudsql/...`) names the
-same database. asyncpg itself understands libpq's parameters; only the driver's suffix has to go.
+Every spelling that a team already has (`postgres://`, `+asyncpg`, `+psycopg`, `sslmode`, `?host=/cloudsql/...`) works.
+asyncpg understands libpq's parameters; only the driver's suffix is removed.
+
+A pooler in transaction mode (`TASKS_DB_PREPARED_STATEMENTS=off`) gives each transaction another server. So prepared
+statements have no name there, everything that the driver asks runs in a transaction, and settings are made with
+SET LOCAL: such a pooler refuses a connection that starts with settings.
+
+Next: `receiver.record.connections` for the record's own statements, `receiver.record.task_pool` for tasks.
 """
 
 from __future__ import annotations
@@ -19,44 +25,60 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 CONNECT_TIMEOUT = 5.0
-"""Seconds until a connection must stand: half of the deadline that bounds every call of the ledger."""
+"""Seconds to make a connection: half of `connections.CALL_DEADLINE`."""
+
+_SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://")
 
 
 class Executor(Protocol):
-    """What a statement needs of a connection: a `RecordConnection`, a `RecordPool`, asyncpg's own, or the task's transaction."""
+    """What runs one statement: a `RecordConnection`, a `RecordPool`, asyncpg's connection, or the task's transaction."""
 
     async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
         """Runs one statement and returns its rows. The arguments are $1, $2, ... in order."""
 
 
-_SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://")
+class PoolerDriver(asyncpg.Connection):  # type: ignore[misc]  # asyncpg carries no type information
+    """asyncpg's connection to a pooler: it looks up types in a transaction."""
+
+    async def set_type_codec(self, *args: Any, **options: Any) -> None:
+        """As asyncpg's."""
+        async with self.transaction():
+            await super().set_type_codec(*args, **options)
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """Where the record is, as a DSN for asyncpg. `prepared_statements`: off for poolers in transaction mode, which keep nothing."""
+    """The record's database.
+
+    Args:
+        dsn: for asyncpg; it holds the password.
+        prepared_statements: False behind a pooler in transaction mode.
+    """
 
     dsn: str = field(repr=False)
     prepared_statements: bool = True
 
     @classmethod
     def of(cls, url: str, *, prepared_statements: bool = True) -> Database:
-        """The database that `DATABASE_URL` names, whatever driver it is written for."""
+        """The database of a `DATABASE_URL`, for whatever driver it is written."""
         return cls(_SCHEME.sub("postgresql://", url, count=1), prepared_statements)
 
     async def connect(
         self, application: str, server_settings: Mapping[str, str] | None = None, **options: Any
     ) -> asyncpg.Connection[asyncpg.Record]:
-        """A new connection. `application` shows in pg_stat_activity.
+        """A new connection.
 
         Args:
-            server_settings: for the life of the connection. A pooler would refuse them: without prepared statements each
-                transaction has to make them its own (`begin_with`).
+            application: its name in pg_stat_activity.
+            server_settings: for the life of the connection. Ignored behind a pooler: use `begin_with` there.
+            options: as for `asyncpg.connect`.
 
         Raises:
-            TlsFailed: the server's certificate is refused, or what TLS needs is missing.
-            OSError, TimeoutError, asyncpg.PostgresError: as the driver raises them.
+            TlsFailed: the server's certificate is refused, or TLS lacks a file.
+            OSError, TimeoutError, asyncpg.PostgresError: as asyncpg raises them.
         """
         if not self.prepared_statements:
             options["statement_cache_size"] = 0
@@ -74,9 +96,48 @@ class Database:
                 raise
             raise tls.TlsFailed(why) from error
 
+    def engine(
+        self,
+        application: str,
+        *,
+        driver: type[Any] | None = None,
+        server_settings: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> AsyncEngine:
+        """A SQLAlchemy engine.
+
+        Args:
+            application: as for `connect`; so are `server_settings`.
+            driver: the class of its asyncpg connections, if not the usual one.
+            options: as for `create_async_engine`.
+        """
+        from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415 - 0.2 s that the ledger never needs
+
+        kind = driver or (asyncpg.Connection if self.prepared_statements else PoolerDriver)
+        unnamed = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": lambda: ""}
+
+        async def connect() -> Any:
+            return await self.connect(application, server_settings, connection_class=kind)
+
+        def create() -> Any:
+            # As `async_creator` does it, which would drop the options of the dialect.
+            dbapi: Any = engine.dialect.dbapi
+            return dbapi.connect(async_creator_fn=connect, **({} if self.prepared_statements else unnamed))
+
+        # Errors are recorded and logged: they must not quote the parameters of a statement.
+        engine = create_async_engine("postgresql+asyncpg://", creator=create, hide_parameters=True, **options)
+        return engine
+
+
+def begin_with(settings: Mapping[str, str]) -> str:
+    """BEGIN, and these settings for the length of the transaction; one message to the server."""
+    return "BEGIN ISOLATION LEVEL READ COMMITTED; " + "; ".join(
+        f"SET LOCAL {name} = '{value}'" for name, value in settings.items()
+    )
+
 
 def _of_home(name: str) -> Path | None:
-    """A file of `~/.postgresql`, as asyncpg finds it; None where the process may not look, as without a home."""
+    """A file of `~/.postgresql`, as asyncpg finds it; None where the process has no home or may not enter it."""
     path: Path | None = _asyncpg_of_home(name)
     try:
         if path is not None:
@@ -84,17 +145,10 @@ def _of_home(name: str) -> Path | None:
     except PermissionError:
         return None
     except OSError:
-        pass  # it is not there, which asyncpg knows
+        pass  # the file does not exist: asyncpg handles that
     return path
 
 
-# asyncpg has no public way to leave these files out, and takes a home that may not be entered for an error of the connection.
-_asyncpg_of_home = connect_utils._dot_postgresql_path  # noqa: SLF001 - as said above
-connect_utils._dot_postgresql_path = _of_home  # noqa: SLF001 - likewise
-
-
-def begin_with(settings: Mapping[str, str]) -> str:
-    """What begins a transaction that has these settings for its time, in one message to the server."""
-    return "BEGIN ISOLATION LEVEL READ COMMITTED; " + "; ".join(
-        f"SET LOCAL {name} = '{value}'" for name, value in settings.items()
-    )
+# asyncpg always looks for these files, and treats a home that may not be entered as a connection error.
+_asyncpg_of_home = connect_utils._dot_postgresql_path  # noqa: SLF001 - there is no public way
+connect_utils._dot_postgresql_path = _of_home  # noqa: SLF001 - there is no public way

@@ -17,7 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from receiver.errors import ItemRefused, OutOfConnections
-from receiver.record.connections import LockedOut, TransientConflict
+from receiver.record.sqlstates import LockedOut, TransientConflict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence

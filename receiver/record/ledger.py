@@ -44,13 +44,14 @@ from receiver.endings.outcomes import (
     Unrecorded,
 )
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected, RejectionReason
-from receiver.record import items
-from receiver.record.connections import ConnectionFailed, RecordPool, TransientConflict
+from receiver.record.connections import RecordPool
 from receiver.record.group_commit import GroupCommit
 from receiver.record.lost_claims import LostClaims
 from receiver.record.settler import Settlements
 from receiver.record.sql import claims, leases, settlements
 from receiver.record.sql.claims import ClaimItem, ClaimRow
+from receiver.record.sql.settlements import SettleItem
+from receiver.record.sqlstates import ConnectionFailed, TransientConflict
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Ledger:
             OutOfConnections: no connection in time; nothing was done.
             DatabaseUnavailable: the database is down, or its answer is not known.
         """
-        item = items.claim_item(call)
+        item = ClaimItem.of(call)
         if (held := self._heartbeat.find(item.task_id)) is not None:
             return await self._beside(item, held)
         try:
@@ -186,12 +187,12 @@ class Ledger:
 
     async def _record(self, claimed: Claimed, outcome: Succeeded | Skipped | Failed) -> Ending:
         try:
-            item = items.settle_item(claimed, outcome, instance=self._settings.instance)
+            item = SettleItem.of(claimed, outcome, instance=self._settings.instance)
             moved = await self._settlements.settle(item, until=_patience(claimed))
         except ItemRefused as refused:
             if isinstance(outcome, Failed):
                 raise DatabaseUnavailable(f"PostgreSQL refuses the failure's text: {refused}") from refused
-            return await self._record(claimed, items.not_storable(claimed, str(refused)))
+            return await self._record(claimed, _not_storable(claimed, str(refused)))
         return outcome if moved else Lost()
 
     async def _commit(self, claimed: Claimed, outcome: Succeeded, transaction: Effects) -> Ending:
@@ -207,7 +208,7 @@ class Ledger:
             return outcome if status == "SUCCESSFUL" else Lost()
         except SettlementRefused as refused:
             if refused.unstorable:
-                return await self._record(claimed, items.not_storable(claimed, str(refused.reason)))
+                return await self._record(claimed, _not_storable(claimed, str(refused.reason)))
             return await self._record(claimed, claimed.failed(Failure.of(refused.reason)))
 
     async def _write_claims(self, items: Sequence[ClaimItem]) -> list[ClaimRow]:
@@ -276,6 +277,13 @@ def _patience(claimed: Claimed) -> float:
     now = time.monotonic()
     answerable = claimed.call.arrived + claimed.call.route.ack_deadline - ANSWERING
     return min(max(answerable, now + INSIST), now + INSIST_AT_MOST)
+
+
+def _not_storable(claimed: Claimed, why: str) -> Failed:
+    """A result that cannot be stored is a final failure: a retry would only repeat the task's effects."""
+    return claimed.failed(
+        Failure("ResultNotStorable", f"the task returned, but its result cannot be stored: {why}"), final=True
+    )
 
 
 def _busy(item: ClaimItem) -> ClaimRow:

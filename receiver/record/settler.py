@@ -17,9 +17,10 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
-from receiver.record.connections import CALL_DEADLINE, LockedOut
+from receiver.record.connections import CALL_DEADLINE
 from receiver.record.group_commit import GroupCommit
 from receiver.record.sql import settlements
+from receiver.record.sqlstates import LockedOut
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

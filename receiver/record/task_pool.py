@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from receiver.errors import TransactionError
 from receiver.record.connections import answers
-from receiver.record.engines import PoolerDriver, engine_of
+from receiver.record.database import PoolerDriver
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -126,8 +126,7 @@ class TaskPool:
     """The connections that tasks may borrow: `TASKS_DB_POOL_SIZE` of them, opened when first wanted."""
 
     def __init__(self, database: Database, *, size: int, wait: float) -> None:
-        self.engine: AsyncEngine = engine_of(
-            database,
+        self.engine: AsyncEngine = database.engine(
             "receiver task",
             driver=TaskDriver if database.prepared_statements else PooledTaskDriver,
             # At any stricter level the settlement would always fail once the heartbeat had renewed the row meanwhile.

@@ -20,8 +20,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
-from receiver.record.connections import refusal
 from receiver.record.sql import settlements
+from receiver.record.sqlstates import refusal
 from receiver.record.task_pool import TaskConnection, TaskSession
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class TaskTransaction:
         try:
             return await settlements.settle_with_effects(executor, self._task_id, self._fence, return_value)
         except DBAPIError as error:
-            # Not a value, or nested too deeply: as `connections.raise_sorted` says.
+            # Not a value, or nested too deeply: as `sqlstates.raise_sorted` says.
             if _sqlstate(error)[:2] in ("22", "54") and error.orig is not None:
                 raise SettlementRefused(refusal(error.orig.__cause__), unstorable=True) from error
             raise

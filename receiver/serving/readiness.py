@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable, SchemaError
-from receiver.record import migrations
+from receiver.record import schema_check
 from receiver.record.tls import TlsFailed
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
@@ -54,7 +54,7 @@ class Readiness:
         self._checked = True
         try:
             async with asyncio.timeout(PATIENCE):
-                await migrations.check(self._executor)
+                await schema_check.check(self._executor)
         except (DatabaseUnavailable, TimeoutError) as error:
             why = str(error) or f"it has not answered for {PATIENCE:g} s"
             self._emit(ReceiverTrouble("the database cannot be used yet", why))
@@ -84,7 +84,7 @@ class Readiness:
             await asyncio.sleep(pause)
             pause = min(2 * pause, PAUSE)
             try:
-                await migrations.check(self._executor)
+                await schema_check.check(self._executor)
             except DatabaseUnavailable:
                 continue
             except SchemaError as error:
@@ -96,10 +96,10 @@ class Readiness:
     async def _look(self) -> dict[str, str]:
         found = {"database": "ok", "schema": "ok", "certificates": "ok"}
         try:
-            await migrations.check(self._executor)
+            await schema_check.check(self._executor)
         except SchemaError as error:
             found["schema"] = error.state
-        except migrations.ReadOnly:
+        except schema_check.ReadOnly:
             found["database"] = "read-only"
         except DatabaseUnavailable as error:
             why = str(error) if isinstance(error, TlsFailed) else "unavailable"

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import ItemRefused
-from receiver.record.sql import pruning
+from receiver.record.sql import pruning, rejected
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Pruning:
             yield step
         seen = STEP
         while seen == STEP:
-            seen = await pruning.prune_rejected(
+            seen = await rejected.prune_rejected(
                 self._executor, namespace=self._namespace, older=older, limit=STEP
             )
             yield Gone(rejected=seen)

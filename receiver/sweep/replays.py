@@ -16,7 +16,7 @@ from receiver.contract.envelope import open_envelope
 from receiver.contract.message import decode
 from receiver.errors import GoogleError, Rejected
 from receiver.google.pubsub import Message
-from receiver.record.sql import replaying
+from receiver.record.sql import rejected
 from receiver.record.sql.outbox import OutboxRow
 from receiver.tasks.naming import subscription_name
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from receiver.enqueue.publisher import Address, Publisher, Publishes
     from receiver.record.database import Executor
-    from receiver.record.sql.replaying import RejectedMessage
+    from receiver.record.sql.rejected import RejectedMessage
 
 STEP: Final = 200
 """Messages loaded at once."""
@@ -83,7 +83,7 @@ class Replays:
             most: with `grace`: when a message was acked although it was rejected.
         """
         failed: set[str] = set()
-        while found := await replaying.find_known_now(
+        while found := await rejected.find_known_now(
             self._executor,
             list(self._paths),
             namespace=self._address.namespace,
@@ -113,7 +113,7 @@ class Replays:
             if each.key not in rows and (why := await self._as_it_was(each)) is not None:
                 failures[each.key] = why
         done = tuple(each.key for each in found if each.key not in failures)
-        await replaying.mark_replayed(self._executor, done, namespace=self._address.namespace)
+        await rejected.mark_replayed(self._executor, done, namespace=self._address.namespace)
         if failures:
             key, why = next(iter(failures.items()))
             self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from receiver.local_postgres.server import Postgres
-from receiver.record.migrations import VERSION_TABLE
+from receiver.record.schema_check import VERSION_TABLE
 
 RESET = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity

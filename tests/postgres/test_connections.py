@@ -13,15 +13,9 @@ import pytest
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
 from receiver.local_postgres.server import Postgres
-from receiver.record.connections import (
-    ConnectionFailed,
-    LockedOut,
-    NotConnected,
-    RecordConnection,
-    RecordPool,
-    TransientConflict,
-)
+from receiver.record.connections import RecordConnection, RecordPool
 from receiver.record.database import Database
+from receiver.record.sqlstates import ConnectionFailed, LockedOut, NotConnected, TransientConflict
 from tests.postgres.record import Instance, Look, connect, until
 from tests.stage.proxy import Proxy
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
-from receiver.record.connections import LockedOut, TransientConflict
 from receiver.record.group_commit import MAX_BYTES, MAX_ITEMS, REPEATS, GroupCommit
+from receiver.record.sqlstates import LockedOut, TransientConflict
 from tests.postgres.record import until
 
 

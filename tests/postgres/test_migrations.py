@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
-from receiver.record import migrations
+from receiver.record import migrations, schema_check
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.schema import metadata
@@ -37,8 +37,8 @@ def test_up_down_and_up_again(empty_database_url: str) -> None:
     assert migrations.current(url) is None
     for _ in range(2):
         migrations.upgrade(url)
-        assert migrations.current(url) == migrations.HEAD
-        assert asyncio.run(tables(url)) == TABLES | {migrations.VERSION_TABLE}
+        assert migrations.current(url) == schema_check.HEAD
+        assert asyncio.run(tables(url)) == TABLES | {schema_check.VERSION_TABLE}
         migrations.upgrade(url)  # again: nothing to do
         migrations.downgrade(url, "base")
         assert migrations.current(url) is None
@@ -50,8 +50,8 @@ def test_the_steps_are_those_the_code_knows() -> None:
 
     script = ScriptDirectory.from_config(migrations.configuration())
     steps = [step.revision for step in script.walk_revisions()]
-    assert script.get_heads() == [migrations.HEAD]
-    assert tuple(reversed(steps)) == migrations.KNOWN
+    assert script.get_heads() == [schema_check.HEAD]
+    assert tuple(reversed(steps)) == schema_check.KNOWN
 
 
 async def test_the_metadata_is_what_the_migrations_made(database_url: str) -> None:
@@ -60,7 +60,7 @@ async def test_the_metadata_is_what_the_migrations_made(database_url: str) -> No
 
     def compare(connection: Connection) -> list[Any]:
         options = {
-            "version_table": migrations.VERSION_TABLE,
+            "version_table": schema_check.VERSION_TABLE,
             "compare_type": True,
             "compare_server_default": True,
         }
@@ -99,7 +99,7 @@ async def test_the_metadata_would_make_the_very_same_tables(
         look = await connect(url)
         seen.append(
             [
-                [tuple(row) for row in await look.fetch(query, migrations.VERSION_TABLE)]
+                [tuple(row) for row in await look.fetch(query, schema_check.VERSION_TABLE)]
                 for query in (COLUMNS, CONSTRAINTS, INDEXES)
             ]
         )
@@ -154,7 +154,7 @@ def test_two_migrations_at_once_make_one(empty_database_url: str) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert migrations.current(empty_database_url) == migrations.HEAD
+    assert migrations.current(empty_database_url) == schema_check.HEAD
 
 
 async def test_a_step_waits_no_longer_than_its_lock_timeout(
@@ -171,13 +171,13 @@ async def test_a_step_waits_no_longer_than_its_lock_timeout(
             await asyncio.to_thread(migrations.downgrade, database_url, "base")
     await look.close()
     assert await tables(database_url) >= TABLES
-    assert await asyncio.to_thread(migrations.current, database_url) == migrations.HEAD
+    assert await asyncio.to_thread(migrations.current, database_url) == schema_check.HEAD
 
 
 async def test_missing_tables_are_refused(empty_database_url: str) -> None:
     look = await connect(empty_database_url)
     with pytest.raises(SchemaError, match="no tables of receiver; run `receiver migrate`"):
-        await migrations.check(look)
+        await schema_check.check(look)
     await look.close()
 
 
@@ -185,17 +185,17 @@ async def test_a_newer_version_is_served_and_an_older_refused(
     database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look = await connect(database_url)
-    await migrations.check(look)
-    await look.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - a constant of ours
-    await migrations.check(look)
-    await look.execute(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '0001'")  # noqa: S608 - a constant of ours
-    monkeypatch.setattr(migrations, "HEAD", "0002")
-    monkeypatch.setattr(migrations, "KNOWN", ("0001", "0002"))
+    await schema_check.check(look)
+    await look.execute(f"UPDATE {schema_check.VERSION_TABLE} SET version_num = '9999'")  # noqa: S608 - a constant of ours
+    await schema_check.check(look)
+    await look.execute(f"UPDATE {schema_check.VERSION_TABLE} SET version_num = '0001'")  # noqa: S608 - a constant of ours
+    monkeypatch.setattr(schema_check, "HEAD", "0002")
+    monkeypatch.setattr(schema_check, "KNOWN", ("0001", "0002"))
     with pytest.raises(SchemaError, match="at version 0001, this code needs 0002"):
-        await migrations.check(look)
-    await look.execute(f"DELETE FROM {migrations.VERSION_TABLE}")  # noqa: S608 - a constant of ours
+        await schema_check.check(look)
+    await look.execute(f"DELETE FROM {schema_check.VERSION_TABLE}")  # noqa: S608 - a constant of ours
     with pytest.raises(SchemaError, match="at version nothing"):
-        await migrations.check(look)
+        await schema_check.check(look)
     await look.close()
 
 
@@ -216,15 +216,15 @@ async def test_a_role_without_rights_is_told_what_to_grant(database_url: str) ->
     connection = RecordConnection(Database.of(database_url.replace("postgres@", "stranger@")), "check")
     try:
         with pytest.raises(SchemaError, match="may not read receiver_alembic_version; grant it SELECT"):
-            await migrations.check(connection)
+            await schema_check.check(connection)
         await owner.execute("GRANT SELECT ON receiver_alembic_version TO stranger")
         await owner.execute("GRANT SELECT, INSERT, UPDATE ON task_executions TO stranger")
         await owner.execute("GRANT SELECT, INSERT ON task_attempts, rejected_messages TO stranger")
         told = "the role stranger may not use task_attempts, rejected_messages; grant it .* UPDATE"
         with pytest.raises(SchemaError, match=told):
-            await migrations.check(connection)
+            await schema_check.check(connection)
         await owner.execute("GRANT UPDATE ON task_attempts, rejected_messages TO stranger")
-        await migrations.check(connection)
+        await schema_check.check(connection)
     finally:
         await connection.close()
         await owner.execute("DROP OWNED BY stranger; DROP ROLE stranger")
@@ -284,7 +284,7 @@ async def test_writers_go_on_while_an_index_is_built(empty_database_url: str) ->
         await building
         await before.close()
         await later.close()
-    assert await asyncio.to_thread(migrations.current, empty_database_url) == migrations.HEAD
+    assert await asyncio.to_thread(migrations.current, empty_database_url) == schema_check.HEAD
 
 
 async def test_what_an_interrupted_build_has_left_is_built_anew(empty_database_url: str) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from receiver.cli import group
 from receiver.errors import ReceiverError
-from receiver.record import migrations
+from receiver.record import migrations, schema_check
 from tests.postgres.record import connect, until
 
 WAITING = """
@@ -83,7 +83,7 @@ async def test_limits_of_role_and_database_do_not_end_a_migration(
     await until(lambda: building.done() or _both_wait(look))
     await old.execute("COMMIT")
     await building
-    assert await asyncio.to_thread(migrations.current, hasty) == migrations.HEAD
+    assert await asyncio.to_thread(migrations.current, hasty) == schema_check.HEAD
     assert await valid(look, "task_executions_failed")
 
 
@@ -103,7 +103,7 @@ async def test_a_build_that_was_killed_is_built_anew(empty_database_url: str, lo
     assert await valid(look, "task_executions_failed") is False
     await old.execute("COMMIT")
     done = await asyncio.to_thread(migrate, url)
-    assert done.output == f"migrated: 0002 → {migrations.HEAD}\n"
+    assert done.output == f"migrated: 0002 → {schema_check.HEAD}\n"
     assert await valid(look, "task_executions_failed")
 
 
@@ -137,11 +137,11 @@ async def test_an_invalid_index_of_an_up_to_date_record_is_mended(
     assert await valid(look, left) is False
     await old.execute("COMMIT")
     done = await asyncio.to_thread(migrate, url)
-    assert done.output == f"mended the index {left}, which was not valid\nup to date at {migrations.HEAD}\n"
+    assert done.output == f"mended the index {left}, which was not valid\nup to date at {schema_check.HEAD}\n"
     assert await valid(look, "task_executions_owed")
     assert await valid(look, "task_executions_owed_ccnew") is None
     assert await valid(look, "theirs") is False  # it is not ours to mend
-    assert (await asyncio.to_thread(migrate, url)).output == f"up to date at {migrations.HEAD}\n"
+    assert (await asyncio.to_thread(migrate, url)).output == f"up to date at {schema_check.HEAD}\n"
 
 
 async def test_a_step_tries_again_for_its_lock(
@@ -163,7 +163,7 @@ async def test_a_step_tries_again_for_its_lock(
     await until(tried_again)
     await old.execute("COMMIT")
     await migrating
-    assert await asyncio.to_thread(migrations.current, empty_database_url) == migrations.HEAD
+    assert await asyncio.to_thread(migrations.current, empty_database_url) == schema_check.HEAD
 
 
 async def test_a_role_that_may_not_create_is_told_what_it_lacks(empty_database_url: str, look: Any) -> None:

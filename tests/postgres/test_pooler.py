@@ -13,9 +13,10 @@ from receiver import TaskContext
 from receiver.endings.outcomes import Failed, HandedBack, Succeeded
 from receiver.errors import ItemRefused
 from receiver.reading import queries
-from receiver.record import migrations
-from receiver.record.connections import LockedOut, RecordConnection
+from receiver.record import migrations, schema_check
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
+from receiver.record.sqlstates import LockedOut
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Look, connect, until
 from tests.stage.proxy import Strict
@@ -93,7 +94,7 @@ async def test_migrations_and_queries_go_through_a_pooler(empty_database_url: st
             migrations.upgrade(pooler.url, prepared_statements=False)
             return migrations.current(pooler.url, prepared_statements=False)
 
-        assert await asyncio.to_thread(migrate) == migrations.HEAD
+        assert await asyncio.to_thread(migrate) == schema_check.HEAD
         connection = await connect(empty_database_url)
         await Look(connection).seed("there")
         await connection.close()

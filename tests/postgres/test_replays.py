@@ -11,7 +11,7 @@ from receiver.contract.message import decode
 from receiver.endings.outcomes import Busy, Done, Lost, Succeeded
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.rejections import Rejections
-from receiver.record.sql import replaying
+from receiver.record.sql import rejected, replaying
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, identity, route
 from tests.postgres.sweeps import Post, Sweeps
@@ -149,7 +149,7 @@ async def test_an_operator_may_replay_what_no_code_understands_yet(
     await reject(instance, pushed, Rejected(RejectionReason.MALFORMED_PAYLOAD, "no"))
     await reject(instance, b"no envelope", Rejected(RejectionReason.MALFORMED_ENVELOPE, "no"))
     rows = await look.connection.fetch("SELECT * FROM rejected_messages ORDER BY reason")
-    nothing, one = (replaying.RejectedMessage(**row) for row in rows)
+    nothing, one = (rejected.RejectedMessage(**row) for row in rows)
     async with sweeps.sweeper() as sweeper:
         replayed = await sweeper.replays.replay([nothing, one])
     assert replayed.keys == (one.key,)

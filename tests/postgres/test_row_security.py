@@ -17,7 +17,7 @@ from receiver.endings.outcomes import Succeeded
 from receiver.errors import SchemaError
 from receiver.local_postgres.server import Postgres
 from receiver.record.database import Database
-from receiver.record.migrations import TABLES, VERSION_TABLE, explain
+from receiver.record.schema_check import TABLES, VERSION_TABLE, explain
 from receiver.serving.instance import Service
 from receiver.settings import PushAuth, Settings
 from receiver.tasks.registry import Registry

@@ -12,7 +12,7 @@ import pytest
 from receiver.endings.outcomes import NotDue, Succeeded
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import pruning, replaying, sweeping
+from receiver.record.sql import pruning, rejected, sweeping
 from receiver.sweep import owed, sweeper
 from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
@@ -341,11 +341,11 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
                 "task_executions_pkey",
             ),
             (
-                replaying.FIND_KNOWN_NOW,
+                rejected.FIND_KNOWN_NOW,
                 (NAMESPACE, ["a"], 1, LEASE, LEASE, [], 10, 10),
                 "rejected_messages_unknown",
             ),
-            (pruning.PRUNE_REJECTED, (NAMESPACE, LEASE, 10), "rejected_messages_first_seen"),
+            (rejected.PRUNE_REJECTED, (NAMESPACE, LEASE, 10), "rejected_messages_first_seen"),
         ):
             plan = "\n".join(
                 row["QUERY PLAN"] for row in await connection.fetch(f"EXPLAIN {statement}", *arguments)

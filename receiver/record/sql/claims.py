@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from uuid import UUID
 
+    from receiver.endings.calls import Call
     from receiver.record.database import Executor
     from receiver.tasks.route import TaskRoute
 
@@ -27,6 +28,21 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
     enqueued_at: datetime | None
     trace: str | None
     size: int
+
+    @classmethod
+    def of(cls, call: Call) -> ClaimItem:
+        """What a claim of this call writes."""
+        delivery = call.delivery
+        args, kwargs = delivery.args.decode(), delivery.kwargs.decode()
+        return cls(
+            task_id=delivery.task_id,
+            route=call.route,
+            args=args,
+            kwargs=kwargs,
+            enqueued_at=delivery.enqueued_at,
+            trace=delivery.traceparent,
+            size=len(args) + len(kwargs) + 500,
+        )
 
 
 class ClaimRow(msgspec.Struct, frozen=True, gc=False):

@@ -110,27 +110,3 @@ async def find_firings(
     first, end = f"scheduled-{task_name}-", f"scheduled-{task_name}."  # `.` follows `-` bytewise
     rows = await executor.fetch(FIND_FIRINGS, namespace, first, end, older, limit, task_path)
     return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]
-
-
-PRUNE_REJECTED: Final = """
-WITH old AS MATERIALIZED (
-    SELECT key FROM rejected_messages
-    WHERE first_seen <= (SELECT clock_timestamp()) - $2::interval AND last_seen <= clock_timestamp() - $2::interval
-      AND namespace = $1
-    ORDER BY first_seen LIMIT $3
-),
-held AS (
-    SELECT r.key FROM old o JOIN rejected_messages r ON r.key = o.key
-    WHERE r.last_seen <= clock_timestamp() - $2::interval
-    ORDER BY r.key
-    FOR UPDATE OF r SKIP LOCKED
-)
-DELETE FROM rejected_messages r USING held h
-WHERE r.key = h.key AND r.last_seen <= clock_timestamp() - $2::interval
-RETURNING r.key
-"""
-
-
-async def prune_rejected(executor: Executor, *, namespace: str, older: timedelta, limit: int) -> int:
-    """Rejected messages that were last seen longer ago than `older` → gone; how many."""
-    return len(await executor.fetch(PRUNE_REJECTED, namespace, older, limit))

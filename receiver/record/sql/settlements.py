@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from receiver.endings.outcomes import Failed, Skipped, Succeeded
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from receiver.endings.calls import Claimed
     from receiver.record.database import Executor
 
 
@@ -27,6 +30,28 @@ class SettleItem(msgspec.Struct, frozen=True, gc=False):
     message_id: str | None = None
     delivery_attempt: int | None = None
     instance: str | None = None
+
+    @classmethod
+    def of(cls, claimed: Claimed, outcome: Succeeded | Skipped | Failed, *, instance: str) -> SettleItem:
+        """What is written of an outcome."""
+        match outcome:
+            case Succeeded(return_value=value):
+                return cls(claimed.task_id, claimed.fence, return_value=value)
+            case Skipped(switch=switch):
+                return cls(claimed.task_id, claimed.fence, skipped_by=switch)
+            case Failed(failure=failure, ending=ending, final=final):
+                return cls(
+                    claimed.task_id,
+                    claimed.fence,
+                    final=final,
+                    ending=ending,
+                    error_type=failure.error_type,
+                    error_message=failure.message,
+                    error_traceback=failure.traceback,
+                    message_id=claimed.call.delivery.message_id,
+                    delivery_attempt=claimed.call.delivery.delivery_attempt,
+                    instance=instance,
+                )
 
     @property
     def status(self) -> str:

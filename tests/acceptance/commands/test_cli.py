@@ -23,7 +23,7 @@ from receiver.demo.every_ending import MODULE
 from receiver.dev.processes import EMAIL, Instance, free_port
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
-from receiver.record.migrations import HEAD
+from receiver.record.schema_check import HEAD
 from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
 
 Run = Callable[..., Done]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.record.migrations import HEAD
+from receiver.record.schema_check import HEAD
 from tests.acceptance.local.test_dev import Dev, dev
 from tests.stage.commands import clean_environ, run_command
 

@@ -19,7 +19,7 @@ from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.local_postgres.server import Postgres
-from receiver.record import migrations
+from receiver.record import schema_check
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from tests.acceptance.delivery import contract
@@ -162,8 +162,8 @@ def test_migrate_check_and_executions_go_through_it(empty_database_url: str, por
         return f"{done.returncode} {done.stdout}{done.stderr}"
 
     assert run("migrate", "--check").startswith("1 behind")
-    assert run("migrate") == f"0 migrated: nothing → {migrations.HEAD}\n"
-    assert run("migrate") == f"0 up to date at {migrations.HEAD}\n"
+    assert run("migrate") == f"0 migrated: nothing → {schema_check.HEAD}\n"
+    assert run("migrate") == f"0 up to date at {schema_check.HEAD}\n"
     assert "no executions" in run("executions", "list")
 
 

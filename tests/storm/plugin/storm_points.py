@@ -22,9 +22,10 @@ from receiver.enqueue import transactions
 from receiver.enqueue.publisher import Publisher
 from receiver.errors import GoogleUnavailable
 from receiver.google.pubsub import Pubsub
-from receiver.record.connections import ConnectionFailed, RecordConnection
+from receiver.record.connections import RecordConnection
 from receiver.record.ledger import Ledger
 from receiver.record.sql import outbox, sweeping
+from receiver.record.sqlstates import ConnectionFailed
 from receiver.record.task_transaction import CommitUnknown, TaskTransaction
 from receiver.serving import app
 from receiver.sweep import owed

@@ -1,0 +1,109 @@
+"""PostgreSQL's error codes (SQLSTATE): the one place that says what they mean to the record.
+
+22, 23, 54           the values of one item are refused; nothing was done       ItemRefused
+40                   rolled back because of another transaction; repeat it      TransientConflict
+55P03                another transaction holds the lock; `lock_timeout` ran out LockedOut
+53                   no connection slot, no memory, no disk                     OutOfConnections
+08, 25, 57           the connection ended; what the statement did is unknown    ConnectionFailed
+42P01, 42703         the tables are missing, or older than this code            SchemaError
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import asyncpg
+
+from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, SchemaError
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
+
+BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises for a dead connection. InternalClientError: the server said goodbye in the middle of a query."""
+
+LOCK_NOT_AVAILABLE: Final = "55P03"
+
+NO_SLOT: Final = ("too many clients", "no more connections allowed")
+"""PgBouncer reports both as 08P01: PostgreSQL's own 53300, and its own `max_client_conn`."""
+
+
+class TransientConflict(DatabaseUnavailable):
+    """The statement was rolled back because of another one (SQLSTATE 40): repeat it."""
+
+
+class LockedOut(TransientConflict):
+    """`lock_timeout` ran out: nothing was done, and repeating it at once would only wait again."""
+
+
+class ConnectionFailed(DatabaseUnavailable):
+    """The connection broke during a statement: what it did is not known."""
+
+
+class NotConnected(DatabaseUnavailable):
+    """No connection could be made; nothing was sent."""
+
+
+def sqlstate(error: BaseException | None) -> str:
+    """The error's SQLSTATE, whether asyncpg, SQLAlchemy or another driver raised it; "" when it has none."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
+
+
+def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
+    """Raises what the SQLSTATE means. The other ones are mistakes in our own statements: they are raised as they are."""
+    state = sqlstate(error)
+    if state[:2] in ("22", "23", "54"):
+        raise refusal(error) from error
+    if state == LOCK_NOT_AVAILABLE:
+        raise LockedOut("another transaction holds the lock (SQLSTATE 55P03)") from error
+    if state.startswith("40"):
+        raise TransientConflict(f"SQLSTATE {state}") from error
+    if is_out_of_slots(error):
+        raise OutOfConnections(f"PostgreSQL is out of resources (SQLSTATE {state})") from error
+    if state[:2] in ("08", "57", "25"):
+        raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})") from error
+    raise error
+
+
+def refusal(error: BaseException | None) -> ItemRefused:
+    """Why PostgreSQL, or the driver, does not take a value.
+
+    Only PostgreSQL's primary message is kept. Its details may quote the row, and the driver's messages quote the value.
+    """
+    if error is not None and getattr(error, "severity", None) is not None:  # from the server
+        why = str(error.args[0])
+    else:
+        why = "a value that the protocol cannot carry"
+    return ItemRefused(sqlstate(error), why)
+
+
+def is_out_of_slots(error: asyncpg.PostgresError) -> bool:
+    """Whether the server has no room now. Its words are read only in class 08, where no statement can have chosen them."""
+    state = sqlstate(error)
+    return state.startswith("53") or (
+        state.startswith("08") and any(words in str(error) for words in NO_SLOT)
+    )
+
+
+def ends_connection(error: asyncpg.PostgresError) -> bool:
+    """Whether the connection is not to be used again after this error."""
+    return sqlstate(error)[:2] in ("08", "57", "25", "53")
+
+
+def is_answer(error: DBAPIError) -> bool:
+    """Whether the server itself refused a COMMIT. A connection that ended (08, 57, 58, XX) says nothing about it."""
+    state = sqlstate(error)
+    return bool(state) and state[:2] not in ("08", "57", "58", "XX")
+
+
+def schema_error(error: BaseException, database: str = "the database") -> SchemaError | None:
+    """The SchemaError that a missing table or column means; None for any other error."""
+    state = sqlstate(error)
+    if state == "42P01":
+        return SchemaError(f"{database} has no tables of receiver; run `receiver migrate`")
+    if state == "42703":
+        return SchemaError(
+            f"{database} has tables of receiver that are older than this code; run `receiver migrate`"
+        )
+    return None
