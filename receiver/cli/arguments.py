@@ -22,9 +22,6 @@ from receiver.telemetry import logs
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-LONG = 10_000
-"""The longest listing: more is a question for SQL."""
-
 
 def duration(option: str, text: str) -> timedelta:
     """`90s`, `15m`, `2h`, `30d` or plain seconds.

@@ -18,8 +18,8 @@ import click
 import httpx
 from rich.live import Live
 
-from receiver.cli import terminal
-from receiver.cli.executions import listing
+from receiver.cli import listing, terminal
+from receiver.cli.executions import COLUMNS
 from receiver.demo.every_ending import ENVIRONMENT, MODULE, Endings, Record, Shown
 from receiver.demo.journeys import Journey, Travels
 from receiver.dev.processes import EMAIL, Instance
@@ -139,7 +139,7 @@ def _print(console: Console, shown: list[Shown], record: Record, seconds: float)
     )
     console.print(pushes)
     console.print("\nWhat the record held then (task_executions, the newest first):\n")
-    console.print(listing(record.executions))
+    console.print(listing.table(record.executions, COLUMNS))
     console.print(f"\n{record.rejected} rejected messages are kept in rejected_messages.")
     console.print(
         f"Written through ctx.connection(): {', '.join(record.orders)}. The write of the task that raised is not there."

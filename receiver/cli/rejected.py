@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from receiver.cli import arguments, terminal
+from receiver.cli import listing, terminal
 from receiver.contract.envelope import open_envelope
 from receiver.errors import Rejected, RejectionReason
-from receiver.reading import queries
 from receiver.reading.rejected import Rejection, rejection, rejections
 from receiver.text import is_storable
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from collections.abc import Callable
+
+    from rich.text import Text
 
 SHOWN = 4000
 """Characters of a message that are shown; `--json` has all of it."""
@@ -30,80 +31,47 @@ def command() -> None:
 @command.command("list")
 @click.option("--reason", type=click.Choice([reason.value for reason in RejectionReason]), help="Only these.")
 @click.option("--task", metavar="NAME", help="Only those that named this task.")
-@click.option("--namespace", help="Only those of this receiver, where several share a database.")
-@click.option(
-    "--limit",
-    type=click.IntRange(1, arguments.LONG),
-    default=queries.LIMIT,
-    show_default=True,
-    help="How many at most.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(*, reason: str | None, task: str | None, namespace: str | None, limit: int, as_json: bool) -> None:
+@listing.options
+def list_(*, as_json: bool, **options: Any) -> None:
     """List rejected messages, those seen last first."""
-    database = arguments.database()
-
-    async def read() -> list[Rejection]:
-        async with queries.reading(database) as connection:
-            return await rejections(connection, reason=reason, task=task, namespace=namespace, limit=limit)
-
-    found = asyncio.run(read())
+    found = listing.read(partial(rejections, **options))
     if as_json:
         terminal.print_json(found)
-    elif found:
-        terminal.console().print(_listing(found))
     else:
-        click.echo("no rejected messages")
+        terminal.console().print(listing.table(found, COLUMNS) if found else "no rejected messages")
 
 
 @command.command("show")
 @click.argument("id_", metavar="ID")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@listing.as_json
 def show(*, id_: str, as_json: bool) -> None:
     """Show a rejected message: its message id, or its whole key."""
-    database = arguments.database()
-    if not is_storable(id_):
-        terminal.fail("there is no rejected message with such an id")
-
-    async def read() -> list[tuple[Rejection, bytes]]:
-        async with queries.reading(database) as connection:
-            return await rejection(connection, id_)
-
-    found = asyncio.run(read())
+    found = listing.read(partial(rejection, key=id_)) if is_storable(id_) else []
     if not found:
         terminal.fail(f"there is no rejected message {id_!r}")
     if as_json:
         terminal.print_json([msgspec.to_builtins(one) | {"body": _text(body)} for one, body in found])
         return
+    console = terminal.console()
     for one, body in found:
-        made = terminal.table("COLUMN", "VALUE")
-        for name in Rejection.__dataclass_fields__:
-            value = getattr(one, name)
-            made.add_row(terminal.cell(name), terminal.shown(value))
-        console = terminal.console()
-        console.print(made)
+        console.print(listing.values({name: getattr(one, name) for name in Rejection.__dataclass_fields__}))
         console.print()
         for title, text in _parts(body):
             cut = text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
             console.print(f"{title}: {terminal.clean(cut)}")
 
 
-def _listing(found: list[Rejection]) -> Table:
-    made = terminal.table(
-        "MESSAGE", "REASON", "TASK", "COUNT", "FIRST SEEN", "LAST SEEN", "REPLAYED", "DETAIL"
-    )
-    for one in found:
-        made.add_row(
-            terminal.cell(one.message_id),
-            terminal.cell(one.reason),
-            terminal.cell(one.task_name),
-            terminal.cell(one.count),
-            terminal.moment(one.first_seen),
-            terminal.moment(one.last_seen),
-            terminal.moment(one.replayed_at),
-            terminal.cell(one.detail),
-        )
-    return made
+COLUMNS: dict[str, Callable[[Rejection], Text]] = {
+    "MESSAGE": lambda one: terminal.cell(one.message_id),
+    "REASON": lambda one: terminal.cell(one.reason),
+    "TASK": lambda one: terminal.cell(one.task_name),
+    "COUNT": lambda one: terminal.cell(one.count),
+    "FIRST SEEN": lambda one: terminal.moment(one.first_seen),
+    "LAST SEEN": lambda one: terminal.moment(one.last_seen),
+    "REPLAYED": lambda one: terminal.moment(one.replayed_at),
+    "DETAIL": lambda one: terminal.cell(one.detail),
+}
+"""The listing of rejected messages; a new column is a line here."""
 
 
 def _parts(body: bytes) -> list[tuple[str, str]]:
