@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -54,22 +54,14 @@ RETRIES: Final = 1
 """Of a request to Google: the doctor reports trouble, it does not wait until it is over."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoCertificates:
-    """The address that gave no certificates, and what went wrong last."""
-
-    url: str
-    why: str
-
-
-CERTIFICATE_RULES: Final[tuple[Rule[NoCertificates], ...]] = (
+CERTIFICATE_RULES: Final[tuple[Rule[Mapping[str, str]], ...]] = (
     Rule(
         Severity.ERROR,
         "certificates-unreachable",
         lambda _: True,
-        "{seen.why}",
+        "{seen[why]}",
         "without them no token can be checked, and every push is answered 403",
-        "curl -sS {seen.url}",
+        "curl -sS {seen[url]}",
     ),
 )
 
@@ -90,34 +82,36 @@ async def examine(
         skipped: what not to look at.
     """
     configuration = Configuration.read(environ)
-    declared = Declared.load(configuration.settings, environ)
-    return await _Examination(configuration, declared, max_instances, service, region, skipped).diagnosis()
+    settings = configuration.settings
+    examination = _Examination(
+        environ,
+        settings,
+        Declared.load(settings, environ),
+        max_instances,
+        service or settings.service_name,
+        region,
+        skipped | _absent_in_stand_in(settings),
+        judged(Check.CONFIGURATION, setting_rules.RULES, configuration),
+    )
+    return await examination.diagnosis()
 
 
+@dataclass(slots=True)
 class _Examination:
-    def __init__(
-        self,
-        configuration: Configuration,
-        declared: Declared,
-        max_instances: int | None,
-        service: str | None,
-        region: str | None,
-        skipped: frozenset[Check],
-    ) -> None:
-        self._settings = configuration.settings
-        self._environ = configuration.environ
-        self._declared = declared
-        self._max_instances = max_instances
-        self._service_name = service or self._settings.service_name
-        self._region = region
-        self._skipped = skipped | _absent_in_stand_in(self._settings)
-        self._findings: list[Finding] = judged(Check.CONFIGURATION, setting_rules.RULES, configuration)
-        self._unseen: list[Unseen] = []
+    environ: Mapping[str, str]
+    settings: Settings
+    declared: Declared
+    max_instances: int | None
+    service_name: str | None
+    region: str | None
+    skipped: frozenset[Check]
+    findings: list[Finding]
+    unseen: list[Unseen] = field(default_factory=list)
 
     async def diagnosis(self) -> Diagnosis:
         """Looks, then judges: many rules need the service as it is deployed."""
         client = GoogleClient(most_retries=RETRIES)
-        admin = GoogleAdmin(client, Endpoints.of(self._settings))
+        admin = GoogleAdmin(client, Endpoints.of(self.settings))
         try:
             async with asyncio.TaskGroup() as group:
                 record = group.create_task(self._part(Check.DATABASE, self._record))
@@ -137,86 +131,86 @@ class _Examination:
         finally:
             await client.close()
         self._judge(service.result(), record.result())
-        return Diagnosis.of(self._findings, self._unseen, self._skipped)
+        return Diagnosis.of(self.findings, self.unseen, self.skipped)
 
     async def _part(self, check: Check, look: Callable[[], Awaitable[T]]) -> T | None:
         """What `look` returns within its time; None when the part is left out, or could not be seen."""
-        if check in self._skipped:
+        if check in self.skipped:
             return None
         try:
             async with asyncio.timeout(LIMIT.total_seconds()):
                 return await look()
         except TimeoutError:
-            self._unseen.append(Unseen(check, f"no answer within {LIMIT.total_seconds():g} s"))
+            self.unseen.append(Unseen(check, f"no answer within {LIMIT.total_seconds():g} s"))
         except (GoogleError, SettingError) as error:
-            self._unseen.append(Unseen(check, str(error)))
+            self.unseen.append(Unseen(check, str(error)))
         return None
 
     async def _record(self) -> RecordSeen | None:
-        url = require_database(self._settings)
-        database = Database.of(url, prepared_statements=self._settings.db_prepared_statements)
+        url = require_database(self.settings)
+        database = Database.of(url, prepared_statements=self.settings.db_prepared_statements)
         try:
-            return await record_look.look(database, self._settings.namespace)
+            return await record_look.look(database, self.settings.namespace)
         except DatabaseUnavailable as error:
-            self._findings += judged(Check.DATABASE, record_rules.UNAVAILABLE, error)
+            self.findings += judged(Check.DATABASE, record_rules.UNAVAILABLE, error)
         return None
 
     async def _certificates(self) -> None:
-        if self._settings.push_auth is PushAuth.OFF:
+        if self.settings.push_auth is PushAuth.OFF:
             return
         failures = ["no answer in time"]
         async with httpx.AsyncClient() as client:
-            certificates = Certificates(self._settings.certs_url, lambda: client, failures.append)
+            certificates = Certificates(self.settings.certs_url, lambda: client, failures.append)
             try:
                 good = await certificates.ready()
             finally:
                 await certificates.close()
         if not good:
-            seen = NoCertificates(self._settings.certs_url, failures[-1])
-            self._findings += judged(Check.CERTIFICATES, CERTIFICATE_RULES, seen)
+            seen = {"url": self.settings.certs_url, "why": failures[-1]}
+            self.findings += judged(Check.CERTIFICATES, CERTIFICATE_RULES, seen)
 
     def _google(self, admin: GoogleAdmin) -> GoogleLook | None:
         """How to look at what is provisioned; None where it is not known what should be there."""
         try:
-            scope, push = Scope.of(self._settings), PushTarget.of(self._settings)
+            scope, push = Scope.of(self.settings), PushTarget.of(self.settings)
         except SettingError as error:
             why = str(error)
         else:
-            if self._declared.failure is None:
-                return GoogleLook(admin, self._declared.routes, scope, push)
+            if self.declared.failure is None:
+                return GoogleLook(admin, self.declared.routes, scope, push)
             why = "what should be there is not known: the plugins cannot be loaded"
         parts = (Check.PUBSUB, Check.SCHEDULER, Check.ROLES)
-        self._unseen += [Unseen(check, why) for check in parts if check not in self._skipped]
+        self.unseen += [Unseen(check, why) for check in parts if check not in self.skipped]
         return None
 
     async def _provisioned(self, check: Check, look: Callable[[], Awaitable[Provisioned]]) -> None:
-        self._findings += judged(check, resource_rules.RULES, await look())
+        self.findings += judged(check, resource_rules.RULES, await look())
 
     async def _roles(self, look: Callable[[], Awaitable[Roles]]) -> None:
         roles = await look()
-        self._findings += judged(Check.ROLES, resource_rules.ROLE_RULES, roles)
-        self._unseen += [Unseen(Check.ROLES, line) for line in roles.unseen]
+        self.findings += judged(Check.ROLES, resource_rules.ROLE_RULES, roles)
+        self.unseen += [Unseen(Check.ROLES, line) for line in roles.unseen]
 
     async def _service(self, admin: GoogleAdmin) -> Deployed | None:
-        Scope.of(self._settings)  # raises SettingError where the project or the address is missing
-        found = await find_service(admin, self._settings, self._service_name, self._region)
+        Scope.of(self.settings)  # raises SettingError where the project or the address is missing
+        found = await find_service(admin, self.settings, self.service_name, self.region)
         if isinstance(found, str):
-            self._unseen.append(Unseen(Check.SERVICE, found))
+            self.unseen.append(Unseen(Check.SERVICE, found))
             return None
-        return Deployed(*found, self._settings, self._environ)
+        return Deployed(*found, self.settings, self.environ)
 
     def _judge(self, deployed: Deployed | None, record: RecordSeen | None) -> None:
         service = None if deployed is None else deployed.service
-        self._findings += judged(Check.TASKS, task_rules.RULES, replace(self._declared, service=service))
+        self.findings += judged(Check.TASKS, task_rules.RULES, replace(self.declared, service=service))
         if deployed is not None:
-            self._findings += judged(Check.SERVICE, service_rules.RULES, deployed)
+            self.findings += judged(Check.SERVICE, service_rules.RULES, deployed)
         if record is not None:
-            known = self._max_instances or (service and service.max_instances)
-            fleet = Fleet(known or DEFAULT_MAX_INSTANCES, self._settings.db_pool_size, known=bool(known))
+            known = self.max_instances or (service and service.max_instances)
+            fleet = Fleet(known or DEFAULT_MAX_INSTANCES, self.settings.db_pool_size, known=bool(known))
             if service is not None:
                 fleet = replace(fleet, flags=service.flags)
-            self._findings += record_rules.judge(record, fleet)
-            self._unseen += [Unseen(Check.DATABASE, line) for line in record.unseen]
+            self.findings += record_rules.judge(record, fleet)
+            self.unseen += [Unseen(Check.DATABASE, line) for line in record.unseen]
 
 
 def _absent_in_stand_in(settings: Settings) -> frozenset[Check]:

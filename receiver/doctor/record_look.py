@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -63,7 +63,6 @@ class RecordSeen:
 
     Attributes:
         version: PostgreSQL's, such as 160004.
-        ahead: its clock minus ours; `blur` is how far that may be wrong, from the time that asking took.
         connections: how many clients it takes at most, without those kept for superusers and within the limits of role and
             database.
         in_use: connections there are now.
@@ -74,12 +73,10 @@ class RecordSeen:
 
     version: int
     role: str
-    ahead: timedelta
-    blur: timedelta
     connections: int
     in_use: int
-    undeletable: tuple[str, ...] = ()
-    filtered: tuple[str, ...] = ()
+    undeletable: Sequence[str] = ()
+    filtered: Sequence[str] = ()
     schema: SchemaError | None = None
     read_only: bool = False
     owed: Waiting | None = None
@@ -90,7 +87,7 @@ class RecordSeen:
 
 
 SERVER: Final = f"""
-SELECT clock_timestamp() AS now, current_setting('server_version_num')::int AS version, current_user::text AS role,
+SELECT current_setting('server_version_num')::int AS version, current_user::text AS role,
        least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
                  - coalesce(current_setting('reserved_connections', true), '0')::int,
              (SELECT nullif(greatest(rolconnlimit, -1), -1) FROM pg_roles WHERE rolname = current_user),
@@ -139,18 +136,9 @@ async def look(database: Database, namespace: str) -> RecordSeen:
         DatabaseUnavailable: it cannot be reached.
     """
     async with _connected(database) as connection:
-        asked = datetime.now(UTC)
         async with _answer(connection) as executor:
             [row] = await executor.fetch(SERVER, schema_check.TABLES)
-        half = (datetime.now(UTC) - asked) / 2
-        server = dict(row)
-        seen = RecordSeen(
-            ahead=server.pop("now") - (asked + half),
-            blur=half,
-            undeletable=tuple(server.pop("undeletable")),
-            filtered=tuple(server.pop("filtered")),
-            **server,
-        )
+        seen = RecordSeen(**row)
         try:
             async with _answer(connection) as executor:
                 await schema_check.check(executor)
@@ -170,11 +158,10 @@ async def _waiting(
         try:
             async with _answer(connection) as executor:
                 rows: Sequence[Mapping[str, Any]] = await executor.fetch(statement, namespace, *arguments)
-        except asyncpg.QueryCanceledError:
-            unseen.append(f"{what}: not found within {ANSWER.total_seconds():g} s")
-            return None
         except asyncpg.PostgresError as error:
-            unseen.append(f"{what}: {error.args[0]}")
+            is_late = isinstance(error, asyncpg.QueryCanceledError)
+            why = f"not found within {ANSWER.total_seconds():g} s" if is_late else error.args[0]
+            unseen.append(f"{what}: {why}")
             return None
         return rows
 

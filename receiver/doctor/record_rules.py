@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 from receiver.doctor.findings import Check, Finding, Rule, Severity, judged
@@ -16,9 +15,6 @@ from receiver.record.schema_check import TABLES
 
 LEAST_VERSION: Final = 140000
 """PostgreSQL 14."""
-
-SKEW: Final = timedelta(seconds=5)
-"""Between two clocks: half of the tolerance in a token's times."""
 
 HEARTBEAT: Final = 1
 """Connections of the heartbeat."""
@@ -70,12 +66,6 @@ class RecordAndFleet:
     def is_crowded(self) -> bool:
         """Whether all instances together may need more connections than there are."""
         return self.fleet.needed > self.record.connections
-
-    def clocks(self) -> Iterator[str]:
-        """How far the clocks are apart, when that is too far."""
-        ahead = self.record.ahead
-        if abs(ahead) - self.record.blur > SKEW:
-            yield f"{abs(ahead).total_seconds():.0f} s {'ahead of' if ahead > timedelta(0) else 'behind'}"
 
     def schema(self) -> Iterator[Mapping[str, str]]:
         """Why the tables cannot be used, and what to do."""
@@ -186,14 +176,6 @@ RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         "row level security may hide rows of {item[tables]} from {seen.record.role}",
         "a push whose row a policy hides or refuses is not answered 200, or its row is never published or pruned",
         "psql -c '{item[sql]}'",
-    ),
-    Rule(
-        Severity.WARNING,
-        "clock-skew",
-        RecordAndFleet.clocks,
-        "the database's clock is {item} this machine's",
-        "leases and schedules use the database's clock, tokens the instance's, which allows 10 s",
-        "timedatectl set-ntp true, on the machine whose clock is wrong",
     ),
     Rule(
         Severity.WARNING,

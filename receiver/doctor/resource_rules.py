@@ -54,10 +54,6 @@ def _drifted(fields: Sequence[str], seen: Provisioned) -> Iterator[str]:
                 yield f"{entry.item.kind} {entry.item.id}: {', '.join(named)}"
 
 
-def _drift(severity: Severity, code: str, fields: Sequence[str], why: str) -> Rule[Provisioned]:
-    return Rule(severity, code, partial(_drifted, fields), "{item}", why, APPLY)
-
-
 _DRIFT: Final[tuple[tuple[Severity, str, list[str], str], ...]] = (
     (Severity.ERROR, "endpoint", ["pushConfig.pushEndpoint"], "messages are pushed elsewhere"),
     (Severity.ERROR, "audience", ["pushConfig.oidcToken.audience"], "every push is answered 403"),
@@ -126,10 +122,11 @@ def _kept(seen: Provisioned) -> Iterator[Mapping[str, object]]:
         yield {"item": entry.item, "why": entry.why, "mend": mend}
 
 
-def _in_state(state: str, kind: Kind, seen: Provisioned) -> Iterator[Mapping[str, object]]:
+def _in_state(state: str, verb: str, seen: Provisioned) -> Iterator[Mapping[str, str]]:
+    """The jobs in a state, and the arguments with which gcloud does something about it."""
     for found in seen.observed.resources:
-        if found.kind is kind and found.body.get("state") == state:
-            yield {verb: _named(found, verb) for verb in ("describe", "resume", "delete")} | {"item": found}
+        if found.kind is Kind.JOB and found.body.get("state") == state:
+            yield {"id": found.id, "mend": _named(found, verb)}
 
 
 def _failing(seen: Provisioned) -> Iterator[Mapping[str, object]]:
@@ -156,7 +153,10 @@ def _named(item: Resource, verb: str) -> str:
 
 RULES: Final[tuple[Rule[Provisioned], ...]] = (
     Rule(Severity.ERROR, "missing", _missing, "{item[what]}", "{item[why]}", APPLY),
-    *(_drift(*row) for row in _DRIFT),
+    *(
+        Rule(severity, code, partial(_drifted, fields), "{item}", why, APPLY)
+        for severity, code, fields, why in _DRIFT
+    ),
     Rule(
         Severity.WARNING,
         "orphan",
@@ -181,32 +181,21 @@ RULES: Final[tuple[Rule[Provisioned], ...]] = (
         "it costs little and does nothing",
         "{item[mend]}",
     ),
-    *(
-        Rule(
-            Severity.ERROR,
-            "resource-error",
-            partial(_in_state, "RESOURCE_ERROR", kind),
-            "{item[item].kind} {item[item].id} is in state RESOURCE_ERROR",
-            "Pub/Sub cannot use it as it is",
-            "gcloud {item[describe]}",
-        )
-        for kind in (Kind.TOPIC, Kind.SUBSCRIPTION)
-    ),
     Rule(
         Severity.WARNING,
         "job-paused",
-        partial(_in_state, "PAUSED", Kind.JOB),
-        "scheduler job {item[item].id} is paused",
+        partial(_in_state, "PAUSED", "resume"),
+        "scheduler job {item[id]} is paused",
         "its schedule never fires",
-        "gcloud {item[resume]}",
+        "gcloud {item[mend]}",
     ),
     Rule(
         Severity.ERROR,
         "job-disabled",
-        partial(_in_state, "DISABLED", Kind.JOB),
-        "scheduler job {item[item].id} is disabled",
+        partial(_in_state, "DISABLED", "delete"),
+        "scheduler job {item[id]} is disabled",
         "its schedule never fires; a job that Cloud Scheduler has disabled cannot be resumed",
-        f"gcloud {{item[delete]}} --quiet && {APPLY}",
+        f"gcloud {{item[mend]}} --quiet && {APPLY}",
     ),
     Rule(
         Severity.ERROR,

@@ -110,14 +110,6 @@ RULES: Final[tuple[Rule[Deployed], ...]] = (
         f"{_UPDATE} --ingress internal",
     ),
     Rule(
-        Severity.ERROR,
-        "ingress-closed",
-        lambda seen: seen.service.ingress == "INGRESS_TRAFFIC_NONE",
-        "the service lets nothing in",
-        "no push arrives",
-        f"{_UPDATE} --ingress internal",
-    ),
-    Rule(
         Severity.WARNING,
         "invoker-checked",
         lambda seen: seen.checks_callers and seen.admits_pushes,

@@ -64,19 +64,6 @@ class Configuration:
         """The host of the signing certificates."""
         return urlsplit(self.settings.certs_url).hostname or ""
 
-    @property
-    def defaults(self) -> str:
-        """The variables of every name that are left at their defaults, when this is about a real service."""
-        if not (self.settings.service_url or "").startswith("https://"):
-            return ""
-        values = {
-            "TASKS_ENVIRONMENT": self.settings.environment,
-            "TASKS_NAMESPACE": self.settings.namespace,
-        }
-        return ", ".join(
-            f"{name} ({value})" for name, value in values.items() if not self.environ.get(name, "").strip()
-        )
-
 
 RULES: Final[tuple[Rule[Configuration], ...]] = (
     Rule(
@@ -123,13 +110,5 @@ RULES: Final[tuple[Rule[Configuration], ...]] = (
         "Pub/Sub is a stand-in at {seen.settings.pubsub_emulator}",
         "the real Pub/Sub is not looked at",
         "unset PUBSUB_EMULATOR_HOST TASKS_SCHEDULER_ENDPOINT",
-    ),
-    Rule(
-        Severity.NOTE,
-        "setting-default",
-        lambda seen: seen.defaults != "",
-        "left at the default: {seen.defaults}",
-        "all topics, subscriptions and jobs are named after them, and two services with the same would share them",
-        "export TASKS_ENVIRONMENT=ENVIRONMENT TASKS_NAMESPACE=NAMESPACE",
     ),
 )

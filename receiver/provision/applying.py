@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -19,7 +19,7 @@ from receiver.errors import GoogleConflict, GoogleError, GoogleMissing, GoogleRe
 from receiver.provision.fields import Difference, differences, mask, merged
 from receiver.provision.google_admin import GoogleAdmin, reason
 from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, is_within
-from receiver.provision.resources import Kind
+from receiver.provision.resources import Kind, Resource
 from receiver.provision.scope import Belongs, Scope
 
 TRIES: Final = 5
@@ -65,7 +65,8 @@ async def apply(
     for stage in _stages(plan.changes):
 
         async def carry(change: Change) -> None:
-            missing = [name for name in _needs(change) if name in failed]
+            needed = () if isinstance(change, Delete) else change.needs
+            missing = [name for name in needed if name in failed]
             if missing:
                 result: Result = ChangeFailed(change, f"not tried: it needs {missing[0].rpartition('/')[2]}")
             else:
@@ -86,82 +87,96 @@ def _stages(changes: Iterable[Change]) -> list[list[Change]]:
     return list(stages.values())
 
 
-def _needs(change: Change) -> tuple[str, ...]:
-    return () if isinstance(change, Delete) else change.needs
-
-
 async def _carried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
+    """Makes one change, and says what has become of it."""
     if not is_within(change, scope):
-        raise AssertionError(
-            f"{change.item.name} is not this environment's"
-        )  # planning never lets it come to this
+        raise AssertionError(f"{change.item.name} is not this environment's")  # planning leaves such out
     try:
-        match change:
-            case Create():
-                return await _made(change, admin)
-            case Give():
-                return await _given(change, admin)
-            case Update():
-                return await _updated(change, admin, scope)
-            case Delete():
-                return await _deleted(change, admin)
+        return await _tried(change, admin, scope)
+    except GoogleMissing as error:
+        if isinstance(change, Delete):
+            return ChangeDone(change, "it was gone already")
+        if isinstance(change, Update):
+            return ChangeFailed(change, "deleted by somebody else since the plan was made: plan again")
+        return ChangeFailed(change, reason(error, change.item.kind, scope))
     except GoogleError as error:
+        is_emulated = admin.is_emulated and change.item.kind is not Kind.JOB
+        if isinstance(change, Update) and isinstance(error, GoogleRefused) and is_emulated:
+            return await _field_by_field(change, error, admin)
         return ChangeFailed(change, reason(error, change.item.kind, scope))
 
 
-async def _made(change: Create, admin: GoogleAdmin) -> Result:
-    async def read_back(error: GoogleConflict) -> Result | None:
-        found = await admin.get(change.item.name)
-        if found is None:
-            return None if error.reason == ABORTED else ChangeFailed(change, f"{error}: plan again")
-        left = differences(change.item, found)
-        if left:
-            return ChangeFailed(
-                change, f"made by somebody else at the same moment, and differs in {_named(left)}"
-            )
-        return ChangeDone(change, "made by somebody else at the same moment, just like this")
-
-    return await _against_others(change, lambda: admin.create(change.item), read_back)
-
-
-async def _updated(change: Update, admin: GoogleAdmin, scope: Scope) -> Result:
-    item, latest = change.item, change.found
-    fields = mask(item.kind, change.differences)
-
-    async def update() -> None:
-        await admin.update(item, merged(item, latest, fields), fields)
-
-    async def read_back(_: GoogleConflict) -> Result | None:
-        nonlocal latest
-        found = await admin.get(item.name)
-        if found is None:
-            return ChangeFailed(change, "deleted by somebody else at the same moment: plan again")
-        latest = found
-        if scope.whose(found) not in {Belongs.OURS, scope.whose(change.found)}:
-            return ChangeFailed(
-                change, "somebody else made it theirs at the same moment: plan again", lost=True
-            )
-        if differences(item, found):
-            return None
-        return ChangeDone(change, "changed by somebody else at the same moment, to just this")
-
-    try:
-        result = await _against_others(change, update, read_back)
-    except GoogleMissing:
-        return ChangeFailed(change, "deleted by somebody else since the plan was made: plan again")
-    except GoogleRefused as error:
-        if admin.is_emulated and item.kind is not Kind.JOB:
-            return await _emulated(change, fields, error, admin)
-        raise
-    if isinstance(result, ChangeFailed) and (left := differences(item, latest)):
-        return replace(result, why=f"{result.why}; it differs in {_named(left)}")
-    return result
+async def _tried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
+    """Makes one change against other writers: a conflict is read back, and tried again where that may help."""
+    for attempt in range(TRIES):
+        if attempt:
+            bound = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+            await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - spreads writers, keeps no secret
+        try:
+            await _sent(change, admin)
+        except GoogleConflict as conflict:
+            read = await _read_back(change, conflict, admin, scope)
+            if isinstance(read, ChangeDone | ChangeFailed):
+                return read
+            change = read
+        else:
+            return ChangeDone(change)
+    left = differences(change.item, change.found) if isinstance(change, Update) else ()
+    differs = f"; it differs in {_named(left)}" if left else ""
+    return ChangeFailed(change, f"somebody else kept changing it through {TRIES} tries: try again{differs}")
 
 
-async def _emulated(
-    change: Update, fields: tuple[str, ...], refusal: GoogleRefused, admin: GoogleAdmin
-) -> Result:
+async def _sent(change: Change, admin: GoogleAdmin) -> None:
+    match change:
+        case Create(item=item):
+            await admin.create(item)
+        case Give(item=grant):
+            await admin.set_policy(grant.target, grant.added_to(await admin.policy(grant.target)))
+        case Update(item=item, found=found):
+            fields = mask(item.kind, change.differences)
+            await admin.update(item, merged(item, found, fields), fields)
+        case Delete(item=item):
+            await admin.delete(item)
+
+
+async def _read_back(
+    change: Change, conflict: GoogleConflict, admin: GoogleAdmin, scope: Scope
+) -> Change | Result:
+    """What has become of a change after a conflict, or the change to try again."""
+    match change:
+        case Create():
+            return _made_by_others(change, await admin.get(change.item.name), conflict)
+        case Update():
+            return _changed_by_others(change, await admin.get(change.item.name), scope)
+        case Give() | Delete():
+            return change
+
+
+def _made_by_others(change: Create, found: Resource | None, conflict: GoogleConflict) -> Change | Result:
+    if found is None:
+        return change if conflict.reason == ABORTED else ChangeFailed(change, f"{conflict}: plan again")
+    if left := differences(change.item, found):
+        return ChangeFailed(
+            change, f"made by somebody else at the same moment, and differs in {_named(left)}"
+        )
+    return ChangeDone(change, "made by somebody else at the same moment, just like this")
+
+
+def _changed_by_others(change: Update, found: Resource | None, scope: Scope) -> Change | Result:
+    if found is None:
+        return ChangeFailed(change, "deleted by somebody else at the same moment: plan again")
+    left = differences(change.item, found)
+    if scope.whose(found) not in {Belongs.OURS, scope.whose(change.found)}:
+        why = f"somebody else made it theirs at the same moment: plan again; it differs in {_named(left)}"
+        return ChangeFailed(change, why, lost=True)
+    if left:
+        return replace(change, found=found)
+    return ChangeDone(change, "changed by somebody else at the same moment, to just this")
+
+
+async def _field_by_field(change: Update, refusal: GoogleRefused, admin: GoogleAdmin) -> Result:
     """The official emulator refuses whole updates for fields that it cannot change: the others are changed one by one."""
+    fields = mask(change.item.kind, change.differences)
     refused: dict[str, str] = {fields[0]: refusal.message} if len(fields) == 1 else {}
     for field in fields if len(fields) > 1 else ():
         try:
@@ -174,50 +189,6 @@ async def _emulated(
     changed = [field for field in fields if field not in refused]
     done = f"; changed: {', '.join(changed)}" if changed else ""
     return ChangeFailed(change, f"the emulator cannot change {', '.join(refused)} ({first}){done}")
-
-
-async def _deleted(change: Delete, admin: GoogleAdmin) -> Result:
-    async def read_back(_: GoogleConflict) -> Result | None:
-        return None
-
-    try:
-        return await _against_others(change, lambda: admin.delete(change.item), read_back)
-    except GoogleMissing:
-        return ChangeDone(change, "it was gone already")
-
-
-async def _given(change: Give, admin: GoogleAdmin) -> Result:
-    grant = change.item
-
-    async def give() -> None:
-        policy = await admin.policy(grant.target)
-        await admin.set_policy(grant.target, grant.added_to(policy))
-
-    async def read_back(_: GoogleConflict) -> Result | None:
-        return None  # `give` begins with reading
-
-    return await _against_others(change, give, read_back)
-
-
-async def _against_others(
-    change: Change,
-    act: Callable[[], Awaitable[None]],
-    read_back: Callable[[GoogleConflict], Awaitable[Result | None]],
-) -> Result:
-    """Acts. After a conflict `read_back` says what has become of it, or None for another try."""
-    for attempt in range(TRIES):
-        if attempt:
-            bound = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
-            await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - spreads writers, keeps no secret
-        try:
-            await act()
-        except GoogleConflict as error:
-            verdict = await read_back(error)
-            if verdict is not None:
-                return verdict
-        else:
-            return ChangeDone(change)
-    return ChangeFailed(change, f"somebody else kept changing it through {TRIES} tries: try again")
 
 
 def _named(left: Iterable[Difference]) -> str:

@@ -145,10 +145,7 @@ def _delivery(
 
 
 def _subscription(route: TaskRoute, topic: str, scope: Scope, push: PushTarget) -> dict[str, Any]:
-    config: dict[str, Any] = {
-        "pushEndpoint": push.url + PUSH_PATH,
-        "attributes": {"x-goog-version": "v1"},
-    }
+    config: dict[str, Any] = {"pushEndpoint": push.url + PUSH_PATH}
     if push.account is not None:
         config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": push.url}
     return {

@@ -123,11 +123,6 @@ def _expiry(value: Any) -> str | None:
     return f"after {value['ttl']} idle" if value.get("ttl") else NEVER
 
 
-def _pushed_as(value: Any) -> str | None:
-    """The form of a pushed message: v1, which v1beta2 is another name of, and which nothing said means."""
-    return "v1" if value in {None, "v1", "v1beta2"} else str(value)
-
-
 def _zone(value: Any) -> str | None:
     return "UTC" if value is None or str(value).lower() in _UTC else str(value)
 
@@ -170,7 +165,6 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
         Field("pushConfig.oidcToken.serviceAccountEmail", _text),
         Field("pushConfig.oidcToken.audience", _text),
         Field("pushConfig.noWrapper", _present),
-        Field("pushConfig.attributes.x-goog-version", _pushed_as),
         Field("ackDeadlineSeconds", _count),
         Field("retryPolicy.minimumBackoff", _duration),
         Field("retryPolicy.maximumBackoff", _duration),

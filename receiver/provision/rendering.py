@@ -38,7 +38,7 @@ Line: TypeAlias = tuple[str, str]
 def lines(plan: Plan) -> list[Line]:
     """One line a change, one more for each field of an update; what is refused or kept with its reason."""
     entries = (*plan.changes, *plan.refused, *plan.kept)
-    return [line for entry in entries for line in _entry(entry)]
+    return [line for entry in entries for line in _lines(entry)]
 
 
 def summary(plan: Plan) -> str:
@@ -77,9 +77,9 @@ def as_json(plan: Plan, scope: Scope) -> dict[str, Any]:
         "namespace": scope.namespace,
         "service": scope.service,
         "settled": plan.is_settled,
-        "changes": [_change(change) for change in plan.changes],
-        "refused": [_told(entry) for entry in plan.refused],
-        "kept": [_told(entry) for entry in plan.kept],
+        "changes": [_as_json(change) for change in plan.changes],
+        "refused": [_as_json(entry) for entry in plan.refused],
+        "kept": [_as_json(entry) for entry in plan.kept],
         "unchanged": plan.unchanged,
     }
 
@@ -96,39 +96,34 @@ def results_as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _entry(entry: Change | ChangeRefused | Kept) -> Iterator[Line]:
+def _lines(entry: Change | ChangeRefused | Kept) -> Iterator[Line]:
     sign, style, _ = _SIGNS[type(entry)]
     head = f"{sign} {entry.item.kind} {entry.item.id}"
     match entry:
         case Create() | Give():
-            yield (head, style)
+            yield head, style
         case Update(differences=differences, adopted=adopted):
-            yield (f"{head} (was nobody's)" if adopted else head, style)
+            yield f"{head} (was nobody's)" if adopted else head, style
             for difference in differences:
-                yield (f"    {difference}", style)
+                yield f"    {difference}", style
         case Delete(why=why):
-            yield (f"{head} ({why})", style)
+            yield f"{head} ({why})", style
         case ChangeRefused(why=why) | Kept(why=why):
-            yield (f"{head}: {why}", style)
+            yield f"{head}: {why}", style
 
 
 def _named(entry: Entry) -> dict[str, Any]:
     return {"action": _SIGNS[type(entry)][2], "kind": entry.item.kind.value, "name": entry.item.name}
 
 
-def _change(change: Change) -> dict[str, Any]:
-    shown = _named(change)
-    match change:
+def _as_json(entry: Change | ChangeRefused | Kept) -> dict[str, Any]:
+    match entry:
         case Create(item=item):
-            return {**shown, "body": item.body}
+            return {**_named(entry), "body": item.body}
         case Give():
-            return shown
+            return _named(entry)
         case Update(differences=differences, adopted=adopted):
             fields = [{"field": one.field, "old": one.old, "new": one.new} for one in differences]
-            return {**shown, "adopted": adopted, "fields": fields}
-        case Delete(why=why):
-            return {**shown, "why": why}
-
-
-def _told(entry: ChangeRefused | Kept) -> dict[str, Any]:
-    return {**_named(entry), "why": entry.why}
+            return {**_named(entry), "adopted": adopted, "fields": fields}
+        case Delete(why=why) | ChangeRefused(why=why) | Kept(why=why):
+            return {**_named(entry), "why": why}

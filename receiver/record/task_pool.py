@@ -1,7 +1,8 @@
 """The connections that tasks may borrow, and what a task may not do with one.
 
-They are never the ledger's: a task that holds its connection for minutes cannot stop a neighbour from being claimed,
-settled or renewed. Next: `receiver.record.task_transaction` begins and ends the transaction on one of them.
+They are not the record's own: a task that holds its connection for minutes stops no claim, settlement or renewal.
+
+Next: `receiver.record.task_transaction` begins and ends the transaction on one of them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from receiver.record.database import Database
+
+
+HAS_PREPARED = "SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)"
 
 
 class TaskConnection(AsyncConnection):
@@ -48,78 +52,77 @@ class TaskConnection(AsyncConnection):
 
 
 class TaskSession(AsyncSession):
-    """The AsyncSession that a task is given: as a context manager it ends its savepoint, and the transaction goes on."""
+    """The AsyncSession that a task is given. As a context manager it ends its savepoint only; the transaction goes on."""
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        """Keeps what was done in the block, or undoes it when the block raised; a plain session would undo it either way."""
+        """Keeps what the block did, or undoes it when the block raised. A plain session would undo it either way."""
         await (self.commit() if kind is None else self.rollback())
 
 
 class TaskDriver(asyncpg.Connection):  # type: ignore[misc]  # asyncpg carries no type information
-    """The driver's connection, which a task may reach too. It notices what would stay on it: codecs and listeners on this side
-    of the wire, and a PREPARE on the other (to DEALLOCATE ALL would take the driver's own statements too).
+    """asyncpg's connection, which a task may reach. It notices what no reset takes away: codecs, listeners, PREPARE.
 
-    `marked`: it has something of a task's that no reset takes away; it is not to be used for another.
+    Such a connection is closed after its task. DEALLOCATE ALL is no way out: it would take asyncpg's own statements too.
+
+    Attributes:
+        marked: a task has set a codec or a listener on this side.
+        suspect: a task has sent a statement with the word PREPARE. Only the server knows whether it prepared one.
     """
 
     marked = False
+    suspect = False
 
     def _read(self, statement: str) -> None:
-        self.marked = self.marked or "prepare" in statement.lower()
+        self.suspect = self.suspect or "prepare" in statement.lower()
 
     async def prepare(self, query: str, **options: Any) -> Any:
-        """As the driver's. What SQLAlchemy sends comes by here, once a statement."""
+        """As asyncpg's. SQLAlchemy calls it once for each different statement."""
         self._read(query)
         return await super().prepare(query, **options)
 
     async def execute(self, query: str, *args: Any, **options: Any) -> Any:
-        """As the driver's."""
+        """As asyncpg's."""
         self._read(query)
         return await super().execute(query, *args, **options)
 
     async def fetch(self, query: str, *args: Any, **options: Any) -> Any:
-        """As the driver's."""
+        """As asyncpg's."""
         self._read(query)
         return await super().fetch(query, *args, **options)
 
-    async def set_type_codec(self, *args: Any, **options: Any) -> None:
-        """As the driver's."""
-        self.marked = True
-        await super().set_type_codec(*args, **options)
+    async def is_reusable(self) -> bool:
+        """Whether another task may have this connection, once it is reset."""
+        if self.marked or self.is_in_transaction():
+            return False
+        return not (self.suspect and await self.fetchval(HAS_PREPARED))
 
-    async def reset_type_codec(self, *args: Any, **options: Any) -> None:
-        """As the driver's."""
-        self.marked = True
-        await super().reset_type_codec(*args, **options)
+    def lend(self) -> None:
+        """Begins to notice for the next task. SQLAlchemy has set codecs of its own before, for JSON."""
+        self.marked = self.suspect = False
 
-    async def set_builtin_type_codec(self, *args: Any, **options: Any) -> None:
-        """As the driver's."""
-        self.marked = True
-        await super().set_builtin_type_codec(*args, **options)
 
-    async def add_listener(self, *args: Any) -> None:
-        """As the driver's."""
+def _marking(name: str) -> Any:
+    def method(self: TaskDriver, *args: Any, **options: Any) -> Any:
         self.marked = True
-        await super().add_listener(*args)
+        return getattr(super(TaskDriver, self), name)(*args, **options)
 
-    def add_log_listener(self, *args: Any) -> None:
-        """As the driver's."""
-        self.marked = True
-        super().add_log_listener(*args)
+    return method
 
-    def add_termination_listener(self, *args: Any) -> None:
-        """As the driver's."""
-        self.marked = True
-        super().add_termination_listener(*args)
 
-    def add_query_logger(self, *args: Any) -> None:
-        """As the driver's."""
-        self.marked = True
-        super().add_query_logger(*args)
+for _name in (
+    "set_type_codec",
+    "reset_type_codec",
+    "set_builtin_type_codec",
+    "add_listener",
+    "add_log_listener",
+    "add_termination_listener",
+    "add_query_logger",
+):
+    setattr(TaskDriver, _name, _marking(_name))
 
 
 class PooledTaskDriver(TaskDriver, PoolerDriver):
-    """The same, to a pooler in transaction mode."""
+    """A TaskDriver behind a pooler in transaction mode."""
 
 
 class TaskPool:
@@ -129,19 +132,19 @@ class TaskPool:
         self.engine: AsyncEngine = database.engine(
             "receiver task",
             driver=TaskDriver if database.prepared_statements else PooledTaskDriver,
-            # At any stricter level the settlement would always fail once the heartbeat had renewed the row meanwhile.
+            # At a stricter level the settlement would fail whenever the heartbeat has renewed the row meanwhile.
             isolation_level="READ COMMITTED",
             pool_size=size,
             max_overflow=0,
             pool_timeout=wait,
-            pool_reset_on_return=None,  # TaskTransaction resets, and invalidates what it could not reset
+            pool_reset_on_return=None,  # TaskTransaction resets it, or invalidates it
         )
         pool = self.engine.sync_engine.pool
         event.listen(pool, "checkin", _mark_used)
         event.listen(pool, "checkout", _ping)
 
     async def close(self) -> None:
-        """Closes the pool's connections, within two seconds, or leaves them to the end of the process."""
+        """Closes the connections within two seconds, or leaves them to the end of the process."""
         with suppress(TimeoutError):
             async with asyncio.timeout(2):  # asyncpg's close could hang (its issue 1356)
                 await self.engine.dispose()
@@ -152,13 +155,11 @@ def _mark_used(_: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _ping(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
-    """A connection may have died while the CPU was frozen, and nobody may ever say so: SQLAlchemy's own ping has no deadline.
+    """Tests a connection that may have died while the CPU was frozen. SQLAlchemy's own ping has no deadline.
 
-    One that does not answer takes the others with it: they were as long idle, and each would cost a deadline.
+    If it does not answer, the whole pool is emptied: the others were idle as long, and each would cost a deadline.
     """
     if "used" in record.info and not connection.run_async(answers):
-        connection.driver_connection.terminate()  # else SQLAlchemy would wait for its farewell
+        connection.driver_connection.terminate()  # else SQLAlchemy waits for the server's goodbye
         raise InvalidatePoolError
-    connection.driver_connection.marked = (
-        False  # what marked it was SQLAlchemy, which has codecs of its own for JSON
-    )
+    connection.driver_connection.lend()

@@ -246,9 +246,9 @@ class TaskTransaction:
                     not connection.invalidated
                 ):  # asked for its raw connection, an invalidated one opens another
                     driver = (await connection.get_raw_connection()).driver_connection
-                    clean = driver is not None and not driver.is_in_transaction() and not driver.marked
-                    if driver is not None and clean:
+                    if driver is not None and await driver.is_reusable():
                         await driver.execute(RESET)
+                        clean = True
         except Exception:  # noqa: BLE001 - whatever it was, this connection is not to be used again
             clean = False
         if clean:

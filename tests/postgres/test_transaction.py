@@ -960,6 +960,21 @@ async def test_what_no_reset_takes_away_goes_with_its_connection(
     assert pids[1] == pids[2], "who leaves nothing keeps the connection"
 
 
+async def test_the_word_prepare_in_a_statement_costs_no_connection(instances: Instances) -> None:
+    """A column named `prepared_at` is no PREPARE."""
+    instance = instances(pool_size=1)
+    pids: list[Any] = []
+
+    async def work(ctx: TaskContext) -> None:
+        connection = await ctx.connection()
+        pids.append(await connection.scalar(text("SELECT pg_backend_pid()")))
+        await connection.exec_driver_sql("SELECT 1 AS prepared_at, 'prepare' AS step")
+
+    for name in ("first", "second", "third"):
+        assert isinstance(await instance.run(name, work), Succeeded)
+    assert len(set(pids)) == 1
+
+
 async def test_the_last_value_of_a_sequence_is_the_tasks_own(instances: Instances, look: Look) -> None:
     await look.execute("CREATE TABLE counted (id serial)")
     instance = instances(pool_size=1)

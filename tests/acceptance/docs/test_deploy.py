@@ -307,19 +307,14 @@ def mends() -> Iterator[str]:
     )
     route = TaskRoute(slow, ack_deadline=60, timeout=900, kill_switch="ENABLE_SLOW")
     found = rules.deployed(poor, frozenset(), rules.GOOD | {"TASKS_MODULES": "a,b"})
-    found += rules.deployed(replace(poor, ingress="INGRESS_TRAFFIC_NONE"), None, rules.GOOD)
     found += rules.declared(route, service=poor) + rules.declared(route)
     found += rules.declared(route, service=replace(poor, cpu_always=False))
     found += record_rules.judge(rules.WELL, replace(rules.FLEET, instances=100, flags=service.flags))
     found += rules.configured({})
     settled = world.settled()
-    for kind, check, state in (
-        (Kind.JOB, Check.SCHEDULER, {"state": "PAUSED", "status": {"code": 5}}),
-        (Kind.SUBSCRIPTION, Check.PUBSUB, {"state": "RESOURCE_ERROR"}),
-    ):
-        ailing = next(one for one in settled.resources if one.kind is kind)
-        seen = settled.with_(ailing.name, world.changed(ailing, **state))
-        found += rules.provisioned(seen, check=check)
+    ailing = next(one for one in settled.resources if one.kind is Kind.JOB)
+    state = world.changed(ailing, state="PAUSED", status={"code": 5})
+    found += rules.provisioned(settled.with_(ailing.name, state), check=Check.SCHEDULER)
     for one in found:
         inside = re.search(r"\$\((gcloud .*)\)$", one.mend)
         if inside is not None or one.mend.startswith("gcloud "):

@@ -48,7 +48,6 @@ def test_a_route_has_a_topic_and_a_push_subscription() -> None:
         "topic": topic,
         "pushConfig": {
             "pushEndpoint": f"{URL}/tasks/pubsub/",
-            "attributes": {"x-goog-version": "v1"},
             "oidcToken": {"serviceAccountEmail": ACCOUNT, "audience": URL},
         },
         "ackDeadlineSeconds": 60,

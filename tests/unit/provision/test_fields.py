@@ -53,9 +53,6 @@ def test_drift_of_where_it_pushes_is_told_field_by_field() -> None:
         "pushConfig.oidcToken.audience: none → https://shop-abc-ew.a.run.app",
         "pushConfig.noWrapper: set → none",
     ]
-    attributes = {"x-goog-version": "v1beta1"}
-    old = changed(SUBSCRIPTION, pushConfig={**SUBSCRIPTION.body["pushConfig"], "attributes": attributes})
-    assert shown(SUBSCRIPTION, old) == ["pushConfig.attributes.x-goog-version: v1beta1 → v1"]
 
 
 def test_a_missing_retry_policy_is_drift() -> None:
