@@ -24,6 +24,7 @@ from receiver.record.database import Database
 from receiver.settings import Settings, require_database
 from tests.stage.canaries import Canary, address, guarded, sung
 from tests.stage.commands import Done, run_command
+from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 
 SECRETS = set(Canary) - {Canary.USER}
@@ -124,7 +125,7 @@ def commands(tmp_path: Path) -> Commands:
     return Commands(tmp_path)
 
 
-@pytest.mark.parametrize("arguments", [("migrate",), ("executions", "list")], ids=" ".join)
+@some_quick("arguments", [("migrate",), ("executions", "list")])
 def test_a_command_says_in_one_line_that_it_is_refused(
     commands: Commands, postgres: Postgres, arguments: tuple[str, ...]
 ) -> None:
@@ -132,9 +133,7 @@ def test_a_command_says_in_one_line_that_it_is_refused(
     assert "password authentication failed" in commands.run(*arguments, DATABASE_URL=url).stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [("sweep",), ("rejected", "list"), ("enqueue", "succeed", "--args", '["x"]')], ids=" ".join
-)
+@some_quick("arguments", [("sweep",), ("rejected", "list"), ("enqueue", "succeed", "--args", '["x"]')])
 def test_every_way_to_the_database_is_silent_about_how_it_logs_in(
     commands: Commands, postgres: Postgres, arguments: tuple[str, ...]
 ) -> None:
@@ -162,7 +161,7 @@ def test_no_error_of_an_address_holds_its_password(
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("arguments", [("serve",), ("check",)], ids=" ".join)
+@some_quick("arguments", [("serve",), ("check",)])
 def test_a_plugin_that_fails_is_told_without_what_it_was_given(
     commands: Commands, arguments: tuple[str, ...]
 ) -> None:
@@ -175,7 +174,7 @@ def test_a_plugin_that_fails_is_told_without_what_it_was_given(
     assert "no broker answers" in said.stderr
 
 
-@pytest.mark.parametrize(
+@some_quick(
     "key",
     [
         Canary.TOKEN,
@@ -205,9 +204,7 @@ def test_a_key_of_googles_that_is_none_is_not_printed(
     commands.run("provision", GOOGLE_APPLICATION_CREDENTIALS=str(file), GCE_METADATA_HOST="127.0.0.1:1")
 
 
-@pytest.mark.parametrize(
-    "wrong", ["a password that is refused", "a database that is down", "a driver's option"]
-)
+@some_quick("wrong", ["a password that is refused", "a database that is down", "a driver's option"])
 async def test_a_service_whose_database_refuses_it_says_so_and_no_more(
     commands: Commands, postgres: Postgres, tmp_path: Path, wrong: str
 ) -> None:

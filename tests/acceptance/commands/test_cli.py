@@ -25,6 +25,7 @@ from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.record.schema_check import HEAD
 from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
+from tests.stage.slow import some_quick
 
 Run = Callable[..., Done]
 
@@ -86,7 +87,7 @@ def shell(environ: dict[str, str], tmp_path: Path) -> Run:
 class TestStreams:
     """A command is started by scripts too: with streams closed, full, cut or in another encoding."""
 
-    @pytest.mark.parametrize("buffering", ["", "1"])
+    @some_quick("buffering", ["", "1"])
     def test_a_reader_that_goes_away_ends_a_command_in_silence(
         self, shell: Run, tmp_path: Path, buffering: str
     ) -> None:
@@ -102,13 +103,13 @@ class TestStreams:
             )
             assert (done.returncode, done.stderr, done.stdout.count("\n")) == (141, "", 1)
 
-    @pytest.mark.parametrize("buffering", ["", "1"])
-    @pytest.mark.parametrize("option", ["", "--json"])
+    @some_quick("buffering", ["", "1"])
+    @some_quick("option", ["", "--json"])
     def test_a_full_disk_is_one_line(self, shell: Run, option: str, buffering: str) -> None:
         done = shell(f"receiver check {option} >/dev/full", PYTHONUNBUFFERED=buffering)
         assert one_line(done, 2) == "error: standard output cannot be written (No space left on device)\n"
 
-    @pytest.mark.parametrize("closed", [">&-", "<&-", "<&- >&-", "<&- >&- 2>&-", "2>&-"])
+    @some_quick("closed", ["<&- >&- 2>&-", ">&-", "<&-", "<&- >&-", "2>&-"])
     def test_closed_streams_change_nothing_else(self, shell: Run, closed: str) -> None:
         for arguments, code in (("check", 0), ("check --json", 0), ("executions list", 2)):
             done = shell(f"receiver {arguments} {closed}")
@@ -142,7 +143,7 @@ class TestStreams:
     def test_errors_that_nobody_can_read_still_have_their_exit_code(self, shell: Run) -> None:
         assert shell("receiver executions list 2>/dev/full").returncode == 2
 
-    @pytest.mark.parametrize(
+    @some_quick(
         "locale",
         [
             {"PYTHONIOENCODING": "ascii"},
@@ -373,7 +374,7 @@ class TestExecutions:
         # One spelling of a time in the whole document, so that they compare as text.
         assert shown["history"][0]["at"] == shown["enqueued_at"]
 
-    @pytest.mark.parametrize("task_id", ["nobody", "", "emoji-🙂", "x" * 5000, "\udcff"])
+    @some_quick("task_id", ["nobody", "", "emoji-🙂", "x" * 5000, "\udcff"])
     def test_an_unknown_id_is_one_line(self, run: Run, database_url: str, task_id: str) -> None:
         assert "there is no execution" in one_line(
             run("executions", "show", task_id, DATABASE_URL=database_url), 1
@@ -495,7 +496,7 @@ class TestPush:
         assert "no receiver answers" in one_line(done, 1)
         assert not (tmp_path / ".receiver").exists()
 
-    @pytest.mark.parametrize(
+    @some_quick(
         ("arguments", "changed", "said"),
         [
             (["--url", "https://receiver.example.com"], {}, "push only goes to this machine"),
@@ -567,7 +568,7 @@ class TestDemo:
         assert not marked(folder)
         assert not list(folder.iterdir())
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    @some_quick("number", [signal.SIGINT, signal.SIGTERM])
     def test_an_interrupted_demo_leaves_no_process_and_no_file(
         self, environ: dict[str, str], tmp_path: Path, folder: Path, number: signal.Signals
     ) -> None:

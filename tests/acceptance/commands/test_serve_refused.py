@@ -8,10 +8,9 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-import pytest
-
 from receiver.emulator.signer import Signer
 from tests.stage.receivers import new_instance
+from tests.stage.slow import some_quick
 
 OUT_OF_REACH = "postgresql://nobody:topsecret@127.0.0.1:1/nothing"
 
@@ -73,7 +72,11 @@ async def refusal(
     return line
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@some_quick(
+    "mistake",
+    sorted(MISTAKES, key=lambda mistake: mistake not in {"no plugins", "the emulator on Cloud Run"}),
+    quick=2,
+)
 async def test_a_mistake_in_the_environment_is_one_line(signer: Signer, folder: Path, mistake: str) -> None:
     env, parts = MISTAKES[mistake]
     line = await refusal(signer, folder, env=env)

@@ -45,7 +45,12 @@ def shadow(folder: Path) -> None:
         )
 
 
-@pytest.fixture(params=STARTS)
+@pytest.fixture(
+    params=[
+        name if name in {"script", "-m receiver"} else pytest.param(name, marks=pytest.mark.slow)
+        for name in STARTS
+    ]
+)
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
     """What a command prints in such a folder, which holds the plugin `shop` too."""
     shadow(tmp_path)

@@ -26,6 +26,7 @@ from tests.stage.executions import make_effects
 from tests.stage.proxy import Proxy
 from tests.stage.receivers import Marks, message
 from tests.stage.record import Record
+from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, push, until_acked
 
@@ -157,7 +158,7 @@ class Stream:
         return {answer.status for answers in self.done for answer in answers}
 
 
-@pytest.mark.parametrize("fault", ["terminate", "restart"])
+@some_quick("fault", ["terminate", "restart"])
 @pytest.mark.parametrize("phase", HELD_UP)
 async def test_backends_that_end_in_the_middle_of_a_stream_double_nothing(
     begin: Start, postgres: Postgres, truth: Record, marks: Marks, label: str, phase: str, fault: str
@@ -203,7 +204,7 @@ async def struck(postgres: Postgres, truth: Record, phase: str, fault: str) -> i
 
 @pytest.mark.parametrize("task", ["gated", "gated_effect"])
 @pytest.mark.parametrize("phase", ["claim", "settlement"])
-@pytest.mark.parametrize("fault", ["cut before", "cut in the middle", "reply lost"])
+@some_quick("fault", ["reply lost", "cut before", "cut in the middle"])
 async def test_a_connection_that_breaks_around_a_statement_doubles_nothing(
     through: Instance,
     between: Proxy,
@@ -270,7 +271,7 @@ async def broken_around(
     return await going
 
 
-@pytest.mark.parametrize("fault", ["cut before", "reply lost"])
+@some_quick("fault", ["reply lost", "cut before"])
 async def test_a_commit_whose_fate_is_unknown_is_found_out(
     through: Instance, between: Proxy, beyond: Record, marks: Marks, label: str, fault: str
 ) -> None:

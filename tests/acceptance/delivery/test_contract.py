@@ -54,7 +54,19 @@ def receivers(request: pytest.FixtureRequest) -> Iterator[Receivers]:
         yield Receivers(stack, request)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.ending.status}-{case.name}")
+def is_slow(number: int, case: Case) -> bool:
+    """The unit tests go through every malformed body and every bad token; `make test` sends each twelfth to a process."""
+    return case.name.startswith(("malformed: ", "token: ")) and number % 12 > 0
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if is_slow(number, case) else ())
+        for number, case in enumerate(CASES)
+    ],
+    ids=lambda case: f"{case.ending.status}-{case.name}",
+)
 async def test_a_delivery_ends_as_the_contract_says(
     case: Case, receivers: Receivers, folder: Path, label: str
 ) -> None:

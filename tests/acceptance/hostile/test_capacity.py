@@ -139,6 +139,7 @@ async def test_ten_times_the_concurrency_is_served_or_shed_and_health_stays_gree
     assert time.monotonic() - over < RECOVERY
 
 
+@pytest.mark.slow
 async def test_slow_bodies_hold_their_places_only_until_the_deadline(
     begin: Start, database_url: str, marks: Marks, label: str
 ) -> None:

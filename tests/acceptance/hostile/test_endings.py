@@ -14,6 +14,7 @@ from tests.acceptance.conftest import Start
 from tests.stage.executions import make_effects, neighbours
 from tests.stage.receivers import Marks, memory, message
 from tests.stage.record import Record
+from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, healthy, push, until_acked
 
@@ -206,7 +207,7 @@ async def delivered_until(
     return answers
 
 
-@pytest.mark.parametrize(
+@some_quick(
     ("task", "how"),
     [
         ("die", "exit_at_once"),

@@ -18,6 +18,7 @@ from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from tests.acceptance.conftest import Start
 from tests.stage.receivers import Marks, message
+from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, healthy, push
 
@@ -139,7 +140,7 @@ async def test_keys_rotate_and_no_valid_token_is_refused(
     assert certificates.fetches == 2
 
 
-@pytest.mark.parametrize("outage", ["silent", "refusing", "garbage", "redirecting"])
+@some_quick("outage", ["silent", "refusing", "garbage", "redirecting"])
 async def test_an_hours_outage_costs_nothing_while_keys_are_known(
     begin: Start,
     database_url: str,
@@ -175,7 +176,7 @@ async def test_an_hours_outage_costs_nothing_while_keys_are_known(
     assert (await push_as(instance, newer, f"{label}-after")).status == 200
 
 
-@pytest.mark.parametrize(
+@some_quick(
     "lie",
     [
         "garbage",
@@ -240,6 +241,7 @@ async def test_a_start_without_good_certificates_lets_nobody_in_and_recovers(
     assert instance.get("/ready").status_code == 200
 
 
+@pytest.mark.slow
 async def test_a_flood_of_unknown_key_ids_causes_one_fetch_in_thirty_seconds(
     begin: Start,
     database_url: str,

@@ -17,6 +17,7 @@ from tests.stage.executions import EFFECTS, effects
 from tests.stage.proxy import HoldingProxy
 from tests.stage.receivers import Marks, Receiver, launched, message, new_label
 from tests.stage.record import Record
+from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 
 DROP = """
@@ -59,7 +60,7 @@ async def renewed(one: Receiver, record: Record, marks: Marks) -> None:
     assert (await answer).status == 200
 
 
-@pytest.mark.parametrize("idle", [0.0, IDLE_CHECK + 0.5], ids=["at once", "after a while"])
+@some_quick("idle", [0.0, IDLE_CHECK + 0.5])
 async def test_dropped_connections_cost_no_delivery(
     launch: Launch, record: Record, marks: Marks, idle: float
 ) -> None:

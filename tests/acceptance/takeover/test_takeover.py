@@ -15,6 +15,7 @@ from tests.stage.executions import effects, expired, redelivered, row_of
 from tests.stage.proxy import HoldingProxy
 from tests.stage.receivers import Marks, Receiver, message, new_label
 from tests.stage.record import Record
+from tests.stage.slow import some_quick
 from tests.stage.wire import NO_ANSWER, read_response, request
 
 
@@ -200,7 +201,7 @@ async def test_fifty_copies_of_each_of_two_hundred_messages_run_once(
     assert await record.fetch("SELECT 1 FROM task_attempts") == []
 
 
-@pytest.mark.parametrize("task", ["gated", "gated_after_effect", "gated_in_thread"])
+@some_quick("task", ["gated", "gated_after_effect", "gated_in_thread"])
 async def test_a_task_may_outlive_its_ack_deadline(
     launch: Launch, record: Record, marks: Marks, label: str, task: str
 ) -> None:
