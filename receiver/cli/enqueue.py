@@ -28,7 +28,7 @@ from receiver.tasks.task import Task
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from receiver.tasks.backend import Entry
+    from receiver.tasks.call import Entry
 
 TELLING = ("DATABASE_URL", "GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST")
 """Variables that say where to enqueue to."""

@@ -19,7 +19,7 @@ from receiver.emulator.rules import checked
 from receiver.enqueue import PubSubBackend
 from receiver.errors import ReceiverError
 from receiver.settings import Settings
-from receiver.tasks import backend as backends
+from receiver.tasks.backend import configure
 from receiver.tasks.naming import subscription_name, topic_name
 
 if TYPE_CHECKING:
@@ -82,12 +82,12 @@ class Travels:
             _provision(pubsub, journey.task, f"{receiver.url}/tasks/pubsub/", email, receiver.url)
         settings = Settings(database_url=database_url, project_id=PROJECT, pubsub_emulator=pubsub.host)
         backend = PubSubBackend(settings)
-        backends.configure(backend)
+        configure(backend)
         try:
             for journey in JOURNEYS:
                 yield from self._one(pubsub, journey)
         finally:
-            backends.configure(None)
+            configure(None)
             asyncio.run(backend.aclose())
 
     def _one(self, pubsub: LocalPubSub, journey: Journey) -> Iterator[Journey]:

@@ -28,7 +28,7 @@ from receiver.text import is_storable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from receiver.tasks.backend import Entry, Options
+    from receiver.tasks.call import Entry, Options
 
 ROOM: Final = 2000
 """Bytes of a message beside its arguments, at most: id, name and time, and what JSON puts between them."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from receiver.record.database import Executor
-    from receiver.tasks.backend import Backend
+    from receiver.tasks.call import Backend
 
 FIND = """
 SELECT e.task_id, e.task_path, e.args, e.kwargs, e.status, e.final, e.attempt, e.return_value, e.error_type,

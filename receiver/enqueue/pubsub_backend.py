@@ -27,8 +27,7 @@ from receiver.google.endpoints import Endpoints
 from receiver.google.pubsub import Pubsub
 from receiver.record.database import Database
 from receiver.settings import Settings, require_database
-from receiver.tasks.backend import Entry
-from receiver.tasks.call import TaskResult, TaskResultStatus
+from receiver.tasks.call import Entry, TaskResult, TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 from receiver.telemetry.logs import record
 

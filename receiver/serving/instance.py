@@ -27,8 +27,8 @@ from receiver.record.rejections import Rejections
 from receiver.serving.readiness import Readiness
 from receiver.serving.watchdog import Watchdog
 from receiver.settings import PushAuth, Settings, require_database, require_serving
-from receiver.tasks import backend as backends
 from receiver.tasks import registry as registries
+from receiver.tasks.backend import offer, withdraw
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import httpx
 
     from receiver.record.task_pool import TaskPool
-    from receiver.tasks.backend import Backend
+    from receiver.tasks.call import Backend
     from receiver.tasks.registry import Registry
 
 LEASE_AFTER_EXIT = timedelta(seconds=3)
@@ -138,7 +138,7 @@ class Service:
         if self._started:
             return
         self._started = True
-        backends.offer(self._enqueue_backend)
+        offer(self._enqueue_backend)
         self.heartbeat.start()
         self.watchdog.start()
         if self.certificates is not None:
@@ -171,7 +171,7 @@ class Service:
         """After `drain`: leaves what does not stop to a short lease, and closes every connection, or gives it up."""
         self.heartbeat.leave(left=LEASE_AFTER_EXIT)
         if self._started:
-            backends.withdraw(self._enqueue_backend, self._enqueuing)
+            withdraw(self._enqueue_backend, self._enqueuing)
         self._readiness.close()
         try:
             async with asyncio.timeout(CLOSING):

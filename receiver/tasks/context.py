@@ -16,9 +16,22 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
     from receiver.tasks.call import TaskResult
-    from receiver.tasks.task import Task
 
 P = ParamSpec("P")
+
+
+class Enqueued(Protocol[P]):
+    """What `TaskContext.enqueue` needs of a `Task`."""
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+
+    def using(self, *, connection: Any) -> Any:
+        """The task, to be enqueued in this transaction."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """The function itself."""
 
 
 class Transaction(Protocol):
@@ -96,12 +109,12 @@ class TaskContext:
         return self._open().session()
 
     @overload
-    def enqueue(self, task: Task[P, Any], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[TaskResult]: ...
+    def enqueue(self, task: Enqueued[P], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[TaskResult]: ...
     @overload
     def enqueue(
-        self, task: Task[Concatenate[TaskContext, P], Any], /, *args: P.args, **kwargs: P.kwargs
+        self, task: Enqueued[Concatenate[TaskContext, P]], /, *args: P.args, **kwargs: P.kwargs
     ) -> Awaitable[TaskResult]: ...
-    def enqueue(self, task: Task[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[TaskResult]:
+    def enqueue(self, task: Enqueued[...], /, *args: Any, **kwargs: Any) -> Awaitable[TaskResult]:
         """Enqueues another task in this task's transaction: it runs only if this one succeeds.
 
         It is published right after this task's success is committed. To have it run whatever becomes of this one, use
@@ -119,7 +132,7 @@ class TaskContext:
         return self._enqueue(self._transaction, task, args, kwargs)
 
     async def _enqueue(
-        self, transaction: Transaction, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, transaction: Transaction, task: Enqueued[...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> TaskResult:
         joined = task.using(connection=await transaction.connection())
         result: TaskResult = await joined.aenqueue(*args, **kwargs)

@@ -28,8 +28,8 @@ from typing import (
 )
 
 from receiver.errors import DeclarationError, TaskResultMissing
-from receiver.tasks import backend as backends
-from receiver.tasks.backend import Entry, Options
+from receiver.tasks.backend import current, ready
+from receiver.tasks.call import Entry, Options
 from receiver.tasks.context import TaskContext
 from receiver.tasks.signature import NotATask, Shape, describe
 from receiver.text import MAX_KEY_BYTES, TRACEPARENT, is_key
@@ -115,13 +115,13 @@ class Task(Generic[P, R]):
             DatabaseUnavailable: the record cannot be reached; or its answer was lost, and it is not known.
             SettingError: the environment does not say where to enqueue to.
         """
-        return backends.current().enqueue(self._entry(args, kwargs))
+        return current().enqueue(self._entry(args, kwargs))
 
     @_as_the_function
     async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """As `enqueue`, awaited: calls of one event loop that come together share statements and requests."""
         entry = self._entry(args, kwargs)
-        return await (await backends.ready()).aenqueue(entry)
+        return await (await ready()).aenqueue(entry)
 
     @_as_the_function
     def entry(self, /, *args: Any, **kwargs: Any) -> Entry:
@@ -187,11 +187,11 @@ class Task(Generic[P, R]):
             RuntimeError: an event loop runs in this thread: use `aget_result`.
             DatabaseUnavailable: the record cannot be reached.
         """
-        return self._own(backends.current().get_result(task_id))
+        return self._own(current().get_result(task_id))
 
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`, awaited."""
-        backend = await backends.ready()
+        backend = await ready()
         return self._own(await backend.aget_result(task_id))
 
     def __repr__(self) -> str:

@@ -31,7 +31,7 @@ from receiver.emulator.push_client import (
 )
 from receiver.enqueue import PubSubBackend
 from receiver.settings import PushAuth, Settings
-from receiver.tasks import backend as backends
+from receiver.tasks.backend import configure
 from receiver.testkit.faulty import Delivered, InjectedFailure, Message, Receiver
 
 if TYPE_CHECKING:
@@ -238,11 +238,11 @@ def running(database_url: str, registry: Registry) -> Iterator[TaskQueue]:
         receiver = loop.run(_made(settings, registry))
         queue = TaskQueue(receiver, loop)
         backend = PubSubBackend(settings, pubsub=Post(queue))
-        backends.configure(backend)
+        configure(backend)
         try:
             yield queue
         finally:
-            backends.configure(None)
+            configure(None)
             loop.run(backend.aclose())
             loop.run(receiver.stop())
     finally:

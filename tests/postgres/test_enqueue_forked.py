@@ -16,7 +16,7 @@ from tests.postgres.record import Look
 
 PROGRAM = """
 import os, sys, threading
-from receiver.tasks import backend as backends
+from receiver.tasks.backend import current
 from tests.postgres.outbox import mail
 
 def enqueued(who):
@@ -24,12 +24,12 @@ def enqueued(who):
     os.write(1, "".join(f"{who} {each}\\n" for each in ids).encode())
 
 enqueued("parent")
-inherited = backends.current()
+inherited = current()
 children = []
 for number in range(3):
     pid = os.fork()
     if pid == 0:
-        assert backends.current() is inherited
+        assert current() is inherited
         enqueued(f"child{number}")
         os._exit(0) if number else sys.exit(0)  # gunicorn's workers end in the one way, multiprocessing's in the other
     children.append(pid)

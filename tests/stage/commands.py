@@ -13,7 +13,7 @@ from typing import TypeAlias
 Done: TypeAlias = subprocess.CompletedProcess[str]
 
 ROOT = Path(__file__).resolve().parents[2]
-RECEIVER = (sys.executable, "-m", "receiver")
+RECEIVER = (sys.executable, "-P", "-m", "receiver")
 SETTINGS = (
     "TASKS_",
     "DATABASE_",

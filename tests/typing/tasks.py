@@ -12,8 +12,7 @@ from typing import Any, assert_type
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver import Task, TaskContext, TaskResult, TaskRoute, aenqueue_many, task
-from receiver.tasks.backend import Entry
-from receiver.tasks.call import TaskResultStatus
+from receiver.tasks.call import Entry, TaskResultStatus
 
 
 @task

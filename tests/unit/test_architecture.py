@@ -36,10 +36,7 @@ IMPORTS_BY_NAME: Final = {
     "cli/__init__.py": "loads a command when it is called",
 }
 
-MODULES_IN_CIRCLES: Final = {
-    "receiver.tasks.backend", "receiver.tasks.call", "receiver.tasks.context",
-    "receiver.tasks.task",
-}  # fmt: skip
+MODULES_IN_CIRCLES: Final = set[str]()
 
 ROOMS_IN_CIRCLES: Final = set[str]()
 

@@ -31,9 +31,8 @@ SAFE = {"PYTHONSAFEPATH": "1"}
 STARTS: dict[str, tuple[list[str], dict[str, str]]] = {
     "script": ([SCRIPT], {}),
     "script, safe path": ([SCRIPT], SAFE),
-    "-m receiver": ([sys.executable, "-m", "receiver"], {}),
+    "-P -m receiver": ([sys.executable, "-P", "-m", "receiver"], {}),
     "-m receiver, safe path": ([sys.executable, "-m", "receiver"], SAFE),
-    "-mreceiver": ([sys.executable, "-mreceiver"], {}),
 }
 
 
