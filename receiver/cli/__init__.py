@@ -63,29 +63,29 @@ def group() -> None:
 
 
 def main() -> None:
-    """The entry point: every error made on purpose is one line, and exit code 2.
+    """The entry point. Every `ReceiverError` is one line and exit code 2.
 
-    A reader that goes away (`| head -1`) is no error: the command ends as if by SIGPIPE, and says nothing.
+    A reader that goes away (`| head -1`) is no error: the command ends silently with exit code 141, as by SIGPIPE.
     """
     streams.prepare()
     try:
         try:
             group(prog_name="receiver")
         finally:
-            sys.stdout.flush()  # what cannot be printed is known here, and not after the exit code
+            sys.stdout.flush()  # an output that is lost must be known before the exit code is chosen
     except PipeClosed:
         streams.abandon_output()
         sys.exit(PIPE_EXIT_CODE)
     except ReceiverError as error:
         if isinstance(error, OutputLost):
             streams.abandon_output()
-        with suppress(OSError):  # nobody can be told; the exit code says it
+        with suppress(OSError):  # standard error is gone too; the exit code says it
             click.echo(_told(f"error: {error}"), err=True)
         sys.exit(2)
 
 
 def _told(line: str) -> str:
-    """The line as it is; or, for Cloud Run's service, as the log of a service has its lines."""
+    """The line as it is; on Cloud Run as a line of the log."""
     if not os.environ.get("K_SERVICE"):
         return line
     from receiver.telemetry.logs import refused  # noqa: PLC0415 - only the end of a start that failed needs it

@@ -1,4 +1,4 @@
-"""What commands have in common in reading their arguments and the environment."""
+"""How commands read their arguments and the environment."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def keywords(text: str) -> dict[str, Any]:
     return value
 
 
-def environ(telling: Iterable[str]) -> dict[str, str]:
-    """This process's variables; where none of `telling` is set, those of this folder's `receiver dev` are the rest."""
-    if any(os.environ.get(name, "").strip() for name in telling):
+def environ(names: Iterable[str]) -> dict[str, str]:
+    """This process's variables. When none of `names` is set, those of this folder's `receiver dev` are added."""
+    if any(os.environ.get(name, "").strip() for name in names):
         return dict(os.environ)
     return {**os.environ, **Folder(Path.cwd()).environ()}
 
@@ -66,7 +66,7 @@ def database(given: Settings | None = None) -> Database:
 
 
 def surroundings(note: Callable[[str], None]) -> Surroundings:
-    """What maintenance needs. Without plugins it goes on, knowing no tasks, and `note` is told what that means."""
+    """What a sweep needs. If plugins cannot be loaded, it goes on without them, and `note` is told what that means."""
     known = settings()
     emit = logs.configure(known)
     try:

@@ -21,11 +21,22 @@ if TYPE_CHECKING:
     from receiver.tasks.route import TaskRoute
 
 
+FIELDS = (
+    "name", "path", "aliases", "is_async", "takes_context", "schedule", "ack_deadline", "min_retry_delay",
+    "max_retry_delay", "max_attempts", "kill_switch", "topic_name", "subscription_name",
+)  # fmt: skip
+"""What `--json` says of a route, as it is declared."""
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the plugins declare, and the receiver's own after that. `findings` must be mended before a deployment; `notes` should be known.
+    """What the plugins declare.
 
-    `undeclared` are those findings with which `serve` starts all the same.
+    Attributes:
+        routes: the plugins' routes, then the receiver's own.
+        findings: to be mended before a deployment.
+        undeclared: those of the findings with which `serve` still starts.
+        notes: good to know.
     """
 
     routes: tuple[TaskRoute, ...]
@@ -57,7 +68,7 @@ def command(*, as_json: bool) -> None:
 
 
 def inspect(settings: Settings) -> Report:
-    """Loads the plugins as `serve` does, but goes on where that would stop, to find everything at once."""
+    """Loads the plugins as `serve` does, but goes on after an error, to find everything at once."""
     found, findings = _collected(settings)
     kept: list[TaskRoute] = []
     for route in found.routes:
@@ -135,23 +146,10 @@ def _print(report: Report) -> None:
 
 
 def _as_json(route: TaskRoute) -> Mapping[str, Any]:
-    return {
-        "name": route.name,
-        "path": route.path,
+    return {name: getattr(route, name) for name in FIELDS} | {
         "built_in": maintenance.is_built_in(route),
-        "aliases": route.aliases,
-        "is_async": route.is_async,
-        "takes_context": route.takes_context,
-        "schedule": route.schedule,
-        "schedule_timezone": route.schedule_timezone if route.is_scheduled else None,
         "timeout": route.effective_timeout,
-        "ack_deadline": route.ack_deadline,
-        "min_retry_delay": route.min_retry_delay,
-        "max_retry_delay": route.max_retry_delay,
-        "max_attempts": route.max_attempts,
-        "kill_switch": route.kill_switch,
         "enabled": route.is_enabled(os.environ),
-        "topic_name": route.topic_name,
-        "subscription_name": route.subscription_name,
+        "schedule_timezone": route.schedule_timezone if route.is_scheduled else None,
         "scheduler_job_name": route.scheduler_job_name if route.is_scheduled else None,
     }

@@ -1,7 +1,7 @@
 """`receiver enqueue`: one task, enqueued as an application would, and followed to its end.
 
-The task is one of the plugins', so that its arguments are checked here. Where none of the variables that say where to enqueue to
-is set, it is the `receiver dev` of this folder that is meant.
+The task is one of the plugins', so its arguments are checked here. Without any of `WHERE` set, it enqueues to the `receiver dev` of
+this folder.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from receiver.tasks.call import Entry
 
-TELLING = ("DATABASE_URL", "GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST")
+WHERE = ("DATABASE_URL", "GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST")
 """Variables that say where to enqueue to."""
 
 FIRST_POLL, LONGEST_POLL = 0.05, 1.0
@@ -60,7 +60,7 @@ def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: f
     """
     positional, keywords = arguments.positional(args), arguments.keywords(kwargs)
     delay = None if run_after is None else arguments.duration("--run-after", run_after)
-    environ = arguments.environ(TELLING)
+    environ = arguments.environ(WHERE)
     settings = Settings.from_environ(environ)
     backend = PubSubBackend(settings)
     task = _task(settings, name)

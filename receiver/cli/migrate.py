@@ -1,4 +1,4 @@
-"""`receiver migrate`: the tables, brought up to date."""
+"""`receiver migrate`: brings the tables up to date."""
 
 from __future__ import annotations
 

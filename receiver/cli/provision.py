@@ -87,7 +87,7 @@ def command(
     kinds = _kinds(settings, skip_scheduler=skip_scheduler, skip_pubsub=skip_pubsub, grant=grant)
     options = ProvisionOptions(kinds, only, grant, take_over, prune)
     push = None if destroy else PushTarget.of(settings)
-    # Outside the loop: what plugins do while they are imported may not like one that runs (Django's queries do not).
+    # Outside the loop: plugins may query while they are imported, and Django refuses that inside a running loop.
     tasks = None if destroy else registry.load(settings).including(maintenance.ROUTES)
     session = _Session(settings, scope, options, changes=changes, yes=yes, as_json=as_json)
     sys.exit(0 if asyncio.run(session.run(push, tasks)) else 1)
@@ -178,7 +178,7 @@ class _Session:
 
     def _ask(self, plan: Plan, *, destroy: bool) -> None:
         if not sys.stdin.isatty():
-            terminal.fail("nobody can be asked here, so nothing was changed; add --yes")
+            terminal.fail("no terminal to confirm on, so nothing was changed; add --yes")
         count = f"{len(plan.changes)} change{'' if len(plan.changes) == 1 else 's'}"
         place = f"environment {self._scope.environment} of {self._scope.namespace} in {self._scope.project}"
         if not destroy:
@@ -195,7 +195,7 @@ class _Session:
 
 
 def _kinds(settings: Settings, *, skip_scheduler: bool, skip_pubsub: bool, grant: bool) -> frozenset[Kind]:
-    """Which kinds to look at. A stand-in for one API never goes together with the real other one."""
+    """Which kinds to look at. An emulator of one API is never used together with the real other one."""
     emulated, stood_in = settings.pubsub_emulator is not None, settings.scheduler_endpoint is not None
     if grant and emulated and not stood_in:
         raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""`receiver prune`: what is over is removed, now and to the last."""
+"""`receiver prune`: removes every execution and rejected message that is older than the retention, now."""
 
 from __future__ import annotations
 

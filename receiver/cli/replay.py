@@ -1,4 +1,4 @@
-"""`receiver replay`: what failed, or was rejected, is published again, because an operator says so."""
+"""`receiver replay`: publishes failed executions and rejected messages again, on an operator's word."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Told:
-    """What came of it."""
+    """What a replay did, and the ids that it could not replay, each with the reason."""
 
     executions: int = 0
     messages: int = 0

@@ -43,7 +43,7 @@ def command(host: str, port: int | None, *, no_deadlines: bool) -> None:
 
 
 def _undisturbed(emit: Emit) -> Emit:
-    """Without the watchdog's barking: whoever sits at a breakpoint() knows why the loop stands still."""
+    """Leaves out the watchdog's warnings: at a breakpoint() the loop stands still on purpose."""
 
     def quieter(event: Event) -> None:
         if not (isinstance(event, ReceiverTrouble) and event.what == "event loop blocked"):

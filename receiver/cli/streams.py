@@ -1,8 +1,8 @@
-"""The three standard streams, as every command finds them.
+"""The standard streams of every command.
 
-A container or a script may start a command with some of them closed, on a full disk, in a pipe that nobody reads, or with
-an encoding that knows no arrow. None of that is a traceback: what cannot be printed is one line, and what cannot be
-spelt is escaped. `receiver.cli.main` prepares them once, before anything else.
+A container or a script may start a command with a stream closed, on a full disk, in a pipe without a reader (`| head`), or
+in an encoding without arrows. None of that is a traceback: a lost output is one line, a character that the encoding lacks
+is escaped. `receiver.cli.main` prepares the streams once, before anything else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STANDARD: Final = 3
 
 
 def prepare() -> None:
-    """Gives every missing stream the null device, and standard output errors of its own."""
+    """Gives every missing stream the null device, and standard output its own errors."""
     _fill_gaps()
     found: tuple[TextIO | None, ...] = (sys.stdin, sys.stdout, sys.stderr)
     stdin, stdout, stderr = found
@@ -43,7 +43,7 @@ def prepare() -> None:
 
 
 def abandon_output() -> None:
-    """What is still to be printed goes nowhere; the interpreter's own farewell would try again."""
+    """Discards what is still buffered: the interpreter would try to print it again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
@@ -52,7 +52,7 @@ def abandon_output() -> None:
 def _fill_gaps() -> None:
     """Opens the null device where a standard descriptor is closed.
 
-    Else the first socket would become one of them: libuv aborts on such a thing, and whatever prints would write to it.
+    Otherwise the first socket would take its number: libuv aborts on that, and prints would go to the socket.
     """
     opened = os.open(os.devnull, os.O_RDWR)
     while opened < STANDARD:
@@ -61,10 +61,10 @@ def _fill_gaps() -> None:
 
 
 class _Output(io.FileIO):
-    """Standard output, whose failures are told apart from every other."""
+    """Standard output that raises errors of its own."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Writes all of it, as nobody above does when the stream is not buffered."""
+        """Writes all of it: an unbuffered stream has nobody above who would."""
         left = memoryview(data).cast("B")
         try:
             while left:

@@ -1,4 +1,4 @@
-"""`receiver sweep`: one sweep now, of everything, by whoever calls it."""
+"""`receiver sweep`: one sweep of the whole table, now."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 NOUNS = {
     "published": "published",
     "forgotten": "published again: forgotten by Pub/Sub",
-    "stranded": "published again: nobody renews its lease",
+    "stranded": "published again: its lease ran out over an hour ago",
     "failed": "not published; still owed",
     "replayed": "rejected as unknown before, and published again",
-    "finalised": "failed, and final now",
-    "pruned": "final, and removed",
-    "rejected": "rejected, and removed",
-    "kept": "final, and kept: the application refers to it",
+    "finalised": "failed, now final",
+    "pruned": "final, removed",
+    "rejected": "rejected, removed",
+    "kept": "final, kept: rows of the application refer to it",
 }
 
 
@@ -34,7 +34,7 @@ NOUNS = {
     metavar="DURATION",
     default="10m",
     show_default=True,
-    help="How long it may take; the rest is left to the next.",
+    help="How long it may take; the next sweep does the rest.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, within: str, as_json: bool) -> None:
@@ -57,4 +57,4 @@ def lines(swept: Swept) -> list[str]:
     said = [f"{counts[name]:>8} {noun}" for name, noun in NOUNS.items() if counts[name]]
     if not swept.complete:
         said.append("the time was not enough; sweep again")
-    return said or ["nothing was owed, and nothing is over"]
+    return said or ["nothing to publish, nothing to delete"]

@@ -131,12 +131,12 @@ class TestSweep:
         assert [line.strip() for line in done.stdout.splitlines()] == [
             "1 published",
             "1 rejected as unknown before, and published again",
-            "1 final, and removed",
+            "1 final, removed",
         ]
         assert published() == ["owed", "unknown before"]
         again = run("sweep", "--json")
         assert json.loads(again.stdout)["complete"] is True
-        assert run("sweep").stdout == "nothing was owed, and nothing is over\n"
+        assert run("sweep").stdout == "nothing to publish, nothing to delete\n"
 
     async def test_what_cannot_be_published_is_said_and_exit_code_1(self, run: Run, record: Record) -> None:
         await owe(record, "no topic", task_path="shop.gone")

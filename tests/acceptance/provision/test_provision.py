@@ -259,7 +259,7 @@ def test_a_half_applied_plan_says_what_is_left_and_is_finished_later(
 
 def test_without_a_terminal_nothing_is_applied_unasked(provision: Provision, google: GoogleFake) -> None:
     done = provision("--apply", env=of(google))
-    assert one_line(done, 1) == "error: nobody can be asked here, so nothing was changed; add --yes\n"
+    assert one_line(done, 1) == "error: no terminal to confirm on, so nothing was changed; add --yes\n"
     assert google.writes() == []
 
 
