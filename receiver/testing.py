@@ -5,12 +5,12 @@
         task_queue.redeliver_last()
         assert task_queue.executions[0].return_value == {"sent_to": "42"}
 
-The fixture `task_queue` is a `TaskQueue`: the real thing without sockets, on a real PostgreSQL. Override
-`receiver_database_url` to use a database of yours (its receiver tables are emptied before each test), and
-`receiver_registry` to say which tasks there are; otherwise PostgreSQL comes from the wheel of the extra `local`, and the
-tasks from `TASKS_MODULES` or the installed plugins.
+The fixture `task_queue` is a `TaskQueue`: a receiver without sockets, on a real PostgreSQL. Two fixtures may be overridden.
+`receiver_database_url` is the database; its receiver tables are emptied before each test. Default: a PostgreSQL from the
+wheel of the extra `local`. `receiver_registry` is the `Registry` of the tasks. Default: `TASKS_MODULES`, or the installed
+plugins.
 
-pytest imports this module in every run, so it imports nothing else before a test asks for the fixture.
+pytest imports this module in every run, so it imports nothing else until a test asks for a fixture.
 
 Next: `receiver.testkit.queue` is the queue.
 """
@@ -26,24 +26,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from receiver.tasks.registry import Registry
-    from receiver.testkit.queue import Delivered, InjectedFailure, Message, TaskQueue
+    from receiver.testkit.faulty import DeliveryResult as Delivered
+    from receiver.testkit.faulty import InjectedFailure
+    from receiver.testkit.faulty import QueuedMessage as Message
+    from receiver.testkit.queue import TaskQueue
 
-__all__ = ["Delivered", "InjectedFailure", "Message", "TaskQueue"]
+__all__ = ["Delivered", "InjectedFailure", "Message", "Registry", "TaskQueue"]
 
 
 def __getattr__(name: str) -> Any:
-    """The kit's types, for annotations, loaded when they are asked for."""
+    """Loads the kit's types when they are asked for."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from receiver.testkit import queue as kit  # noqa: PLC0415 - see above
+    from receiver.tasks.registry import Registry  # noqa: PLC0415 - see above
+    from receiver.testkit import faulty, queue  # noqa: PLC0415 - see above
 
-    return getattr(kit, name)
+    return {
+        "Delivered": faulty.DeliveryResult,
+        "InjectedFailure": faulty.InjectedFailure,
+        "Message": faulty.QueuedMessage,
+        "Registry": Registry,
+        "TaskQueue": queue.TaskQueue,
+    }[name]
 
 
 @pytest.fixture(scope="session")
 def receiver_database_url() -> Iterator[str]:
-    """A PostgreSQL for the tests' record, from the wheel; override it to use one of yours."""
-    from receiver.local_postgres.server import Postgres  # noqa: PLC0415 - only who uses the fixture needs the wheel
+    """The database of the record: a PostgreSQL from the wheel. Override it to use your own."""
+    from receiver.local_postgres.server import Postgres  # noqa: PLC0415 - only this fixture needs the wheel
 
     with Postgres() as postgres:
         yield postgres.url()
@@ -51,7 +61,7 @@ def receiver_database_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def receiver_registry() -> Registry:
-    """The tasks under test: those of `TASKS_MODULES`, or of the installed plugins; override it to choose."""
+    """The tasks under test: those of `TASKS_MODULES`, or of the installed plugins. Override it to choose."""
     from receiver.settings import Settings  # noqa: PLC0415 - as above
     from receiver.tasks.registry import load  # noqa: PLC0415 - as above
 
@@ -68,7 +78,7 @@ def _receiver_tables(receiver_database_url: str) -> str:
 
 @pytest.fixture
 def task_queue(_receiver_tables: str, receiver_registry: Registry) -> Iterator[TaskQueue]:
-    """Tasks, delivered by hand, on an empty record."""
+    """A queue on an empty record; each method delivers by hand."""
     from receiver.testkit.queue import running  # noqa: PLC0415 - as above
 
     with running(_receiver_tables, receiver_registry) as queue:

@@ -16,17 +16,15 @@ A transaction in two phases is left to the sweeper: who ends it may be another p
 from __future__ import annotations
 
 import weakref
-from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, Interval, Text, bindparam, cast, func, insert
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
 from receiver.enqueue.outbox import owed_of
-from receiver.record.schema import task_executions
+from receiver.record.sql.caller import insert_on
 from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
 from receiver.record.sqlstates import schema_error
 
@@ -34,50 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sqlalchemy import RootTransaction
-    from sqlalchemy.sql.dml import ReturningInsert
 
 COMMIT: Final = "_commit_impl"
 
-_columns = task_executions.c
-_now = func.clock_timestamp()
-_moment = _columns.run_after.type
-
 # What was written on each transaction that is still open; it goes with the transaction.
 _written: weakref.WeakKeyDictionary[RootTransaction, list[OutboxRow]] = weakref.WeakKeyDictionary()
-
-
-def _statement() -> ReturningInsert[Any]:
-    values = {
-        name: bindparam(f"new_{name}", type_=_columns[name].type)
-        for name in (
-            "task_id",
-            "task_name",
-            "task_path",
-            "namespace",
-            "status",
-            "group_key",
-            "label",
-            "trace",
-        )
-    }
-    # As text with a cast: the caller's engine may have a JSON serialiser of its own.
-    documents = {name: cast(bindparam(f"new_{name}", type_=Text), JSONB) for name in ("args", "kwargs")}
-    due = func.coalesce(
-        bindparam("new_run_after", type_=_moment), _now + bindparam("new_delay", type_=Interval)
-    )
-    return (
-        insert(task_executions)
-        .values(**values, **documents, enqueued_at=_now, run_after=due)
-        .returning(
-            _columns.task_id,
-            _columns.enqueued_at,
-            _columns.run_after,
-            func.coalesce(_columns.run_after <= _now, True).label("due"),
-        )
-    )
-
-
-INSERT: Final = _statement()
 
 
 async def put(
@@ -135,15 +94,13 @@ def _put(
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     try:
-        found = connection.execute(INSERT, [_parameters(row, namespace) for row in rows]).mappings().all()
+        inserted = insert_on(connection, rows, namespace=namespace)
     except DBAPIError as error:
-        ours = "the database of this connection (it should be DATABASE_URL's, with the same search_path)"
+        ours = "the database of this connection (expected: the database of DATABASE_URL, with the same search_path)"
         explained = schema_error(error, ours)
         if explained is None:
             raise
         raise explained from error
-    by_id = {row["task_id"]: row for row in found}
-    inserted = [_inserted(by_id[row.task_id]) for row in rows]
     due = [owed_of(row, one) for row, one in zip(rows, inserted, strict=True) if one.due]
     transaction = connection.get_transaction()
     if _commits_by_itself(connection):
@@ -183,33 +140,6 @@ def _commits_by_itself(connection: Connection) -> bool:
     """Whether it is in AUTOCOMMIT: the row is committed already, and no COMMIT may ever come."""
     found: Any = getattr(connection, "_is_autocommit_isolation", None)
     return bool(found()) if found is not None else False
-
-
-def _parameters(row: NewRow, namespace: str) -> dict[str, Any]:
-    return {
-        "new_task_id": row.task_id,
-        "new_task_name": row.task_name,
-        "new_task_path": row.task_path,
-        "new_namespace": namespace,
-        "new_args": row.args,
-        "new_kwargs": row.kwargs,
-        "new_status": "READY",
-        "new_run_after": row.run_after,
-        "new_delay": row.delay,
-        "new_group_key": row.group_key,
-        "new_label": row.label,
-        "new_trace": row.trace,
-    }
-
-
-def _inserted(row: Any) -> Inserted:
-    run_after = row["run_after"]
-    return Inserted(
-        row["task_id"],
-        row["enqueued_at"].astimezone(UTC),
-        run_after.astimezone(UTC) if run_after is not None else None,
-        bool(row["due"]),
-    )
 
 
 def _unknown(connection: object, call: str, kinds: str, other: str) -> TypeError:

@@ -1,7 +1,7 @@
-"""A receiver without sockets that fails or dies on request: what the test kit drives.
+"""A receiver without sockets that fails or dies on request: the test kit drives it.
 
-Everything but sockets and tokens is the code that serves. What goes wrong goes wrong in `Unruly`, between the path and the
-runner: there an exception takes the place of the task, or the instance dies with the work done and nothing recorded.
+Everything but sockets and tokens is the code that serves. Faults are made in `FaultyRunner`, between the push path and the
+runner: an exception in place of the task, or an instance that dies after the work and before the record.
 
 Next: `receiver.testkit.queue` gives it messages.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from receiver.telemetry.events import Event
 
 MOST_EXECUTIONS = 10_000
-"""Executions that are read at most."""
+"""The most executions that `executions` reads."""
 
 _TIMES = (
     ("task_executions", "lease_expires_at"),
@@ -48,10 +48,10 @@ _TIMES = (
     ("rejected_messages", "first_seen"),
     ("rejected_messages", "last_seen"),
 )
-"""What waits for a time to come, or counts from one."""
+"""The columns that `advance` moves."""
 
 SWEEP_TIME = timedelta(seconds=60)
-"""For a sweep of a test's few rows: it takes milliseconds."""
+"""The longest that one sweep may take; with a test's few rows it takes milliseconds."""
 
 _numbers = count()
 
@@ -61,8 +61,8 @@ class InjectedFailure(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
-    """One delivery's end: what Pub/Sub would be told (0: no answer, the instance died), and why."""
+class DeliveryResult:
+    """How one delivery ended: the status that Pub/Sub gets (0: none, the instance died), and the ending behind it."""
 
     task_id: str
     task_name: str
@@ -71,13 +71,13 @@ class Delivered:
 
     @property
     def acked(self) -> bool:
-        """Whether Pub/Sub would not bring it again."""
+        """Whether Pub/Sub would not deliver the message again."""
         return self.status == 200  # noqa: PLR2004 - HTTP's number
 
 
 @dataclass(slots=True)
-class Message:
-    """A message, owed or delivered."""
+class QueuedMessage:
+    """A message, pending or delivered. `number` is its place in the order of publishing."""
 
     task_id: str
     task_name: str
@@ -86,8 +86,8 @@ class Message:
     number: int = field(default_factory=lambda: next(_numbers))
 
 
-class Unruly:
-    """A runner that does its work, unless it was told to fail or to die."""
+class FaultyRunner:
+    """A runner that fails or dies as often as it was told."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -109,15 +109,15 @@ class Unruly:
 
 
 class Crash(BaseException):
-    """The instance is gone: nothing may catch it on its way out."""
+    """The instance is gone. Not an Exception, so that nothing on the way out catches it."""
 
 
 class Receiver:
     """One instance, without its sockets."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
-        self._service = service = Service(settings, registry, emit=_quiet)
-        self.runner = Unruly(service.runner)
+        self._service = service = Service(settings, registry, emit=_drop)
+        self.runner = FaultyRunner(service.runner)
         rejections = Rejections(
             service.ledger.pool,
             namespace=settings.namespace,
@@ -126,7 +126,7 @@ class Receiver:
             grace=settings.rejection_grace,
         )
         self._endpoint = PushEndpoint(
-            NoVerifier(), registry, service.admission, service.ledger, self.runner, rejections, _quiet
+            NoVerifier(), registry, service.admission, service.ledger, self.runner, rejections, _drop
         )
 
     def knows(self, name: str) -> bool:
@@ -134,28 +134,28 @@ class Receiver:
         return self._service.registry.find(name) is not None
 
     async def start(self) -> None:
-        """Empties the record, and is ready."""
+        """Empties the record and starts."""
         pool = self._service.ledger.pool
         await pool.fetch("DELETE FROM task_executions")
         await pool.fetch("DELETE FROM rejected_messages")
         await self._service.start()
 
     async def stop(self) -> None:
-        """Ends it in order."""
+        """Drains and stops."""
         await self._service.drain()
         await self._service.stop()
 
-    async def answer(self, message: Message) -> Delivered:
-        """One delivery of a message."""
+    async def answer(self, message: QueuedMessage) -> DeliveryResult:
+        """Delivers a message once."""
         push = Push([], _once(message.body), len(message.body))
         try:
             ending = await self._endpoint.answer(push)
         except Crash:
-            return Delivered(message.task_id, message.task_name, 0, None)
-        return Delivered(message.task_id, message.task_name, reply(ending).status, ending)
+            return DeliveryResult(message.task_id, message.task_name, 0, None)
+        return DeliveryResult(message.task_id, message.task_name, reply(ending).status, ending)
 
     async def advance(self, by: timedelta) -> None:
-        """Moves what waits for a time nearer to it."""
+        """Moves the times of the record into the past, by so much."""
         for table, column in _TIMES:
             await self._service.ledger.pool.fetch(
                 f"UPDATE {table} SET {column} = {column} - $1::interval WHERE {column} IS NOT NULL",  # noqa: S608 - our own names
@@ -163,9 +163,9 @@ class Receiver:
             )
 
     async def sweep(self, pubsub: Any) -> Any:
-        """One sweep, as the schedule causes it every minute; what it publishes goes to `pubsub`. Returns its counts."""
+        """One sweep, as it is scheduled each minute. It publishes to `pubsub`. Returns its counts."""
         service = self._service
-        around = Surroundings(service.settings, service.registry.paths, _quiet)
+        around = Surroundings(service.settings, service.registry.paths, _drop)
         return await sweeper.sweep(around, within=SWEEP_TIME, everywhere=True, pubsub=pubsub)
 
     async def executions(self) -> list[Execution]:
@@ -174,8 +174,8 @@ class Receiver:
             return (await executions(connection, limit=MOST_EXECUTIONS))[::-1]
 
 
-def _quiet(_: Event) -> None:
-    """The test looks at the record, not at a log."""
+def _drop(_: Event) -> None:
+    """Drops events: a test looks at the record."""
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:

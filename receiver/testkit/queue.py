@@ -1,24 +1,19 @@
-"""The queue of the test kit: a subscription with its receiver, driven by hand.
+"""The queue of the test kit: a subscription and its receiver, driven by hand.
 
-What the code under test enqueues (`send_mail.enqueue(...)`) is pending here once its transaction commits. Messages are encoded
-and decoded, arguments bound, executions claimed, run, settled and swept on a real PostgreSQL, all by the same code that serves;
-only sockets, tokens and the wait for the next delivery are left out. Tasks run in an event loop of their own, in a thread, so that
-sync and async tests use it alike.
+Messages that the code under test enqueues (`send_mail.enqueue(...)`) are pending here once its transaction commits. They are
+encoded, decoded, claimed, run, settled and swept on a real PostgreSQL by the code that serves. Left out are only sockets,
+tokens and waiting. Tasks run in an event loop in a thread, so that sync and async tests use the queue alike.
 
 Next: `receiver.testing` makes it a fixture.
 """
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections import OrderedDict
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import uvloop
 
 from receiver.contract.encode import encode_envelope
 from receiver.contract.envelope import open_payload
@@ -30,29 +25,28 @@ from receiver.emulator.push_client import (
     scheduled_message,
 )
 from receiver.enqueue import PubSubBackend
+from receiver.enqueue.loop_thread import LoopThread
 from receiver.settings import PushAuth, Settings
 from receiver.tasks.backend import configure
-from receiver.testkit.faulty import Delivered, InjectedFailure, Message, Receiver
+from receiver.testkit.faulty import DeliveryResult, QueuedMessage, Receiver
 
 if TYPE_CHECKING:
-    from receiver.google.pubsub import Message as Published
+    from receiver.google.pubsub import Message
     from receiver.reading.queries import Execution
     from receiver.sweep.sweeper import Swept
     from receiver.tasks.registry import Registry
 
-__all__ = ["Delivered", "InjectedFailure", "Message", "TaskQueue", "running"]
-
 T = TypeVar("T")
 
 LEASE = timedelta(seconds=60)
-"""How long a crashed instance's claim holds: `advance(60)` is what ends it."""
+"""A crashed instance's claim holds so long: `advance(60)` ends it."""
 
-MOST = 10_000
-"""Deliveries of one `deliver_all` at most: a task that enqueues itself must not hang a test."""
+MOST_DELIVERIES = 10_000
+"""The most deliveries of one `deliver_all`: a task that enqueues itself must not hang a test."""
 
 
-class Pending(list[Message]):
-    """Messages at one moment. It may be called as well: an attribute and a method read alike in a test."""
+class Pending(list[QueuedMessage]):
+    """The pending messages at one moment. May be called too: `pending` and `pending()` are the same."""
 
     def __call__(self) -> Pending:
         """Itself."""
@@ -60,50 +54,49 @@ class Pending(list[Message]):
 
 
 class TaskQueue:
-    """A subscription with its receiver. Each method returns when what it does is done."""
+    """A subscription and its receiver. Each method returns when its work is done."""
 
-    def __init__(self, receiver: Receiver, loop: Loop) -> None:
+    def __init__(self, receiver: Receiver, loop: LoopThread) -> None:
         self._receiver = receiver
         self._loop = loop
-        self._pending: OrderedDict[int, Message] = OrderedDict()
-        self._last: Message | None = None
+        self._pending: OrderedDict[int, QueuedMessage] = OrderedDict()
+        self._last: QueuedMessage | None = None
         self._dropping = 0
 
     def enqueue(self, task: Any, *args: Any, **kwargs: Any) -> str:
-        """Publishes a message without delivering it; returns its id. `task` is a Task, a function, or a name.
+        """Publishes a message without delivering it; returns its task id. `task` is a Task, a function, or a name.
 
-        A message without a row, as somebody else's publisher sends it; what is enqueued with the task's own `enqueue` is
-        pending as well.
+        The message has no row yet, like one of a foreign publisher. The task's own `enqueue` works too, and writes one.
         """
         return self._publish(task, args, kwargs).task_id
 
-    def push(self, task: Any, *args: Any, **kwargs: Any) -> Delivered:
-        """Delivers one task at once, past whatever else is pending; nacked, it becomes pending."""
-        return self._loop.run(self._deliver(self._publish(task, args, kwargs)))
+    def push(self, task: Any, *args: Any, **kwargs: Any) -> DeliveryResult:
+        """Publishes a message and delivers it at once, before all that is pending. A nacked one stays pending."""
+        return self._run(self._deliver(self._publish(task, args, kwargs)))
 
-    def tick(self, task: Any) -> Delivered:
-        """Delivers one firing of a scheduled task, as Cloud Scheduler causes it."""
+    def tick(self, task: Any) -> DeliveryResult:
+        """Delivers one firing of a scheduled task, as from Cloud Scheduler."""
         name, message_id = self._name(task), new_message_id()
         body = scheduled_message(name, message_id=message_id)
-        return self._loop.run(self._deliver(Message(f"scheduled-{name}-{message_id}", name, body)))
+        return self._run(self._deliver(QueuedMessage(f"scheduled-{name}-{message_id}", name, body)))
 
-    def deliver_next(self) -> Delivered | None:
-        """Delivers the oldest pending message; None when there is none. Nacked, it goes to the end of the queue."""
+    def deliver_next(self) -> DeliveryResult | None:
+        """Delivers the oldest pending message; None when there is none. A nacked one goes to the end of the queue."""
         oldest = next(iter(self._pending.values()), None)
-        return self._loop.run(self._deliver(oldest)) if oldest is not None else None
+        return self._run(self._deliver(oldest)) if oldest is not None else None
 
-    def deliver_all(self) -> list[Delivered]:
-        """Delivers every pending message once, in order, those that come meanwhile too; what was nacked stays pending."""
-        return self._loop.run(self._deliver_all())
+    def deliver_all(self) -> list[DeliveryResult]:
+        """Delivers each pending message once, in order, including those that come meanwhile. Nacked ones stay pending."""
+        return self._run(self._deliver_all())
 
-    def redeliver_last(self) -> Delivered:
-        """Delivers the last delivered message again, as Pub/Sub may at any time, even after an ack."""
+    def redeliver_last(self) -> DeliveryResult:
+        """Delivers the last delivered message again, as Pub/Sub may, even after an ack."""
         if self._last is None:
             raise AssertionError("nothing has been delivered yet")
-        return self._loop.run(self._deliver(self._last))
+        return self._run(self._deliver(self._last))
 
     def fail_next(self, n: int = 1) -> None:
-        """The next `n` runs raise `InjectedFailure` instead of calling the task."""
+        """The next `n` runs fail with `InjectedFailure`; the task is not called."""
         self._receiver.runner.failing += n
 
     def drop_next(self, n: int = 1) -> None:
@@ -113,46 +106,48 @@ class TaskQueue:
     def crash_next(self) -> None:
         """The instance dies in the next run, after the task's last line and before its record.
 
-        What the task wrote through `ctx` is gone, what it did elsewhere is done, nothing renews its lease any more, and
-        that holds until `advance(60)`.
+        Writes through `ctx` are rolled back; other effects have happened. Its lease holds until `advance(60)`.
         """
         self._receiver.runner.crashing += 1
 
     def advance(self, seconds: float) -> None:
-        """Lets time pass for the record: leases run out, and what has become due meanwhile is swept, and pending."""
-        self._loop.run(self._receiver.advance(timedelta(seconds=seconds)))
+        """Moves the record's times by so much, and sweeps: leases run out, and what has become due is pending."""
+        self._run(self._receiver.advance(timedelta(seconds=seconds)))
         self.sweep()
 
     def sweep(self) -> Swept:
-        """One sweep, as it happens every minute: what is owed is pending from now on, what is over is removed.
+        """One sweep, as each minute: due messages become pending, old rows are deleted.
 
         It leaves no execution of its own in the record. Returns its counts (`published`, `stranded`, `pruned` and so on).
         """
-        swept: Swept = self._loop.run(self._receiver.sweep(Post(self)))
+        swept: Swept = self._run(self._receiver.sweep(QueuePublisher(self)))
         return swept
 
-    def arrive(self, message: Message) -> None:
-        """A message is published: it is pending from now on."""
+    def arrive(self, message: QueuedMessage) -> None:
+        """Makes a published message pending."""
         self._pending[message.number] = message
 
     @property
     def pending(self) -> Pending:
-        """What is still owed, the oldest first; `pending()` is the same."""
+        """The unacked messages, the oldest first; `pending()` is the same."""
         return Pending(self._pending.values())
 
     @property
     def executions(self) -> list[Execution]:
         """The record, in the order in which executions were enqueued."""
-        return self._loop.run(self._receiver.executions())
+        return self._run(self._receiver.executions())
 
-    def _publish(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Message:
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._loop.wait(self._loop.start(work))
+
+    def _publish(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> QueuedMessage:
         name, task_id = self._name(task), new_task_id()
-        made = Message(task_id, name, message(name, args, kwargs, task_id=task_id))
+        made = QueuedMessage(task_id, name, message(name, args, kwargs, task_id=task_id))
         self.arrive(made)
         return made
 
     def _name(self, task: Any) -> str:
-        """A name may be any: an unknown one is what a test may be about. A function must be a route's."""
+        """Any name is accepted, because a test may be about an unknown one. A function must have a route."""
         if isinstance(task, str):
             return task
         name = str(getattr(task, "func", task).__name__)
@@ -162,12 +157,12 @@ class TaskQueue:
             )
         return name
 
-    async def _deliver(self, message: Message) -> Delivered:
+    async def _deliver(self, message: QueuedMessage) -> DeliveryResult:
         message.attempts += 1
         self._last = message
         if self._dropping:
             self._dropping -= 1
-            ended = Delivered(message.task_id, message.task_name, 0, None)
+            ended = DeliveryResult(message.task_id, message.task_name, 0, None)
         else:
             ended = await self._receiver.answer(message)
         if ended.acked:
@@ -177,79 +172,60 @@ class TaskQueue:
             self._pending.move_to_end(message.number)
         return ended
 
-    async def _deliver_all(self) -> list[Delivered]:
-        done: list[Delivered] = []
+    async def _deliver_all(self) -> list[DeliveryResult]:
+        done: list[DeliveryResult] = []
         tried: set[int] = set()
         while waiting := [each for each in self._pending.values() if each.number not in tried]:
             for each in waiting:
-                if len(done) >= MOST:
+                if len(done) >= MOST_DELIVERIES:
                     raise AssertionError(
-                        f"{MOST} deliveries and still more: do tasks enqueue each other for ever?"
+                        f"{MOST_DELIVERIES} deliveries and still more: do tasks enqueue each other for ever?"
                     )
                 tried.add(each.number)
                 done.append(await self._deliver(each))
         return done
 
 
-class Post:
-    """Stands in Pub/Sub's place for what the code under test enqueues: its messages are pending at once."""
+class QueuePublisher:
+    """In place of Pub/Sub: what the code under test and the sweep publish is pending at once."""
 
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
 
-    async def publish(self, topic: str, messages: Sequence[Published]) -> list[str]:  # noqa: ARG002 - as Pubsub's
+    async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002 - as Pubsub's
         """Takes the messages."""
         return [self._take(each) for each in messages]
 
-    def _take(self, published: Published) -> str:
+    def _take(self, published: Message) -> str:
         payload, message_id = open_payload(published.data), new_message_id()
         body = encode_envelope(
             published.data, message_id, datetime.now(UTC), SUBSCRIPTION, published.attributes
         )
-        self._queue.arrive(Message(str(payload.task_id), payload.task_name, body))
+        self._queue.arrive(QueuedMessage(str(payload.task_id), payload.task_name, body))
         return message_id
-
-
-class Loop:
-    """An event loop in a thread of its own, for tests that may have one too."""
-
-    def __init__(self) -> None:
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="task_queue", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of the work, once it is done."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-    def close(self) -> None:
-        """Ends the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
 
 
 @contextmanager
 def running(database_url: str, registry: Registry) -> Iterator[TaskQueue]:
     """A queue on an empty record, for the time of the block."""
     settings = Settings(database_url=database_url, project_id="local", push_auth=PushAuth.OFF, lease=LEASE)
-    loop = Loop()
+
+    async def started() -> Receiver:
+        receiver = Receiver(settings, registry)
+        await receiver.start()
+        return receiver
+
+    loop = LoopThread()
     try:
-        receiver = loop.run(_made(settings, registry))
+        receiver = loop.wait(loop.start(started()))
         queue = TaskQueue(receiver, loop)
-        backend = PubSubBackend(settings, pubsub=Post(queue))
+        backend = PubSubBackend(settings, pubsub=QueuePublisher(queue))
         configure(backend)
         try:
             yield queue
         finally:
             configure(None)
-            loop.run(backend.aclose())
-            loop.run(receiver.stop())
+            loop.wait(loop.start(backend.aclose()))
+            loop.wait(loop.start(receiver.stop()))
     finally:
         loop.close()
-
-
-async def _made(settings: Settings, registry: Registry) -> Receiver:
-    receiver = Receiver(settings, registry)
-    await receiver.start()
-    return receiver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from example_tasks import tasks
 
-from receiver.tasks.registry import Registry
+from receiver.testing import Registry
 
 
 @pytest.fixture(scope="session")

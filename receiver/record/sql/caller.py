@@ -1,0 +1,75 @@
+"""nothing → READY, on a connection of the application's, in its transaction and by its own driver.
+
+`receiver.record.sql.outbox` does the same on a connection of the record's. Nobody else sees the row before the
+application's COMMIT.
+
+Next: `receiver.enqueue.transactions` publishes after that COMMIT.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Interval, Text, bindparam, cast, func, insert
+from sqlalchemy.dialects.postgresql import JSONB
+
+from receiver.record.schema import task_executions
+from receiver.record.sql.outbox import Inserted, NewRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+    from sqlalchemy.sql.dml import ReturningInsert
+
+NEW_ROW: Final = tuple(NewRow.__dataclass_fields__)
+
+PLAIN: Final = ("task_id", "task_name", "task_path", "namespace", "status", "group_key", "label", "trace")
+
+_columns = task_executions.c
+_now = func.clock_timestamp()
+
+
+def _insert() -> ReturningInsert[Any]:
+    values = {name: bindparam(f"new_{name}", type_=_columns[name].type) for name in PLAIN}
+    # As text with a cast: the caller's engine may have a JSON serialiser of its own.
+    documents = {name: cast(bindparam(f"new_{name}", type_=Text), JSONB) for name in ("args", "kwargs")}
+    due = func.coalesce(
+        bindparam("new_run_after", type_=_columns.run_after.type),
+        _now + bindparam("new_delay", type_=Interval),
+    )
+    return (
+        insert(task_executions)
+        .values(**values, **documents, enqueued_at=_now, run_after=due)
+        .returning(
+            _columns.task_id,
+            _columns.enqueued_at,
+            _columns.run_after,
+            func.coalesce(_columns.run_after <= _now, True).label("due"),
+        )
+    )
+
+
+INSERT_ON: Final = _insert()
+
+
+def insert_on(connection: Connection, rows: Sequence[NewRow], *, namespace: str) -> list[Inserted]:
+    """New rows, READY, in the order of `rows`; errors as SQLAlchemy raises them."""
+    given = [
+        {f"new_{name}": getattr(row, name) for name in NEW_ROW}
+        | {"new_namespace": namespace, "new_status": "READY"}
+        for row in rows
+    ]
+    found = {row["task_id"]: row for row in connection.execute(INSERT_ON, given).mappings()}
+    return [_inserted(found[row.task_id]) for row in rows]
+
+
+def _inserted(row: Any) -> Inserted:
+    run_after = row["run_after"]
+    return Inserted(
+        row["task_id"],
+        row["enqueued_at"].astimezone(UTC),
+        run_after.astimezone(UTC) if run_after is not None else None,
+        bool(row["due"]),
+    )
