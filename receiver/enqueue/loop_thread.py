@@ -7,12 +7,13 @@ parent has open: `receiver.enqueue.pubsub_backend` gives it a new one.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from concurrent import futures
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from concurrent.futures import Future
 
 T = TypeVar("T")
@@ -22,11 +23,11 @@ class LoopThread:
     """A loop that runs until `close`. A daemon: it never keeps the process."""
 
     def __init__(self) -> None:
-        # Not uvloop: in a process that forks, only the standard library's leaves the parent's descriptors alone.
-        self._loop = asyncio.SelectorEventLoop()
-        self._thread = threading.Thread(target=self._live, name="receiver enqueue", daemon=True)
         self._under_way: set[Future[Any]] = set()
-        self._thread.start()
+        self._ended: Future[None] = futures.Future()
+        made: Future[asyncio.AbstractEventLoop] = futures.Future()
+        _start_thread(lambda: self._live(made))
+        self._loop = made.result()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Has the loop do the work. Not after `close` has begun: who calls both sees to that."""
@@ -50,18 +51,69 @@ class LoopThread:
 
     def close(self) -> None:
         """Ends the loop when what is under way is done; what it has open closes itself first (`Outbox.open`)."""
-        if self._thread.is_alive():
-            futures.wait(tuple(self._under_way))
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        futures.wait(tuple(self._under_way))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._ended.result()
 
-    def _live(self) -> None:
-        asyncio.set_event_loop(self._loop)
+    def _live(self, made: Future[asyncio.AbstractEventLoop]) -> None:
+        # Not uvloop: in a process that forks, only the standard library's leaves the parent's descriptors alone.
         try:
-            self._loop.run_forever()
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            loop = asyncio.SelectorEventLoop()
+        except OSError as error:  # no descriptor is left
+            made.set_exception(error)
+            return
+        if _has_gevent():
+            loop.set_default_executor(_NativeThreads())
+        asyncio.set_event_loop(loop)
+        made.set_result(loop)
+        try:
+            loop.run_forever()
+            loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
-            self._loop.close()
+            loop.close()
+            if _has_gevent():
+                from gevent import get_hub  # noqa: PLC0415 - only where the application has gevent
+
+                get_hub().destroy(destroy_loop=True)
+            self._ended.set_result(None)
+
+
+class _NativeThreads(futures.ThreadPoolExecutor):
+    """For `asyncio.to_thread` and name look-ups beside gevent: the usual one's greenlets would keep the process at its end."""
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Runs the function in a thread of gevent's."""
+        from gevent import get_hub  # noqa: PLC0415 - only where the application has gevent
+
+        future: Future[T] = futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+                future.set_exception(error)
+
+        get_hub().threadpool.spawn(run)
+        return future
+
+
+def _has_gevent() -> bool:
+    """Whether gevent's `patch_all` has made greenlets of `threading.Thread`."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def _start_thread(run: Callable[[], None]) -> None:
+    """Runs it in a thread of the operating system, also where gevent makes greenlets of threads.
+
+    A loop in a greenlet would count as running in every other greenlet, and `asyncio` would refuse them all.
+    """
+    if _has_gevent():
+        from gevent.monkey import get_original  # noqa: PLC0415 - only where the application has gevent
+
+        get_original("_thread", "start_new_thread")(run, ())
+    else:
+        threading.Thread(target=run, name="receiver enqueue", daemon=True).start()
 
 
 def refuse_in_loop(call: str) -> None:

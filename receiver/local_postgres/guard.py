@@ -2,7 +2,7 @@
 
 The owner (`receiver.local_postgres.server`) starts this file as a script and holds the only write end of the pipe that is
 its standard input. However the owner ends, SIGKILL included, the kernel closes that pipe: the guard then shuts the
-server down, removes the temporary folder, and exits. So no server outlives its owner, and no folder is left behind.
+server down, removes the temporary folders, and exits. So no server outlives its owner, and no folder is left behind.
 
 It runs with the standard library alone and never imports `receiver`: it has to be up in milliseconds. Requests come
 as one JSON object a line, each answered by one:
@@ -119,8 +119,8 @@ def _exit(_signal: int, _frame: object) -> NoReturn:
 def main() -> None:
     """Serves requests until standard input ends; then nothing of the server is left.
 
-    The one argument is a JSON object: `log` (path), `account` ([uid, gid] or null), `remove` (the temporary folder, or
-    null). Every account of the machine may read it, so the environment is no part of it: the programs have this process's.
+    The one argument is a JSON object: `log` (path), `account` ([uid, gid] or null), `remove` (the folders that go
+    with the server). Every account of the machine may read it, so the environment is no part of it: the programs have this process's.
     """
     signal.signal(signal.SIGTERM, _exit)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides what Ctrl-C means
@@ -139,8 +139,8 @@ def main() -> None:
                     os.write(1, json.dumps(answer).encode() + b"\n")
         finally:
             guard.stop("fast")
-            if config["remove"]:
-                shutil.rmtree(config["remove"], ignore_errors=True)
+            for folder in config["remove"]:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

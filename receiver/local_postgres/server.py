@@ -1,7 +1,7 @@
 """A real PostgreSQL on this machine, without an installation: for `receiver demo`, `receiver dev`, and tests.
 
 Invariants: it listens on 127.0.0.1 only; it stops with its owner, however the owner ends (`receiver.local_postgres.guard` is
-its parent); a temporary folder goes with it, a given one stays. What was committed survives a crash of its
+its parent); a temporary folder and a copy of the programs go with it, a given folder stays. What was committed survives a crash of its
 *processes*: that needs only the operating system's page cache, so `fsync` is off by default while
 `synchronous_commit` stays on. A power cut is another matter: pass `fsync=True` for data that should survive it.
 
@@ -115,8 +115,10 @@ class Postgres:
             raise LocalPostgresError(message)
         self._programs = binaries.find()
         self._make_folder()
-        self._start_guard()
+        copy = self._start_guard()
         try:
+            if copy is not None:
+                self._programs = binaries.copied(self._programs, copy)
             self._initialise()
             self.resume()
         except BaseException:
@@ -301,12 +303,17 @@ class Postgres:
             message = f"{program} {' '.join(arguments)}: {done.stderr.strip()}"
             raise LocalPostgresError(message)
 
-    def _start_guard(self) -> None:
-        account = self._found().account
+    def _start_guard(self) -> Path | None:
+        """Starts it; returns the folder that a copy of the programs goes to, which it removes at the end."""
+        programs = self._found()
+        account, copy = programs.account, None
+        if programs.copies is not None:
+            copy = Path(tempfile.mkdtemp(prefix="receiver-postgres-", dir=programs.copies))
+        temporary = self.folder if self._given is None else None
         config = {
             "log": str(self._log),
             "account": (account.uid, account.gid) if account else None,
-            "remove": str(self.folder) if self._given is None else None,
+            "remove": [str(folder) for folder in (temporary, copy) if folder is not None],
         }
         with self._log.open("ab") as log:
             # A new session: signals from the terminal reach the owner alone. Python's pipes are not inherited by
@@ -321,6 +328,7 @@ class Postgres:
                 env=_environment(),
                 start_new_session=True,
             )
+        return copy
 
     def _ask(self, request: Mapping[str, object]) -> dict[str, object]:
         """One request to the guard, and its answer."""

@@ -30,7 +30,7 @@ CLASS_NAMES_USED_TWICE: Final = {"Message"}
 
 MODULE_NAMES_USED_TWICE: Final = {
     "registry"
-}  # receiver/registry.py is the old import path, for one minor version
+}  # receiver/tasks/registry.py is the old import path, for one minor version
 
 IMPORTS_BY_NAME: Final = {
     "tasks/plugins.py": "loads the users' modules",

