@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import httpx
@@ -26,6 +25,7 @@ from receiver.emulator.signer import Signer
 from receiver.record.schema_check import HEAD
 from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
 from tests.stage.slow import some_quick
+from tests.stage.waiting import wait_until
 
 Run = Callable[..., Done]
 
@@ -135,7 +135,7 @@ class TestStreams:
                     return False
 
             try:
-                _until(answers, "it serves")
+                wait_until(answers)
             finally:
                 process.terminate()
         assert process.returncode == 0
@@ -580,15 +580,15 @@ class TestDemo:
             stderr=subprocess.PIPE,
             text=True,
         )
-        _until(lambda: any(MODULE in environ_of(pid) for pid in marked(folder)), "the receiver runs")
+        wait_until(lambda: any(MODULE in environ_of(pid) for pid in marked(folder)))
         programs = {Path(f"/proc/{pid}/exe").readlink().name for pid in marked(folder)}
         assert "postgres" in programs
         demo.send_signal(number)
         output, errors = demo.communicate(timeout=30)
         assert demo.returncode == 128 + number, output + errors
         assert "Traceback" not in errors
-        _until(lambda: not marked(folder), "no process is left")
-        _until(lambda: not list(folder.iterdir()), "no file is left")
+        wait_until(lambda: not marked(folder))
+        wait_until(lambda: not list(folder.iterdir()))
 
 
 def environ_of(pid: int) -> str:
@@ -602,10 +602,3 @@ def marked(folder: Path) -> list[int]:
     """The processes whose environment names the folder."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [pid for pid in pids if f"TMPDIR={folder}\0" in environ_of(pid)]
-
-
-def _until(true: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.02)
