@@ -19,7 +19,6 @@ from benchmarks.mail import send_mail
 from receiver import TaskRoute, maintenance
 from receiver.doctor import record_look
 from receiver.reading import groups, queries
-from receiver.reading.queries import Status
 from receiver.reading.rejected import rejections
 from receiver.record import schema_check
 from receiver.record.connections import SERVER_SETTINGS
@@ -28,6 +27,7 @@ from receiver.record.sql import pruning as prune
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
 from receiver.sweep import owed, pruning, sweeper
+from receiver.tasks.call import TaskResultStatus
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
@@ -216,7 +216,7 @@ def _operators() -> list[Question]:
     def listed(name: str, query: Callable[[AsyncConnection], Awaitable[Any]]) -> Question:
         return asks(name, _text(query))
 
-    def standing(status: Status) -> Callable[[AsyncConnection], Awaitable[Any]]:
+    def standing(status: TaskResultStatus) -> Callable[[AsyncConnection], Awaitable[Any]]:
         return lambda c: queries.executions(c, namespace=NAMESPACE, status=status)
 
     day = timedelta(days=1)
@@ -224,10 +224,10 @@ def _operators() -> list[Question]:
         listed(
             "list", lambda c: queries.executions(c, namespace=NAMESPACE, besides=[maintenance.SWEEP.path])
         ),
-        *(listed(f"list --status {status}", standing(status)) for status in Status),
+        *(listed(f"list --status {status}", standing(status)) for status in TaskResultStatus),
         listed(
             "list --status FAILED --since 1d",
-            lambda c: queries.executions(c, namespace=NAMESPACE, status=Status.FAILED, since=day),
+            lambda c: queries.executions(c, namespace=NAMESPACE, status=TaskResultStatus.FAILED, since=day),
         ),
         listed(
             "list --task, a usual one", lambda c: queries.executions(c, namespace=NAMESPACE, task="task_7")

@@ -11,7 +11,8 @@ from receiver import maintenance
 from receiver.cli import arguments, listing, terminal
 from receiver.reading import queries
 from receiver.reading.history import Transition, history
-from receiver.reading.queries import Attempt, Execution, Status
+from receiver.reading.queries import Attempt, Execution
+from receiver.tasks.call import TaskResultStatus
 from receiver.text import is_storable
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from rich.text import Text
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-STYLES = {Status.SUCCESSFUL: "green", Status.FAILED: "red", Status.RUNNING: "cyan", Status.READY: ""}
+STYLES = {
+    TaskResultStatus.SUCCESSFUL: "green",
+    TaskResultStatus.FAILED: "red",
+    TaskResultStatus.RUNNING: "cyan",
+    TaskResultStatus.READY: "",
+}
 
 BRIEF = 100
 """Characters of a result or an error in a listing."""
@@ -34,7 +40,7 @@ def command() -> None:
 @command.command("list")
 @click.option(
     "--status",
-    type=click.Choice([status.value for status in Status], case_sensitive=False),
+    type=click.Choice([status.value for status in TaskResultStatus], case_sensitive=False),
     help="Only these.",
 )
 @click.option("--task", metavar="NAME", help="Only of this task: its name or its path.")
@@ -46,7 +52,7 @@ def list_(*, status: str | None, task: str | None, since: str | None, all_: bool
     as_json, namespace = options.pop("as_json"), options["namespace"]
     # A sweep a minute would bury everything else. Naming the task shows them.
     besides = () if all_ or task else tuple(route.path for route in maintenance.ROUTES)
-    wanted = Status(status.upper()) if status else None
+    wanted = TaskResultStatus(status.upper()) if status else None
     within = None if since is None else arguments.duration("--since", since)
 
     async def query(connection: AsyncConnection) -> tuple[list[Execution], int]:
@@ -107,7 +113,7 @@ def _result(execution: Execution) -> Text:
         text = f"{execution.error_type}: {execution.error_message or ''}"
     elif execution.skipped_by is not None:
         text = f"not run: {execution.skipped_by} is off"
-    elif execution.status == Status.SUCCESSFUL:
+    elif execution.status == TaskResultStatus.SUCCESSFUL:
         text = msgspec.json.encode(execution.return_value).decode()
     else:
         text = "" if execution.run_after is None else f"not before {execution.run_after:%Y-%m-%d %H:%M:%S}"
@@ -124,8 +130,8 @@ def _took(execution: Execution) -> Text:
 def _status(status: str | None, *, final: bool = False) -> Text:
     if status is None:
         return terminal.cell(None)
-    shown = f"{status}, final" if final and status == Status.FAILED else status
-    return terminal.cell(shown, STYLES[Status(status)])
+    shown = f"{status}, final" if final and status == TaskResultStatus.FAILED else status
+    return terminal.cell(shown, STYLES[TaskResultStatus(status)])
 
 
 COLUMNS: dict[str, Callable[[Execution], Text]] = {

@@ -14,6 +14,7 @@ from receiver.errors import ConfigurationError, RejectionReason
 from receiver.record.connections import RecordConnection
 from receiver.record.sql import rejected, replaying
 from receiver.sweep import replays, sweeper
+from receiver.tasks.call import TaskResultStatus
 from receiver.text import is_storable
 
 if TYPE_CHECKING:
@@ -119,8 +120,8 @@ async def _for(made: Sweeper, connection: Executor, reason: str, task: str | Non
     return told
 
 
-WHY = {
-    "SUCCESSFUL": "it succeeded, and never runs again; enqueue another",
-    "READY": "it is READY, and will be delivered",
-    "RUNNING": "it is running; when it fails, it is tried again by itself",
+WHY: dict[str, str] = {
+    TaskResultStatus.SUCCESSFUL: "it succeeded, and never runs again; enqueue another",
+    TaskResultStatus.READY: "it is READY, and will be delivered",
+    TaskResultStatus.RUNNING: "it is running; when it fails, it is tried again by itself",
 }

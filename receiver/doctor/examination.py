@@ -16,21 +16,15 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import httpx
 
 from receiver.delivery.certificates import Certificates
-from receiver.doctor import (
-    record_look,
-    record_rules,
-    resource_rules,
-    service_rules,
-    setting_rules,
-    task_rules,
-)
+from receiver.doctor import record_look
 from receiver.doctor.cloud_run import DEFAULT_MAX_INSTANCES
 from receiver.doctor.findings import Check, Diagnosis, Finding, Rule, Severity, Unseen, judged
 from receiver.doctor.google_look import GoogleLook, Provisioned, Roles, find_service
-from receiver.doctor.record_rules import Fleet
-from receiver.doctor.service_rules import Deployed
-from receiver.doctor.setting_rules import Configuration
-from receiver.doctor.task_rules import Declared
+from receiver.doctor.record_rules import UNAVAILABLE_RULES, Fleet, judge_record
+from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
+from receiver.doctor.service_rules import SERVICE_RULES, Deployed
+from receiver.doctor.setting_rules import SETTING_RULES, Configuration
+from receiver.doctor.task_rules import TASK_RULES, Declared
 from receiver.errors import DatabaseUnavailable, GoogleError, SettingError
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
@@ -47,10 +41,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LIMIT: Final = timedelta(seconds=10)
+PART_LIMIT: Final = timedelta(seconds=10)
 """For each part of the examination. All run at the same time, so that it takes about this long at most."""
 
-RETRIES: Final = 1
+GOOGLE_RETRIES: Final = 1
 """Of a request to Google: the doctor reports trouble, it does not wait until it is over."""
 
 
@@ -91,7 +85,7 @@ async def examine(
         service or settings.service_name,
         region,
         skipped | _absent_in_stand_in(settings),
-        judged(Check.CONFIGURATION, setting_rules.RULES, configuration),
+        judged(Check.CONFIGURATION, SETTING_RULES, configuration),
     )
     return await examination.diagnosis()
 
@@ -110,7 +104,7 @@ class _Examination:
 
     async def diagnosis(self) -> Diagnosis:
         """Looks, then judges: many rules need the service as it is deployed."""
-        client = GoogleClient(most_retries=RETRIES)
+        client = GoogleClient(most_retries=GOOGLE_RETRIES)
         admin = GoogleAdmin(client, Endpoints.of(self.settings))
         try:
             async with asyncio.TaskGroup() as group:
@@ -138,10 +132,10 @@ class _Examination:
         if check in self.skipped:
             return None
         try:
-            async with asyncio.timeout(LIMIT.total_seconds()):
+            async with asyncio.timeout(PART_LIMIT.total_seconds()):
                 return await look()
         except TimeoutError:
-            self.unseen.append(Unseen(check, f"no answer within {LIMIT.total_seconds():g} s"))
+            self.unseen.append(Unseen(check, f"no answer within {PART_LIMIT.total_seconds():g} s"))
         except (GoogleError, SettingError) as error:
             self.unseen.append(Unseen(check, str(error)))
         return None
@@ -152,7 +146,7 @@ class _Examination:
         try:
             return await record_look.look(database, self.settings.namespace)
         except DatabaseUnavailable as error:
-            self.findings += judged(Check.DATABASE, record_rules.UNAVAILABLE, error)
+            self.findings += judged(Check.DATABASE, UNAVAILABLE_RULES, error)
         return None
 
     async def _certificates(self) -> None:
@@ -184,11 +178,11 @@ class _Examination:
         return None
 
     async def _provisioned(self, check: Check, look: Callable[[], Awaitable[Provisioned]]) -> None:
-        self.findings += judged(check, resource_rules.RULES, await look())
+        self.findings += judged(check, RESOURCE_RULES, await look())
 
     async def _roles(self, look: Callable[[], Awaitable[Roles]]) -> None:
         roles = await look()
-        self.findings += judged(Check.ROLES, resource_rules.ROLE_RULES, roles)
+        self.findings += judged(Check.ROLES, ROLE_RULES, roles)
         self.unseen += [Unseen(Check.ROLES, line) for line in roles.unseen]
 
     async def _service(self, admin: GoogleAdmin) -> Deployed | None:
@@ -201,15 +195,15 @@ class _Examination:
 
     def _judge(self, deployed: Deployed | None, record: RecordSeen | None) -> None:
         service = None if deployed is None else deployed.service
-        self.findings += judged(Check.TASKS, task_rules.RULES, replace(self.declared, service=service))
+        self.findings += judged(Check.TASKS, TASK_RULES, replace(self.declared, service=service))
         if deployed is not None:
-            self.findings += judged(Check.SERVICE, service_rules.RULES, deployed)
+            self.findings += judged(Check.SERVICE, SERVICE_RULES, deployed)
         if record is not None:
             known = self.max_instances or (service and service.max_instances)
             fleet = Fleet(known or DEFAULT_MAX_INSTANCES, self.settings.db_pool_size, known=bool(known))
             if service is not None:
                 fleet = replace(fleet, flags=service.flags)
-            self.findings += record_rules.judge(record, fleet)
+            self.findings += judge_record(record, fleet)
             self.unseen += [Unseen(Check.DATABASE, line) for line in record.unseen]
 
 

@@ -117,7 +117,7 @@ def _time(waiting: Waiting) -> str:
     return f"{seconds:.0f} s"
 
 
-UNAVAILABLE: Final[tuple[Rule[DatabaseUnavailable], ...]] = (
+UNAVAILABLE_RULES: Final[tuple[Rule[DatabaseUnavailable], ...]] = (
     Rule(
         Severity.ERROR,
         "database-refuses",
@@ -136,7 +136,7 @@ UNAVAILABLE: Final[tuple[Rule[DatabaseUnavailable], ...]] = (
     ),
 )
 
-RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
+RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     Rule(
         Severity.ERROR,
         "postgresql-version",
@@ -234,6 +234,6 @@ RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
 )
 
 
-def judge(seen: RecordSeen, fleet: Fleet) -> list[Finding]:
+def judge_record(seen: RecordSeen, fleet: Fleet) -> list[Finding]:
     """Findings about the record."""
-    return judged(Check.DATABASE, RULES, RecordAndFleet(seen, fleet))
+    return judged(Check.DATABASE, RECORD_RULES, RecordAndFleet(seen, fleet))

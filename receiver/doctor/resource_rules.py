@@ -151,7 +151,7 @@ def _named(item: Resource, verb: str) -> str:
     return f"pubsub {collection} {verb} {name} --project {project}"
 
 
-RULES: Final[tuple[Rule[Provisioned], ...]] = (
+RESOURCE_RULES: Final[tuple[Rule[Provisioned], ...]] = (
     Rule(Severity.ERROR, "missing", _missing, "{item[what]}", "{item[why]}", APPLY),
     *(
         Rule(severity, code, partial(_drifted, fields), "{item}", why, APPLY)

@@ -92,7 +92,7 @@ def _set(name: str, value: str) -> str:
     return f"--update-env-vars {shlex.quote(('^|^' if ',' in value else '') + f'{name}={value}')}"
 
 
-RULES: Final[tuple[Rule[Deployed], ...]] = (
+SERVICE_RULES: Final[tuple[Rule[Deployed], ...]] = (
     Rule(
         Severity.WARNING,
         "service-url",

@@ -65,7 +65,7 @@ class Configuration:
         return urlsplit(self.settings.certs_url).hostname or ""
 
 
-RULES: Final[tuple[Rule[Configuration], ...]] = (
+SETTING_RULES: Final[tuple[Rule[Configuration], ...]] = (
     Rule(
         Severity.ERROR,
         "setting-refused",

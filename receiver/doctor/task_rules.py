@@ -88,7 +88,7 @@ class Declared:
                 yield {"task": route.name, "waited": waited, "most": most, "longer": longer}
 
 
-RULES: Final[tuple[Rule[Declared], ...]] = (
+TASK_RULES: Final[tuple[Rule[Declared], ...]] = (
     Rule(
         Severity.ERROR,
         "plugins-broken",

@@ -1,16 +1,15 @@
-"""The closed set of endings of a delivery, and the one function that turns them into a reply.
+"""The closed set of endings of a delivery.
 
-An ending is a value. Those that a task's run can have (`Outcome`) go through `ledger.settle`; the others end a
-delivery before anything ran. `reply` is exhaustive: mypy refuses a new ending without a status.
+An ending is a value. Those that a task's run can have (`Outcome`) go through `ledger.settle`; the others end a delivery before
+anything ran.
 
-Statuses are Pub/Sub's: 200 acks, everything else is a nack and comes again. Bodies are one constant sentence each:
-no task names, no values, nothing of a token.
+Next: `receiver.delivery.replies` has the answer for each.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -137,55 +136,3 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 Ending = Outcome | NotStarted | Denied | Oversized | Refused | Full | Disconnected | Unrecorded | Broken
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """An HTTP status and the one sentence sent with it."""
-
-    status: int
-    body: str
-
-
-def reply(ending: Ending) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table: one line an ending
-    """The answer to Pub/Sub for an ending."""
-    match ending:
-        case Succeeded():
-            return Reply(200, "The task completed.")
-        case Skipped():
-            return Reply(200, "The task is switched off.")
-        case Done():
-            return Reply(200, "The task was already completed.")
-        case NotDue():
-            return Reply(200, "The task is not due yet and will be delivered later.")
-        case Exhausted():
-            return Reply(200, "The task has no attempts left.")
-        case Failed(final=True):
-            return Reply(200, "The task failed and will not be retried.")
-        case Refused(acked=True):
-            return Reply(200, "The message was rejected repeatedly and has been set aside.")
-        case Refused():
-            return Reply(400, "The message was rejected.")
-        case Oversized():
-            return Reply(400, "The message is too large.")
-        case Disconnected():
-            return Reply(400, "The message did not arrive whole.")
-        case Denied():
-            return Reply(403, "Forbidden.")
-        case Busy():
-            return Reply(429, "The task is already running.")
-        case Full():
-            return Reply(429, "The service is at capacity.")
-        case Failed():
-            return Reply(500, "The task failed.")
-        case Abandoned():
-            return Reply(500, "The task ran out of time.")
-        case HandedBack():
-            return Reply(500, "The task was handed back.")
-        case Lost():
-            return Reply(500, "The task's lease was lost.")
-        case Unrecorded():
-            return Reply(500, "The outcome could not be recorded.")
-        case Broken():
-            return Reply(500, "Internal error.")
-        case _ as never:
-            assert_never(never)

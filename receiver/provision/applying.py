@@ -22,10 +22,10 @@ from receiver.provision.planning import Change, Create, Delete, Give, Plan, Upda
 from receiver.provision.resources import Kind, Resource
 from receiver.provision.scope import Belongs, Scope
 
-TRIES: Final = 5
+CONFLICT_TRIES: Final = 5
 """Times that a change is tried against other writers."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 2.0
+FIRST_CONFLICT_PAUSE, LONGEST_CONFLICT_PAUSE = 0.25, 2.0
 """Seconds between those tries: a bound that doubles from the first to the longest. Each pause is a random part of its bound, so that
 two writers who collide do not meet again."""
 
@@ -108,9 +108,9 @@ async def _carried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
 
 async def _tried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
     """Makes one change against other writers: a conflict is read back, and tried again where that may help."""
-    for attempt in range(TRIES):
+    for attempt in range(CONFLICT_TRIES):
         if attempt:
-            bound = min(FIRST_PAUSE * 2**attempt, LONGEST_PAUSE)
+            bound = min(FIRST_CONFLICT_PAUSE * 2**attempt, LONGEST_CONFLICT_PAUSE)
             await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - spreads writers, keeps no secret
         try:
             await _sent(change, admin)
@@ -123,7 +123,9 @@ async def _tried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
             return ChangeDone(change)
     left = differences(change.item, change.found) if isinstance(change, Update) else ()
     differs = f"; it differs in {_named(left)}" if left else ""
-    return ChangeFailed(change, f"somebody else kept changing it through {TRIES} tries: try again{differs}")
+    return ChangeFailed(
+        change, f"somebody else kept changing it through {CONFLICT_TRIES} tries: try again{differs}"
+    )
 
 
 async def _sent(change: Change, admin: GoogleAdmin) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from receiver.provision.resources import Kind, Resource
-from receiver.provision.scope import ENVIRONMENT, NAMESPACE, SERVICE
+from receiver.provision.scope import ENVIRONMENT_LABEL, NAMESPACE_LABEL, SERVICE_LABEL
 
 NEVER: Final = "never"
 _UTC: Final = frozenset(
@@ -150,7 +150,9 @@ def _state(value: Any) -> str | None:
 
 
 STATE: Final = "state"
-_LABELS: Final = tuple(Field(f"labels.{key}", _text) for key in (ENVIRONMENT, NAMESPACE, SERVICE))
+_LABELS: Final = tuple(
+    Field(f"labels.{key}", _text) for key in (ENVIRONMENT_LABEL, NAMESPACE_LABEL, SERVICE_LABEL)
+)
 
 FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
     Kind.TOPIC: _LABELS,

@@ -35,7 +35,7 @@ R = TypeVar("R")
 SIDE_BY_SIDE: Final = 10
 """Requests at once. Pub/Sub and Cloud Scheduler allow some hundred administrative requests a second or a minute."""
 
-PATIENCE: Final = 8
+QUOTA_RETRIES: Final = 8
 """Tries after the first: about half a minute, for quotas that are counted by the minute."""
 
 PAGES: Final = {"topics": 1000, "subscriptions": 1000, "jobs": 500, "services": 100}
@@ -189,7 +189,7 @@ class GoogleAdmin:
             params["pageToken"] = token
 
     async def _ask(self, method: str, url: str, **request: Any) -> Any:
-        return await self._client.request(method, url, retries=PATIENCE, **request)
+        return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
 
     def _url(self, name: str) -> str:
         """The address of a resource, `…/topics/t`, or of a collection, `…/topics`: that has an odd number of parts."""

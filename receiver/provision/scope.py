@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from receiver.provision.resources import Resource
     from receiver.settings import Settings
 
-ENVIRONMENT: Final = "receiver-environment"
-NAMESPACE: Final = "receiver-namespace"
-SERVICE: Final = "receiver-service"
+ENVIRONMENT_LABEL: Final = "receiver-environment"
+NAMESPACE_LABEL: Final = "receiver-namespace"
+SERVICE_LABEL: Final = "receiver-service"
 
 LABEL_LIMIT: Final = 63
 """Characters of a label's key or value: Google's limit. Allowed are lower case, digits, `_` and `-`."""
@@ -87,9 +87,9 @@ class Scope:
     def labels(self) -> dict[str, str]:
         """The labels of its topics and subscriptions."""
         return {
-            ENVIRONMENT: label(self.environment),
-            NAMESPACE: label(self.namespace),
-            SERVICE: label(self.service),
+            ENVIRONMENT_LABEL: label(self.environment),
+            NAMESPACE_LABEL: label(self.namespace),
+            SERVICE_LABEL: label(self.service),
         }
 
     @property
@@ -151,7 +151,7 @@ class Scope:
             if not marks:
                 return Belongs.NOBODYS
             is_ours = marks == ours
-            is_receivers = all(marks.get(key) == ours[key] for key in (ENVIRONMENT, NAMESPACE))
+            is_receivers = all(marks.get(key) == ours[key] for key in (ENVIRONMENT_LABEL, NAMESPACE_LABEL))
         if not is_receivers:
             return Belongs.OTHERS
         return Belongs.OURS if is_ours else Belongs.FORMER_SERVICES
@@ -169,7 +169,7 @@ def owner_of(found: Resource) -> str:
         description: str = found.body.get("description", "")
         return description.partition(";")[0].removeprefix("receiver ")
     labels = found.body.get("labels", {})
-    return f"{labels.get(ENVIRONMENT, '?')}--{labels.get(NAMESPACE, '?')} of {labels.get(SERVICE, '?')}"
+    return f"{labels.get(ENVIRONMENT_LABEL, '?')}--{labels.get(NAMESPACE_LABEL, '?')} of {labels.get(SERVICE_LABEL, '?')}"
 
 
 def label(value: str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, assert_never
 
 from receiver.endings.outcomes import AttemptEnding
+from receiver.tasks.call import TaskResultStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from receiver.reading.queries import Attempt, Execution
 
-READY, RUNNING, SUCCESSFUL, FAILED = "READY", "RUNNING", "SUCCESSFUL", "FAILED"
+READY, RUNNING, FAILED, SUCCESSFUL = TaskResultStatus
 
 WHY_LIMIT = 300
 """Characters of an error that a line of history quotes; `task_attempts` holds the whole."""
@@ -111,11 +112,11 @@ def _tell(chain: _Chain, attempt: Attempt) -> None:
 def _arrive(chain: _Chain, execution: Execution) -> None:
     """The way from the last attempt told to where the row stands now."""
     match execution.status:
-        case "RUNNING" | "SUCCESSFUL" if chain.state != RUNNING:
+        case TaskResultStatus.RUNNING | TaskResultStatus.SUCCESSFUL if chain.state != RUNNING:
             chain.start(execution.attempt, execution.started_at)
-        case "READY" if chain.state != READY:
+        case TaskResultStatus.READY if chain.state != READY:
             chain.go(READY, None, "put back")
-        case "FAILED" if chain.state != FAILED:
+        case TaskResultStatus.FAILED if chain.state != FAILED:
             chain.go(FAILED, execution.finished_at, _error(execution))
     if execution.status == SUCCESSFUL:
         switch = execution.skipped_by

@@ -10,7 +10,6 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -21,6 +20,7 @@ from sqlalchemy.pool import NullPool
 from receiver.errors import DatabaseUnavailable
 from receiver.record.schema import rejected_messages, task_attempts, task_executions
 from receiver.record.sqlstates import schema_error
+from receiver.tasks.call import TaskResultStatus
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -36,15 +36,6 @@ STATEMENT_TIMEOUT = "30s"
 
 LIMIT = 50
 """How many executions a listing has when nothing else is asked for: a screenful."""
-
-
-class Status(StrEnum):
-    """Where an execution stands (`task_executions.status`)."""
-
-    READY = "READY"
-    RUNNING = "RUNNING"
-    SUCCESSFUL = "SUCCESSFUL"
-    FAILED = "FAILED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +135,7 @@ async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
 async def executions(
     connection: AsyncConnection,
     *,
-    status: Status | None = None,
+    status: TaskResultStatus | None = None,
     task: str | None = None,
     since: timedelta | None = None,
     namespace: str | None = None,
@@ -166,7 +157,7 @@ async def executions(
     )
     if status is not None:
         query = query.where(task_executions.c.status == status.value)
-    if status is Status.FAILED:
+    if status is TaskResultStatus.FAILED:
         query = query.where(task_executions.c.error_type.is_not(None))  # what its index is for
     if task is not None:
         query = query.where(or_(task_executions.c.task_name == task, task_executions.c.task_path == task))

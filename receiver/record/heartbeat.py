@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from receiver.errors import DatabaseUnavailable
 from receiver.record.connections import RecordConnection
 from receiver.record.sql import leases, settlements
+from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Heartbeat:
             if lease := held.get(pair):
                 if pair in renewed:
                     lease.confirmed = sent
-                elif status.get(pair) != "RUNNING":
+                elif status.get(pair) != TaskResultStatus.RUNNING:
                     lease.lose()
         return True
 

@@ -52,6 +52,7 @@ from receiver.record.sql import claims, leases, settlements
 from receiver.record.sql.claims import ClaimItem, ClaimRow
 from receiver.record.sql.settlements import SettleItem
 from receiver.record.sqlstates import ConnectionFailed, TransientConflict
+from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ class Ledger:
             if not isinstance(contested, Lost):
                 return contested
             status = (await settlements.find_status(self.pool, [claimed.pair])).get(claimed.pair)
-            return outcome if status == "SUCCESSFUL" else Lost()
+            return outcome if status == TaskResultStatus.SUCCESSFUL else Lost()
         except SettlementRefused as refused:
             if refused.unstorable:
                 return await self._record(claimed, _not_storable(claimed, str(refused.reason)))

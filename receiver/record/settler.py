@@ -21,6 +21,7 @@ from receiver.record.connections import CALL_DEADLINE
 from receiver.record.group_commit import GroupCommit
 from receiver.record.sql import settlements
 from receiver.record.sqlstates import LockedOut
+from receiver.tasks.call import TaskResultStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +116,6 @@ class Settlements:
 
 def _fate(item: SettleItem, status: str | None) -> _Fate:
     """Of an item that did not move, by its row's status; None when its fence is not the row's newest."""
-    if status == "RUNNING":
+    if status == TaskResultStatus.RUNNING:
         return _Fate.LOCKED
     return _Fate.MOVED if status == item.status else _Fate.LOST

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from receiver.delivery.push import ClientGone, Push
-from receiver.endings.outcomes import reply
+from receiver.delivery.replies import reply
 from receiver.serving.group_status import PATH as STATUS_PATH
 from receiver.serving.group_status import GroupStatus
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service

@@ -1,11 +1,11 @@
 """uvicorn around the app: one process, one socket, and an orderly end.
 
-uvicorn waits for open requests without end and then cancels them; here the service drains within its grace, so that
-every request has its answer before the connections close. The exit code is 0 after SIGTERM, and the process ends even
-if a task's thread never does: only the exit ends it, and its lease is left short.
+uvicorn waits for open requests without end and then cancels them. Here the service drains within its grace, so that
+every request has its answer before the connections close. The exit code is 0 after SIGTERM. The process ends even
+if a task's thread never does: only the exit ends such a thread, and its lease is left short.
 
-Cloud Run kills 10 s after SIGTERM and the default grace is 8, so all that follows the grace has to fit into 2 s: 1 for
-tasks to stop, then `ANSWERS`, then `service.CLOSING`, then `EXIT`. The watchdog ends what takes longer.
+Cloud Run kills 10 s after SIGTERM and the default grace is 8 s. All that follows the grace has to fit into 2 s: 1 s for
+tasks to stop, then `ANSWERS_SECONDS`, `instance.CLOSE_SECONDS` and `EXIT_SECONDS`. The watchdog ends what takes longer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 import uvicorn
 
-from receiver import forks
 from receiver.errors import ConfigurationError, SettingError
 from receiver.serving.app import create_app
 from receiver.serving.http import Connection
@@ -35,22 +34,21 @@ from receiver.telemetry.events import ServiceState
 if TYPE_CHECKING:
     from types import FrameType
 
-ARRIVAL = 0.05
-"""Seconds in which what was sent before the signal still comes out of the kernel; it is answered like the rest."""
+ARRIVAL_SECONDS = 0.05
+"""Requests sent before the signal may still be in the kernel's queue for so long; they are answered like the rest."""
 
-ANSWERS = 0.2
-"""Seconds for the last answers after the drain. What has none by then is told 500: its outcome is not known."""
+ANSWERS_SECONDS = 0.2
+"""For the last answers after the drain. A request without an answer by then gets 500: its outcome is not known."""
 
-EXIT = 0.3
-"""Seconds for what a plugin has registered with `atexit`, and for what still runs in the loop to be cancelled."""
-
+EXIT_SECONDS = 0.3
+"""For `atexit` functions of plugins, and for the cancellation of what still runs in the loop."""
 
 GC_THRESHOLDS = (5_000, 20, 100)
-"""When the garbage collector runs, see `gc.set_threshold`. With the interpreter's own (700, 10, 10) the eighty deliveries in
-flight are walked again and again though none is garbage: 0.20 ms of CPU a delivery instead of 0.165 ms."""
+"""See `gc.set_threshold`. With the interpreter's own (700, 10, 10) the collector walks the eighty deliveries in flight again
+and again, though none is garbage: 0.20 ms of CPU a delivery instead of 0.165 ms."""
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """uvicorn's server, which drains the service on SIGTERM or SIGINT; a second SIGINT ends it at once."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
@@ -75,7 +73,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops accepting, drains, lets the last answers leave, and closes what the service has open."""
         self._service.emit(ServiceState("stopping"))
-        await asyncio.sleep(ARRIVAL)
+        await asyncio.sleep(ARRIVAL_SECONDS)
         for server in self.servers:
             server.close()
         for listener in sockets or []:
@@ -83,26 +81,24 @@ class Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             connection.shutdown()
         await self._service.drain(since=self._since)
-        end = time.monotonic() + ANSWERS
+        end = time.monotonic() + ANSWERS_SECONDS
         while self.server_state.tasks and time.monotonic() < end:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         await self._answer_the_rest()
         await self.lifespan.shutdown()
 
     async def _answer_the_rest(self) -> None:
-        """Whoever still waits is told 500: a body that does not come, a database that is silent.
+        """Sends 500 to every request that still waits: its body does not come, or the database is silent.
 
-        Past their own code, because what hangs in a driver need not end when it is cancelled.
+        The request's own code is not asked: a call that hangs in a driver may not end when it is cancelled.
         """
-        waiting = [
-            protocol.cycle for protocol in self.server_state.connections if isinstance(protocol, Connection)
-        ]
-        for cycle in waiting:
+        for protocol in list(self.server_state.connections):
+            cycle = protocol.cycle if isinstance(protocol, Connection) else None
             if cycle is not None and not cycle.response_started:
                 await cycle.send_500_response()
 
     def _leave(self, exit_code: int) -> None:
-        """The first reason to stop counts."""
+        """Begins the shutdown. The first reason to stop counts."""
         if self.should_exit:
             return
         self.exit_code = exit_code
@@ -115,8 +111,8 @@ class Server(uvicorn.Server):
 def run(service: Service, *, host: str, port: int) -> NoReturn:
     """Serves until a signal comes, and ends the process: with exit code 0, or `STUCK_EXIT_CODE`.
 
-    It ends without the interpreter's own farewell, which waits for every thread that a task has started, and takes the
-    better part of a second to clear away what the kernel clears away at once.
+    It ends by `os._exit`: the interpreter's own exit waits for every thread that a task has started, and needs most of a
+    second to free what the kernel frees at once.
 
     Raises:
         ConfigurationError: the port is taken, or the database's tables are older than this code.
@@ -132,13 +128,13 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
         access_log=False,
         server_header=False,
         date_header=False,
-        proxy_headers=False,  # nobody here asks for the client's address
-        timeout_keep_alive=75,  # longer than Google's front end keeps a connection idle, so that it never meets a closing one
+        proxy_headers=False,  # the client's address is not used
+        timeout_keep_alive=75,  # seconds: longer than Google's front end keeps a connection idle, so that it never meets a closing one
     )
-    server = Server(config, service)
+    server = DrainingServer(config, service)
 
     async def main() -> None:
-        forks.reset_signals_in_children()
+        _reset_signals_in_children()
         await service.check_schema()
         gc.freeze()  # what is loaded stays: modules, plugins, the registry
         gc.set_threshold(*GC_THRESHOLDS)
@@ -148,21 +144,46 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(main())
-        last = threading.Timer(EXIT, os._exit, (server.exit_code,))
+        last = threading.Timer(EXIT_SECONDS, os._exit, (server.exit_code,))
         last.daemon = True
         last.start()
-        if service.runner.running:  # code that does not stop would keep the loop
+        if service.runner.running:  # the runner would wait for code that does not stop
             _end(server.exit_code)
     _end(server.exit_code)
 
 
 def _end(exit_code: int) -> NoReturn:
     with suppress(Exception):
-        atexit._run_exitfuncs()  # noqa: SLF001 - an exporter of traces may have its last batch to send; there is no public name
+        atexit._run_exitfuncs()  # noqa: SLF001 - an exporter of traces may have a last batch to send; there is no public name
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
     os._exit(exit_code)
+
+
+def _reset_signals_in_children() -> None:
+    """From now on SIGTERM and SIGINT end a child that this process forks.
+
+    For tasks that use `multiprocessing` or `ProcessPoolExecutor`, which fork on Linux and end their workers by SIGTERM. Without
+    this a worker has the server's handlers, which ignore the signal, and its wakeup descriptor, which hands the signal to the server.
+    """
+    signals = (signal.SIGTERM, signal.SIGINT)
+    former = threading.local()
+
+    def before() -> None:
+        # A signal that reaches the child before its handlers are reset would be lost: it waits.
+        former.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former.mask)
+
+    def in_child() -> None:
+        signal.set_wakeup_fd(-1)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
+        unblock()
+
+    os.register_at_fork(before=before, after_in_parent=unblock, after_in_child=in_child)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from receiver.errors import GoogleError, GoogleRefused
 from receiver.record.sql import sweeping
+from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -143,9 +144,9 @@ class Owed:
             reached = await self._put_off(by_id, published.failures) or bool(done)
         moved = [row for row in taken.rows if row.task_id in given]
         return Given(
-            owed=sum(row.status == "READY" and not row.published for row in moved),
-            forgotten=sum(row.status == "READY" and row.published for row in moved),
-            stranded=sum(row.status == "RUNNING" for row in moved),
+            owed=sum(row.status == TaskResultStatus.READY and not row.published for row in moved),
+            forgotten=sum(row.status == TaskResultStatus.READY and row.published for row in moved),
+            stranded=sum(row.status == TaskResultStatus.RUNNING for row in moved),
             failed=failed,
             reached=reached,
         )

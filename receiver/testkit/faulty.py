@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from receiver.contract.failure import Failure
 from receiver.delivery.push import Push, PushEndpoint
+from receiver.delivery.replies import reply
 from receiver.delivery.verifier import NoVerifier
-from receiver.endings.outcomes import Ending, Outcome, Succeeded, reply
+from receiver.endings.outcomes import Ending, Outcome, Succeeded
 from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections

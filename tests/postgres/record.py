@@ -260,18 +260,6 @@ async def connect(url: str) -> Any:
     return await asyncpg.connect(url)
 
 
-async def until(condition: Callable[[], Any], *, within: float = 10.0) -> None:
-    """Awaits a condition, plain or asynchronous, that somebody else will make true."""
-    async with asyncio.timeout(within):
-        while True:
-            found = condition()
-            if asyncio.iscoroutine(found):
-                found = await found
-            if found:
-                return
-            await asyncio.sleep(0.01)
-
-
 def token() -> UUID:
     """A claim's token."""
     return uuid4()

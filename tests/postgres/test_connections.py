@@ -16,8 +16,9 @@ from receiver.local_postgres.server import Postgres
 from receiver.record.connections import RecordConnection, RecordPool
 from receiver.record.database import Database
 from receiver.record.sqlstates import ConnectionFailed, LockedOut, NotConnected, TransientConflict
-from tests.postgres.record import Instance, Look, connect, until
+from tests.postgres.record import Instance, Look, connect
 from tests.stage.proxy import Proxy
+from tests.stage.waiting import eventually
 
 RAISE = "DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{}'; END $$"
 
@@ -54,7 +55,7 @@ async def test_an_idle_connection_that_was_killed_is_replaced_unnoticed(
 ) -> None:
     before = await pid_of(connection)
     await look.execute("SELECT pg_terminate_backend($1)", before)
-    await until(lambda: _gone(look, before))
+    await eventually(lambda: _gone(look, before))
     assert await pid_of(connection) != before
 
 
@@ -261,7 +262,7 @@ async def test_closing_leaves_no_connection(database_url: str, look: Look) -> No
     await asyncio.gather(*(pool.fetch("SELECT pg_sleep(0.05)") for _ in range(3)))
     assert await look.others("pool") == 3
     await pool.close()
-    await until(lambda: _none(look))
+    await eventually(lambda: _none(look))
 
 
 async def _none(look: Look) -> bool:

@@ -22,8 +22,9 @@ from receiver.errors import (
 from receiver.settings import Settings
 from receiver.tasks.call import TaskResult, TaskResultStatus
 from tests.postgres.outbox import Published, audit, mail, nowhere
-from tests.postgres.record import Instance, Look, route, until
+from tests.postgres.record import Instance, Look, route
 from tests.stage.proxy import Proxy
+from tests.stage.waiting import eventually
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -124,9 +125,9 @@ async def test_whoever_closes_waits_for_the_calls_of_other_threads(
     async with other.transaction():
         await other.execute("LOCK TABLE task_executions IN ACCESS EXCLUSIVE MODE")
         threading.Thread(target=ask, daemon=True).start()  # which a failure here leaves waiting for ever
-        await until(lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+        await eventually(lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
         closing = asyncio.create_task(threaded(backend.close))
-        await until(lambda: backend._loop_thread is None)
+        await eventually(lambda: backend._loop_thread is None)
     async with asyncio.timeout(30):
         assert await asyncio.wrap_future(said)
         await closing

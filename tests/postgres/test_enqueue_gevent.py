@@ -17,7 +17,8 @@ monkey.patch_all()
 import asyncio, os, sys, threading
 import gevent
 from sqlalchemy import create_engine
-from receiver import backends, enqueue_many
+from receiver import enqueue_many
+from receiver.tasks import backend as backends
 from tests.postgres.outbox import mail
 
 turns = 0

@@ -12,7 +12,7 @@ import pytest
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
 from receiver.record.group_commit import MAX_BYTES, MAX_ITEMS, REPEATS, GroupCommit
 from receiver.record.sqlstates import LockedOut, TransientConflict
-from tests.postgres.record import until
+from tests.stage.waiting import eventually
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ async def under_way(writer: Writer, group: Group) -> asyncio.Task[str]:
     """A batch that is waiting at the gate, so that others gather behind it."""
     writer.gate.clear()
     first = asyncio.create_task(group.submit(Thing("first")))
-    await until(lambda: writer.batches)
+    await eventually(lambda: writer.batches)
     return first
 
 
@@ -158,7 +158,7 @@ async def test_a_large_item_that_waits_too_long_for_its_turn_is_refused(writer: 
     group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.1)
     writer.waiting = {"large": asyncio.Event()}
     large = asyncio.create_task(group.submit(Thing("large", 2 * MAX_BYTES)))
-    await until(lambda: writer.batches)
+    await eventually(lambda: writer.batches)
     with pytest.raises(OutOfConnections):
         await group.submit(Thing("late", 2 * MAX_BYTES))
     writer.waiting["large"].set()
@@ -318,7 +318,7 @@ async def test_an_orphan_that_makes_trouble_stalls_nobody(writer: Writer, group:
     """Neither its own batch nor the queue behind it."""
     writer.gate.clear()
     [hostile, neighbour] = submit_all(group, "hostile", "neighbour")
-    await until(lambda: writer.batches == [["hostile", "neighbour"]])
+    await eventually(lambda: writer.batches == [["hostile", "neighbour"]])
     behind = asyncio.create_task(group.submit(Thing("behind")))
     hostile.cancel()
     await asyncio.sleep(0)

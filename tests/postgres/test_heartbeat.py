@@ -14,8 +14,9 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Instance, Look, call, until
+from tests.postgres.record import Instance, Look, call
 from tests.stage.proxy import Proxy
+from tests.stage.waiting import eventually
 
 SHORT = timedelta(seconds=1.5)
 """A beat every half second."""
@@ -56,7 +57,7 @@ async def renewed(look: Look, task_id: str, times: int = 1) -> None:
         async def later(before: datetime = before) -> bool:
             return await lease_of(look, task_id) != before
 
-        await until(later)
+        await eventually(later)
 
 
 async def test_exactly_what_is_held_is_renewed(beating: Instance, look: Look) -> None:
@@ -99,7 +100,7 @@ async def test_one_that_was_taken_over_is_lost_once(beating: Instance, look: Loo
     other.lease.watch(kept)
     await look.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'taken'")
     before = await look.row("taken")
-    await until(lambda: losses.count)
+    await eventually(lambda: losses.count)
     await renewed(look, "other", 2)
     assert (losses.count, kept.count) == (1, 0)
     assert await look.row("taken") == before
@@ -123,7 +124,7 @@ async def test_one_that_is_no_longer_running_is_lost(beating: Instance, look: Lo
     losses = Losses()
     (await beating.claim("gone")).lease.watch(losses)
     await look.execute(change)
-    await until(lambda: losses.count)
+    await eventually(lambda: losses.count)
 
 
 async def test_who_watches_what_is_already_lost_is_told_at_once(beating: Instance, look: Look) -> None:
@@ -131,7 +132,7 @@ async def test_who_watches_what_is_already_lost_is_told_at_once(beating: Instanc
     early, late = Losses(), Losses()
     claimed.lease.watch(early)
     await look.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'taken'")
-    await until(lambda: early.count)
+    await eventually(lambda: early.count)
     claimed.lease.watch(late)
     assert late.count == 1
     claimed.lease.give_back()
@@ -180,7 +181,7 @@ async def test_a_database_that_is_away_for_a_lease_loses_it_before_its_end(
         proxy.cut()
     left = (await lease_of(look, "cut-off") - await look.value("SELECT clock_timestamp()")).total_seconds()
     end = time.monotonic() + left
-    await until(lambda: losses.count)
+    await eventually(lambda: losses.count)
     assert losses.first < end
     assert losses.first > end - 1
     proxy.resume()
@@ -198,7 +199,7 @@ async def test_a_database_that_comes_back_in_time_costs_no_lease(
     await renewed(look, "blinked")
     proxy.refuse()
     proxy.cut()
-    await until(lambda: "leases not renewed" in str(instance.events))
+    await eventually(lambda: "leases not renewed" in str(instance.events))
     proxy.accept()
     await renewed(look, "blinked", 2)
     assert losses.count == 0
@@ -209,7 +210,7 @@ async def test_an_unexpected_refusal_does_not_end_the_heartbeat(beating: Instanc
     await beating.claim("held")
     await renewed(look, "held")
     await look.execute("ALTER TABLE task_executions RENAME TO task_executions_away")
-    await until(lambda: "leases not renewed" in str(beating.events))
+    await eventually(lambda: "leases not renewed" in str(beating.events))
     await look.execute("ALTER TABLE task_executions_away RENAME TO task_executions")
     await renewed(look, "held")
 
@@ -230,7 +231,7 @@ async def test_the_thread_stops_in_time(instances: Instances, look: Look) -> Non
     await asyncio.to_thread(instance.heartbeat.stop)
     assert time.monotonic() - began < 10  # a beat is 20
     assert not instance.heartbeat._thread.is_alive()
-    await until(lambda: _nobody(look))
+    await eventually(lambda: _nobody(look))
 
 
 async def _nobody(look: Look) -> bool:
@@ -242,7 +243,7 @@ async def test_the_thread_stops_though_the_database_is_silent(instances: Instanc
     await instance.claim("held")
     instance.heartbeat.start()
     proxy.stall()
-    await until(lambda: "leases not renewed" in str(instance.events))
+    await eventually(lambda: "leases not renewed" in str(instance.events))
     began = time.monotonic()
     await asyncio.to_thread(instance.heartbeat.stop)
     assert time.monotonic() - began < 4.5  # `stop` gives up after 5

@@ -14,7 +14,8 @@ from click.testing import CliRunner, Result
 from receiver.cli import group
 from receiver.errors import ReceiverError
 from receiver.record import migrations, schema_check
-from tests.postgres.record import connect, until
+from tests.postgres.record import connect
+from tests.stage.waiting import eventually
 
 WAITING = """
 SELECT pid FROM pg_stat_activity
@@ -80,7 +81,7 @@ async def test_limits_of_role_and_database_do_not_end_a_migration(
     await hold(old)
     building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, hasty))
     # The build waits, and so does the connection with the advisory lock: both for longer than they would be let.
-    await until(lambda: building.done() or _both_wait(look))
+    await eventually(lambda: building.done() or _both_wait(look))
     await old.execute("COMMIT")
     await building
     assert await asyncio.to_thread(migrations.current, hasty) == schema_check.HEAD
@@ -96,7 +97,7 @@ async def test_a_build_that_was_killed_is_built_anew(empty_database_url: str, lo
     await asyncio.to_thread(migrations.upgrade, url, "0002")
     await hold(old)
     building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, url))
-    await until(lambda: look.fetchval(WAITING, BUILD))
+    await eventually(lambda: look.fetchval(WAITING, BUILD))
     await look.execute(f"SELECT pg_terminate_backend(({WAITING.replace('$1', repr(BUILD))}))")
     with pytest.raises(ReceiverError, match="the connection broke during the migration; run it again"):
         await building
@@ -129,7 +130,7 @@ async def test_an_invalid_index_of_an_up_to_date_record_is_mended(
     await hold(old)
     builder = await connect(url)
     building = asyncio.create_task(builder.execute(statement))
-    await until(lambda: look.fetchval(WAITING, BUILD))
+    await eventually(lambda: look.fetchval(WAITING, BUILD))
     await look.execute(f"SELECT pg_cancel_backend({builder.get_server_pid()})")
     with suppress(asyncpg.QueryCanceledError):
         await building
@@ -160,7 +161,7 @@ async def test_a_step_tries_again_for_its_lock(
         seen.update(row["pid"] for row in await look.fetch(WAITING, "%CREATE INDEX%"))
         return migrating.done() or len(seen) > 1
 
-    await until(tried_again)
+    await eventually(tried_again)
     await old.execute("COMMIT")
     await migrating
     assert await asyncio.to_thread(migrations.current, empty_database_url) == schema_check.HEAD

@@ -13,7 +13,8 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sql import outbox
 from receiver.record.sql.outbox import NewRow
-from tests.postgres.record import NAMESPACE, Instance, Look, until
+from tests.postgres.record import NAMESPACE, Instance, Look
+from tests.stage.waiting import eventually
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -64,7 +65,7 @@ async def test_a_statement_that_is_repeated_while_the_first_one_commits_finds_it
     await transaction.start()
     first = await outbox.insert(other, [new("a")], namespace=NAMESPACE)
     again = asyncio.create_task(outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE))
-    await until(lambda: look.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+    await eventually(lambda: look.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
     await transaction.commit()
     found = await again
     assert found.keys() == {"a", "b"}

@@ -18,8 +18,9 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sqlstates import LockedOut
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Look, connect, until
+from tests.postgres.record import Look, connect
 from tests.stage.proxy import Strict
+from tests.stage.waiting import eventually
 
 PREPARED = "SELECT count(*) FROM pg_prepared_statements WHERE name <> ''"
 
@@ -44,7 +45,7 @@ async def test_a_delivery_needs_no_setting_and_prepares_nothing(
         seen.append(await connection.scalar(text(PREPARED)))
         seen.append(await connection.scalar(text("SHOW transaction_isolation")))
         before = await look.value("SELECT lease_expires_at FROM task_executions")
-        await until(lambda: _renewed(look, before))
+        await eventually(lambda: _renewed(look, before))
         return "done"
 
     ending = await instance.run("pooled", work)

@@ -14,9 +14,10 @@ from receiver.dev.processes import free_port
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.reading import queries
 from receiver.reading.history import history
-from receiver.reading.queries import Attempt, Execution, Status
+from receiver.reading.queries import Attempt, Execution
 from receiver.record.database import Database
 from receiver.record.schema import task_attempts, task_executions
+from receiver.tasks.call import TaskResultStatus
 
 INSERT = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt, fence,
@@ -89,9 +90,9 @@ async def test_times_beyond_the_calendar_hide_no_row(record: Record, moment: str
 
 
 async def test_executions_are_filtered_by_status(record: Record) -> None:
-    for status in Status:
+    for status in TaskResultStatus:
         await record.add(status.value.lower(), status)
-    for status in Status:
+    for status in TaskResultStatus:
         assert await record.ids(status=status) == [status.value.lower()]
 
 
@@ -121,7 +122,7 @@ async def test_filters_add_up(record: Record) -> None:
     await record.add("a", "FAILED", task="greet")
     await record.add("b", "FAILED", task="resize")
     await record.add("c", "READY", task="resize")
-    assert await record.ids(status=Status.FAILED, task="resize") == ["b"]
+    assert await record.ids(status=TaskResultStatus.FAILED, task="resize") == ["b"]
 
 
 async def test_a_row_leaves_as_it_is_stored(record: Record) -> None:
@@ -241,6 +242,6 @@ async def test_a_listing_since_a_time_reads_no_more_than_that(record: Record) ->
 
 
 async def test_failed_executions_are_found_by_an_index_of_their_own(record: Record) -> None:
-    found = await plan(record, status=Status.FAILED, since=timedelta(days=1))
+    found = await plan(record, status=TaskResultStatus.FAILED, since=timedelta(days=1))
     assert "task_executions_failed" in found
     assert "Index Cond: (enqueued_at >= " in found

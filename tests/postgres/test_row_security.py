@@ -12,7 +12,7 @@ import pytest
 
 from receiver import TaskRoute
 from receiver.doctor import record_look
-from receiver.doctor.record_rules import Fleet, judge
+from receiver.doctor.record_rules import Fleet, judge_record
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import SchemaError
 from receiver.local_postgres.server import Postgres
@@ -102,7 +102,9 @@ async def service(url: str) -> AsyncIterator[Service]:
 async def codes(url: str) -> dict[str, str]:
     """What doctor finds wrong: its code, and what it says."""
     seen = await record_look.look(Database.of(url), NAMESPACE)
-    return {each.code: each.what for each in judge(seen, Fleet(1, 1, known=True)) if each.code != "sweeper"}
+    return {
+        each.code: each.what for each in judge_record(seen, Fleet(1, 1, known=True)) if each.code != "sweeper"
+    }
 
 
 @pytest.mark.parametrize("case", SHUT)

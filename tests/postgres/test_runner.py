@@ -20,7 +20,8 @@ import pytest
 from receiver import PermanentError, TaskContext
 from receiver.endings.outcomes import Abandoned, AttemptEnding, Failed, HandedBack, Lost, Succeeded
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Instance, Look, route, until
+from tests.postgres.record import Instance, Look, route
+from tests.stage.waiting import eventually
 
 
 class Hostile(Exception):
@@ -268,10 +269,10 @@ async def _abandoned_then_recorded(
     assert instance.runner.running == 1
     assert "task does not stop" in str(instance.events)
     release()
-    await until(lambda: _status_is(look, "stuck", "FAILED"))
+    await eventually(lambda: _status_is(look, "stuck", "FAILED"))
     assert await look.endings("stuck") == ["TIMED_OUT"]
     assert (await look.row("stuck"))["return_value"] is None
-    await until(lambda: not instance.heartbeat.held)
+    await eventually(lambda: not instance.heartbeat.held)
     assert instance.runner.running == 0
     assert not instance.stuck.is_set()
 
@@ -296,7 +297,7 @@ async def test_code_that_never_returns_makes_the_instance_give_up_after_a_lease(
     async with asyncio.timeout(5):
         await instance.stuck.wait()
     goes.set()
-    await until(lambda: not instance.runner.running)
+    await eventually(lambda: not instance.runner.running)
     await instance.ledger.close()
 
 
@@ -389,7 +390,7 @@ async def test_leaving_hands_back_what_stops_and_abandons_what_does_not(
         name: asyncio.create_task(instance.run(name, func))
         for name, func in (("endless", endless), ("stuck", stuck))
     }
-    await until(lambda: instance.runner.running == 2)
+    await eventually(lambda: instance.runner.running == 2)
     instance.runner.leave()
     assert await started["endless"] == HandedBack()
     assert await look.state("endless") == ("READY", False, 0, 1)
@@ -405,7 +406,7 @@ async def test_leaving_hands_back_what_stops_and_abandons_what_does_not(
     )
     assert left <= 3
     goes.set()
-    await until(lambda: not instance.runner.running)
+    await eventually(lambda: not instance.runner.running)
 
 
 async def test_nothing_starts_once_the_instance_leaves(instance: Instance, look: Look) -> None:

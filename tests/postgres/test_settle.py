@@ -31,8 +31,9 @@ from receiver.local_postgres.server import Postgres
 from receiver.record.connections import SERVER_SETTINGS
 from receiver.record.migrations import upgrade
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Instance, Look, call, connect, failure, route, until
+from tests.postgres.record import Instance, Look, call, connect, failure, route
 from tests.stage.proxy import Proxy
+from tests.stage.waiting import eventually
 
 
 async def test_success_is_final_with_its_result(instance: Instance, look: Look) -> None:
@@ -261,7 +262,7 @@ async def test_a_row_that_moved_while_it_was_locked_is_lost(
     async with other.transaction():
         await other.execute("UPDATE task_executions SET fence = fence + 1 WHERE task_id = 'moving'")
         settling = asyncio.create_task(instance.settle(claimed, Succeeded("1")))
-        await until(lambda: _waits_for_a_lock(look))
+        await eventually(lambda: _waits_for_a_lock(look))
         assert not settling.done()
     assert await settling == Lost()
     assert await look.state("moving") == ("RUNNING", False, 1, 2)
@@ -296,7 +297,7 @@ async def test_a_table_that_is_locked_for_a_while_costs_no_settlement(
     async with other.transaction():
         await other.execute("LOCK TABLE task_executions IN ACCESS EXCLUSIVE MODE")
         settling = [asyncio.create_task(instance.settle(claimed, Succeeded("1"))) for claimed in claims]
-        await until(tried, within=30)
+        await eventually(tried, patience=30)
         assert not any(task.done() for task in settling)
     assert await asyncio.gather(*settling) == [Succeeded("1")] * 3
 
@@ -418,17 +419,17 @@ async def test_a_claim_that_commits_after_its_connection_broke_uses_up_no_attemp
     async with other.transaction():
         await other.execute("LOCK TABLE task_executions IN SHARE MODE")
         claiming = asyncio.create_task(instance.ledger.claim(call("straggler", once)))
-        await until(lambda: _waits_for_a_lock(look))
+        await eventually(lambda: _waits_for_a_lock(look))
         proxy.cut()
         with pytest.raises(DatabaseUnavailable):
             await claiming
         assert await look.find("straggler") is None
-    await until(lambda: look.find("straggler"))
+    await eventually(lambda: look.find("straggler"))
     if when == "on exit":
         assert await look.state("straggler") == ("RUNNING", False, 1, 1)
         await instance.ledger.close()
         assert await look.state("straggler") == ("READY", False, 0, 1)
-    await until(lambda: _is_ready(look, "straggler"))
+    await eventually(lambda: _is_ready(look, "straggler"))
     assert (await instances("next").claim("straggler", once)).attempt == 1
 
 
@@ -466,7 +467,7 @@ async def test_a_claim_that_cannot_be_looked_for_is_handed_back_once_it_can(
     assert lost.fired.is_set()
     assert await look.state("silent") == ("RUNNING", False, 1, 1)
     proxy.accept()
-    await until(lambda: _is_ready(look, "silent"))
+    await eventually(lambda: _is_ready(look, "silent"))
     assert await look.state("silent") == ("READY", False, 0, 1)
 
 

@@ -20,8 +20,9 @@ from receiver.endings.outcomes import Ending, Failed, Lost, Succeeded, Unrecorde
 from receiver.errors import OutOfConnections, TransactionError
 from receiver.record.sql import leases
 from tests.postgres.conftest import Instances
-from tests.postgres.record import LONG, Instance, Look, route, until
+from tests.postgres.record import LONG, Instance, Look, route
 from tests.stage.proxy import Proxy
+from tests.stage.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("effects")
 
@@ -454,7 +455,7 @@ async def test_a_commit_that_hangs_ends_in_time_and_neighbours_are_settled_meanw
     assert await look.state("hanging") == ("RUNNING", False, 1, 1)
     # Whatever becomes of that COMMIT, row and effects agree.
     proxy.resume()
-    await until(lambda: _idle(look))
+    await eventually(lambda: _idle(look))
     status = (await look.row("hanging"))["status"]
     assert (status, await written(look)) in [("RUNNING", []), ("SUCCESSFUL", [1])]
 
@@ -657,8 +658,8 @@ async def test_connections_are_back_at_their_baseline_after_a_hundred_mixed_endi
     )
     assert instance.pool.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     assert await look.value("SELECT count(*) FROM task_executions WHERE status = 'RUNNING'") == 0
-    await until(lambda: _at_most(look, "receiver task", 3))
-    await until(lambda: _idle(look))
+    await eventually(lambda: _at_most(look, "receiver task", 3))
+    await eventually(lambda: _idle(look))
     results = await asyncio.gather(*(instance.run(f"after-{number}", good) for number in range(3)))
     assert all(isinstance(result, Succeeded) for result in results)
 

@@ -30,3 +30,16 @@ async def eventually(condition: Callable[[], Any], *, patience: float = PATIENCE
         if time.monotonic() > end:
             raise AssertionError(f"not within {patience:g} s: {inspect.getsource(condition).strip()}")
         await asyncio.sleep(0.01)
+
+
+def wait_until(
+    condition: Callable[[], T], what: Callable[[], str] = lambda: "", *, patience: float = PATIENCE
+) -> T:
+    """The same for tests without a loop. `what` says what was seen instead, when the condition never came true."""
+    end = time.monotonic() + patience
+    while not (answer := condition()):
+        assert time.monotonic() < end, (
+            f"not within {patience:g} s: {inspect.getsource(condition).strip()}\n{what()}"
+        )
+        time.sleep(0.01)
+    return answer

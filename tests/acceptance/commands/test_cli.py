@@ -15,7 +15,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import httpx
@@ -28,6 +27,7 @@ from receiver.emulator.signer import Signer
 from receiver.record.schema_check import HEAD
 from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
 from tests.stage.slow import some_quick
+from tests.stage.waiting import wait_until
 
 Run = Callable[..., Done]
 
@@ -137,7 +137,7 @@ class TestStreams:
                     return False
 
             try:
-                _until(answers, "it serves")
+                wait_until(answers)
             finally:
                 process.terminate()
         assert process.returncode == 0
@@ -582,15 +582,15 @@ class TestDemo:
             stderr=subprocess.PIPE,
             text=True,
         )
-        _until(lambda: any(MODULE in environ_of(pid) for pid in marked(folder)), "the receiver runs")
+        wait_until(lambda: any(MODULE in environ_of(pid) for pid in marked(folder)))
         programs = {Path(f"/proc/{pid}/exe").readlink().name for pid in marked(folder)}
         assert "postgres" in programs
         demo.send_signal(number)
         output, errors = demo.communicate(timeout=30)
         assert demo.returncode == 128 + number, output + errors
         assert "Traceback" not in errors
-        _until(lambda: not marked(folder), "no process is left")
-        _until(lambda: not list(folder.iterdir()), "no file is left")
+        wait_until(lambda: not marked(folder))
+        wait_until(lambda: not list(folder.iterdir()))
 
     def test_from_a_private_folder_it_leaves_no_copy_of_the_programs(
         self, environ: dict[str, str], tmp_path: Path, folder: Path, project_root: Path
@@ -625,9 +625,7 @@ class TestDemo:
             stderr=subprocess.PIPE,
             text=True,
         )
-        found = _until(
-            lambda: [exe for exe in map(exe_of, marked(temporary)) if exe.name == "postgres"], "a server"
-        )
+        found = wait_until(lambda: [exe for exe in map(exe_of, marked(temporary)) if exe.name == "postgres"])
         output, errors = demo.communicate(timeout=60)
         assert (demo.returncode, errors) == (0, ""), output
         (program,) = set(found)
@@ -659,11 +657,3 @@ def marked(folder: Path) -> list[int]:
     """The processes whose environment names the folder."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [pid for pid in pids if f"TMPDIR={folder}\0" in environ_of(pid)]
-
-
-def _until(true: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + 30
-    while not (found := true()):
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.02)
-    return found

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from receiver import TaskRoute, task
-from receiver.doctor import record_rules
 from receiver.doctor.findings import Check
+from receiver.doctor.record_rules import judge_record
 from receiver.provision.resources import Kind
 from tests import google_fake
 from tests.acceptance.docs.test_pages import written
@@ -309,7 +309,7 @@ def mends() -> Iterator[str]:
     found = rules.deployed(poor, frozenset(), rules.GOOD | {"TASKS_MODULES": "a,b"})
     found += rules.declared(route, service=poor) + rules.declared(route)
     found += rules.declared(route, service=replace(poor, cpu_always=False))
-    found += record_rules.judge(rules.WELL, replace(rules.FLEET, instances=100, flags=service.flags))
+    found += judge_record(rules.WELL, replace(rules.FLEET, instances=100, flags=service.flags))
     found += rules.configured({})
     settled = world.settled()
     ailing = next(one for one in settled.resources if one.kind is Kind.JOB)

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pytest
 
 from receiver.dev.processes import free_port
 from tests.stage.commands import RECEIVER, Done, clean_environ, run_command
+from tests.stage.waiting import wait_until
 
 PLUGIN = """
 import asyncio
@@ -64,15 +65,8 @@ tasks = [
     TaskRoute(dies),
 ]
 """
+
 PATIENCE = 40.0
-
-
-def until(true: Callable[[], Any], what: Callable[[], str] = lambda: "") -> Any:
-    end = time.monotonic() + PATIENCE
-    while not (found := true()):
-        assert time.monotonic() < end, what()
-        time.sleep(0.02)
-    return found
 
 
 class Dev:
@@ -110,7 +104,7 @@ class Dev:
         return (self.folder / "log").read_text()
 
     def says(self, text: str, times: int = 1) -> None:
-        until(lambda: self.log().count(text) >= times, lambda: f"{text!r} is not in:\n{self.log()}")
+        wait_until(lambda: self.log().count(text) >= times, lambda: f"{text!r} is not in:\n{self.log()}")
 
     def run(self, *arguments: str, **env: str) -> Done:
         return run_command(*arguments, cwd=self.folder, env=self.environ | env)
@@ -162,7 +156,7 @@ class Dev:
         assert self.process is not None
         self.process.send_signal(number)
         code = self.process.wait(PATIENCE)
-        until(lambda: not self.marked(), lambda: f"processes are left: {self.marked()}\n{self.log()}")
+        wait_until(lambda: not self.marked(), lambda: f"processes are left: {self.marked()}\n{self.log()}")
         return code
 
 
@@ -226,7 +220,7 @@ class TestRunning:
         running.plugin.write_text(PLUGIN.replace("Hello", "Goodbye"))
         running.says("receiving pushes", reloads + 1)
         running.publish("greet", "Grace")
-        until(
+        wait_until(
             lambda: [row for row in running.succeeded("greet") if row["return_value"] == '"Goodbye, Grace!"']
         )
         running.plugin.write_text(PLUGIN)
@@ -235,23 +229,23 @@ class TestRunning:
     def test_a_save_costs_what_is_running_none_of_its_deliveries(self, running: Dev) -> None:
         gate, reloads = running.folder / "held", running.log().count("receiving pushes")
         running.publish("holds", str(gate))
-        until(lambda: [row for row in running.executions("holds") if row["status"] == "RUNNING"])
+        wait_until(lambda: [row for row in running.executions("holds") if row["status"] == "RUNNING"])
         running.plugin.write_text(PLUGIN + "# saved")
         running.says("receiving pushes", reloads + 1)
-        until(lambda: [row for row in running.executions("holds") if row["fence"] > 1], running.log)
+        wait_until(lambda: [row for row in running.executions("holds") if row["fence"] > 1], running.log)
         messages = sqlite3.connect(running.state / "pubsub.sqlite")
         assert messages.execute(
             "SELECT attempts FROM unacked WHERE subscription LIKE '%holds%'"
         ).fetchall() == [(0,)]
         gate.touch()
-        (row,) = until(lambda: running.succeeded("holds"), running.log)
+        (row,) = wait_until(lambda: running.succeeded("holds"), running.log)
         assert row["attempt"] == 1
 
     def test_a_tick_fires_a_scheduled_task_now(self, running: Dev) -> None:
         done = running.run("dev", "--tick", "cleanup")
         assert done.returncode == 0, done
         assert done.stdout.startswith("fired cleanup, message ")
-        (row,) = until(lambda: running.succeeded("cleanup"))
+        (row,) = wait_until(lambda: running.succeeded("cleanup"))
         message = done.stdout.split()[-1]
         assert row["task_id"] == f"scheduled-cleanup-{message}"
 
@@ -333,8 +327,8 @@ class TestEnding:
         assert "start what does (`receiver dev`)" in late.stderr
         (dev.folder / "gate").touch()
         dev.start()
-        until(lambda: "receiving pushes" in dev.log())
-        (row,) = until(lambda: dev.succeeded("waits"), dev.log)
+        wait_until(lambda: "receiving pushes" in dev.log())
+        (row,) = wait_until(lambda: dev.succeeded("waits"), dev.log)
         assert row["attempt"] == kept[0][0] + 1
         assert dev.ports == ports
         assert dev.end(signal.SIGTERM) == 0
@@ -395,7 +389,7 @@ class TestDebug:
             os.write(terminal, b"\x03")
             reads(b"stopped")
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-            until(lambda: not dev.marked(), shown.decode)
+            wait_until(lambda: not dev.marked(), shown.decode)
         finally:
             for left in dev.marked():
                 os.kill(left, signal.SIGKILL)

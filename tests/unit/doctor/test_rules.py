@@ -13,22 +13,16 @@ import pytest
 
 from receiver import TaskRoute, task
 from receiver.cli import COMMANDS
-from receiver.doctor import (
-    examination,
-    record_rules,
-    resource_rules,
-    service_rules,
-    setting_rules,
-    task_rules,
-)
 from receiver.doctor.cloud_run import CloudRunService, service_of
+from receiver.doctor.examination import CERTIFICATE_RULES
 from receiver.doctor.findings import Check, Diagnosis, Finding, Severity, Unseen, judged
 from receiver.doctor.google_look import Provisioned, Roles, region_of
 from receiver.doctor.record_look import LoginRefused, RecordSeen, Sweeps, Waiting
-from receiver.doctor.record_rules import Fleet
-from receiver.doctor.service_rules import Deployed
-from receiver.doctor.setting_rules import Configuration
-from receiver.doctor.task_rules import Declared
+from receiver.doctor.record_rules import RECORD_RULES, UNAVAILABLE_RULES, Fleet, judge_record
+from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
+from receiver.doctor.service_rules import SERVICE_RULES, Deployed
+from receiver.doctor.setting_rules import SETTING_RULES, Configuration
+from receiver.doctor.task_rules import TASK_RULES, Declared
 from receiver.errors import DatabaseUnavailable, GoogleUnavailable, SchemaError
 from receiver.provision.desired import PUBLISHER
 from receiver.provision.observed import Observed
@@ -83,7 +77,7 @@ def slow() -> None: ...
 
 
 def configured(environ: dict[str, str]) -> list[Finding]:
-    return judged(Check.CONFIGURATION, setting_rules.RULES, Configuration.read(environ))
+    return judged(Check.CONFIGURATION, SETTING_RULES, Configuration.read(environ))
 
 
 def declared(
@@ -92,21 +86,19 @@ def declared(
     environ: dict[str, str] | None = None,
     service: CloudRunService | None = None,
 ) -> list[Finding]:
-    return judged(
-        Check.TASKS, task_rules.RULES, Declared(routes, undeclared, environ=environ, service=service)
-    )
+    return judged(Check.TASKS, TASK_RULES, Declared(routes, undeclared, environ=environ, service=service))
 
 
 def deployed(
     there: CloudRunService, invokers: frozenset[str] | None, environ: dict[str, str]
 ) -> list[Finding]:
     seen = Deployed(there, invokers, Settings.from_environ(GOOD), environ)
-    return judged(Check.SERVICE, service_rules.RULES, seen)
+    return judged(Check.SERVICE, SERVICE_RULES, seen)
 
 
 def provisioned(seen: Observed, *routes: TaskRoute, check: Check = Check.PUBSUB) -> list[Finding]:
     made = plan(world.wanted(*routes), seen, world.SCOPE)
-    return judged(check, resource_rules.RULES, Provisioned(made, seen))
+    return judged(check, RESOURCE_RULES, Provisioned(made, seen))
 
 
 class TestConfiguration:
@@ -221,19 +213,19 @@ class TestDatabase:
         ],
     )
     def test_what_is_said(self, seen: RecordSeen, expected: dict[str, str]) -> None:
-        assert codes(record_rules.judge(seen, FLEET)) == expected
+        assert codes(judge_record(seen, FLEET)) == expected
 
     def test_a_database_that_cannot_be_asked_is_one_finding(self) -> None:
         for error, code in (
             (DatabaseUnavailable("no answer"), "database-unreachable"),
             (LoginRefused("no such role"), "database-refuses"),
         ):
-            (found,) = judged(Check.DATABASE, record_rules.UNAVAILABLE, error)
+            (found,) = judged(Check.DATABASE, UNAVAILABLE_RULES, error)
             assert (found.code, str(error) in found.what) == (code, True)
 
     def test_what_is_proposed_fits(self) -> None:
         seen = replace(WELL, connections=47)
-        (found,) = record_rules.judge(seen, replace(FLEET, instances=100, known=False))
+        (found,) = judge_record(seen, replace(FLEET, instances=100, known=False))
         assert "100 instances (Cloud Run's default) of 10 connections each need 1000" in found.what
         assert found.mend.endswith("--max-instances 4")
 
@@ -444,7 +436,7 @@ class TestResources:
             *(Grant(f"projects/p/subscriptions/{n}", "roles/pubsub.subscriber", agent) for n in range(5)),
             Grant("projects/-/serviceAccounts/push@x", "roles/iam.serviceAccountTokenCreator", agent),
         )
-        found = judged(Check.ROLES, resource_rules.ROLE_RULES, Roles(missing))
+        found = judged(Check.ROLES, ROLE_RULES, Roles(missing))
         assert [one.severity.name for one in found] == ["WARNING", "WARNING", "NOTE"]
         assert found[1].what.endswith("roles/pubsub.subscriber on 0, 1, 2 and 2 more")
 
@@ -475,7 +467,7 @@ class TestDiagnosis:
 def test_mends_name_commands_that_there_are() -> None:
     """Whatever `receiver ...` a mend proposes can be typed."""
     everything = [
-        record_rules.judge(
+        judge_record(
             replace(
                 WELL,
                 schema=SchemaError("a; b"),
@@ -486,8 +478,8 @@ def test_mends_name_commands_that_there_are() -> None:
             ),
             FLEET,
         ),
-        judged(Check.TASKS, task_rules.RULES, Declared(failure="x")),
-        judged(Check.ROLES, resource_rules.ROLE_RULES, Roles((Grant("t", PUBLISHER, "m"),))),
+        judged(Check.TASKS, TASK_RULES, Declared(failure="x")),
+        judged(Check.ROLES, ROLE_RULES, Roles((Grant("t", PUBLISHER, "m"),))),
     ]
     named = {one.mend.split()[1] for found in everything for one in found if one.mend.startswith("receiver ")}
     assert {"executions", "provision", "check", "migrate", "rejected", "sweep"} <= named
@@ -495,14 +487,14 @@ def test_mends_name_commands_that_there_are() -> None:
 
 
 TABLES = (
-    setting_rules.RULES,
-    task_rules.RULES,
-    record_rules.UNAVAILABLE,
-    record_rules.RULES,
-    examination.CERTIFICATE_RULES,
-    resource_rules.RULES,
-    resource_rules.ROLE_RULES,
-    service_rules.RULES,
+    SETTING_RULES,
+    TASK_RULES,
+    UNAVAILABLE_RULES,
+    RECORD_RULES,
+    CERTIFICATE_RULES,
+    RESOURCE_RULES,
+    ROLE_RULES,
+    SERVICE_RULES,
 )
 
 

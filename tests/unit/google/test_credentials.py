@@ -8,63 +8,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import pytest
 from google.auth import exceptions
+from google.auth.compute_engine import _metadata
+from google.auth.credentials import TokenState
 
 from receiver.errors import GoogleUnavailable, NoCredentials
 from receiver.google import credentials as room
-from receiver.google.credentials import Credentials, MetadataCredentials, Request, found
+from receiver.google.credentials import Credentials
 from tests.unit.google.google import Account, credentials
-
-ASKED = ("GOOGLE_APPLICATION_CREDENTIALS", "K_SERVICE", "CLOUD_RUN_JOB", "GCE_METADATA_HOST", "NO_GCE_CHECK")
 
 
 @pytest.fixture(autouse=True)
 def _nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No account of the machine that the tests run on."""
-    for name in ASKED:
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
 
 
 def in_utc(seconds: float) -> datetime:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).replace(tzinfo=None)
-
-
-class Metadata:
-    """The metadata server: asks for its header, and answers what it is told to."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.status = 200
-        self.body = b'{"access_token": "secret", "expires_in": 3599, "token_type": "Bearer"}'
-
-
-@contextmanager
-def serving(metadata: Metadata) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            metadata.asked.append(self.path)
-            known = self.headers["metadata-flavor"] == "Google"
-            self.send_response(metadata.status if known else 403)
-            self.send_header("metadata-flavor", "Google")
-            self.end_headers()
-            self.wfile.write(metadata.body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 async def test_a_token_is_asked_for_once_while_it_is_good() -> None:
@@ -78,15 +46,12 @@ async def test_a_token_is_asked_for_once_while_it_is_good() -> None:
     assert account.refreshed == 1
 
 
-async def test_a_token_near_its_end_is_used_and_replaced_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_token_near_its_end_is_used_and_replaced_behind() -> None:
     account = Account(in_utc(100))
     ours = credentials(account)
     await ours.headers()
     assert (await ours.headers())["authorization"] == "Bearer token-1"
-    assert account.refreshed == 1  # it has just been refreshed: not again within ten seconds
-    monkeypatch.setattr(room, "REFRESH_INTERVAL", 0.0)
     account.expiry = in_utc(3600)
-    assert (await ours.headers())["authorization"] == "Bearer token-1"
     refresh = ours._refresh
     assert refresh is not None
     await refresh
@@ -97,7 +62,6 @@ async def test_a_token_near_its_end_is_used_and_replaced_behind(monkeypatch: pyt
 async def test_a_refresh_behind_that_fails_costs_nothing_while_the_token_is_good(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(room, "REFRESH_INTERVAL", 0.0)
     account = Account(in_utc(100))
     ours = credentials(account)
     await ours.headers()
@@ -110,7 +74,7 @@ async def test_a_refresh_behind_that_fails_costs_nothing_while_the_token_is_good
 
 
 async def test_an_ended_token_is_waited_for() -> None:
-    account = Account(in_utc(room.MARGIN / 2))
+    account = Account(in_utc(0))
     ours = credentials(account)
     await ours.headers()
     assert (await ours.headers())["authorization"] == "Bearer token-2"
@@ -161,71 +125,92 @@ async def test_no_token_is_one_line_that_says_what_to_do(
     assert "\n" not in str(caught.value)
 
 
-def test_on_cloud_run_the_metadata_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("K_SERVICE", "shop")
-    metadata = Metadata()
-    with serving(metadata) as host:
-        monkeypatch.setenv("GCE_METADATA_HOST", host)
-        account = found()
-        account.refresh(Request())
-    assert isinstance(account, MetadataCredentials)
-    assert account.token == "secret"
-    assert account.expiry is not None
-    assert timedelta(minutes=59) < account.expiry - in_utc(0) <= timedelta(hours=1)
-    (asked,) = metadata.asked
-    assert asked == f"/computeMetadata/v1/instance/service-accounts/default/token?scopes={room.SCOPE}"
+def answer_as_metadata(monkeypatch: pytest.MonkeyPatch, server: HTTPServer) -> None:
+    """google-auth takes this server for the metadata server of the machine; it reads one of the two names at import."""
+    place = f"127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", place)
+    monkeypatch.setenv("GCE_METADATA_IP", place)
 
 
-def test_on_a_machine_of_googles_it_is_looked_for_last(
-    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
-) -> None:
-    with serving(Metadata()) as host:
-        monkeypatch.setenv("GCE_METADATA_HOST", host)
-        assert isinstance(found(), MetadataCredentials)
-        monkeypatch.setenv("NO_GCE_CHECK", "true")
-        with pytest.raises(exceptions.DefaultCredentialsError):
-            found()
+class Metadata(BaseHTTPRequestHandler):
+    """The metadata server of an instance with a service account, or without one."""
+
+    has_account: ClassVar = True
+
+    def do_GET(self) -> None:
+        path = urlsplit(self.path).path
+        found = {
+            "/": {},
+            "/computeMetadata/v1/project/project-id": "shop",
+            "/computeMetadata/v1/instance/service-accounts/default/": {"email": "us@shop.test"},
+            "/computeMetadata/v1/instance/service-accounts/default/token": {
+                "access_token": "secret",
+                "expires_in": 3599,
+            },
+        }.get(path)
+        known = self.headers["metadata-flavor"] == "Google" and found is not None
+        self.send_response(200 if known and (self.has_account or "accounts" not in path) else 404)
+        self.send_header("metadata-flavor", "Google")
+        self.send_header("content-type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(found).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
-@pytest.mark.parametrize(("status", "retryable"), [(403, False), (404, False), (500, True), (503, True)])
-def test_a_metadata_server_that_refuses_is_told_apart(
-    monkeypatch: pytest.MonkeyPatch,
-    status: int,
-    retryable: bool,  # noqa: FBT001 - a parameter of the table
-) -> None:
-    metadata = Metadata()
-    metadata.status = status
-    with serving(metadata) as host:
-        monkeypatch.setenv("GCE_METADATA_HOST", host)
-        with pytest.raises(exceptions.RefreshError, match=f"answers {status}") as caught:
-            MetadataCredentials().refresh(Request())
-    assert caught.value.retryable is retryable
+class NoAccount(Metadata):
+    has_account = False
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"[]", b'{"access_token": "x"}', b'{"access_token": "x", "expires_in": "y"}']
-)
-def test_an_answer_without_a_token_is_no_token(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
-    metadata = Metadata()
-    metadata.body = body
-    with serving(metadata) as host:
-        monkeypatch.setenv("GCE_METADATA_HOST", host)
-        with pytest.raises(exceptions.RefreshError, match="no token"):
-            MetadataCredentials().refresh(Request())
+@contextmanager
+def serving(handler: type[Metadata]) -> Iterator[HTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
-def test_nobody_there_is_an_error_of_the_transport(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(exceptions.TransportError, match=r"ConnectError at 127\.0\.0\.1"):
-        Request()("http://127.0.0.1:9/")
+async def test_on_a_machine_of_googles_the_token_is_its_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(Metadata) as server:
+        answer_as_metadata(monkeypatch, server)
+        ours = Credentials()
+        assert await ours.headers() == {"authorization": "Bearer secret"}
+        assert ours._found is not None
+        assert ours._found.token_state is TokenState.FRESH
 
 
-def test_a_key_file_wins_over_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_an_instance_without_an_account_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(NoAccount) as server:
+        answer_as_metadata(monkeypatch, server)
+        with pytest.raises(GoogleUnavailable, match=r"service-accounts/default.* Status: 404") as caught:
+            await Credentials().headers()
+    assert "\n" not in str(caught.value)
+
+
+async def test_a_silent_token_server_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "TOKEN_TIMEOUT", 0.01)
+    go = threading.Event()
+
+    def find() -> Account:
+        go.wait(30)
+        return Account()
+
+    ours = Credentials(find)
+    with pytest.raises(GoogleUnavailable, match=r"no access token within 0\.01 s"):
+        await ours.headers()
+    go.set()
+    assert (await ours.headers())["authorization"] == "Bearer token-1"
+
+
+async def test_a_key_file_wins_over_the_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = tmp_path / "key.json"
-    user = {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
-    key.write_text(json.dumps(user))
-    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
-    monkeypatch.setenv("K_SERVICE", "shop")
-    assert type(found()).__module__ == "google.oauth2.credentials"
     key.write_text("{}")
-    with pytest.raises(exceptions.DefaultCredentialsError):
-        found()
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
+    with serving(Metadata) as server:
+        answer_as_metadata(monkeypatch, server)
+        with pytest.raises(NoCredentials, match="GOOGLE_APPLICATION_CREDENTIALS"):
+            await Credentials().headers()

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -18,6 +17,7 @@ import pytest
 
 from receiver.local_postgres import files as binaries
 from receiver.local_postgres.server import LocalPostgresError, Postgres
+from tests.stage.waiting import wait_until
 
 
 def query(server: Postgres, sql: str, database: str = "postgres") -> object:
@@ -37,13 +37,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -163,7 +156,7 @@ class TestOwner:
             assert alive(int(pid))
             owner.send_signal(death)
             owner.wait()
-            until(lambda: not alive(int(pid)) and not Path(folder).exists())
+            wait_until(lambda: not alive(int(pid)) and not Path(folder).exists())
 
     def test_a_killed_owner_leaves_a_given_folder_usable(self, initialised: Path) -> None:
         argv = [sys.executable, "-c", OWNER, str(initialised)]
@@ -172,7 +165,7 @@ class TestOwner:
             pid, _ = owner.stdout.readline().split()
             owner.kill()
             owner.wait()
-            until(lambda: not alive(int(pid)))
+            wait_until(lambda: not alive(int(pid)))
         with Postgres(initialised) as server:
             assert query(server, "SELECT 1") == 1
 
@@ -187,7 +180,7 @@ class TestOwner:
             owner.kill()
             owner.wait()
             try:
-                until(lambda: not alive(int(pid)))
+                wait_until(lambda: not alive(int(pid)))
             finally:
                 os.kill(int(child), signal.SIGKILL)
 

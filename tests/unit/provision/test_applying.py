@@ -42,7 +42,7 @@ AGENT = "serviceAccount:service-415104041262@gcp-sa-pubsub.iam.gserviceaccount.c
 @pytest.fixture(autouse=True)
 def _no_long_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tried again is tried again soon."""
-    monkeypatch.setattr(applying, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(applying, "FIRST_CONFLICT_PAUSE", 0.001)
     monkeypatch.setattr(google_client, "FIRST_PAUSE", 0.001)
 
 

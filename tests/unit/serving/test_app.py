@@ -11,7 +11,8 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver import TaskRoute
-from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded, reply
+from receiver.delivery.replies import reply
+from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
 from receiver.errors import SettingError
 from receiver.serving.app import create_app, traceparent
 from receiver.serving.instance import Service

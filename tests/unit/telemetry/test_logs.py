@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.contract.failure import Failure
+from receiver.delivery.replies import reply
 from receiver.endings.outcomes import (
     Abandoned,
     Broken,
@@ -40,7 +41,6 @@ from receiver.endings.outcomes import (
     Skipped,
     Succeeded,
     Unrecorded,
-    reply,
 )
 from receiver.errors import RejectionReason
 from receiver.settings import Settings

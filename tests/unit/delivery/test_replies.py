@@ -10,7 +10,8 @@ import typing
 import pytest
 
 from receiver.contract.failure import Failure
-from receiver.endings import outcomes
+from receiver.delivery import replies
+from receiver.delivery.replies import Reply, reply
 from receiver.endings.outcomes import (
     Abandoned,
     AttemptEnding,
@@ -28,11 +29,9 @@ from receiver.endings.outcomes import (
     NotDue,
     Oversized,
     Refused,
-    Reply,
     Skipped,
     Succeeded,
     Unrecorded,
-    reply,
 )
 from receiver.errors import RejectionReason
 
@@ -89,7 +88,7 @@ def test_why_a_message_is_rejected_is_not_told(reason: RejectionReason) -> None:
 
 
 def test_a_body_is_a_literal_sentence_and_holds_nothing_variable() -> None:
-    tree = ast.parse(textwrap.dedent(inspect.getsource(outcomes.reply)))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(replies.reply)))
     calls = [
         node
         for node in ast.walk(tree)
