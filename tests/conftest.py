@@ -17,6 +17,7 @@ from tests.noskips import NoSkips
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytest.register_assert_rewrite("tests.stage")
 TEMPLATE = "receiver_template"
 _numbers = count(1)
 

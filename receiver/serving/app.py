@@ -1,7 +1,7 @@
 """The ASGI application: `POST /tasks/pubsub/`, `/health`, `/ready`, and `/tasks/status` where it is turned on.
 
-HTTP around a `Service`. Paths are exact: Pub/Sub follows a redirect as a GET without a body and takes the answer for an
-ack, so nothing here ever redirects.
+HTTP around a `Service`. Paths are exact and nothing redirects: Pub/Sub follows a redirect as a GET without a body, and
+takes its 200 for an ack.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from starlette.routing import Route
 
 from receiver.delivery.push import ClientGone, Push
 from receiver.delivery.replies import reply
-from receiver.serving.group_status import PATH as STATUS_PATH
-from receiver.serving.group_status import GroupStatus
+from receiver.serving.group_status import STATUS_PATH, GroupStatus
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.settings import PUSH_PATH, Settings
 from receiver.telemetry import logs, uncaught
@@ -37,18 +36,22 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 MAX_LENGTH_DIGITS = 18
-"""Digits of a Content-Length that are looked at: so many are over every cap already, and int() refuses thousands."""
+"""Digits of a Content-Length that are read: a number of 18 is over every cap, and int() refuses thousands of digits."""
 
-CLOUD_TRACE = re.compile(rb"([0-9a-fA-F]{32})/([0-9]{1,19})(?:;o=([01]))?")
+_CLOUD_TRACE = re.compile(rb"([0-9a-fA-F]{32})/([0-9]{1,19})(?:;o=([01]))?")
 
 
 def create_app(settings: Settings | None = None, *, service: Service | None = None) -> Starlette:
-    """The application for any ASGI server. Settings come from the environment unless given; or a Service is.
+    """The application for any ASGI server.
 
-    Without a Service the process is taken for one worker of a server that stops in order at SIGTERM, as uvicorn, hypercorn
-    and gunicorn's workers do. A task that does not stop for a lease past its deadline then sends it SIGTERM, so that
-    what else is in flight is drained, and ends the process with exit code 1 if it still lives a little later than its
-    grace: only the exit ends a thread. Whoever gives a Service decides that by `service.on_stuck`.
+    Without `service` the process must be one worker of a server that stops in order at SIGTERM, as uvicorn, hypercorn
+    and gunicorn's workers do. When a task does not stop for a lease past its deadline, the process sends itself SIGTERM, so that
+    the other deliveries are drained. If it still lives `OVERTIME` after its grace, it ends with exit code 1: only the exit
+    ends a thread.
+
+    Args:
+        settings: from the environment, unless given.
+        service: built by the caller, who also sets `service.on_stuck`.
 
     Raises:
         ConfigurationError: one line on what to change.
@@ -81,22 +84,17 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         return Response(msgspec.json.encode(found), 200 if good else 503, media_type="application/json")
 
     push = _PushRoute(owner)
-    app = _Application(
-        push,
-        routes=[
-            Route(PUSH_PATH, push, methods=["POST"]),
-            Route("/health", health),
-            Route("/ready", ready),
-            *_status(owner),
-        ],
-        lifespan=lifespan,
-    )
+    routes = [Route(PUSH_PATH, push, methods=["POST"]), Route("/health", health), Route("/ready", ready)]
+    if owner.settings.status:
+        status = GroupStatus(owner.ledger.pool, owner.settings.namespace)
+        routes.append(Route(STATUS_PATH, status.answer))
+    app = _Application(push, routes=routes, lifespan=lifespan)
     app.router.redirect_slashes = False
     return app
 
 
 def _leave_in_order(grace: timedelta) -> Callable[[], None]:
-    """What to do when the instance gives up on a task under a server that is not ours."""
+    """The `on_stuck` of an instance under a server that is not ours."""
 
     def leave() -> None:
         last = threading.Timer(grace.total_seconds() + OVERTIME, os._exit, (STUCK_EXIT_CODE,))
@@ -108,9 +106,9 @@ def _leave_in_order(grace: timedelta) -> Callable[[], None]:
 
 
 class _Application(Starlette):
-    """Starlette, and a shorter way past its router and its two middlewares for what nearly every request is.
+    """Starlette, with a shorter way for pushes: its router and its two middlewares were a seventh of the CPU of a delivery.
 
-    Those three were a seventh of the CPU of a delivery. Middleware that somebody adds sees every request.
+    If an application adds middleware, pushes go through it as well.
     """
 
     def __init__(self, push: _PushRoute, **options: Any) -> None:
@@ -125,20 +123,8 @@ class _Application(Starlette):
             await super().__call__(scope, receive, send)
 
 
-def _status(owner: Service) -> list[Route]:
-    """The route of groups, where `TASKS_STATUS` is on."""
-    if not owner.settings.status:
-        return []
-    look = GroupStatus(owner.ledger.pool, owner.settings.namespace)
-
-    async def status(request: Request) -> Response:
-        return await look(request)
-
-    return [Route(STATUS_PATH, status)]
-
-
 class _PushRoute:
-    """HTTP around `PushEndpoint`: raw ASGI, because the body must not be read before the token is checked."""
+    """HTTP around `PushEndpoint`. Raw ASGI, because the token is checked before the body is read."""
 
     def __init__(self, service: Service) -> None:
         self._endpoint = service.endpoint
@@ -177,18 +163,18 @@ class _PushRoute:
 
 
 def traceparent(headers: list[tuple[bytes, bytes]]) -> str | None:
-    """The trace of the request: `traceparent`, or Google's `X-Cloud-Trace-Context: TRACE/SPAN;o=1` in its form."""
+    """The W3C trace of the request, from `traceparent` or from Google's `X-Cloud-Trace-Context: TRACE/SPAN;o=1`."""
     for name, value in headers:
         if name == b"traceparent":
             return value.decode("latin-1")
-        if name == b"x-cloud-trace-context" and (match := CLOUD_TRACE.fullmatch(value)):
+        if name == b"x-cloud-trace-context" and (match := _CLOUD_TRACE.fullmatch(value)):
             trace, span, sampled = match.groups()
             return f"00-{trace.decode().lower()}-{int(span):016x}-0{(sampled or b'0').decode()}"
     return None
 
 
 class _Body:
-    """A request's body as it streams in. No generator: those cost three times as much, because the loop keeps a list of them."""
+    """A request's body as it streams in. A generator would cost three times as much: the loop keeps a list of them."""
 
     __slots__ = ("_more", "_receive")
 

@@ -1,9 +1,9 @@
-"""`GET /tasks/status?group=KEY`: how far a group has come, for whoever knows its key. Served with `TASKS_STATUS=on`.
+"""`GET /tasks/status?group=KEY`: the progress of a group, for everybody who knows its key. Served with `TASKS_STATUS=on`.
 
-Anybody may ask, so that asking takes nothing from the claims: one look at a time, each of one statement, and an answer stands for a
-second. A key is as good as a password to what it shows, which is why that is little: no arguments, no results, no errors.
+Anybody may ask, so requests must not slow the claims: one statement at a time, and an answer is kept for a
+second. The key is the only password, so the answer has no arguments, no results and no errors.
 
-Next: `receiver.reading.groups` looks.
+Next: `receiver.reading.groups` reads the record.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
     from receiver.record.database import Executor
 
-PATH: Final = "/tasks/status"
+STATUS_PATH: Final = "/tasks/status"
 
-AGE: Final = 1.0
+GIVEN_AGAIN_FOR: Final = 1.0
 """Seconds for which an answer is given again."""
 
-REMEMBERED: Final = 256
-"""Answers that are kept: pages that many people look at. Of a thousand units each they are 15 MB."""
+MOST_ANSWERS: Final = 256
+"""Answers that are kept. With a thousand units each they take 15 MB."""
 
-WAITING: Final = 100
-"""Requests that may wait for their look; a flood is told to come again."""
+MOST_WAITING: Final = 100
+"""Requests that may wait for the database; others get 429."""
 
 HEADERS: Final = {"cache-control": "no-store"}
 
@@ -48,14 +48,14 @@ class GroupStatus:
         self._looking = asyncio.Lock()
         self._waiting = 0
         self._seen: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
-        self._failed = -AGE
+        self._failed = -GIVEN_AGAIN_FOR
 
-    async def __call__(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """200 with the group; 400 without a key, 429 when too many ask, 503 when the database does not answer."""
         key = request.query_params.get("group", "")
         if not is_key(key):
             return _text(f"Give ?group= the key of a group, of 1 to {MAX_KEY_BYTES} bytes.", 400)
-        if self._waiting >= WAITING:
+        if self._waiting >= MOST_WAITING:
             return _text("Too many are asking. Ask again in a second.", 429)
         self._waiting += 1
         try:
@@ -71,14 +71,16 @@ class GroupStatus:
     async def _look(self, key: str) -> bytes:
         now = time.monotonic()
         at, body = self._seen.get(key, (0.0, b""))
-        if not body or now - at > AGE:
-            if now - self._failed < AGE:  # who waited behind a look that failed need not wait for another
+        if not body or now - at > GIVEN_AGAIN_FOR:
+            if (
+                now - self._failed < GIVEN_AGAIN_FOR
+            ):  # a request that waited behind a failure does not wait for another
                 raise DatabaseUnavailable("it did not answer a moment ago")
             group = await find_group(self._executor, key, namespace=self._namespace)
             body = msgspec.json.encode(group)
             self._seen[key] = (time.monotonic(), body)
             self._seen.move_to_end(key)
-            if len(self._seen) > REMEMBERED:
+            if len(self._seen) > MOST_ANSWERS:
                 self._seen.popitem(last=False)
         return body
 

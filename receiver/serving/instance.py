@@ -1,9 +1,9 @@
-"""One instance: every collaborator, built before and torn down after.
+"""One instance of the receiver: builds every collaborator, starts them, and closes them.
 
-`Service` gives each what it needs through its constructor; there are no module-level singletons. Its life is
+Each collaborator gets what it needs through its constructor; there are no module-level singletons. The life of a `Service` is
 `check_schema`, `start`, then pushes through `endpoint`, then `drain` and `stop`.
 
-Next: `receiver.app` puts HTTP around it, `receiver.serving.process` a process.
+Next: `receiver.serving.app` puts HTTP around it, `receiver.serving.process` a process.
 """
 
 from __future__ import annotations
@@ -41,32 +41,32 @@ if TYPE_CHECKING:
     from receiver.tasks.registry import Registry
 
 LEASE_AFTER_EXIT = timedelta(seconds=3)
-"""How long after its exit an instance's unfinished executions stay its own; only the exit ends their code."""
+"""An instance keeps the leases of its unfinished executions for so long after its exit: only the exit ends their code."""
 
 STOP_GRACE = 1.0
-"""Seconds that a task has to stop once the grace is over. Cloud Run kills 10 s after SIGTERM, 8 of which are grace, so
-that everything after the grace together has less than 2 (`receiver.serving.process`)."""
+"""Seconds that a task has to stop once the grace is over. Cloud Run kills 10 s after SIGTERM, 8 s of which are grace:
+everything after the grace has less than 2 s (`receiver.serving.process`)."""
 
-CLOSING = 0.3
-"""Seconds for shortening leases and closing connections; a silent database must not keep the process."""
+CLOSE_SECONDS = 0.3
+"""For shortening leases and closing connections; a silent database must not keep the process."""
 
 STUCK_EXIT_CODE = 1
-"""When the instance gives up on a task that does not stop: the platform sees a failure and starts another."""
+"""Of an instance that gives up on a task that does not stop: the platform sees a failure and starts another instance."""
 
 OVERTIME = 1.6
 """Seconds after the grace at which a shutdown that hangs is ended."""
-
-POLL = 0.01
-"""Seconds between two looks at what is still in flight."""
 
 
 class Service:
     """One instance: everything between its start and its end.
 
     Args:
-        settings: the environment.
-        registry: what may run; loaded from the settings when None.
-        emit: where events go.
+        settings: from the environment.
+        registry: the tasks that may run; loaded from the settings when None.
+        emit: takes the events.
+
+    Attributes:
+        on_stuck: called when a task has not stopped for a lease past its deadline; ends the process.
 
     Raises:
         ConfigurationError: a setting is missing or a plugin cannot be loaded.
@@ -126,7 +126,7 @@ class Service:
         )
 
     async def check_schema(self) -> None:
-        """Refuses to serve on tables older than this code, or not ours to use: once, before anything is listened for.
+        """Refuses tables that are older than this code or that this role may not use. Call it before the port is opened.
 
         Raises:
             SchemaError: run `receiver migrate`, or grant what it names.
@@ -134,7 +134,7 @@ class Service:
         await self._readiness.check_schema()
 
     async def start(self) -> None:
-        """Starts the heartbeat and fetches the certificates ahead of the first push."""
+        """Starts the heartbeat and the watchdog, and fetches the certificates ahead of the first push. Once."""
         if self._started:
             return
         self._started = True
@@ -144,18 +144,16 @@ class Service:
         if self.certificates is not None:
             self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
         if any(route.is_async and route.takes_context for route in self.registry.declared):
-            # In a thread and ahead of the first such task: SQLAlchemy's import would hold the loop for 0.2 s.
+            # In a thread and ahead of the first such task: the import of SQLAlchemy would block the loop for 0.2 s.
             self._loading = asyncio.create_task(asyncio.to_thread(_load_sqlalchemy), name="load SQLAlchemy")
         count = len(self.registry.declared)
         self.emit(ServiceState(f"receiving pushes for {count} task{'' if count == 1 else 's'}"))
 
     async def drain(self, *, since: float | None = None) -> None:
-        """Admits nothing more, waits the grace for what is in flight, then calls off what runs and hands back what stops.
-
-        Once. When it returns, every delivery that its task kept has its ending, or is about to have it.
+        """Admits no more pushes and waits the grace for those in flight. Then it stops the tasks and hands back their executions. Once.
 
         Args:
-            since: when the grace began, by `time.monotonic()`: a blocked loop may come here late. Now, unless given.
+            since: when the grace began, by `time.monotonic()`; None means now. A blocked loop may call this late.
         """
         if self._drained:
             return
@@ -168,13 +166,13 @@ class Service:
         self.runner.give_up()
 
     async def stop(self) -> None:
-        """After `drain`: leaves what does not stop to a short lease, and closes every connection, or gives it up."""
+        """After `drain`: leaves a short lease to what does not stop, and closes every connection within `CLOSE_SECONDS`."""
         self.heartbeat.leave(left=LEASE_AFTER_EXIT)
         if self._started:
             withdraw(self._enqueue_backend, self._enqueuing)
         self._readiness.close()
         try:
-            async with asyncio.timeout(CLOSING):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self.heartbeat.ended()
                 await self.ledger.close()
                 if self._enqueuing is not None:
@@ -194,15 +192,15 @@ class Service:
 
     def _tasks_pool(self) -> TaskPool:
         if self._pool is None:
-            from receiver.record.task_pool import TaskPool  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays
+            from receiver.record.task_pool import TaskPool  # noqa: PLC0415 - imports SQLAlchemy: slow, and only some tasks need it
 
             wait = self.settings.db_pool_timeout.total_seconds()
             self._pool = TaskPool(self._database, size=self.settings.db_pool_size, wait=wait)
         return self._pool
 
     def _enqueue_backend(self) -> Backend:
-        """What tasks here enqueue with, made at the first that does."""
-        from receiver.enqueue import PubSubBackend  # noqa: PLC0415 - imports HTTP and Google's credentials: only who enqueues pays
+        """The backend that tasks here enqueue with, made by the first that does."""
+        from receiver.enqueue import PubSubBackend  # noqa: PLC0415 - imports httpx and google-auth: slow, and only tasks that enqueue need it
 
         self._enqueuing = PubSubBackend(self.settings, emit=self.emit)
         return self._enqueuing
@@ -215,12 +213,12 @@ class Service:
 
     async def _quiet(self, *, until: float) -> None:
         """Returns when nothing is in flight and nothing runs, or at that time."""
-        while (self.admission.in_flight or self.runner.busy) and time.monotonic() < until:  # noqa: ASYNC110 - both change in many places, and this is once in a life
-            await asyncio.sleep(POLL)
+        while (self.admission.in_flight or self.runner.busy) and time.monotonic() < until:  # noqa: ASYNC110 - both change in many places, and an instance drains once
+            await asyncio.sleep(0.01)
 
     def _farewell(self) -> None:
-        """The last thing that is done, by the watchdog, when the loop can do nothing any more."""
-        self.heartbeat.stop(left=LEASE_AFTER_EXIT, within=CLOSING)
+        """Shortens the leases, in the watchdog's thread, before it ends a process whose loop is blocked."""
+        self.heartbeat.stop(left=LEASE_AFTER_EXIT, within=CLOSE_SECONDS)
 
     def _stuck(self) -> None:
         self.emit(
@@ -231,9 +229,9 @@ class Service:
 
 
 def _client() -> httpx.AsyncClient:
-    # httpx loads its own command line where click and rich are installed, with pygments: 90 of 210 ms.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None is how the language says "not to be imported"
-    import httpx  # noqa: PLC0415 - off the loop, and after it listens
+    # Where click and rich are installed, httpx imports its own command line, with pygments: 90 of 210 ms.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None makes the import fail, and httpx goes on without
+    import httpx  # noqa: PLC0415 - slow: in a thread, when the port is open
 
     return httpx.AsyncClient()
 

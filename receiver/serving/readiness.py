@@ -1,7 +1,7 @@
-"""May this instance serve: what is known of the database, of its tables, and of the certificates.
+"""Whether this instance can serve: the state of the database, of its tables, and of the certificates.
 
-Asked once before anything is listened for, where older tables are refused, and then by whoever asks /ready. A database that
-is away, silent or read-only is never a reason to refuse, nor to keep anybody waiting for long: it may recover.
+It is asked once before the port is opened, where older tables are refused, and then by each request to /ready. A database that
+is away, silent or read-only does not stop a start: it may recover.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from receiver.delivery.certificates import Certificates
     from receiver.record.database import Executor
 
-AGE = 1.0
+GOOD_FOR = 1.0
 """Seconds for which a good answer is given again."""
 
-PATIENCE = 2.0
-"""Seconds at start for the database to say how old its tables are: Cloud Run's start-up probe waits for the port."""
+CHECK_TIMEOUT = 2.0
+"""Seconds that a start waits for the database: Cloud Run's start-up probe waits for the port."""
 
-PAUSE = 30.0
-"""Seconds, at most, between two looks at a database that was away at start."""
+LONGEST_RETRY_PAUSE = 30.0
+"""Seconds between two checks of a database that was away at start."""
 
 
 class Readiness:
-    """One instance's. `executor` reaches the database; `certificates` is None with push authentication off."""
+    """The readiness of one instance. `certificates` is None where push authentication is off."""
 
     def __init__(self, executor: Executor, certificates: Certificates | None, emit: Emit) -> None:
         self._executor = executor
@@ -42,9 +42,9 @@ class Readiness:
         self._later: asyncio.Task[None] | None = None
 
     async def check_schema(self) -> None:
-        """Refuses tables that are older than this code, or not ours to use; once, and within `PATIENCE`.
+        """Refuses tables that are older than this code or that this role may not use. Once, and within `CHECK_TIMEOUT`.
 
-        A database that cannot be asked is looked at again in the background until it can; the log then says what it holds.
+        When the database does not answer, it is checked again in the background until it does; the log then has the result.
 
         Raises:
             SchemaError: run `receiver migrate`, or grant what it names.
@@ -53,36 +53,36 @@ class Readiness:
             return
         self._checked = True
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(CHECK_TIMEOUT):
                 await schema_check.check(self._executor)
         except (DatabaseUnavailable, TimeoutError) as error:
-            why = str(error) or f"it has not answered for {PATIENCE:g} s"
+            why = str(error) or f"it has not answered for {CHECK_TIMEOUT:g} s"
             self._emit(ReceiverTrouble("the database cannot be used yet", why))
             self._later = asyncio.create_task(self._check_later(), name="check the schema")
 
     async def look(self) -> dict[str, str]:
         """`database`, `schema` and `certificates`, each "ok" or what is wrong, in one constant phrase.
 
-        Anybody may ask: one look at a time, and a good one stands for a second, so that asking takes nothing from the claims.
+        Anybody may ask. One check runs at a time and a good answer is kept for a second, so that requests cost the claims nothing.
         """
         async with self._looking:
             at, found = self._seen
-            if found is None or time.monotonic() - at > AGE:
+            if found is None or time.monotonic() - at > GOOD_FOR:
                 found = await self._look()
                 good = all(state == "ok" for state in found.values())
-                self._seen = (time.monotonic(), found if good else None)  # what mends is seen at once
+                self._seen = (time.monotonic(), found if good else None)  # a recovery shows at once
         return found
 
     def close(self) -> None:
-        """Looks no more."""
+        """Stops the check in the background."""
         if self._later is not None:
             self._later.cancel()
 
     async def _check_later(self) -> None:
-        pause = PATIENCE
+        pause = CHECK_TIMEOUT
         while True:
             await asyncio.sleep(pause)
-            pause = min(2 * pause, PAUSE)
+            pause = min(2 * pause, LONGEST_RETRY_PAUSE)
             try:
                 await schema_check.check(self._executor)
             except DatabaseUnavailable:

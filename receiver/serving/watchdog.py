@@ -1,14 +1,13 @@
-"""Watches the event loop from a thread: a blocking `async def` delays every neighbour, and nobody would know which.
+"""Watches the event loop from a thread: an `async def` that blocks delays every other delivery.
 
-When the loop has not turned for `BLOCKED_AFTER`, the stack it hangs in is said once. When it is still blocked a lease
-after the deadline of what it runs, nothing in the loop can end that any more, so the process ends itself; its leases run
-out, and another instance takes over. The heartbeat, in a thread of its own too, goes on until then.
+When the loop has not turned for `BLOCKED_AFTER`, the log gets its stack, once. When it is still blocked a lease
+after the deadline of what it runs, only the exit can end that, so the process ends itself. Its leases run
+out, and another instance takes over. The heartbeat has its own thread and goes on until then.
 
-On shutdown it stands behind the orderly end: a loop that is blocked, or a database that is silent, must not keep the
-process until the platform kills it with its leases at full length.
+At shutdown it bounds the time: a blocked loop or a silent database must not keep the process until the platform kills it,
+which would leave its leases at full length.
 
-A process that was stopped as a whole (Cloud Run takes the CPU away between requests) is not blocked: the watchdog
-notices that it was away itself.
+Cloud Run takes the CPU away between requests. That is not a blocked loop: the watchdog notices that its own thread stood still.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
 BLOCKED_AFTER = 5.0
 """Seconds without a turn of the loop after which it counts as blocked: a delivery takes milliseconds of it."""
 
-INTERVAL = 0.25
-"""Seconds between two looks: an end that is due must not wait for long."""
+WATCH_INTERVAL = 0.25
+"""Seconds between two looks at the loop, and so how late an end may be."""
 
 LAST_RESORT_EXIT_CODE = 1
 
@@ -40,10 +39,10 @@ class Watchdog:
     """Watches one loop.
 
     Args:
-        hopeless: whether something that runs is so far past its deadline that the process must end; asked only while
-            the loop is blocked, from the watchdog's thread.
-        farewell: what is still to be done before the process ends itself, in the watchdog's thread; it may not take long.
-        blocked_after: seconds.
+        hopeless: whether a run is so far past its deadline that the process must end; called in the watchdog's thread,
+            while the loop is blocked.
+        farewell: called in the watchdog's thread before the process ends itself; it must be quick.
+        blocked_after: seconds without a turn.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Watchdog:
         self._thread.start()
 
     def end_within(self, seconds: float, exit_code: int) -> None:
-        """From now on the process has so many seconds; then it ends itself. Only sets a value: a signal handler calls it."""
+        """Ends the process after so many seconds. It only sets a value, because a signal handler calls it."""
         self._end = (time.monotonic() + seconds, exit_code)
 
     def stop(self) -> None:
@@ -86,11 +85,13 @@ class Watchdog:
         self._said = False
 
     def _watch(self) -> None:
-        interval = min(INTERVAL, self._blocked_after / 2)
+        interval = min(WATCH_INTERVAL, self._blocked_after / 2)
         looked = time.monotonic()
         while not self._stopping.wait(interval):
             now = time.monotonic()
-            if now - looked > self._blocked_after:  # this thread was away too: the process stood still
+            if (
+                now - looked > self._blocked_after
+            ):  # this thread did not run either: the whole process stood still
                 self._turned = now
             looked = now
             loop = self._loop

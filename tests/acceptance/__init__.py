@@ -1,4 +1,4 @@
-"""Real processes over HTTP. What compares for several files says what differs, as the tests themselves do."""
+"""Real processes over HTTP, a folder for each capability."""
 
 import pytest
 

@@ -117,7 +117,7 @@ async def test_it_is_not_there_unless_it_is_turned_on(database_url: str) -> None
 async def test_an_answer_stands_for_a_while_and_many_askers_cost_one_look(
     service: Service, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_room, "AGE", 3600.0)
+    monkeypatch.setattr(status_room, "GIVEN_AGAIN_FOR", 3600.0)
     transport = httpx.ASGITransport(create_app(service=service))
     async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as http:
         asked = [http.get("/tasks/status", params={"group": KEY}) for _ in range(90)]
@@ -127,7 +127,7 @@ async def test_an_answer_stands_for_a_while_and_many_askers_cost_one_look(
         assert (await http.get("/tasks/status", params={"group": KEY})).json()["total"] == 0
         other = await http.get("/tasks/status", params={"group": "other"})
         assert other.json()["total"] == 0
-        monkeypatch.setattr(status_room, "AGE", 0.0)
+        monkeypatch.setattr(status_room, "GIVEN_AGAIN_FOR", 0.0)
         assert (await http.get("/tasks/status", params={"group": KEY})).json()["total"] == 1
     assert await look.others("receiver ledger") == 1
 
@@ -135,7 +135,7 @@ async def test_an_answer_stands_for_a_while_and_many_askers_cost_one_look(
 async def test_a_flood_is_told_to_come_again(
     service: Service, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_room, "WAITING", 5)
+    monkeypatch.setattr(status_room, "MOST_WAITING", 5)
     transport = httpx.ASGITransport(create_app(service=service))
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://receiver") as http,

@@ -29,7 +29,7 @@ from tests.acceptance.docs.test_pages import written
 from tests.acceptance.docs.test_readme import blocks
 from tests.google_fake import GoogleFake
 from tests.stage.commands import clean_environ
-from tests.unit.doctor import test_rules as rules
+from tests.unit.doctor import judging as rules
 from tests.unit.provision import world
 
 GCLOUD = '''#!{python}

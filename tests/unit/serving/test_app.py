@@ -16,7 +16,7 @@ from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full
 from receiver.errors import SettingError
 from receiver.serving.app import create_app, traceparent
 from receiver.serving.instance import Service
-from receiver.serving.readiness import PATIENCE
+from receiver.serving.readiness import CHECK_TIMEOUT
 from receiver.settings import PUSH_PATH, PushAuth, Settings
 from receiver.tasks.registry import Registry
 from receiver.telemetry.events import Delivered, Event, ReceiverTrouble, ServiceState
@@ -179,7 +179,7 @@ async def test_a_silent_database_holds_the_start_no_longer_than_its_patience() -
     async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as silent:
         port = silent.sockets[0].getsockname()[1]
         app = App(database_url=f"postgresql://nobody@127.0.0.1:{port}/none")
-        async with asyncio.timeout(PATIENCE + 2):  # a connection alone may take 5 s
+        async with asyncio.timeout(CHECK_TIMEOUT + 2):  # a connection alone may take 5 s
             await app.service.check_schema()
             await app.service.check_schema()
         assert asked.is_set()

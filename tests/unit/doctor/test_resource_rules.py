@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from receiver.doctor.findings import Check, Severity, judged
+from receiver.doctor.google_look import Roles
+from receiver.doctor.resource_rules import ROLE_RULES
+from receiver.provision.observed import Observed
+from receiver.provision.resources import Grant, Kind
+from tests.unit.doctor.judging import codes, provisioned
+from tests.unit.provision import world
+
+
+class TestResources:
+    def drifted(self, **fields: Any) -> dict[str, str]:
+        """What is said when the first push subscription has these fields instead."""
+        settled = world.settled()
+        name = world.SCOPE.subscription(world.send_mail.path)
+        found = settled.find(name)
+        assert found is not None
+        seen = settled.with_(name, world.changed(found, **fields))
+        return codes(provisioned(seen))
+
+    def test_what_is_as_provisioned_is_no_finding(self) -> None:
+        assert self.drifted() == {}
+
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            ({"pushConfig": {}}, {"endpoint": "ERROR", "audience": "ERROR", "account": "ERROR"}),
+            ({"ackDeadlineSeconds": 10}, {"ack-deadline": "WARNING"}),
+            ({"retryPolicy": None}, {"backoff": "WARNING"}),
+            ({"deadLetterPolicy": None}, {"dead-letters": "WARNING"}),
+            ({"expirationPolicy": {"ttl": "2678400s"}}, {"expiration": "WARNING"}),
+            ({"messageRetentionDuration": "600s"}, {"retention": "WARNING"}),
+            (
+                {"labels": {"receiver-environment": "prod", "receiver-namespace": "else"}},
+                {"not-ours": "ERROR"},
+            ),
+            ({"filter": "x"}, {"not-ours": "ERROR"}),
+        ],
+    )
+    def test_a_field_is_worth_what_it_breaks(self, fields: dict[str, Any], expected: dict[str, str]) -> None:
+        assert self.drifted(**fields) == expected
+
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            ({}, {}),
+            ({"state": "PAUSED"}, {"job-paused": "WARNING"}),
+            ({"state": "DISABLED"}, {"job-disabled": "ERROR"}),
+            ({"status": {}}, {}),
+            ({"status": {"message": "fine"}}, {}),
+            ({"status": {"code": 5}}, {"job-failing": "ERROR"}),
+            ({"schedule": "1 1 1 1 1"}, {"schedule": "ERROR"}),
+            ({"timeZone": "Asia/Tokyo"}, {"schedule": "ERROR"}),
+            ({"pubsubTarget": {}}, {"job-target": "ERROR", "drift": "NOTE"}),
+        ],
+    )
+    def test_jobs(self, fields: dict[str, Any], expected: dict[str, str]) -> None:
+        settled = world.settled()
+        (job,) = [one for one in settled.resources if one.kind is Kind.JOB]
+        seen = settled.with_(job.name, world.changed(job, **fields))
+        found = provisioned(seen, check=Check.SCHEDULER)
+        assert codes(found) == expected
+
+    def test_a_job_that_cloud_scheduler_disabled_cannot_be_resumed(self) -> None:
+        settled = world.settled()
+        (job,) = [one for one in settled.resources if one.kind is Kind.JOB]
+        for state, verb in (("PAUSED", "resume"), ("DISABLED", "delete")):
+            seen = settled.with_(job.name, world.changed(job, state=state))
+            (found,) = provisioned(seen, check=Check.SCHEDULER)
+            assert found.mend.startswith(f"gcloud scheduler jobs {verb} {job.id} ")
+
+    def test_what_nothing_needs_is_told_from_what_still_fires(self) -> None:
+        seen = world.settled()
+        found = provisioned(seen, world.MAIL)
+        assert codes(found) == {"orphan": "WARNING", "kept": "NOTE"}
+        assert {one.mend for one in found if one.code == "kept"} == {"receiver provision --prune --apply"}
+
+    def test_what_is_somebody_elses_is_looked_at_and_not_pruned(self) -> None:
+        settled = world.settled()
+        for one in settled.resources:
+            fields: dict[str, Any] = {"description": ""} if one.kind is Kind.JOB else {"labels": {}}
+            settled = settled.with_(one.name, world.changed(one, **fields))
+        found = provisioned(settled, world.MAIL)
+        mends = {one.mend.rpartition(" --project")[0] for one in found if one.code == "kept"}
+        assert mends
+        assert all(mend.startswith("gcloud ") and " describe " in mend for mend in mends), mends
+
+    def test_a_firing_without_its_topic_is_mended_by_provisioning(self) -> None:
+        settled = world.settled()
+        (job,) = [one for one in settled.resources if one.kind is Kind.JOB]
+        for code, mend in ((5, "receiver provision --apply"), (7, "gcloud scheduler jobs run ")):
+            seen = settled.with_(job.name, world.changed(job, status={"code": code}))
+            (found,) = provisioned(seen, check=Check.SCHEDULER)
+            assert found.mend.startswith(mend)
+
+    def test_nothing_there_is_one_finding_a_kind(self) -> None:
+        found = provisioned(Observed())
+        assert [(one.code, one.severity) for one in found] == [("missing", Severity.ERROR)] * 3
+
+    def test_roles_are_told_one_by_one(self) -> None:
+        agent = "serviceAccount:agent@x"
+        missing = (
+            Grant("projects/p/topics/t", "roles/pubsub.publisher", agent),
+            *(Grant(f"projects/p/subscriptions/{n}", "roles/pubsub.subscriber", agent) for n in range(5)),
+            Grant("projects/-/serviceAccounts/push@x", "roles/iam.serviceAccountTokenCreator", agent),
+        )
+        found = judged(Check.ROLES, ROLE_RULES, Roles(missing))
+        assert [one.severity.name for one in found] == ["WARNING", "WARNING", "NOTE"]
+        assert found[1].what.endswith("roles/pubsub.subscriber on 0, 1, 2 and 2 more")
