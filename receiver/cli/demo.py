@@ -1,11 +1,12 @@
 """`receiver demo`: a real PostgreSQL, a real receiver with OIDC on, and a local Pub/Sub.
 
-First tasks are enqueued and travel: publish → push → record, a retry, a dead letter, a scheduled firing. Then every ending of the
-contract is shown by a push of its own.
+First tasks are enqueued and followed: publish → push → record, a retry, a dead letter, a scheduled firing. Then one push is
+sent for each ending of the contract.
 """
 
 from __future__ import annotations
 
+import queue
 import signal
 import sys
 import tempfile
@@ -21,8 +22,8 @@ from rich.live import Live
 from receiver.cli import listing, terminal
 from receiver.cli.executions import COLUMNS
 from receiver.demo.every_ending import ENVIRONMENT, MODULE, Endings, Record, Shown
-from receiver.demo.journeys import Journey, Travels
-from receiver.dev.processes import EMAIL, Instance
+from receiver.demo.journeys import Journey, follow
+from receiver.dev.processes import Instance
 from receiver.emulator.in_thread import running
 from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError
@@ -76,8 +77,10 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
         url = postgres.url(DATABASE)
         upgrade(url)
         signer = Signer.create()
-        travels = Travels()
-        pubsub = stack.enter_context(running(signer, observe=travels.arrived))
+        answers = queue.SimpleQueue[int]()
+        pubsub = stack.enter_context(
+            running(signer, observe=lambda _subscription, _message, status: answers.put(status))
+        )
         # Its working folder is ours, so that it runs from a checkout as from an installation.
         receiver = Instance(
             database_url=url,
@@ -89,7 +92,7 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
         )
         stack.enter_context(receiver)
         waiting.stop()
-        journeys = _show(console, travels.all(pubsub, receiver, EMAIL, url))
+        journeys = _show(console, follow(pubsub, answers, receiver.url, url))
         with console.status("pushing what ends in every other way ..."):
             shown, record = Endings(receiver, postgres, url, folder).all()
         return journeys, shown, record

@@ -1,21 +1,19 @@
-"""One push for each ending of the contract, sent to a real receiver over HTTP: what `receiver demo` shows.
+"""One push for each ending of the contract, sent to a real receiver over HTTP: `receiver demo` shows them.
 
-The stage is set by the caller: a database, a receiver started with `ENVIRONMENT` that serves
-`receiver.demo.demo_tasks`, and its signer. Each push becomes a `Shown`: which status was due, which came. The
-record is read before the last one, which finds the database down.
+The caller starts a receiver of `receiver.demo.demo_tasks` with `ENVIRONMENT`. Each push becomes a `Shown`: the status
+that the contract says, and the one that came.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from receiver.demo.demo_tasks import KILL_SWITCH
-from receiver.emulator.push_client import Pusher, message, scheduled_message
+from receiver.emulator.push_client import message, scheduled_message
 from receiver.emulator.signer import Signer
 from receiver.errors import ReceiverError
 from receiver.reading import queries
@@ -25,17 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    import httpx
-
     from receiver.dev.processes import Instance
+    from receiver.emulator.push_client import Pusher
     from receiver.local_postgres.server import Postgres
 
 MODULE: Final = "receiver.demo.demo_tasks"
-CONCURRENCY: Final = 3
-MAX_BODY_BYTES: Final = 16 * 1024
+MOST_AT_ONCE: Final = 3
+LARGEST_BODY: Final = 16 * 1024
 ENVIRONMENT: Final = {
-    "TASKS_MAX_CONCURRENCY": str(CONCURRENCY),
-    "TASKS_MAX_BODY_BYTES": str(MAX_BODY_BYTES),
+    "TASKS_MAX_CONCURRENCY": str(MOST_AT_ONCE),
+    "TASKS_MAX_BODY_BYTES": str(LARGEST_BODY),
     "TASKS_MAX_REJECTIONS": "2",
     "TASKS_REJECTION_GRACE": "0",
     "TASKS_SHUTDOWN_GRACE": "0",
@@ -43,20 +40,21 @@ ENVIRONMENT: Final = {
 }
 """The receiver's settings for the demo: limits low enough to meet."""
 
-PATIENCE: Final = 10.0
-"""Seconds to wait for a task to start; it takes milliseconds."""
+RUNNING_TIMEOUT: Final = 10.0
+"""Seconds for a task to start; it takes milliseconds."""
 
-STAGE = "CREATE TABLE demo_orders (name text NOT NULL)"
-DEFERRED = """
+ORDERS: Final = "CREATE TABLE demo_orders (name text NOT NULL)"
+DEFERRED: Final = f"""
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at, run_after)
-VALUES ('not-due', 'greet', $1, 'gyrinx', '["Ada"]', '{}', 'READY', clock_timestamp(),
+VALUES ('not-due', 'greet', '{MODULE}.greet', 'gyrinx', '["Ada"]', '{{}}', 'READY', clock_timestamp(),
         clock_timestamp() + interval '1 hour')
-"""
+"""  # noqa: S608 - our own name
+MALFORMED: Final = b'{"message": {"data": "bm90IGpzb24=", "messageId": "1001"}}'
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One push: how it ended, the status that the contract says, and what came. 0 stands for no answer."""
+    """One push: how it ended, the status that the contract says, and what came."""
 
     ending: str
     expected: int
@@ -80,7 +78,7 @@ class Endings:
         receiver: started, with `ENVIRONMENT` and `MODULE`.
         postgres: its database server, halted at the end.
         database_url: its database, migrated.
-        folder: an empty one, for the file that ends a task.
+        folder: an empty one, for the file that lets tasks end.
     """
 
     def __init__(self, receiver: Instance, postgres: Postgres, database_url: str, folder: Path) -> None:
@@ -91,134 +89,91 @@ class Endings:
         self._pusher = receiver.pusher()
 
     def all(self) -> tuple[list[Shown], Record]:
-        """Every ending, in the contract's order, and the record before the database went down."""
-        self._sql(STAGE)
-        self._sql(DEFERRED, f"{MODULE}.greet")
-        shown = [*self._successes(), *self._acked(), *self._rejected(), *self._denied()]
-        shown += [*self._busy(), *self._failed()]
-        record = asyncio.run(self._record())
-        return [*shown, self._down()], record
+        """Every ending, and the record before the database went down."""
+        self._fetch(ORDERS)
+        self._fetch(DEFERRED)
+        shown = [*self._at_once(), *self._busy()]
+        orders = [row["name"] for row in self._fetch("SELECT name FROM demo_orders")]
+        record = Record(*asyncio.run(self._read()), orders)
+        self._postgres.halt()
+        return [*shown, self._task(500, "the database is down", "greet", "Ada")], record
 
-    def _successes(self) -> Iterator[Shown]:
-        yield self._task(200, "the task returned (async def)", "greet", ["Ada"], task_id="greet")
-        yield self._task(200, "the task returned (def, in a thread)", "resize_image", [7], task_id="resize")
-        yield self._task(200, "the task returned (by its alias)", "shop.images.resize", [8], {"width": 9})
-        yield self._task(
-            200, "the task returned, and wrote through ctx", "write_order", ["books"], task_id="order"
-        )
-        yield self._push(200, "a scheduled firing", scheduled_message("cleanup"))
-
-    def _acked(self) -> Iterator[Shown]:
-        yield self._task(200, "duplicate of a final one", "greet", ["Ada"], task_id="greet")
-        yield self._task(200, "kill switch is off", "newsletter", task_id="newsletter")
-        yield self._task(200, "PermanentError", "refuses", ["4711"], task_id="permanent")
-        yield self._task(500, "the task raised (attempt 1 of 2)", "always_fails", task_id="always-fails")
-        yield self._task(200, "max_attempts used up (attempt 2 of 2)", "always_fails", task_id="always-fails")
-        yield self._task(200, "a result that cannot be stored", "returns_an_object", task_id="unstorable")
-        yield self._task(200, "delivered before its run_after", "greet", ["Ada"], task_id="not-due")
-
-    def _rejected(self) -> Iterator[Shown]:
-        malformed = b'{"message": {"data": "bm90IGpzb24=", "messageId": "1001"}}'
-        yield self._push(400, "malformed message", malformed)
-        yield self._push(200, "the same message rejected repeatedly", malformed)
-        yield self._task(400, "unknown task", "no_such_task")
-        yield self._task(400, "arguments that do not fit the function", "greet", ["Ada", "Grace"])
-        yield self._task(400, "a task_id that belongs to another task", "resize_image", [7], task_id="greet")
-        yield self._task(400, "larger than the cap", "greet", ["A" * MAX_BODY_BYTES])
-
-    def _denied(self) -> Iterator[Shown]:
-        ours = self._pusher
-        nobody = Pusher(ours.client, ours.url, ours.audience, ours.email, None)
-        stranger = Pusher(ours.client, ours.url, ours.audience, ours.email, Signer.create())
-        yield self._push(403, "no OIDC token", message("greet", ["Eve"]), nobody)
-        yield self._push(403, "a token signed with another key", message("greet", ["Eve"]), stranger)
+    def _at_once(self) -> Iterator[Shown]:
+        task, push = self._task, self._push
+        yield task(200, "the task returned (async def)", "greet", "Ada", task_id="greet")
+        yield task(200, "the task returned (def, in a thread)", "resize_image", 7, task_id="resize")
+        yield task(200, "the task returned (by its alias)", "shop.images.resize", 8, width=9)
+        yield task(200, "the task returned, and wrote through ctx", "write_order", "books", task_id="order")
+        yield push(200, "a scheduled firing", scheduled_message("cleanup"))
+        yield task(200, "duplicate of a final one", "greet", "Ada", task_id="greet")
+        yield task(200, "kill switch is off", "newsletter", task_id="newsletter")
+        yield task(200, "PermanentError", "refuses", "4711", task_id="permanent")
+        yield task(500, "the task raised (attempt 1 of 2)", "always_fails", task_id="always-fails")
+        yield task(200, "max_attempts used up (attempt 2 of 2)", "always_fails", task_id="always-fails")
+        yield task(200, "a result that cannot be stored", "returns_an_object", task_id="unstorable")
+        yield task(200, "delivered before its run_after", "greet", "Ada", task_id="not-due")
+        yield push(400, "malformed message", MALFORMED)
+        yield push(200, "the same message rejected repeatedly", MALFORMED)
+        yield task(400, "unknown task", "no_such_task")
+        yield task(400, "arguments that do not fit the function", "greet", "Ada", "Grace")
+        yield task(400, "a task_id that belongs to another task", "resize_image", 7, task_id="greet")
+        yield task(400, "larger than the cap", "greet", "A" * LARGEST_BODY)
+        unsigned, stranger = (replace(self._pusher, signer=signer) for signer in (None, Signer.create()))
+        yield push(403, "no OIDC token", message("greet", ["Eve"]), unsigned)
+        yield push(403, "a token signed with another key", message("greet", ["Eve"]), stranger)
+        yield task(500, "the task raised", "flaky", task_id="flaky")
+        yield task(200, "a retry of a FAILED one", "flaky", task_id="flaky")
+        wrote = "the task raised after a write through ctx"
+        yield task(500, wrote, "write_order", "lost", fail=True, task_id="lost")
+        yield task(500, "the task ran out of time", "never_ends", task_id="never-ends")
 
     def _busy(self) -> Iterator[Shown]:
-        """One execution runs while its message comes again; then as many run as are allowed."""
-        with self._holding() as start:
-            running = [start("held-1")]
-            yield self._hold(429, "the same execution is running elsewhere", "held-1")
-            running += [start(f"held-{number}") for number in range(2, CONCURRENCY + 1)]
-            yield self._hold(429, "TASKS_MAX_CONCURRENCY are in flight", "one-too-many")
-            self._release.touch()
-            for future in running:
-                answer = future.result()
-            yield Shown("the running one returned meanwhile", 200, answer.status, answer.body)
-
-    def _failed(self) -> Iterator[Shown]:
-        yield self._task(500, "the task raised", "flaky", task_id="flaky")
-        yield self._task(200, "a retry of a FAILED one", "flaky", task_id="flaky")
-        yield self._task(
-            500,
-            "the task raised after a write through ctx",
-            "write_order",
-            ["lost"],
-            {"fail": True},
-            task_id="lost",
-        )
-        yield self._task(500, "the task ran out of time", "never_ends", task_id="never-ends")
-
-    def _down(self) -> Shown:
-        self._postgres.halt()
-        return self._task(500, "the database is down", "greet", ["Ada"])
-
-    @contextmanager
-    def _holding(self) -> Iterator[Any]:
-        """Starts tasks that run until the file exists, each in a thread of this side."""
-        with ThreadPoolExecutor(CONCURRENCY) as pool:
-
-            def start(task_id: str) -> Future[Shown]:
-                future = pool.submit(self._hold, 200, "", task_id)
-                self._until_running(task_id, future)
-                return future
-
+        """A task runs while its message comes again; then as many run as are allowed."""
+        file, returned = str(self._release), "the running one returned meanwhile"
+        with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
             try:
-                yield start
+                held = pool.submit(self._task, 200, returned, "hold", file, task_id="held-1")
+                self._until_running("held-1")
+                yield self._task(
+                    429, "the same execution is running elsewhere", "hold", file, task_id="held-1"
+                )
+                for task_id in (f"held-{number}" for number in range(2, MOST_AT_ONCE + 1)):
+                    pool.submit(self._task, 200, "", "hold", file, task_id=task_id)
+                    self._until_running(task_id)
+                yield self._task(429, "TASKS_MAX_CONCURRENCY are in flight", "greet", "Ada")
             finally:
-                self._release.touch()  # whatever happened: nothing is left waiting
+                self._release.touch()
+            yield held.result()
 
-    def _hold(self, expected: int, ending: str, task_id: str) -> Shown:
-        return self._task(expected, ending, "hold", [str(self._release)], task_id=task_id)
-
-    def _until_running(self, task_id: str, future: Future[Shown]) -> None:
-        end = time.monotonic() + PATIENCE
-        while time.monotonic() < end and not future.done():
-            if self._sql("SELECT 1 FROM task_executions WHERE task_id = $1 AND status = 'RUNNING'", task_id):
-                return
-        raise ReceiverError(
-            f"the task {task_id} did not start; the receiver's log: {self._receiver.log()[-2000:]}"
-        )
+    def _until_running(self, task_id: str) -> None:
+        end = time.monotonic() + RUNNING_TIMEOUT
+        running = "SELECT 1 FROM task_executions WHERE task_id = $1 AND status = 'RUNNING'"
+        while not self._fetch(running, task_id):
+            if time.monotonic() > end:
+                log = self._receiver.log()[-2000:]
+                raise ReceiverError(f"the task {task_id} did not start; the receiver's log: {log}")
 
     def _task(
-        self,
-        expected: int,
-        ending: str,
-        name: str,
-        args: list[Any] | None = None,
-        kwargs: dict[str, Any] | None = None,
-        *,
-        task_id: str | None = None,
+        self, expected: int, ending: str, name: str, *args: Any, task_id: str | None = None, **kwargs: Any
     ) -> Shown:
-        return self._push(expected, ending, message(name, args or [], kwargs, task_id=task_id))
+        return self._push(expected, ending, message(name, args, kwargs, task_id=task_id))
 
     def _push(self, expected: int, ending: str, body: bytes, pusher: Pusher | None = None) -> Shown:
-        answer: httpx.Response = (pusher or self._pusher).send(body)
+        answer = (pusher or self._pusher).send(body)
         return Shown(ending, expected, answer.status_code, answer.text)
 
-    def _sql(self, statement: str, *values: Any) -> list[Any]:
-        async def run() -> list[Any]:
+    def _fetch(self, statement: str, *values: Any) -> list[Any]:
+        async def fetch() -> list[Any]:
             connection = await self._database.connect("receiver demo")
             try:
-                rows: list[Any] = await connection.fetch(statement, *values)
-                return rows
+                return list(await connection.fetch(statement, *values))
             finally:
                 await connection.close()
 
-        return asyncio.run(run())
+        return asyncio.run(fetch())
 
-    async def _record(self) -> Record:
+    async def _read(self) -> tuple[list[queries.Execution], int]:
         async with queries.reading(self._database) as connection:
             found = await queries.executions(connection)
             rejected = await queries.rejected_count(connection)
-        rows = await asyncio.to_thread(self._sql, "SELECT name FROM demo_orders ORDER BY name")
-        return Record(found, rejected, [row["name"] for row in rows])
+        return found, rejected
