@@ -9,15 +9,18 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
+import pytest
 
 from receiver.contract.encode import encode_payload
 from receiver.dev.processes import free_port
+from receiver.emulator import in_thread
+from receiver.emulator.signer import Signer
 
 BINARY = Path("platform/pubsub-emulator/bin/cloud-pubsub-emulator")
 PLACES = (
@@ -117,6 +120,25 @@ def running(folder: Path) -> Iterator[str]:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextmanager
+def offered(place: str, folder: Path, signer: Signer | None = None) -> Iterator[str]:
+    """Host and port of the local Pub/Sub (`ours`), or of the official emulator; without that, the test is skipped."""
+    if place == "ours":
+        with in_thread.running(signer) as beside:
+            yield beside.host
+        return
+    with ExitStack() as stack:
+        try:
+            host = stack.enter_context(running(folder))
+        except NoEmulatorError as reason:
+            pytest.skip(str(reason))
+        yield host
+
+
+BOTH: Final = ["ours", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])]
+"""The places of `offered`, as parameters."""
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -12,22 +12,11 @@ import pytest
 
 from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
-from tests.stage.executions import make_effects, neighbours
+from tests.stage.executions import neighbours
 from tests.stage.receivers import Marks, message
 from tests.stage.record import Record
 from tests.stage.waiting import eventually
 from tests.stage.wire import push
-
-
-@pytest.fixture(scope="module")
-def shared_record(shared_database_url: str) -> Record:
-    make_effects(shared_database_url)
-    return Record(shared_database_url)
-
-
-@pytest.fixture(scope="module")
-def shared(begin_shared: Start, shared_record: Record) -> Instance:
-    return begin_shared(shared_record.url)
 
 
 @pytest.fixture

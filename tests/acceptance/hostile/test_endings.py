@@ -11,7 +11,7 @@ import pytest
 from receiver.contract.failure import MESSAGE_LIMIT, NAME_LIMIT, TRACEBACK_LIMIT
 from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
-from tests.stage.executions import make_effects, neighbours
+from tests.stage.executions import neighbours
 from tests.stage.receivers import Marks, memory, message
 from tests.stage.record import Record
 from tests.stage.slow import some_quick
@@ -63,17 +63,6 @@ UNSTORABLE = (
     "raw that is no UTF-8",
     "raw that is too deep for PostgreSQL",
 )
-
-
-@pytest.fixture(scope="module")
-def shared_record(shared_database_url: str) -> Record:
-    make_effects(shared_database_url)
-    return Record(shared_database_url)
-
-
-@pytest.fixture(scope="module")
-def shared(begin_shared: Start, shared_record: Record) -> Instance:
-    return begin_shared(shared_record.url)
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from receiver.errors import Rejected
 from receiver.tasks.registry import Registry
 from tests.acceptance.conftest import Start
 from tests.stage import malformed
-from tests.stage.executions import make_effects
 from tests.stage.receivers import Marks, memory, message, reset_peak
 from tests.stage.record import Record
 from tests.stage.wire import healthy, push
@@ -49,15 +48,9 @@ async def takes(label: str, *args: Any, **kwargs: Any) -> None: ...
 REGISTRY = Registry([TaskRoute(takes)])
 
 
-@pytest.fixture(scope="module")
-def record_url(shared_database_url: str) -> str:
-    make_effects(shared_database_url)
-    return shared_database_url
-
-
-@pytest.fixture(scope="module")
-def instance(begin_shared: Start, record_url: str) -> Instance:
-    return begin_shared(record_url)
+@pytest.fixture
+def instance(shared: Instance) -> Instance:
+    return shared
 
 
 @pytest.fixture(autouse=True)
@@ -227,7 +220,7 @@ def edited_at_random(count: int) -> list[bytes]:
 
 @pytest.mark.slow
 async def test_bad_bodies_are_400_over_http_and_leave_no_memory_behind(
-    instance: Instance, record_url: str
+    instance: Instance, shared_record: Record
 ) -> None:
     """Kept, each counted under its key; the same body again and again makes no second row."""
     bodies = [body for _, body in malformed.CASES] + edited_at_random(OVER_HTTP)
@@ -237,7 +230,7 @@ async def test_bad_bodies_are_400_over_http_and_leave_no_memory_behind(
     for _ in range(2):
         await posted(instance, bodies)
     assert memory(instance) - before < TOLERANCE
-    (kept,) = await Record(record_url).fetch(
+    (kept,) = await shared_record.fetch(
         "SELECT count(*)::int AS rows, min(count) AS least FROM rejected_messages"
     )
     assert kept["rows"] == len({rejection_key(body) for body in bodies})

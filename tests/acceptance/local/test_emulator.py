@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from receiver import TaskResult, task
 from receiver.dev.processes import EMAIL
-from receiver.emulator import in_thread
 from receiver.emulator.signer import Signer
 from receiver.enqueue import PubSubBackend
 from receiver.settings import Settings
@@ -23,27 +22,23 @@ from receiver.tasks.naming import topic_name
 from receiver.telemetry.events import Event, ReceiverTrouble
 from tests.acceptance.conftest import Start
 from tests.stage import emulator
-from tests.stage.emulator import Emulator, NoEmulatorError
+from tests.stage.emulator import Emulator
 from tests.stage.receivers import PLUGIN
 from tests.stage.record import Record
 from tests.stage.waiting import eventually
 
 
-@pytest.fixture(params=["local", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])])
+@pytest.fixture(params=emulator.BOTH)
 def pubsub(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, signer: Signer
 ) -> Iterator[Emulator]:
     """One of the two, with a project that nobody has used."""
     with ExitStack() as stack:
-        if request.param == "local":
-            host = stack.enter_context(in_thread.running(signer)).host
-        else:
-            try:
-                host = stack.enter_context(emulator.running(tmp_path_factory.mktemp("emulator")))
-            except NoEmulatorError as reason:
-                pytest.skip(str(reason))
+        host = stack.enter_context(
+            emulator.offered(request.param, tmp_path_factory.mktemp("emulator"), signer)
+        )
         client = stack.enter_context(httpx.Client(trust_env=False))
-        yield Emulator(client, host, f"p-{uuid.uuid4().hex[:12]}", signs=request.param == "local")
+        yield Emulator(client, host, f"p-{uuid.uuid4().hex[:12]}", signs=request.param == "ours")
 
 
 async def test_a_published_task_becomes_an_execution_and_poison_a_dead_letter(

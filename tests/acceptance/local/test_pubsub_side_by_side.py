@@ -16,10 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver.emulator import in_thread
 from receiver.emulator.signer import Signer
 from tests.stage import emulator, endpoint
-from tests.stage.emulator import NoEmulatorError
 from tests.stage.endpoint import Endpoint
 from tests.stage.waiting import eventually
 
@@ -109,18 +107,12 @@ def text(of: str) -> dict[str, Any]:
     return {"data": base64.b64encode(of.encode()).decode()}
 
 
-@pytest.fixture(
-    scope="module", params=["ours", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])]
-)
+@pytest.fixture(scope="module", params=emulator.BOTH)
 def pubsub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PubSub]:
     with ExitStack() as stack:
-        if request.param == "ours":
-            host = stack.enter_context(in_thread.running(Signer.create())).host
-        else:
-            try:
-                host = stack.enter_context(emulator.running(tmp_path_factory.mktemp("emulator")))
-            except NoEmulatorError as reason:
-                pytest.skip(str(reason))
+        host = stack.enter_context(
+            emulator.offered(request.param, tmp_path_factory.mktemp("emulator"), Signer.create())
+        )
         client = stack.enter_context(httpx.Client(trust_env=False))
         yield PubSub(request.param, client, host, f"p-{uuid.uuid4().hex[:12]}")
 
@@ -421,6 +413,7 @@ class TestPush:
         target.answer = lambda _: 200
         assert 0.9 < second.at - first.at < 4
 
+    @pytest.mark.slow
     async def test_the_ack_deadline_is_the_time_that_a_push_has(
         self, pubsub: PubSub, target: Endpoint
     ) -> None:

@@ -21,13 +21,12 @@ import pytest
 from click.testing import CliRunner
 
 from receiver.cli import group
-from receiver.emulator import in_thread
 from receiver.errors import ReceiverError
 from tests import google_fake
 from tests.google_fake import GoogleFake
 from tests.stage import emulator
 from tests.stage.commands import RECEIVER, clean_environ, run_command
-from tests.stage.emulator import Emulator, NoEmulatorError
+from tests.stage.emulator import Emulator
 from tests.stage.record import Record
 
 Provision = Callable[..., "Ended"]
@@ -418,19 +417,13 @@ def test_a_configuration_that_cannot_work_is_one_line(
     assert line in one_line(provision(*arguments, env=env))
 
 
-@pytest.fixture(params=["local", pytest.param("official", marks=[pytest.mark.emulator, pytest.mark.slow])])
+@pytest.fixture(params=emulator.BOTH)
 def pubsub(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """The local Pub/Sub, and Google's own emulator."""
     with ExitStack() as stack:
-        if request.param == "local":
-            host = stack.enter_context(in_thread.running()).host
-        else:
-            try:
-                host = stack.enter_context(emulator.running(tmp_path_factory.mktemp("emulator")))
-            except NoEmulatorError as reason:
-                pytest.skip(str(reason))
+        host = stack.enter_context(emulator.offered(request.param, tmp_path_factory.mktemp("emulator")))
         client = stack.enter_context(httpx.Client(trust_env=False))
-        yield Emulator(client, host, f"p-{uuid.uuid4().hex[:12]}", signs=request.param == "local")
+        yield Emulator(client, host, f"p-{uuid.uuid4().hex[:12]}", signs=request.param == "ours")
 
 
 def test_an_emulator_is_provisioned_drift_is_found_and_the_environment_removed(
