@@ -1,1 +1,1 @@
-"""What happens, said once as an event, and rendered by one subscriber (`receiver.telemetry.logs`)."""
+"""Events, and the log lines that are made of them."""

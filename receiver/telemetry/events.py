@@ -1,6 +1,6 @@
-"""The events of the domain: values, emitted where things happen, rendered somewhere else.
+"""The events of the service: values that are emitted where something happens. `receiver.telemetry.logs` makes lines of them.
 
-Nothing of a token, and no argument or result of a task, is ever part of an event.
+No event has a part of a token, or an argument or a result of a task.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """A delivery was answered. Everything but the status may be unknown: a refused push has not been read.
+    """A delivery was answered. A refused push is not read, so that everything but its status is unknown.
 
     Attributes:
         seconds: from the arrival of the request to its answer.
@@ -33,7 +33,7 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class ReceiverTrouble(msgspec.Struct, frozen=True):
-    """Something of the service itself needs an operator's eye; `what` is constant, `why` is one line."""
+    """Something in the service itself needs an operator. `what` is constant, `why` is one line."""
 
     what: str
     why: str
@@ -42,7 +42,7 @@ class ReceiverTrouble(msgspec.Struct, frozen=True):
 
 
 class ServiceState(msgspec.Struct, frozen=True):
-    """Started, stopping, stopped: one line each."""
+    """The service started, stops or has stopped."""
 
     what: str
 

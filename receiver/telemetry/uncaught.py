@@ -1,7 +1,7 @@
-"""Exceptions that nobody caught → events: of threads, of `__del__`, of the main thread, of the loop's callbacks.
+"""Uncaught exceptions become events: of threads, of `__del__`, of the main thread, of the loop's callbacks.
 
-The interpreter would print each as a traceback of many lines to standard error, where Cloud Logging takes every line for
-an entry of its own. Nothing of an exception's own is called here but its text, which `receiver.contract.failure` reads with care.
+The interpreter would print a traceback of many lines to standard error, and Cloud Logging makes an entry of every line.
+An exception's own code is not called, except for its text, which `receiver.contract.failure` reads safely.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 WHAT: Final = "uncaught exception"
 
 _NAME: Final = type.__dict__["__qualname__"]
-"""The interpreter's slot: a metaclass may answer anything."""
+"""The interpreter's own attribute: a metaclass may return anything."""
 
 
 def watch(emit: Emit) -> None:
-    """From now on an exception that nobody caught is an event, wherever in the process it was raised.
+    """From now on every uncaught exception of the process is an event.
 
-    For a process that is ours: these hooks are the interpreter's, and there is one of each.
+    Only for a process that we start: the interpreter has one hook of each kind.
     """
 
     def in_main(_kind: type[BaseException], error: BaseException, _trail: TracebackType | None) -> None:
@@ -48,7 +48,7 @@ def watch(emit: Emit) -> None:
 
 
 def in_loop(emit: Emit) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """A handler for `loop.set_exception_handler`: says what happened, and shows none of the objects concerned."""
+    """A handler for `loop.set_exception_handler`. It shows the message and the error, not the objects."""
 
     def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error: BaseException | None = context.get("exception")
@@ -64,7 +64,7 @@ def _trouble(where: str, error: BaseException) -> ReceiverTrouble:
 
 
 def _named(thing: object) -> str:
-    """What the interpreter was doing: usually a `__del__`. The object is not asked: its `repr` may do anything."""
+    """What the interpreter called, usually a `__del__`. Never by the object's `repr`, which may do anything."""
     if type(thing) in {FunctionType, BuiltinFunctionType}:
         return str(thing.__qualname__)  # type: ignore[attr-defined]  # mypy does not narrow by type()
     return f"an object of type {_NAME.__get__(type(thing))}"

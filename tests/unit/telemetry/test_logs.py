@@ -7,11 +7,9 @@ import io
 import json
 import logging
 import logging.config
-import os
 import re
 import sys
 import typing
-import warnings
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -497,23 +495,6 @@ async def test_what_waits_is_written_when_the_process_ends() -> None:
     logs.configure(CLOUD, stream)(delivered(Succeeded("1")))
     logging.getLogger().handlers[0].flush()  # as `logging.shutdown` does
     assert json.loads(stream.getvalue())["status"] == 200
-
-
-async def test_a_child_that_is_forked_meanwhile_does_not_write_it_again() -> None:
-    stream = Counted()
-    logs.configure(CLOUD, stream)(delivered(Succeeded("1")))
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # of forking beside threads: the child only looks and ends
-        child = os.fork()
-    if child == 0:
-        logging.getLogger().handlers[0].flush()
-        os._exit(stream.writes)
-    _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - the loop must not turn meanwhile
-    assert os.waitstatus_to_exitcode(status) == 0
-    await asyncio.sleep(0)
-    assert stream.writes == 1
 
 
 async def test_a_stream_that_is_full_costs_lines_and_nothing_else() -> None:
