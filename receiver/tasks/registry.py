@@ -1,14 +1,12 @@
-"""The frozen registry: which route a message means, and whether its arguments fit.
+"""The registry: which route a message means, and whether its arguments fit.
 
-Invariant: after start nothing here changes and nothing is imported because a message says so. No name, path or alias
-belongs to two routes.
+Invariant: after the start nothing here changes, and no message causes an import. No name, path or alias belongs to two routes.
 
 Next: `receiver.delivery.push` finds and binds here before anything is claimed.
 """
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from receiver.errors import PluginError, Rejected, RejectionReason
@@ -34,13 +32,6 @@ class Registry:
         PluginError: two routes share a name, path or alias.
     """
 
-    __slots__ = ("_by_name", "declared", "modules", "routes")
-
-    declared: tuple[TaskRoute, ...]
-    routes: tuple[TaskRoute, ...]
-    modules: tuple[str, ...]
-    _by_name: Mapping[str, TaskRoute]
-
     def __init__(
         self,
         routes: Sequence[TaskRoute],
@@ -54,16 +45,10 @@ class Registry:
                 other = by_name.setdefault(name, route)
                 if other is not route:
                     raise PluginError(_clash(name, other, route, built_in))
-        object.__setattr__(self, "declared", tuple(routes))
-        object.__setattr__(self, "routes", (*routes, *built_in))
-        object.__setattr__(self, "modules", tuple(modules))
-        object.__setattr__(self, "_by_name", MappingProxyType(by_name))
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"the registry is frozen: {name} cannot be set")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"the registry is frozen: {name} cannot be deleted")
+        self.declared = tuple(routes)
+        self.routes = (*routes, *built_in)
+        self.modules = tuple(modules)
+        self._by_name = by_name
 
     def __repr__(self) -> str:
         return f"<Registry of {len(self.declared)} routes>"

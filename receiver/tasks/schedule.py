@@ -1,8 +1,8 @@
 """Cloud Scheduler's cron grammar, and its time zones.
 
-Five fields; `*`, numbers, ascending ranges, steps after `*` or a range, lists; JAN-DEC and SUN-SAT; weekday 0-7. Known to other
-crons and refused here because Scheduler refuses it: `L`, `W`, `#`, `?`, seconds, `@daily`, a step after a single
-number. A schedule that can never fire (31 February) is refused as well.
+Five fields; `*`, numbers, ascending ranges, steps after `*` or a range, lists; JAN-DEC and SUN-SAT; weekday 0-7. Cloud Scheduler
+refuses `L`, `W`, `#`, `?`, seconds, `@daily` and a step after a single number, which other crons know; so do we. A
+schedule that can never fire (31 February) is refused as well.
 
 Invariant: what passes here is also read by cronsim, which gives the firing times in local mode.
 """
@@ -39,7 +39,7 @@ class _Field:
         """The value of one number or name, or None."""
         if text.upper() in self.names:
             return self.names.index(text.upper()) + self.low
-        if re.fullmatch(r"[0-9]{1,2}", text, re.ASCII) and self.low <= int(text) <= self.high:
+        if re.fullmatch(r"[0-9]{1,2}", text) and self.low <= int(text) <= self.high:
             return int(text)
         return None
 
@@ -92,11 +92,11 @@ def check_timezone(name: str) -> None:
     Raises:
         ScheduleError: it is not; a close one is named.
     """
-    if re.fullmatch(r"[A-Za-z0-9_+/-]+", name, re.ASCII) and not name.startswith(_NOT_ZONES):
+    if re.fullmatch(r"[A-Za-z0-9_+/-]+", name) and not name.startswith(_NOT_ZONES):
         try:
             zoneinfo.ZoneInfo(name)
         except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
-            pass  # a folder of the database, an absolute path, an unknown name: all the same to the reader
+            pass  # a folder of the database, an absolute path, an unknown name
         else:
             return
     known = {zone.lower(): zone for zone in sorted(zoneinfo.available_timezones())}
@@ -107,23 +107,13 @@ def check_timezone(name: str) -> None:
 
 def _check_term(field: _Field, term: str) -> None:
     span, slash, step = term.partition("/")
-    bounds = span.split("-")
-    numbers = [field.number(bound) for bound in bounds]
-    if span != "*" and (len(bounds) > 2 or None in numbers):  # noqa: PLR2004 - a range has two ends
+    bounds = [field.number(bound) for bound in span.split("-")]
+    numbers = [bound for bound in bounds if bound is not None]
+    single = len(bounds) == len(numbers) == 1 and not slash
+    ascending = len(bounds) == len(numbers) == 2 and numbers == sorted(numbers)  # noqa: PLR2004 - a range has two ends
+    stepped = not slash or (re.fullmatch(r"[0-9]{1,2}", step) is not None and 1 <= int(step) <= field.high)
+    if not (stepped and (span == "*" or single or ascending)):
         raise ScheduleError(
-            f"{field.title} {term[:40]!r} is not allowed; use {field.allowed}, *, ranges such as "
-            f"{field.low}-{field.high}, steps such as */2, and lists of these"
+            f"{field.title} {term[:40]!r} is not allowed; use {field.allowed}, *, ascending ranges such as "
+            f"{field.low}-{field.high}, steps of 1-{field.high} after * or a range such as */2, and lists of these"
         )
-    if len(numbers) == 2 and (numbers[0] or 0) > (numbers[1] or 0):  # noqa: PLR2004 - a range
-        raise ScheduleError(
-            f"{field.title} {term[:40]!r} runs backwards; ranges ascend, from {field.low} to {field.high}"
-        )
-    if not slash:
-        return
-    if span != "*" and len(bounds) == 1:
-        raise ScheduleError(
-            f"{field.title} {term[:40]!r} has a step after a single number; steps follow * or a range, "
-            f"such as {bounds[0]}-{field.high}/2"
-        )
-    if not re.fullmatch(r"[0-9]{1,2}", step, re.ASCII) or not 1 <= int(step) <= field.high:
-        raise ScheduleError(f"{field.title} {term[:40]!r} has a bad step; use 1-{field.high} after the slash")
