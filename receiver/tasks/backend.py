@@ -100,11 +100,11 @@ def enqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[Ta
         A `TaskResult` for each entry, in their order.
 
     Raises:
-        TypeError, RuntimeError, DatabaseUnavailable, SettingError: as `Task.enqueue`.
+        TypeError, RuntimeError, SchemaError, DatabaseUnavailable, SettingError: as `Task.enqueue`.
     """
     return current().enqueue_many(list(entries), connection=connection)
 
 
 async def aenqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[TaskResult]:
-    """As `enqueue_many`, awaited."""
+    """Like `enqueue_many`, awaited."""
     return await (await ready()).aenqueue_many(list(entries), connection=connection)

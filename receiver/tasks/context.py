@@ -1,7 +1,7 @@
 """What a running task is given: which execution it is, how long it has, its transaction, and a way to enqueue others.
 
-A task whose first parameter is annotated `TaskContext` is given one. What it writes through `connection()` or `session()`, and what
-it enqueues through `enqueue`, commits together with its success, or not at all.
+A task whose first parameter is annotated `TaskContext` is given one. Invariant: what it writes through `connection()` or `session()`,
+and what it enqueues through `enqueue`, commits together with its success, or not at all.
 
 Next: `receiver.delivery.runner` makes it.
 """
@@ -45,21 +45,28 @@ class Transaction(Protocol):
 
 
 class Cancellation(Protocol):
-    """What `TaskContext` needs of whoever may call the task off."""
+    """What `TaskContext` needs of the run that may be cancelled."""
 
     @property
     def requested(self) -> bool:
-        """Whether the task is called off."""
+        """Whether the task shall stop."""
 
 
 class TaskContext:
-    """What a running task may know of its execution.
+    """What a running task may know of its execution, and its transaction.
+
+        @task
+        async def pay(ctx: TaskContext, order: int) -> None:
+            await charge(order, idempotency_key=ctx.task_id)
+            connection = await ctx.connection()
+            await connection.execute(update(orders).where(orders.c.id == order).values(paid=True))
+            await ctx.enqueue(send_receipt, order)  # runs only if this task succeeds
 
     Attributes:
         task_id: the execution's id, the same on every attempt: use it as the idempotency key of outside effects.
-        attempt: 1 for the first run, counted before the task starts.
+        attempt: 1 for the first run; an attempt that was handed back is not counted.
         message_id: Pub/Sub's id of the message that brought this attempt.
-        deadline: when this attempt is called off, by this instance's clock, in UTC.
+        deadline: when this attempt is cancelled, by this instance's clock, in UTC.
     """
 
     def __init__(
@@ -117,7 +124,7 @@ class TaskContext:
     def enqueue(self, task: Enqueued[...], /, *args: Any, **kwargs: Any) -> Awaitable[TaskResult]:
         """Enqueues another task in this task's transaction: it runs only if this one succeeds.
 
-        It is published right after this task's success is committed. To have it run whatever becomes of this one, use
+        It is published right after this task's success is committed. To run it also when this one fails, use
         `await other.aenqueue(...)`.
 
         Raises:
@@ -127,7 +134,7 @@ class TaskContext:
         if self._transaction is None:
             raise TypeError(
                 f"ctx.enqueue() needs an `async def` task, whose transaction it joins; in a `def` task use "
-                f"{task.name}.enqueue(...), which is enqueued whatever becomes of this one"
+                f"{task.name}.enqueue(...), which is enqueued even if this one fails"
             )
         return self._enqueue(self._transaction, task, args, kwargs)
 

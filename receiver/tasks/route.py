@@ -1,8 +1,8 @@
 """TaskRoute: what a plugin declares about one task.
 
-Everything is checked when the route is made, against what Pub/Sub and Cloud Scheduler really accept, so that a route that
-exists can be provisioned and served. A route never changes; only its resource names and its kill switch look at the
-environment, at the moment they are asked.
+Everything is checked when the route is made, against what Pub/Sub and Cloud Scheduler really accept: a route that exists can be
+provisioned and served. A route never changes. Only its resource names and its kill switch read the environment, each time
+they are asked.
 
 Next: `receiver.tasks.registry` collects the routes; `receiver.delivery.runner` calls `function`.
 """
@@ -33,6 +33,11 @@ _NAME_LIMIT: Final = 500  # the longest task_name that a message may carry
 class TaskRoute:
     """How one task is delivered, retried and scheduled.
 
+        tasks = [
+            TaskRoute(send_mail, ack_deadline=60, max_attempts=5),
+            TaskRoute(clean_up, schedule="0 3 * * *", schedule_timezone="Europe/London"),
+        ]
+
     Args:
         func: the task: decorated with `@task`, a Django Task, or a plain function. Not a lambda, partial or generator.
         ack_deadline: seconds before Pub/Sub retries without an answer, 10-600.
@@ -43,7 +48,7 @@ class TaskRoute:
         kill_switch: environment variable that turns the task off (`0`, `false`, `no`, `off`), read at every delivery.
         max_attempts: runs before FAILED is final; None for as long as Pub/Sub tries.
         timeout: seconds from the arrival of the request, at most 3600 (Cloud Run's limit for a request);
-            None for `ack_deadline` less 10 % (at least 2 s), so that the answer still finds a client.
+            None for `ack_deadline` less 10 % (at least 2 s), so that Pub/Sub still waits for the answer.
         aliases: former names and paths that messages may still carry.
 
     Raises:
@@ -130,7 +135,7 @@ class TaskRoute:
 
     @cached_property
     def effective_timeout(self) -> float:
-        """Seconds from the arrival of the request until the task is called off."""
+        """Seconds from the arrival of the request until the task is cancelled."""
         if self.timeout is not None:
             return float(self.timeout)
         return self.ack_deadline - max(2.0, self.ack_deadline / 10)

@@ -1,7 +1,7 @@
 """`@task`: a function that can be called here, or enqueued and called elsewhere.
 
-A `Task` is its function with a name: callable as before, typed as before, and `enqueue` takes the same arguments, without the
-`TaskContext` that the receiver gives. Which arguments fit is checked where they are given.
+A `Task` is its function with a name: callable as before and typed as before. `enqueue` takes the same arguments, without the
+`TaskContext` that the receiver gives, and checks at once whether they fit.
 
 Next: `receiver.tasks.route` declares how a task is delivered, `receiver.delivery.runner` calls it; `receiver.tasks.backend` takes its calls.
 """
@@ -48,8 +48,8 @@ T_co = TypeVar("T_co", covariant=True)
 class _TakesArguments(Protocol[T_co]):
     """What a type checker sees in `Task.enqueue` and its like: the function's parameters, without the context.
 
-    Looked up on a task, the first description that fits it counts. A first parameter that takes anything would fit a context
-    too, so that case comes first, unchecked; so is, with mypy, a task that has both a context and an `Any` in its parameters.
+    A type checker takes the first overload that fits the task. A first parameter of type `Any` or `object` would fit a context
+    too, so that case comes first and is not checked. With mypy, a task with both a context and an `Any` is not checked either.
     """
 
     @overload
@@ -61,7 +61,7 @@ class _TakesArguments(Protocol[T_co]):
 
 
 class _Nobody:
-    """No parameter is annotated with this: what takes it takes anything."""
+    """No parameter has this type, so a parameter that accepts it accepts anything."""
 
 
 def _as_the_function(method: Callable[..., T_co]) -> _TakesArguments[T_co]:
@@ -102,24 +102,24 @@ class Task(Generic[P, R]):
 
     @_as_the_function
     def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
-        """Has the task run elsewhere, with these arguments; returns once the record has it.
+        """Enqueues a call with these arguments; returns once the record has it.
 
-        Its row is committed before this returns, and it is published at once; what could not be published within 10 seconds is
-        published by the sweeper, and this returns all the same: to raise would make callers enqueue twice. With
-        `using(connection=...)` the row is written in that transaction, and published right after its commit.
+        The row is committed before this returns, and is published at once. If publishing takes longer than 10 seconds, this
+        returns and the sweeper publishes later: an error would make callers enqueue twice. With `using(connection=...)` the row
+        is written in that transaction, and published right after its commit.
 
         Raises:
             TypeError: the arguments do not fit the function, or no message can carry them.
             RuntimeError: an event loop runs in this thread, and waiting would block it: use `aenqueue`.
             SchemaError: the record's tables are missing or older: run `receiver migrate`.
-            DatabaseUnavailable: the record cannot be reached; or its answer was lost, and it is not known.
+            DatabaseUnavailable: the record cannot be reached, or its answer was lost and the row may or may not exist.
             SettingError: the environment does not say where to enqueue to.
         """
         return current().enqueue(self._entry(args, kwargs))
 
     @_as_the_function
     async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
-        """As `enqueue`, awaited: calls of one event loop that come together share statements and requests."""
+        """Like `enqueue`, awaited. Calls of one event loop at the same time share statements and requests."""
         entry = self._entry(args, kwargs)
         return await (await ready()).aenqueue(entry)
 
@@ -143,19 +143,21 @@ class Task(Generic[P, R]):
     ) -> Task[P, R]:
         """The same task, to be enqueued with these options; what is None stays as it was.
 
+            send_mail.using(run_after=timedelta(hours=1)).enqueue(7)
+
         Args:
-            run_after: not before this moment (aware), or so long after the call; the sweeper publishes it then, to the minute.
-            group_key: under which several calls are watched together. Whoever knows it may ask for their progress: use a
-                random one, such as `uuid4().hex`. At most 255 bytes.
+            run_after: not before this moment (aware), or so long after the call. The sweeper publishes it then, to the minute.
+            group_key: several calls with the same key are watched together. Everybody who knows the key may ask for their
+                progress: use a random one, such as `uuid4().hex`. At most 255 bytes.
             label: what this call is in its group, for people; at most 255 bytes.
-            connection: the transaction that the call belongs to, a SQLAlchemy AsyncConnection or AsyncSession for
+            connection: the transaction that the call belongs to: a SQLAlchemy AsyncConnection or AsyncSession for
                 `aenqueue`, a Connection or Session for `enqueue`, on the record's own database. The task exists only if that
-                commits.
-            traceparent: W3C trace context; otherwise OpenTelemetry's here, or that of the delivery that runs here.
+                transaction commits.
+            traceparent: W3C trace context. Default: OpenTelemetry's current span, else that of the delivery that runs here.
 
         Raises:
-            ValueError: a moment without a zone, a text that is too long, a trace context that is none.
-            TypeError: something of another kind.
+            ValueError: a moment without a zone, a text that is empty, too long or has NUL, or no W3C trace context.
+            TypeError: a value of another type.
         """
         _check_moment(run_after)
         for name, text in (("group_key", group_key), ("label", label)):
@@ -190,7 +192,7 @@ class Task(Generic[P, R]):
         return self._own(current().get_result(task_id))
 
     async def aget_result(self, task_id: str) -> TaskResult:
-        """As `get_result`, awaited."""
+        """Like `get_result`, awaited."""
         backend = await ready()
         return self._own(await backend.aget_result(task_id))
 
@@ -209,14 +211,24 @@ class Task(Generic[P, R]):
         return Entry(self, args, kwargs, self._options)
 
     def _own(self, result: TaskResult) -> TaskResult:
-        # By either: a task that was renamed or moved keeps the other.
+        # One of the two is enough: a task that was renamed or moved keeps the other.
         if result.task_path != self.path and result.task_path.rpartition(".")[2] != self.name:
             raise TaskResultMissing(f"execution {result.id} is one of {result.task_path}, not of {self.path}")
         return replace(result, task=self)
 
 
 def task(func: Callable[P, R]) -> Task[P, R]:
-    """Makes a function a task: `@task` above `def` or `async def`."""
+    """Makes a function a task: `@task` above `def` or `async def`.
+
+        @task
+        async def send_mail(user_id: int, *, language: str = "en") -> None: ...
+
+        send_mail.enqueue(7, language="fr")     # elsewhere, soon
+        await send_mail(7)                      # here and now
+
+    Raises:
+        DeclarationError: it is no function, or a task already.
+    """
     return Task(func)
 
 
