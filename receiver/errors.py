@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose, and what each asks of whoever meets it.
+"""Every error that this project raises on purpose, and what to do about it.
 
     ReceiverError
     ├── ConfigurationError        start is refused; the message is one line for the operator
@@ -11,21 +11,21 @@
     ├── Refusal                   a delivery ended before anything was claimed
     │   ├── Forbidden             403: not a push of ours
     │   ├── TooLarge              400: over the cap, never read to its end
-    │   ├── Rejected              400: malformed, unknown, or not fitting
+    │   ├── Rejected              400: malformed, of an unknown task, or with arguments that do not fit
     │   └── Saturated             429: no room on this instance now
     ├── TaskResultMissing         the record has no execution of this id
     ├── ItemRefused               the database refuses the values of one item
     ├── GoogleError               an API of Google's did not do what was asked
-    │   ├── NoCredentials         there is nothing to say who we are with: log in, or give the service an account
-    │   ├── GoogleUnavailable     no answer, or only answers that say to come again: try later
-    │   └── GoogleRefused         an answer that says no; another try would hear the same
+    │   ├── NoCredentials         there are no credentials: log in, or give the service an account
+    │   ├── GoogleUnavailable     no answer, or only 429 and 5xx: try later
+    │   └── GoogleRefused         refused; another try would get the same answer
     │       ├── GoogleForbidden   401, 403: the account lacks a role, or the API is not enabled
     │       ├── GoogleMissing     404: there is no such resource
-    │       └── GoogleConflict    409: it exists already, or somebody changes it at this moment
-    ├── DatabaseUnavailable       the record cannot be reached, or its answer is not known
+    │       └── GoogleConflict    409: it exists already, or another writer changes it now
+    ├── DatabaseUnavailable       the record cannot be reached, or its answer was lost
     │   └── OutOfConnections      ... because every connection is in use: back off
     └── OutputLost                a command cannot print: a full disk, a file that is too large (an OSError)
-        └── PipeClosed            ... because whoever read it has gone: end, and say nothing
+        └── PipeClosed            ... because its reader has closed the pipe: end silently
 
 Expected endings of a *task* are values (`receiver.endings.outcomes`), not exceptions.
 """
@@ -40,7 +40,7 @@ class ReceiverError(Exception):
 
 
 class ConfigurationError(ReceiverError):
-    """The service cannot start like this; the message says what to change."""
+    """The service cannot start; the message says what to change."""
 
 
 class SettingError(ConfigurationError):
@@ -65,7 +65,7 @@ class PluginError(ConfigurationError):
 
 
 class SchemaError(ConfigurationError):
-    """The database's tables are missing or older than this code, or not this role's to use; the message says what to do.
+    """The database's tables are missing, older than this code, or closed to this role; the message says what to do.
 
     Args:
         state: the same in two words, for /ready.
@@ -85,7 +85,7 @@ class PermanentError(ReceiverError):
 
 
 class TransactionError(ReceiverError):
-    """The task's transaction is ended by the receiver, together with the record; the task must not end it."""
+    """The task ended its own transaction. The receiver does that, together with the record: the task must not."""
 
 
 class Refusal(ReceiverError):
@@ -93,7 +93,7 @@ class Refusal(ReceiverError):
 
 
 class Forbidden(Refusal):
-    """The push carries no token of ours. `reason` is for the log; the caller is told nothing."""
+    """The push carries no token of ours. `reason` is for the log; the answer does not contain it."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -105,7 +105,7 @@ class TooLarge(Refusal):
 
 
 class RejectionReason(StrEnum):
-    """Why a message can not become an execution."""
+    """Why a message cannot become an execution."""
 
     MALFORMED_ENVELOPE = "malformed_envelope"
     MALFORMED_PAYLOAD = "malformed_payload"
@@ -115,7 +115,7 @@ class RejectionReason(StrEnum):
 
 
 class Rejected(Refusal):
-    """The message is malformed, names no task we know, or does not fit it. `detail` is for record and log, at most 500 characters."""
+    """The message is malformed, of an unknown task, or does not fit its task. `detail` (500 characters) is for record and log."""
 
     def __init__(self, reason: RejectionReason, detail: str) -> None:
         self.reason = reason
@@ -124,7 +124,7 @@ class Rejected(Refusal):
 
 
 class Saturated(Refusal):
-    """This instance has no room for the delivery now; `resource` says of what."""
+    """This instance has no room for the delivery now; `resource` is what is used up."""
 
     def __init__(self, resource: str) -> None:
         self.resource = resource
@@ -132,11 +132,11 @@ class Saturated(Refusal):
 
 
 class TaskResultMissing(ReceiverError, LookupError):
-    """The record has no execution of this id, or it is another task's: check the id, and how long final rows are kept."""
+    """The record has no execution with this id, or it belongs to another task: check the id, and `TASKS_RETENTION`."""
 
 
 class ItemRefused(ReceiverError):
-    """PostgreSQL refuses the values of one item (SQLSTATE class 22, 23 or 54); no other item is concerned."""
+    """PostgreSQL refuses the values of one item (SQLSTATE class 22, 23 or 54); the other items of the batch are not affected."""
 
     def __init__(self, sqlstate: str, detail: str) -> None:
         self.sqlstate = sqlstate
@@ -153,14 +153,14 @@ class NoCredentials(GoogleError):
 
 
 class GoogleUnavailable(GoogleError):
-    """A Google API could not be reached, or said 429 or 5xx to the end. What the last try did is not known."""
+    """A Google API could not be reached, or answered 429 or 5xx each time. Whether the last try had an effect is not known."""
 
 
 class GoogleRefused(GoogleError):
-    """A Google API says no.
+    """A Google API refuses a request.
 
     Args:
-        status: of HTTP.
+        status: HTTP's.
         reason: Google's own code, such as `INVALID_ARGUMENT`; "" when it gave none.
         message: Google's sentence, or ours where that helps more.
     """
@@ -181,11 +181,11 @@ class GoogleMissing(GoogleRefused):
 
 
 class GoogleConflict(GoogleRefused):
-    """It exists already, or another writer is at it (409): `reason` is `ALREADY_EXISTS` or `ABORTED`."""
+    """It exists already, or another writer changes it now (409): `reason` is `ALREADY_EXISTS` or `ABORTED`."""
 
 
 class DatabaseUnavailable(ReceiverError):
-    """The database did not answer, or what it did is not known."""
+    """The database did not answer, or its answer was lost: what it did is not known."""
 
 
 class OutOfConnections(DatabaseUnavailable):
@@ -193,8 +193,8 @@ class OutOfConnections(DatabaseUnavailable):
 
 
 class OutputLost(ReceiverError, OSError):
-    """What a command prints cannot be written: its answer is not complete."""
+    """A command's output cannot be written: it is not complete."""
 
 
 class PipeClosed(OutputLost):
-    """Whoever read what a command prints has gone, and wants no more of it."""
+    """The reader of a command's output has closed the pipe."""

@@ -1,11 +1,10 @@
 """The receiver's own task: `sweep`, scheduled like any other, so that it works at zero instances.
 
-Its path stands in people's records: this module and its function keep their names. Messages name it by the full path only;
-short names belong to the plugins. Whoever makes a registry adds `ROUTES` to it, and the runner is given `contexts`: a sweep
-needs the settings of its instance.
+Its path stands in people's records, so this module and its function keep their names. Messages name it by the full path; short
+names belong to the plugins. Every registry includes `ROUTES`, and the runner is given `contexts`, because a sweep needs
+the settings of its instance.
 
-Next: `receiver.sweep.sweeper` does the work. It imports HTTP and Google's credentials, so it is loaded at the first sweep,
-in a thread.
+Next: `receiver.sweep.sweeper` does the work. It imports HTTP and Google's credentials, so a thread loads it at the first sweep.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., object]")
 
 MARGIN: Final = timedelta(seconds=8)
-"""Left of the task's time when a sweep gives up what is under way: its last statement may take 5 s."""
+"""How long before the task's deadline a sweep stops: its last statement may take 5 s."""
 
 
 class MaintenanceContext(TaskContext):
-    """The context of a built-in task; the parameters as those of `receiver.sweep.sweeper.Surroundings`."""
+    """The context of a built-in task; its parameters are those of `receiver.sweep.sweeper.Surroundings`."""
 
     def __init__(self, settings: Settings, paths: Mapping[str, str], emit: Emit, **known: Any) -> None:
         super().__init__(**known)
@@ -68,9 +67,9 @@ def _sweeper() -> ModuleType:
 SWEEP: Final = TaskRoute(
     sweep,
     schedule="* * * * *",
-    # Longer than a minute: after a long outage there is much to publish. The next firing does no harm beside it.
+    # Longer than a minute: after a long outage there is much to publish. Two sweeps at once do no harm.
     ack_deadline=120,
-    # One that failed is not repeated: the next minute brings another.
+    # No retry: the next minute brings another.
     max_attempts=1,
 )
 

@@ -37,7 +37,7 @@ class Call(msgspec.Struct, frozen=True):
     kwargs: dict[str, Any]
 
     def __repr__(self) -> str:
-        """Without the arguments, which are nobody's to read in a log."""
+        """Without the arguments, which must not get into a log."""
         return f"<Call of {self.route.name}, execution {self.delivery.task_id!r}>"
 
     @property

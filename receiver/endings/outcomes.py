@@ -38,11 +38,11 @@ class Effects(Protocol):
         """Gives it up."""
 
 
-# --- what a run can come to -------------------------------------------------------------------------------------
+# --- endings of a run -------------------------------------------------------------------------------------------
 
 
 class Succeeded(msgspec.Struct, frozen=True):
-    """The task returned; `return_value` is its result as JSON text, `transaction` what it wrote through `ctx`, if it did."""
+    """The task returned; `return_value` is its result as JSON text, `transaction` what it wrote through `ctx`, if anything."""
 
     return_value: str
     transaction: Effects | None = None
@@ -63,11 +63,11 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class HandedBack(msgspec.Struct, frozen=True):
-    """The instance stops, or got its claim's answer too late: nothing runs and nothing counts. READY again, the attempt not counted."""
+    """The instance stops, or its claim was answered too late: READY again, the attempt not counted."""
 
 
 class Abandoned(msgspec.Struct, frozen=True):
-    """Out of time, and its code does not stop: the execution stays RUNNING and renewed until it returns."""
+    """Out of time, but its code does not stop: the execution stays RUNNING, its lease renewed, until the code returns."""
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -77,7 +77,7 @@ class Lost(msgspec.Struct, frozen=True):
 Outcome = Succeeded | Skipped | Failed | HandedBack | Abandoned | Lost
 
 
-# --- what ends a delivery without a run -------------------------------------------------------------------------
+# --- endings without a run --------------------------------------------------------------------------------------
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class Busy(msgspec.Struct, frozen=True):
 
 
 class NotDue(msgspec.Struct, frozen=True):
-    """Delivered before its `run_after`: READY, and the sweeper owes it."""
+    """Delivered before its `run_after`: READY, and the sweeper publishes it later."""
 
 
 class Exhausted(msgspec.Struct, frozen=True):
@@ -110,7 +110,7 @@ class Oversized(msgspec.Struct, frozen=True):
 
 
 class Refused(msgspec.Struct, frozen=True):
-    """The message cannot become an execution; it is kept. `acked`: often enough and long enough to stop asking."""
+    """The message cannot become an execution; it is kept. `acked`: rejected often and long enough to ack it."""
 
     reason: RejectionReason
     detail: str
@@ -118,13 +118,13 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Full(msgspec.Struct, frozen=True):
-    """No room on this instance: `resource` says of what."""
+    """No room on this instance; `resource` is what is used up."""
 
     resource: str
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """The client went before its body had arrived; nobody hears the answer."""
+    """The client disconnected before its body had arrived; the answer reaches nobody."""
 
 
 class Unrecorded(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """Plugin modules and entry points: imported once, at start, and asked for their routes.
 
-Whatever goes wrong in a plugin becomes one line that names the module, the error and, where known, the file and line in
-the plugin. Invariant: nothing but `TASKS_SETUP`, `TASKS_MODULES` and installed entry points decides what is imported.
+An error in a plugin becomes one line that names the module, the error and, where known, the file and line in the plugin.
+Invariant: only `TASKS_SETUP`, `TASKS_MODULES` and installed entry points decide what is imported.
 
 Next: `receiver.tasks.registry` makes the routes findable.
 """
