@@ -23,6 +23,9 @@ DEFAULT_CONCURRENCY: Final = 80
 DEFAULT_MAX_INSTANCES: Final = 100
 """Its instances at most."""
 
+UNKNOWN_SERVICE: Final = "SERVICE --region REGION"
+"""In commands, where it is not known which service it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class CloudRunService:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from receiver.doctor.cloud_run import UNKNOWN_SERVICE
 from receiver.doctor.findings import Check, Finding, Rule, Severity, judged
 from receiver.doctor.record_look import PATIENT, SWEEPS, LoginRefused, RecordSeen, Waiting
 from receiver.errors import DatabaseUnavailable
@@ -27,7 +28,7 @@ class Fleet:
     instances: int
     pool: int
     known: bool
-    flags: str = "SERVICE --region REGION"
+    flags: str = UNKNOWN_SERVICE
 
     @property
     def each(self) -> int:

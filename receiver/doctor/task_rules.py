@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from receiver import maintenance
+from receiver.doctor.cloud_run import UNKNOWN_SERVICE
 from receiver.doctor.findings import Rule, Severity
 from receiver.errors import PluginError
 from receiver.tasks import registry
@@ -50,7 +51,7 @@ class Declared:
     @property
     def flags(self) -> str:
         """The arguments that name the service to gcloud."""
-        return "SERVICE --region REGION" if self.service is None else self.service.flags
+        return UNKNOWN_SERVICE if self.service is None else self.service.flags
 
     @property
     def has_cpu_always(self) -> bool:
