@@ -15,7 +15,9 @@ from receiver.executions.migrations import upgrade
 from receiver.local.instance import Instance
 from receiver.local.postgres import Postgres
 from receiver.local.signer import Signer, serve_certificates
+from tests import servers
 from tests.acceptance.stage import MODULE, Record
+from tests.servers import Server
 
 PLUGIN = Path(__file__).parent / "plugin"
 _numbers = count(1)
@@ -104,7 +106,7 @@ def record(database_url: str) -> Record:
 
 
 @pytest.fixture(scope="module")
-def shared_database_url(postgres_server: Postgres, migrated_template: str) -> Iterator[str]:
+def shared_database_url(postgres_server: Server, migrated_template: str) -> Iterator[str]:
     """A migrated database for the tests of one module that disturb nobody."""
     name = f"shared_{next(_numbers)}"
     postgres_server.create_database(name, template=migrated_template)
@@ -114,7 +116,10 @@ def shared_database_url(postgres_server: Postgres, migrated_template: str) -> It
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[Postgres]:
-    """A server that tests of this module may halt, restart and fill up; its database `postgres` is migrated."""
-    with Postgres(settings={"max_connections": "8", "autovacuum": "off"}) as server:
+    """A server that tests of this module may halt, restart and fill up; its database `postgres` is migrated.
+
+    Always started here, also where another server is given.
+    """
+    with servers.own(max_connections="8", autovacuum="off") as server:
         upgrade(server.url())
         yield server

@@ -121,7 +121,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One receiver with its surroundings. `label` names what one test pushes: task_id, marks, everything."""
+    """One receiver with its surroundings. `label` names what one test pushes: task_id, marks, everything.
+
+    `postgres` is the server that a scenario may halt.
+    """
 
     instance: Instance
     record: Record

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from receiver.executions.migrations import VERSION_TABLE
-from receiver.local.postgres import Postgres
+from tests.servers import Server
 
 RESET = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
@@ -49,7 +49,7 @@ _numbers = count(1)
 class ReusedDatabase:
     """A migrated, empty database, again and again."""
 
-    def __init__(self, server: Postgres, template: str) -> None:
+    def __init__(self, server: Server, template: str) -> None:
         self._server = server
         self._template = template
         self._loop = asyncio.new_event_loop()
