@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-all coverage check storm soak format bench lock image-check clean
+.PHONY: help demo dev test test-all test-postgres coverage check storm soak format bench lock image-check clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -16,7 +16,7 @@ CANDIDATES := $(PYTHON) python3.13 python3.12 python3.11 python3
 SOURCES := $(wildcard receiver tests alembic examples benchmarks scripts)
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 demo: $(STAMP) ## Push real tasks through a real receiver and PostgreSQL, and show what happened
 	@$(BIN)/receiver demo
@@ -39,6 +39,9 @@ coverage: $(STAMP) ## Run all tests with branch coverage, and list what they lea
 	$(BIN)/coverage run $(PYTEST) $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report $(if $(PYTEST_ARGS),--fail-under=0)
+
+test-postgres: $(STAMP) ## Run the tests of the record on another PostgreSQL (VERSION=14, or a folder with its programs)
+	$(BIN)/python scripts/test_postgres.py $(VERSION) $(PYTEST_ARGS)
 
 check: $(STAMP) ## Lint, format, types, the direction of imports, and known vulnerabilities of what is installed
 	$(BIN)/ruff check --cache-dir $(CACHE)/ruff $(SOURCES)

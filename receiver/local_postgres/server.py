@@ -24,14 +24,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
+from receiver.local_postgres import databases, guard
 from receiver.local_postgres import files as binaries
-from receiver.local_postgres import guard
 from receiver.local_postgres.files import LocalPostgresError
 
 __all__ = ["LocalPostgresError", "Postgres"]
 
 HOST: Final = "127.0.0.1"
 PORT_TRIES: Final = 10  # a chosen port can be taken by another process before the server binds it
+BUILTIN_LOCALES: Final = 17  # the first version that has them
 STOP_TIMEOUT: Final = 90.0  # seconds: more than the guard's own three steps together
 ENVIRONMENT: Final = ("HOME", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 """What PostgreSQL's programs see of the environment. They may run as another account, and need none of the rest."""
@@ -47,6 +48,7 @@ class Postgres:
         port: the TCP port; None for any free one.
         settings: further server parameters, as in postgresql.conf (`{"max_connections": "200"}`).
         fsync: whether data should survive a crash of the operating system too.
+        programs: the folder `bin` of another PostgreSQL (14 or newer); None for the wheel's.
 
     Raises:
         LocalPostgresError: when started: no wheel, a folder of another version or in use, a port that is taken.
@@ -59,11 +61,13 @@ class Postgres:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         fsync: bool = False,
+        programs: Path | None = None,
     ) -> None:
         self._given = folder
         self._asked_port = port
         self._settings = dict(settings or {})
         self._fsync = fsync
+        self._given_programs = programs
         self._requests = threading.Lock()
         self._guard: subprocess.Popen[bytes] | None = None
         self._programs: binaries.Programs | None = None
@@ -113,7 +117,7 @@ class Postgres:
         if self._guard is not None:
             message = "the local PostgreSQL was already started"
             raise LocalPostgresError(message)
-        self._programs = binaries.find()
+        self._programs = binaries.find(self._given_programs)
         self._make_folder()
         copy = self._start_guard()
         try:
@@ -169,11 +173,11 @@ class Postgres:
 
     def create_database(self, name: str, template: str | None = None) -> None:
         """Makes a database, a copy of `template` when one is named (nobody may be connected to that)."""
-        self._client("createdb", *(["--template", template] if template else []), name)
+        databases.create(self._admin, name, template)
 
     def drop_database(self, name: str) -> None:
         """Removes a database, with every connection to it. One that does not exist is no error."""
-        self._client("dropdb", "--if-exists", "--force", name)
+        databases.drop(self._admin, name)
 
     def log_tail(self, lines: int = 20) -> str:
         """The last lines of the server's log."""
@@ -184,6 +188,10 @@ class Postgres:
     @property
     def _data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def _admin(self) -> str:
+        return f"{self.url()}?sslmode=disable"  # said, so that the environment does not say otherwise
 
     @property
     def _log(self) -> Path:
@@ -246,7 +254,9 @@ class Postgres:
             "--auth=trust",
             "--encoding=UTF8",
         ]
-        argv += ["--no-locale", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-instructions"]
+        argv += ["--no-locale", "--no-instructions"]
+        if programs.major >= BUILTIN_LOCALES:
+            argv += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if not self._fsync:
             argv.append("--no-sync")
         answer = self._ask({"run": argv})
@@ -283,25 +293,6 @@ class Postgres:
             (line for line in reversed(reason.splitlines()) if "FATAL" in line or "PANIC" in line), ""
         )
         return f"PostgreSQL did not start in {self._data}: {last or 'see server.log there'}"
-
-    def _client(self, program: str, *arguments: str) -> None:
-        """One of PostgreSQL's client programs, run to its end."""
-        argv = [
-            str(self._found().bin / program),
-            "-h",
-            HOST,
-            "-p",
-            str(self.port),
-            "-U",
-            "postgres",
-            "--no-password",
-        ]
-        done = subprocess.run(
-            [*argv, *arguments], capture_output=True, text=True, check=False, env=_environment()
-        )
-        if done.returncode != 0:
-            message = f"{program} {' '.join(arguments)}: {done.stderr.strip()}"
-            raise LocalPostgresError(message)
 
     def _start_guard(self) -> Path | None:
         """Starts it; returns the folder that a copy of the programs goes to, which it removes at the end."""

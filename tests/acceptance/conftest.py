@@ -16,10 +16,12 @@ from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from receiver.record.migrations import upgrade
+from tests.stage import servers
 from tests.stage.executions import EFFECTS
 from tests.stage.proxy import HoldingProxy
 from tests.stage.receivers import Marks, Receiver, launched, new_instance, new_label
 from tests.stage.record import MODULE, Record
+from tests.stage.servers import Server
 
 _numbers = count(1)
 
@@ -149,7 +151,7 @@ def record(database_url: str) -> Record:
 
 
 @pytest.fixture(scope="module")
-def shared_database_url(postgres_server: Postgres, migrated_template: str) -> Iterator[str]:
+def shared_database_url(postgres_server: Server, migrated_template: str) -> Iterator[str]:
     """A migrated database for the tests of one module that disturb nobody."""
     name = f"shared_{next(_numbers)}"
     postgres_server.create_database(name, template=migrated_template)
@@ -159,7 +161,10 @@ def shared_database_url(postgres_server: Postgres, migrated_template: str) -> It
 
 @pytest.fixture(scope="module")
 def own_postgres() -> Iterator[Postgres]:
-    """A server that tests of this module may halt, restart and fill up; its database `postgres` is migrated."""
-    with Postgres(settings={"max_connections": "8", "autovacuum": "off"}) as server:
+    """A server that tests of this module may halt, restart and fill up; its database `postgres` is migrated.
+
+    Always started here, also where another server is given.
+    """
+    with servers.own(max_connections="8", autovacuum="off") as server:
         upgrade(server.url())
         yield server

@@ -15,13 +15,15 @@ from tests.postgres.outbox import Published, publishing
 from tests.postgres.record import Instance, Look, connect, route
 from tests.postgres.reused import ReusedDatabase
 from tests.postgres.sweeps import Post, Sweeps
+from tests.stage import servers
 from tests.stage.proxy import Proxy, Strict
+from tests.stage.servers import Server
 
 Instances = Callable[..., Instance]
 
 
 @pytest.fixture(scope="session")
-def reused_database(postgres_server: Postgres, migrated_template: str) -> Iterator[ReusedDatabase]:
+def reused_database(postgres_server: Server, migrated_template: str) -> Iterator[ReusedDatabase]:
     """The database behind `database_url` in this folder."""
     reused = ReusedDatabase(postgres_server, migrated_template)
     yield reused
@@ -87,8 +89,8 @@ def pooler(database_url: str) -> Iterator[Strict]:
 
 @pytest.fixture(scope="session")
 def own_server() -> Iterator[Postgres]:
-    """A small PostgreSQL that tests may halt and fill up; each leaves it running and empty."""
-    with Postgres(settings={"max_connections": "12", "superuser_reserved_connections": "1"}) as server:
+    """A small PostgreSQL that tests may halt and fill up; each leaves it running and empty. Always started here."""
+    with servers.own(max_connections="12", superuser_reserved_connections="1") as server:
         yield server
 
 

@@ -19,6 +19,7 @@ from receiver.record import migrations, schema_check
 from receiver.tasks.context import TaskContext
 from tests.postgres.outbox import Published, mail
 from tests.postgres.record import Instance, connect
+from tests.stage.servers import for_sqlalchemy
 
 MISSING = "the database has no tables of receiver; run `receiver migrate`"
 OLDER = f"the database is at version 0002, this code needs {schema_check.HEAD}; run `receiver migrate`"
@@ -68,7 +69,7 @@ async def test_a_call_asks_for_a_migration(state: str, call: str) -> None:
 @pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
 async def test_in_a_callers_transaction_it_does_too(state: str, empty_database_url: str, driver: str) -> None:
     """The statement has failed in their transaction, as any of theirs would: a savepoint saves the rest."""
-    engine = create_async_engine(empty_database_url.replace("postgresql:", f"postgresql+{driver}:"))
+    engine = create_async_engine(for_sqlalchemy(empty_database_url, driver))
     async with engine.begin() as connection:
         await connection.execute(text("CREATE TABLE theirs (a int)"))
         with pytest.raises(SchemaError, match=in_transaction(state)):
@@ -85,7 +86,7 @@ async def test_in_a_callers_transaction_it_does_too(state: str, empty_database_u
 async def test_in_a_callers_synchronous_transaction_it_does_too(
     state: str, empty_database_url: str, driver: str
 ) -> None:
-    engine = create_engine(empty_database_url.replace("postgresql:", f"postgresql+{driver}:"))
+    engine = create_engine(for_sqlalchemy(empty_database_url, driver))
 
     def call() -> None:
         with engine.begin() as connection:

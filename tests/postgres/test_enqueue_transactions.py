@@ -30,13 +30,10 @@ from receiver.errors import SchemaError
 from receiver.tasks.context import TaskContext
 from tests.postgres.outbox import Published, audit, mail, nowhere
 from tests.postgres.record import Instance, Look
+from tests.stage.servers import for_sqlalchemy
 
 ASYNC_DRIVERS = ("asyncpg", "psycopg")
 SYNC_DRIVERS = ("psycopg", "psycopg2")
-
-
-def address(url: str, driver: str) -> str:
-    return url.replace("postgresql://", f"postgresql+{driver}://")
 
 
 @pytest.fixture(autouse=True)
@@ -48,14 +45,14 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=ASYNC_DRIVERS)
 async def engine(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[AsyncEngine]:
-    made = create_async_engine(address(database_url, request.param))
+    made = create_async_engine(for_sqlalchemy(database_url, request.param))
     yield made
     await made.dispose()
 
 
 @pytest.fixture(params=SYNC_DRIVERS)
 def sync_engine(request: pytest.FixtureRequest, database_url: str) -> Iterator[Engine]:
-    made = create_engine(address(database_url, request.param))
+    made = create_engine(for_sqlalchemy(database_url, request.param))
     yield made
     made.dispose()
 

@@ -18,6 +18,7 @@ from receiver.reading.queries import Attempt, Execution
 from receiver.record.database import Database
 from receiver.record.schema import task_attempts, task_executions
 from receiver.tasks.call import TaskResultStatus
+from tests.stage.servers import no_such_database
 
 INSERT = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt, fence,
@@ -201,7 +202,11 @@ async def test_older_tables_ask_for_migrate(record: Record) -> None:
 @pytest.mark.parametrize("database", ["nowhere", "port"])
 async def test_a_database_that_cannot_be_reached_is_one_line(database_url: str, database: str) -> None:
     port = str(free_port())
-    url = database_url + "_gone" if database == "nowhere" else f"postgresql://postgres@127.0.0.1:{port}/x"
+    url = (
+        no_such_database(database_url)
+        if database == "nowhere"
+        else f"postgresql://postgres@127.0.0.1:{port}/x"
+    )
     with pytest.raises(DatabaseUnavailable) as caught:
         async with queries.reading(Database.of(url)) as connection:
             await queries.executions(connection)

@@ -97,9 +97,11 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The address given, with this proxy in between."""
-        user = f"{self._parts.username}@" if self._parts.username else ""
-        return urlunsplit(self._parts._replace(netloc=f"{user}{HOST}:{self.port}"))
+        """The address given, with this proxy in between. Never encrypted: the proxy reads what is sent."""
+        user, at, _ = self._parts.netloc.rpartition("@")
+        kept = [each for each in self._parts.query.split("&") if each and not each.startswith("sslmode=")]
+        query = "&".join([*kept, "sslmode=disable"])
+        return urlunsplit(self._parts._replace(netloc=f"{user}{at}{HOST}:{self.port}", query=query))
 
     @property
     def connections(self) -> int:

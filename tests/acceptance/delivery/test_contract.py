@@ -41,7 +41,7 @@ class Receivers(Mapping[Profile, tuple[Instance, Postgres]]):
     def _started(self, profile: Profile) -> tuple[Instance, Postgres]:
         ask = self._request.getfixturevalue
         fragile = profile is Profile.FRAGILE
-        server: Postgres = ask("own_postgres" if fragile else "postgres_server")
+        server: Postgres = ask("own_postgres")
         url: str = server.url() if fragile else ask("shared_database_url")
         signer: Signer = ask("signer")
         instance = new_instance(url, signer, ask("certs_url"), ask("folder"), ENVIRONMENTS[profile])

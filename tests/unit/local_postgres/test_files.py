@@ -101,6 +101,12 @@ def test_a_program_that_does_not_run_is_one_line(private_wheel: Path) -> None:
         binaries.find()
 
 
+def test_a_given_folder_without_programs_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LocalPostgresError, match="bin/postgres does not run here: ") as caught:
+        binaries.find(tmp_path / "bin")
+    assert "\n" not in str(caught.value)
+
+
 def test_root_without_an_account_to_borrow_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(binaries, "ACCOUNTS", ("no-such-account",))

@@ -241,7 +241,7 @@ class TestFolder:
         account = binaries.Account("nobody", 65534, 65534)
         programs = binaries.find()
         monkeypatch.setattr(
-            binaries, "find", lambda: binaries.Programs(programs.bin, programs.major, account)
+            binaries, "find", lambda _: binaries.Programs(programs.bin, programs.major, account)
         )
         monkeypatch.setattr(os, "chown", lambda *_: None)  # only root may; the rest is the same
         private = reachable / "private"
