@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from benchmarks.rivals import new_database
-from receiver.local_postgres import files as binaries
+from receiver.local_postgres import files
 from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def rate(ground: Ground, *, clients: int, seconds: float) -> float:
     """Pairs of transactions a second."""
     url = new_database(ground, "pgbench")
     upgrade(url)
-    program = binaries.find().bin / "pgbench"
+    program = files.find().bin / "pgbench"
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(SCRIPT)
         script.flush()

@@ -147,10 +147,10 @@ def _sweeper(blocks: int) -> list[Question]:
         return Question("sweeper", name, statement, arguments, SERVER_SETTINGS)
 
     part = sweeper.part_of(blocks, blocks // sweeper.PATROL // 2)
-    lost = (NAMESPACE, owed.BATCH, owed.LEASE, owed.STRANDED, timedelta(days=14))
+    lost = (NAMESPACE, owed.BATCH, owed.TAKEN, owed.STRANDED, timedelta(days=14))
     return [
-        asks("take owed", sweeping.TAKE_OWED, NAMESPACE, owed.BATCH, owed.LEASE, owed.YOUNG),
-        asks("take named", sweeping.TAKE_NAMED, NAMESPACE, 3, owed.LEASE, ["owed-1", "owed-2", "running-1"]),
+        asks("take owed", sweeping.TAKE_OWED, NAMESPACE, owed.BATCH, owed.TAKEN, owed.YOUNG),
+        asks("take named", sweeping.TAKE_NAMED, NAMESPACE, 3, owed.TAKEN, ["owed-1", "owed-2", "running-1"]),
         asks("patrol of 16 MB", sweeping.TAKE_LOST, *lost, (part[0], 0), (part[0] + owed.BLOCKS, 0)),
         asks("find blocks", sweeping.FIND_BLOCKS),
         asks(
@@ -174,11 +174,11 @@ def _prune() -> list[Question]:
 
     route = maintenance.SWEEP
     first, end = f"scheduled-{route.name}-", f"scheduled-{route.name}."
-    ids = [f"01900000-{number:012d}" for number in range(1, 1 + pruning.STEP)]
+    ids = [f"01900000-{number:012d}" for number in range(1, 1 + pruning.PRUNE_ROWS)]
     older = RETENTION - timedelta(hours=1)
     return [
-        asks("find outdated", prune.FIND_OUTDATED, NAMESPACE, older, pruning.STEP, None, ""),
-        asks("find outdated, none", prune.FIND_OUTDATED, NAMESPACE, RETENTION, pruning.STEP, None, ""),
+        asks("find outdated", prune.FIND_OUTDATED, NAMESPACE, older, pruning.PRUNE_ROWS, None, ""),
+        asks("find outdated, none", prune.FIND_OUTDATED, NAMESPACE, RETENTION, pruning.PRUNE_ROWS, None, ""),
         asks("remove 500", prune.PRUNE, NAMESPACE, ids, older),
         asks("finalise 500", prune.FINALISE, NAMESPACE, ids, older),
         asks(
@@ -188,10 +188,10 @@ def _prune() -> list[Question]:
             first,
             end,
             pruning.FIRINGS,
-            pruning.STEP,
+            pruning.PRUNE_ROWS,
             route.path,
         ),
-        asks("remove rejected", rejected.PRUNE_REJECTED, NAMESPACE, timedelta(days=20), pruning.STEP),
+        asks("remove rejected", rejected.PRUNE_REJECTED, NAMESPACE, timedelta(days=20), pruning.PRUNE_ROWS),
     ]
 
 

@@ -28,7 +28,7 @@ from typing import Final
 import asyncpg
 
 from receiver.emulator.signer import Signer
-from receiver.local_postgres import files as binaries
+from receiver.local_postgres import files
 from receiver.local_postgres.server import Postgres
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--tls", action="store_true", help="encrypt every connection to the shared server")
     options, for_pytest = parser.parse_known_args()
     programs = fetched(options.server) if options.server in RELEASES else Path(options.server)
-    with tempfile.TemporaryDirectory(prefix="receiver-tls-", dir=binaries.temporary_folder()) as folder:
+    with tempfile.TemporaryDirectory(prefix="receiver-tls-", dir=files.temporary_folder()) as folder:
         settings = {"max_connections": "200", "autovacuum": "off"}
         settings |= certified(Path(folder), programs) if options.tls else {}
         with Postgres(settings=settings, programs=programs) as server:
@@ -108,7 +108,7 @@ def certified(folder: Path, programs: Path) -> dict[str, str]:
     """The settings of a server with TLS, whose key and certificate are made in this folder."""
     pem = folder / "server.pem"
     Signer.load_or_create(pem)
-    if account := binaries.find(programs).account:
+    if account := files.find(programs).account:
         for path in (folder, pem):
             shutil.chown(path, account.uid, account.gid)
     return {"ssl": "on", "ssl_cert_file": str(pem), "ssl_key_file": str(pem)}

@@ -27,7 +27,8 @@ from receiver.dev.processes import Instance
 from receiver.emulator.in_thread import running
 from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError
-from receiver.local_postgres.server import LocalPostgresError, Postgres
+from receiver.local_postgres.files import LocalPostgresError
+from receiver.local_postgres.server import Postgres
 from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:

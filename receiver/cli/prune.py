@@ -12,7 +12,7 @@ from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError
 from receiver.record.connections import RecordConnection
 from receiver.settings import LEAST_RETENTION, retention_too_short
-from receiver.sweep.pruning import Gone, Pruning
+from receiver.sweep.pruning import PrunedCounts, Pruning
 from receiver.telemetry import logs
 
 if TYPE_CHECKING:
@@ -43,10 +43,10 @@ def command(*, older_than: str | None, as_json: bool) -> None:
         click.echo(f"{gone.kept} executions kept: rows of the application refer to them")
 
 
-async def _pruned(settings: Settings, older: timedelta) -> Gone:
+async def _pruned(settings: Settings, older: timedelta) -> PrunedCounts:
     connection = RecordConnection(arguments.database(settings), "receiver prune")
     pruning = Pruning(connection, namespace=settings.namespace, emit=logs.configure(settings))
-    total = Gone()
+    total = PrunedCounts()
     try:
         for part in (pruning.prune(older), pruning.prune_sweeps()):
             async for step in part:

@@ -87,7 +87,7 @@ async def _named(made: Sweeper, connection: Executor, ids: list[str], namespace:
     states = await replaying.find_states(connection, known, namespace=namespace)
     moved = await replaying.replay(connection, [id_ for id_ in known if id_ in states], namespace=namespace)
     given = await made.owed.publish_these(sorted(moved))
-    told.executions, told.owed = given.owed, len(moved) - given.owed
+    told.executions, told.owed = given.published, len(moved) - given.published
     rest = [id_ for id_ in known if id_ not in states]
     found = await rejected.find_rejected(connection, rest, namespace=namespace) if rest else []
     replayed = await made.replays.replay(found)
@@ -110,8 +110,8 @@ async def _for(made: Sweeper, connection: Executor, reason: str, task: str | Non
         namespace=namespace,
         task_name=task,
         after=after,
-        limit=replays.STEP,
-        size=replays.SIZE,
+        limit=replays.REPLAY_MESSAGES,
+        size=replays.REPLAY_BYTES,
     ):
         after = found[-1].key
         replayed = await made.replays.replay(found)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from receiver.errors import ConfigurationError
-from receiver.local_postgres import files as binaries
+from receiver.local_postgres import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -110,8 +110,8 @@ class Folder:
 
     def data(self) -> Path:
         """Where PostgreSQL keeps its data: in this folder, or in `ROOT_DATA_PARENT`."""
-        account = binaries.find().account
-        if account is None or binaries.enters(account, self.path):
+        account = files.find().account
+        if account is None or files.enters(account, self.path):
             return self.path / DATA_FOLDER
         identity = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:16]
         return ROOT_DATA_PARENT / f"receiver-dev-{identity}"

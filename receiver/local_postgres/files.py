@@ -87,8 +87,9 @@ def copied(programs: Programs, folder: Path) -> Programs:
                 file.chmod(0o755 if mode & stat.S_IXUSR else 0o644)
     except OSError as error:
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error
-        message = f"PostgreSQL's programs cannot be copied to {folder}: {reason}; set TMPDIR to another place"
-        raise LocalPostgresError(message) from None
+        raise LocalPostgresError(
+            f"PostgreSQL's programs cannot be copied to {folder}: {reason}; set TMPDIR to another place"
+        ) from None
     return replace(programs, bin=folder / programs.bin.relative_to(packages), copies=None)
 
 
@@ -152,8 +153,9 @@ def _unprivileged() -> Account:
         except KeyError:
             continue
         return Account(name, entry.pw_uid, entry.pw_gid)
-    message = f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
-    raise LocalPostgresError(message)
+    raise LocalPostgresError(
+        f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
+    )
 
 
 def _place_for_copies(account: Account, install: Path) -> Path:
@@ -161,12 +163,11 @@ def _place_for_copies(account: Account, install: Path) -> Path:
     for place in places:
         if everyone_enters(place) and runs_programs(place) and os.access(place, os.W_OK):
             return place
-    message = (
+    raise LocalPostgresError(
         f"PostgreSQL does not run as root, the account {account.name} cannot read its programs in {install}, and no "
         f"copy can run in {', '.join(dict.fromkeys(map(str, places)))} (private, or mounted noexec or read-only); set TMPDIR to a "
         "folder that every account may enter and run programs in, or run this as another user"
     )
-    raise LocalPostgresError(message)
 
 
 def runs_programs(place: Path) -> bool:

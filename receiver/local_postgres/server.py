@@ -1,9 +1,9 @@
 """A real PostgreSQL on this machine, without an installation: for `receiver demo`, `receiver dev`, and tests.
 
-Invariants: it listens on 127.0.0.1 only; it stops with its owner, however the owner ends (`receiver.local_postgres.guard` is
-its parent); a temporary folder and a copy of the programs go with it, a given folder stays. What was committed survives a crash of its
-*processes*: that needs only the operating system's page cache, so `fsync` is off by default while
-`synchronous_commit` stays on. A power cut is another matter: pass `fsync=True` for data that should survive it.
+Invariants: it listens on 127.0.0.1 only. It stops with its owner, however the owner ends (`receiver.local_postgres.guard`
+is its parent). A temporary folder and a copy of the programs are removed with it; a given folder stays. What was committed
+survives a crash of its processes. `fsync` is off by default, because that needs only the page cache; pass `fsync=True`
+for data that should survive a power cut.
 
 Its superuser `postgres` needs no password, from this machine only. `url()` is an ordinary `DATABASE_URL`.
 """
@@ -11,31 +11,22 @@ Its superuser `postgres` needs no password, from this machine only. `url()` is a
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
-from receiver.local_postgres import databases, guard
-from receiver.local_postgres import files as binaries
+from receiver.local_postgres import databases, files
 from receiver.local_postgres.files import LocalPostgresError
+from receiver.local_postgres.guard_process import GuardProcess
+from receiver.parsers import LOOPBACK
 
-__all__ = ["LocalPostgresError", "Postgres"]
-
-HOST: Final = "127.0.0.1"
-PORT_TRIES: Final = 10  # a chosen port can be taken by another process before the server binds it
+PORT_TRIES: Final = 10  # another process can take a free port before the server binds it
 BUILTIN_LOCALES: Final = 17  # the first version that has them
-STOP_TIMEOUT: Final = 90.0  # seconds: more than the guard's own three steps together
-ENVIRONMENT: Final = ("HOME", "PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
-"""What PostgreSQL's programs see of the environment. They may run as another account, and need none of the rest."""
 
 Mode = Literal["fast", "immediate"]
 
@@ -47,7 +38,7 @@ class Postgres:
         folder: where the data stays (`data/` and `server.log` are made in it); None for a temporary folder.
         port: the TCP port; None for any free one.
         settings: further server parameters, as in postgresql.conf (`{"max_connections": "200"}`).
-        fsync: whether data should survive a crash of the operating system too.
+        fsync: whether data survives a crash of the operating system too.
         programs: the folder `bin` of another PostgreSQL (14 or newer); None for the wheel's.
 
     Raises:
@@ -68,9 +59,8 @@ class Postgres:
         self._settings = dict(settings or {})
         self._fsync = fsync
         self._given_programs = programs
-        self._requests = threading.Lock()
-        self._guard: subprocess.Popen[bytes] | None = None
-        self._programs: binaries.Programs | None = None
+        self._guard: GuardProcess | None = None
+        self._programs: files.Programs | None = None
         self._folder = folder
         self._port: int | None = None
         self._pid: int | None = None
@@ -88,41 +78,37 @@ class Postgres:
     def pid(self) -> int:
         """The process id of the running server."""
         if self._pid is None:
-            message = "the local PostgreSQL is not running"
-            raise LocalPostgresError(message)
+            raise LocalPostgresError("the local PostgreSQL is not running")
         return self._pid
 
     @property
     def port(self) -> int:
         """The TCP port on 127.0.0.1, kept across restarts."""
         if self._port is None:
-            message = "the local PostgreSQL was never started"
-            raise LocalPostgresError(message)
+            raise LocalPostgresError("the local PostgreSQL was never started")
         return self._port
 
     @property
     def folder(self) -> Path:
         """The folder that holds `data/` and `server.log`."""
         if self._folder is None:
-            message = "the local PostgreSQL was never started"
-            raise LocalPostgresError(message)
+            raise LocalPostgresError("the local PostgreSQL was never started")
         return self._folder
 
     def url(self, database: str = "postgres") -> str:
         """The address of one database, as `DATABASE_URL` takes it."""
-        return f"postgresql://postgres@{HOST}:{self.port}/{database}"
+        return f"postgresql://postgres@{LOOPBACK}:{self.port}/{database}"
 
     def start(self) -> None:
         """Starts the server, with a new data folder when there is none yet."""
         if self._guard is not None:
-            message = "the local PostgreSQL was already started"
-            raise LocalPostgresError(message)
-        self._programs = binaries.find(self._given_programs)
+            raise LocalPostgresError("the local PostgreSQL was already started")
+        self._programs = files.find(self._given_programs)
         self._make_folder()
         copy = self._start_guard()
         try:
             if copy is not None:
-                self._programs = binaries.copied(self._programs, copy)
+                self._programs = files.copied(self._programs, copy)
             self._initialise()
             self.resume()
         except BaseException:
@@ -131,15 +117,9 @@ class Postgres:
 
     def stop(self) -> None:
         """Stops the server (a fast shutdown: open transactions roll back) and removes a temporary folder."""
-        process, self._guard, self._pid = self._guard, None, None
-        if process is None:
-            return
-        for pipe in (process.stdin, process.stdout):
-            if pipe is None:
-                message = "the guard of the local PostgreSQL was started without its pipes"
-                raise LocalPostgresError(message)
-            pipe.close()
-        process.wait(STOP_TIMEOUT)
+        guard, self._guard, self._pid = self._guard, None, None
+        if guard is not None:
+            guard.stop()
 
     def halt(self, mode: Mode = "immediate") -> None:
         """Stops the server only; `resume()` brings it back on the same port. For tests of a database that is down."""
@@ -167,7 +147,7 @@ class Postgres:
         raise LocalPostgresError(refusal)
 
     def restart(self, mode: Mode = "fast") -> None:
-        """Stops and starts the server on the same port. `immediate` is a crash: what was committed is recovered."""
+        """Restarts the server on the same port. `immediate` is a crash: what was committed is recovered."""
         self.halt(mode)
         self.resume()
 
@@ -197,17 +177,16 @@ class Postgres:
     def _log(self) -> Path:
         return self.folder / "server.log"
 
-    def _found(self) -> binaries.Programs:
+    def _found(self) -> files.Programs:
         if self._programs is None:
-            message = "the local PostgreSQL was never started"
-            raise LocalPostgresError(message)
+            raise LocalPostgresError("the local PostgreSQL was never started")
         return self._programs
 
     def _make_folder(self) -> None:
         programs = self._found()
         account = programs.account
         if self._given is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="receiver-pg-", dir=binaries.temporary_folder()))
+            self._folder = Path(tempfile.mkdtemp(prefix="receiver-pg-", dir=files.temporary_folder()))
             ours = True
         else:
             self._folder = self._given.absolute()
@@ -216,45 +195,35 @@ class Postgres:
         if account is not None:
             if ours:
                 os.chown(self._folder, account.uid, account.gid)
-            if self._data.exists() and (former := binaries.owner(self._data)) is not None:
-                account = former  # whoever made the data goes on with it
+            if self._data.exists() and (former := files.owner(self._data)) is not None:
+                account = former  # the account that made the data keeps it
                 self._programs = dataclasses.replace(programs, account=account)
-            if not binaries.enters(account, self._folder):
+            if not files.enters(account, self._folder):
                 if ours:
                     shutil.rmtree(self._folder)
-                message = (
+                raise LocalPostgresError(
                     f"PostgreSQL does not run as root, and the account {account.name} cannot enter {self._folder}; "
                     "choose another folder, or run this as another user"
                 )
-                raise LocalPostgresError(message)
         self._log.touch()
 
     def _initialise(self) -> None:
-        """Runs initdb in a folder that has no data yet; refuses one of another version."""
+        """Runs initdb in an empty folder; refuses the data of another version."""
         programs, data = self._found(), self._data
         version = data / "PG_VERSION"
         if version.exists():
             if (found := version.read_text().strip()) != str(programs.major):
-                message = (
+                raise LocalPostgresError(
                     f"{data} was made by PostgreSQL {found}, and this is {programs.major}; "
                     "move the folder away, or dump it with the older version and restore it here"
                 )
-                raise LocalPostgresError(message)
             return
         if not data.exists():
             data.mkdir(mode=0o700)
             if programs.account is not None:
                 os.chown(data, programs.account.uid, programs.account.gid)
-        argv = [
-            str(programs.bin / "initdb"),
-            "-D",
-            str(data),
-            "-U",
-            "postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-        ]
-        argv += ["--no-locale", "--no-instructions"]
+        argv = [str(programs.bin / "initdb"), "-D", str(data), "-U", "postgres", "--auth=trust"]
+        argv += ["--encoding=UTF8", "--no-locale", "--no-instructions"]
         if programs.major >= BUILTIN_LOCALES:
             argv += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if not self._fsync:
@@ -263,12 +232,11 @@ class Postgres:
         if answer.get("code") != 0:
             output = str(answer.get("output") or answer.get("error"))
             reason = next((line for line in output.splitlines() if "error:" in line), output.strip()[-300:])
-            message = f"{data} could not be made into a PostgreSQL folder: {reason}"
-            raise LocalPostgresError(message)
+            raise LocalPostgresError(f"{data} could not be made into a PostgreSQL folder: {reason}")
 
     def _parameters(self, port: int) -> dict[str, str]:
         parameters = {
-            "listen_addresses": HOST,
+            "listen_addresses": LOOPBACK,
             "port": str(port),
             "unix_socket_directories": "",
             "timezone": "UTC",
@@ -283,7 +251,7 @@ class Postgres:
     def _why_not(self, reason: str, port: int) -> str:
         """One line for a server that did not start, from what it wrote to its log."""
         if "could not bind" in reason:
-            return f"port {port} on {HOST} is taken; choose another, or stop what listens there"
+            return f"port {port} on {LOOPBACK} is taken; choose another, or stop what listens there"
         if 'lock file "postmaster.pid" already exists' in reason or "shared memory block" in reason:
             return (
                 f"{self._data} is in use by another PostgreSQL; stop that one "
@@ -295,58 +263,24 @@ class Postgres:
         return f"PostgreSQL did not start in {self._data}: {last or 'see server.log there'}"
 
     def _start_guard(self) -> Path | None:
-        """Starts it; returns the folder that a copy of the programs goes to, which it removes at the end."""
+        """Starts the guard. Returns the folder for a copy of the programs, if they need one."""
         programs = self._found()
-        account, copy = programs.account, None
+        copy = None
         if programs.copies is not None:
             copy = Path(tempfile.mkdtemp(prefix="receiver-postgres-", dir=programs.copies))
         temporary = self.folder if self._given is None else None
-        config = {
-            "log": str(self._log),
-            "account": (account.uid, account.gid) if account else None,
-            "remove": [str(folder) for folder in (temporary, copy) if folder is not None],
-        }
-        with self._log.open("ab") as log:
-            # A new session: signals from the terminal reach the owner alone. Python's pipes are not inherited by
-            # the owner's other children, so that only the owner's end keeps the guard waiting.
-            self._guard = subprocess.Popen(
-                [sys.executable, "-I", guard.__file__, json.dumps(config)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                bufsize=0,
-                cwd="/",
-                env=_environment(),
-                start_new_session=True,
-            )
+        remove = [folder for folder in (temporary, copy) if folder is not None]
+        self._guard = GuardProcess(self._log, programs.account, remove)
         return copy
 
     def _ask(self, request: Mapping[str, object]) -> dict[str, object]:
-        """One request to the guard, and its answer."""
-        with self._requests:
-            if self._guard is None or self._guard.stdin is None or self._guard.stdout is None:
-                message = "the local PostgreSQL is not running"
-                raise LocalPostgresError(message)
-            try:
-                self._guard.stdin.write(json.dumps(request).encode() + b"\n")
-                self._guard.stdin.flush()
-                line = self._guard.stdout.readline()
-            except BrokenPipeError:
-                line = b""
-        if not line:
-            message = f"the guard of the local PostgreSQL is gone; its log is {self._log}"
-            raise LocalPostgresError(message)
-        answer: dict[str, object] = json.loads(line)
-        return answer
-
-
-def _environment() -> dict[str, str]:
-    """What PostgreSQL's programs need of this process's environment, and no secret of it; messages in English."""
-    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"LC_ALL": "C"}
+        if self._guard is None:
+            raise LocalPostgresError("the local PostgreSQL is not running")
+        return self._guard.ask(request)
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port

@@ -1,1 +1,1 @@
-"""Reads the record for people: listings, history, groups. It never writes."""
+"""Reads the record for people: listings, one execution with its history, groups. Read only."""

@@ -1,7 +1,7 @@
 """Groups: how far the executions that were enqueued under one key have come.
 
-One statement, one snapshot, by the index on group_key. What leaves is counts, labels and states; no arguments, results or errors,
-because whoever knows the key may see it.
+One statement, one snapshot, by the index on group_key. The answer has counts, labels and states, and no arguments, results or
+errors: everybody who knows the key may see it.
 
 Next: `receiver.serving.group_status` serves it, `receiver.cli.group` draws it.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from receiver.record.database import Executor
 
 MOST_UNITS: Final = 1000
-"""Units that are listed; the counts are of all."""
+"""Units that are listed; the counts are of all units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ class Group:
     """Where the executions of a group stand.
 
     Attributes:
-        failed: those FAILED now; until `complete` some may be tried again.
+        failed: those FAILED now; some may be tried again until the group is `complete`.
         complete: there are executions, and every one is final.
-        units: the first enqueued first, at most `MOST_UNITS`.
+        units: in the order of enqueueing, at most `MOST_UNITS`.
     """
 
     total: int
@@ -62,7 +62,7 @@ FROM members
 
 
 async def find_group(executor: Executor, key: str, *, namespace: str, units: int = MOST_UNITS) -> Group:
-    """The group of this key; of a key that nobody has used, one without executions."""
+    """The group of this key; an unused key is a group without executions."""
     (row,) = await executor.fetch(FIND_GROUP, key, namespace, units)
     return Group(
         total=row["total"],

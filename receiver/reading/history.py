@@ -1,10 +1,10 @@
-"""The history of an execution: from, to, at, why; derived, never stored.
+"""The history of an execution: from, to, at, why. It is derived, never stored.
 
-An attempt that did not succeed has its line in `task_attempts`; the one that succeeded, or still runs, is in the row
-itself. Together they tell every change of state, so the happy path costs no third write.
+An attempt that did not succeed has its row in `task_attempts`. The one that succeeded, or still runs, is in the execution's
+row. Together they tell every change of state, so that the happy path costs no third write.
 
-Invariant: the chain has no gap. Each transition leaves the state that the one before it reached, the first comes from
-nowhere, and the last reaches the row's status. What the tables do not date (an operator's replay) has no time.
+Invariant: the chain has no gap. Each transition starts in the state in which the one before it ended, the first one starts
+from nothing, and the last one ends in the row's status. A change that the tables do not date (a replay) has no time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WHY_LIMIT = 300
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One change of state. `from_` is None for the first; `at` is None where the record holds no time for it."""
+    """One change of state. `from_` is None for the first one; `at` is None when the record has no time for it."""
 
     from_: str | None
     to: str
@@ -68,7 +68,7 @@ def history(execution: Execution, attempts: Sequence[Attempt]) -> list[Transitio
 
 
 class _Chain:
-    """The transitions so far; `go` continues from wherever the last one ended."""
+    """The transitions so far; `go` continues from the last one."""
 
     def __init__(self) -> None:
         self.told: list[Transition] = []
@@ -81,14 +81,14 @@ class _Chain:
         self.told.append(Transition(self.state, to, at, why))
 
     def start(self, attempt: int, at: datetime | None) -> None:
-        """READY → RUNNING; after a failure by way of READY, because the redelivery is the retry."""
+        """→ RUNNING, by way of READY after a failure: a redelivery is the retry."""
         if self.state == FAILED:
             self.go(READY, at, "delivered again")
         self.go(RUNNING, at, f"attempt {attempt} started")
 
 
 def _tell(chain: _Chain, attempt: Attempt) -> None:
-    """One line of `task_attempts`: how the attempt began, and how it ended."""
+    """How one attempt of `task_attempts` began and ended."""
     ending = AttemptEnding(attempt.ending)
     if ending is not AttemptEnding.REJECTED:
         chain.start(attempt.attempt, attempt.started_at)
@@ -110,7 +110,7 @@ def _tell(chain: _Chain, attempt: Attempt) -> None:
 
 
 def _arrive(chain: _Chain, execution: Execution) -> None:
-    """The way from the last attempt told to where the row stands now."""
+    """From the end of the last attempt to the row's status."""
     match execution.status:
         case TaskResultStatus.RUNNING | TaskResultStatus.SUCCESSFUL if chain.state != RUNNING:
             chain.start(execution.attempt, execution.started_at)
@@ -129,12 +129,12 @@ def _arrive(chain: _Chain, execution: Execution) -> None:
 
 
 def _stamp(moment: datetime) -> str:
-    """RFC 3339 with `Z`, as msgspec writes the times of the row: in one document they compare as text."""
+    """RFC 3339 with `Z`, as msgspec writes the row's times: in one document they can be compared as text."""
     return moment.isoformat().replace("+00:00", "Z")
 
 
 def _error(source: Attempt | Execution) -> str:
-    """The error in one line of bounded length; the record has all of it."""
+    """The error in one short line."""
     parts = [part for part in (source.error_type, source.error_message) if part]
     return _brief(": ".join(parts)) or "failed"
 

@@ -1,8 +1,8 @@
 """What operators read: executions, one execution with its attempts, how many messages were rejected.
 
-Nothing here changes anything: each visit is one READ ONLY transaction on one snapshot, so that a row and its attempts
-agree. Rows leave as frozen values. Next: `receiver.reading.history` tells the story of an `Execution`,
-`receiver.cli.executions` prints it.
+Each `reading` block is one READ ONLY transaction on one snapshot, so that a row and its attempts agree.
+
+Next: `receiver.reading.history` derives the history of an `Execution`, `receiver.cli.executions` prints it.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from receiver.record.database import Database
 
 STATEMENT_TIMEOUT = "30s"
-"""A listing that takes longer is given up: it must not hold a snapshot while the service works."""
+"""A listing that takes longer is given up: its snapshot would hold up vacuum."""
 
 LIMIT = 50
-"""How many executions a listing has when nothing else is asked for: a screenful."""
+"""How many executions a listing has by default: a screenful."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,11 @@ class Attempt:
 
 
 EARLIEST, LATEST = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
-"""Days within which a time is shown as it is. PostgreSQL's calendar reaches further than Python's and has infinities; whoever
-wrote such a time into the record by hand sees the nearest of these instead, and every other row as ever."""
+"""Times outside of these are shown as the nearer of the two: PostgreSQL has times, and infinities, that Python cannot hold."""
 
 
 def _readable(column: Column[Any]) -> ColumnElement[Any]:
-    """The column, with times that Python can hold."""
+    """The column, its times bounded to what Python can hold."""
     if not isinstance(column.type, DateTime):
         return column
     bounded = func.least(column, literal_column(LATEST, column.type))
@@ -162,7 +161,7 @@ async def executions(
     if task is not None:
         query = query.where(or_(task_executions.c.task_name == task, task_executions.c.task_path == task))
     if since is not None:
-        # In a subquery: by a value that may change while it looks, PostgreSQL looks nothing up in an index, and reads every row.
+        # In a subquery: PostgreSQL does not use an index for a value that may change during the search.
         now = select(func.clock_timestamp()).scalar_subquery()
         query = query.where(task_executions.c.enqueued_at >= now - since)
     if namespace is not None:
@@ -181,7 +180,7 @@ async def execution(connection: AsyncConnection, task_id: str) -> Execution | No
 
 
 async def attempts(connection: AsyncConnection, task_id: str) -> list[Attempt]:
-    """The attempts of an execution that did not succeed, the first first."""
+    """The attempts of an execution that did not succeed, in order."""
     query = select(*_ATTEMPT).where(task_attempts.c.task_id == task_id).order_by(task_attempts.c.fence)
     return [Attempt(**row) for row in (await connection.execute(query)).mappings()]
 

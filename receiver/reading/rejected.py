@@ -1,4 +1,4 @@
-"""What operators read of messages that could not become an execution; inside `queries.reading`, as the other listings.
+"""What operators read of rejected messages, inside `queries.reading` like the other listings.
 
 Next: `receiver.cli.rejected` prints it.
 """
@@ -54,7 +54,7 @@ async def rejections(
     namespace: str | None = None,
     limit: int = LIMIT,
 ) -> list[Rejection]:
-    """Messages that could not become an execution, those seen last first; arguments as `executions`."""
+    """Rejected messages, those seen last first; arguments as `executions`."""
     query = select(*_REJECTION).order_by(rejected_messages.c.last_seen.desc(), rejected_messages.c.key)
     for column, value in (
         (rejected_messages.c.reason, reason),

@@ -1,13 +1,14 @@
 """Concurrent requests, written by one statement.
 
-Each request hands in its item and waits for its own result. While one batch is on its way to the database, what
-arrives gathers for the next: batches grow by themselves under load, and a lone request is written at once. Two
-commits a delivery are what limits a receiver on a small database; shared by eighty requests they cost little.
+Each request submits its item and waits for its own result. While one batch is being written, new items gather for the
+next. So batches grow under load, and a lone request is written at once. Two commits for each delivery are what limits a
+receiver on a small database; shared by eighty requests they cost little.
 
-What it keeps: every item gets exactly one result or error, its own, and waits for its turn no longer than `wait`; an item whose values PostgreSQL
-refuses, or whose row somebody keeps locked, fails alone, and while it is being found the next batch is on its way; a request
-that stops waiting before its item was taken leaves nothing behind, and one that stops later has its result handed to
-`orphaned`.
+Invariants:
+
+- Every item gets exactly one result or error, its own. It waits at most `wait` seconds for its turn.
+- A bad or locked item fails alone. The next batch is sent while we look for it.
+- A request cancelled before its batch leaves nothing. When it is cancelled later, its result goes to `orphaned`.
 """
 
 from __future__ import annotations
@@ -23,24 +24,23 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 MAX_ITEMS = 256
-"""Items of one batch at most: three times the default concurrency, and short of what delays a heartbeat."""
+"""Items of one batch at most: three times the default concurrency, and too few to delay a heartbeat."""
 
-MAX_BYTES = 1024 * 1024
-"""Bytes of one batch at most; a larger item goes alone, beside the batches: 5 MB of arguments take PostgreSQL 0.1 s to read."""
+MAX_BATCH_BYTES = 1024 * 1024
+"""Bytes of one batch at most. A larger item goes alone, beside the batches: PostgreSQL needs 0.1 s to read 5 MB of arguments."""
 
 REPEATS = 3
-"""How often a batch is repeated that PostgreSQL rolled back because of another (SQLSTATE 40)."""
+"""How often a batch is tried that PostgreSQL rolled back because of another transaction (SQLSTATE 40)."""
 
-
-LATE = "the database did not take the item in time"
+NO_TURN = "the database did not take the item in time"
 
 
 class Item(Protocol):
-    """What the group needs to know of an item."""
+    """What a group commit needs to know of an item."""
 
     @property
     def task_id(self) -> str:
-        """What rows are locked in order of."""
+        """Rows are locked in the order of these."""
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ R = TypeVar("R")
 
 
 class _Waiting(Generic[I, R]):
-    """An item, what its request waits for, and until when by the loop's clock it may wait for its turn."""
+    """An item, the future of its request, and until when it may wait for its turn, by the loop's clock."""
 
     __slots__ = ("future", "item", "until")
 
@@ -63,19 +63,21 @@ class _Waiting(Generic[I, R]):
 
 
 class GroupCommit(Generic[I, R]):
-    """Batches items into calls of `write`: one batch at a time, and beside it one item that is large, or of a refused batch.
+    """Batches items into calls of `write`: one batch at a time, and beside it one single item.
+
+    A single item is one that is too large for a batch, or one of a batch that was refused.
 
     Args:
-        write: writes a batch, in the given order, and returns one result an item. It raises for the whole batch.
-        orphaned: is given an item and its result when nobody waits for it any more.
-        wait: seconds that an item may wait for its turn before it is refused, be it after a first try in a batch.
+        write: writes a batch, in the given order, and returns one result for each item. It raises for the whole batch.
+        orphaned: gets an item and its result when the item's request was cancelled.
+        wait: seconds that an item may wait for its turn, also after a first try in a batch.
     """
 
     def __init__(
         self,
         write: Callable[[Sequence[I]], Awaitable[Sequence[R]]],
         *,
-        orphaned: Callable[[I, R], Awaitable[None]] | None,
+        orphaned: Callable[[I, R], Coroutine[Any, Any, None]] | None,
         wait: float,
     ) -> None:
         self._write = write
@@ -99,7 +101,7 @@ class GroupCommit(Generic[I, R]):
         self._queue.append(_Waiting(item, future, loop.time() + self._wait))
         if self._flusher is None:
             self._flusher = loop.create_task(self._flush(), name="group commit")
-        elif self._timer is None:  # everyone waits equally long: one timer, for whoever came first
+        elif self._timer is None:  # all wait equally long: one timer, for the oldest
             self._timer = loop.call_later(self._wait, self._expire, loop)
         try:
             return await future
@@ -109,10 +111,10 @@ class GroupCommit(Generic[I, R]):
                 self._orphan(item, future.result())
             raise
         finally:
-            del future  # its error's traceback has this frame: a circle, in which the body of the request would be kept
+            del future  # the error's traceback holds this frame: a circle that would keep the request's body
 
     async def close(self) -> None:
-        """Waits until everything handed in is written."""
+        """Waits until every item is written."""
         while pending := self._aside | ({self._flusher} if self._flusher else set()):
             await asyncio.wait(pending)
         if self._timer is not None:
@@ -120,11 +122,11 @@ class GroupCommit(Generic[I, R]):
             self._timer = None
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Refuses whoever has waited long enough for a turn. What is being written has its own limits, and is in no queue."""
+        """Refuses the items that waited too long for their turn. A batch that is being written has limits of its own."""
         self._timer = None
         now = loop.time()
         while self._queue and self._queue[0].until <= now:
-            _fail([self._queue.popleft()], OutOfConnections(LATE))
+            _fail([self._queue.popleft()], OutOfConnections(NO_TURN))
         if self._queue:
             self._timer = loop.call_at(self._queue[0].until, self._expire, loop)
 
@@ -136,13 +138,13 @@ class GroupCommit(Generic[I, R]):
             self._flusher = None
 
     def _take(self) -> list[_Waiting[I, R]]:
-        """The next batch, in the order in which rows are locked; what is too large for any goes beside it."""
+        """The next batch, in the order in which rows are locked. Items that are too large go beside it."""
         batch: list[_Waiting[I, R]] = []
         size = 0
         while self._queue and len(batch) < MAX_ITEMS:
             waiting = self._queue[0]
-            is_large = waiting.item.size > MAX_BYTES
-            if not is_large and size + waiting.item.size > MAX_BYTES:
+            is_large = waiting.item.size > MAX_BATCH_BYTES
+            if not is_large and size + waiting.item.size > MAX_BATCH_BYTES:
                 break
             self._queue.popleft()
             if waiting.future.done():  # its request has gone
@@ -165,7 +167,7 @@ class GroupCommit(Generic[I, R]):
                 del batch  # as in `submit`
             else:
                 self._beside(self._one_by_one(batch), "one by one")
-        except Exception as error:  # noqa: BLE001 - whatever it is, each waiting request must hear of it
+        except Exception as error:  # noqa: BLE001 - each waiting request must get an answer, whatever the error is
             _fail(batch, error)
             del batch  # as in `submit`
         else:
@@ -176,9 +178,9 @@ class GroupCommit(Generic[I, R]):
                     self._orphan(waiting.item, result)
 
     async def _one_by_one(self, batch: list[_Waiting[I, R]]) -> None:
-        """Writes what is large, or finds whose fault it was; one at a time. Who waits longer than it may is refused."""
+        """Writes large items, or those of a refused batch, one at a time. An item that waits too long is refused."""
         loop = asyncio.get_running_loop()
-        late = OutOfConnections(LATE)
+        late = OutOfConnections(NO_TURN)
         _fail([waiting for waiting in batch if waiting.until <= loop.time()], late)
         timers = [loop.call_at(waiting.until, _fail, [waiting], late) for waiting in batch]
         async with self._apart:
@@ -188,15 +190,12 @@ class GroupCommit(Generic[I, R]):
                     await self._commit([waiting])
 
     def _orphan(self, item: I, result: R) -> None:
-        """Hands over a result that nobody waits for."""
+        """Hands over a result whose request was cancelled."""
         if self._orphaned is not None:
-            self._beside(self._hand_over(self._orphaned, item, result), "orphan")
-
-    async def _hand_over(self, orphaned: Callable[[I, R], Awaitable[None]], item: I, result: R) -> None:
-        await orphaned(item, result)
+            self._beside(self._orphaned(item, result), "orphan")
 
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """In a task of its own, so that no batch waits for it."""
+        """Runs in a task of its own: no batch waits for it."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._aside.add(task)
         task.add_done_callback(self._aside.discard)
@@ -205,7 +204,7 @@ class GroupCommit(Generic[I, R]):
         for _ in range(REPEATS - 1):
             try:
                 return await self._write(items)
-            except LockedOut:  # it has waited already
+            except LockedOut:  # it has already waited for `lock_timeout`
                 raise
             except TransientConflict:
                 continue

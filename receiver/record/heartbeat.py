@@ -1,13 +1,13 @@
 """Renews the leases of what this instance runs, from a thread with its own event loop and its own connection.
 
-A task that blocks the main loop, or a pool that is used up, must not cost a lease. Every third of the lease one
-statement renews exactly the (task_id, fence) pairs that are held. A pair that does not come back is lost only when a
-plain SELECT shows another fence or status: its row may just be locked by its own settlement.
+So a task that blocks the main loop, or a pool that is used up, costs no lease. Every third of the lease one statement
+renews exactly the (task_id, fence) pairs that are held. A pair that does not come back may only be locked by its own
+settlement. It is lost when a plain SELECT shows another fence or status.
 
-A lease that could not be renewed until it ran out (this instance is cut off from the database) is lost too: another
-instance may run the execution from then on, so here it is called off in time.
+A lease that could not be renewed until it ran out is lost too: this instance is cut off from the database, and another
+one may run the execution from then on. It is called off here before that.
 
-On exit it is this thread that leaves a short lease to what does not stop.
+On exit this thread shortens the leases of code that does not stop.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from receiver.record.database import Database
 
 BEATS_PER_LEASE = 3
-"""A renewal may fail twice before the lease is in danger."""
+"""Renewals in one lease: two may fail before the lease is in danger."""
 
 EXPIRY_MARGIN = 0.1
-"""Part of the lease before its end at which an unrenewed execution is called off."""
+"""Part of the lease before its end when an execution that was not renewed is called off."""
 
 
 class Lease:
@@ -95,16 +95,14 @@ class Lease:
             return
         self._heartbeat.release(self)
         self.gone = True
-        self.lost = (
-            None  # it leads back to the claim: without this only the collector would free the arguments
-        )
+        self.lost = None  # breaks a circle with the claim: the task's arguments are freed at once
 
 
 class Heartbeat:
-    """The leases of one instance, one of each execution at most. `hold` and `release` may be called from any thread.
+    """The leases of one instance, at most one for each execution. `hold` and `release` may be called from any thread.
 
     Args:
-        lease: how long a renewal stands; a beat is a third of it.
+        lease: how long a renewal lasts; a beat is a third of it.
     """
 
     def __init__(self, database: Database, *, lease: timedelta, emit: Emit) -> None:
@@ -124,18 +122,18 @@ class Heartbeat:
         self._thread.start()
 
     def leave(self, *, left: timedelta | None = None) -> None:
-        """Tells the thread to end, and does not wait. What is still held then stays RUNNING for no longer than `left`."""
+        """Tells the thread to end, and does not wait. Executions that are still held stay RUNNING for at most `left`."""
         self._left = left
         self._stopped = True
         self._wake()
 
     async def ended(self) -> None:
-        """Returns once the thread has ended; it never begins if it was not started."""
-        while self._thread.is_alive():  # noqa: ASYNC110 - a thread of its own would be needed to wait for a thread
+        """Returns once the thread has ended, or was never started."""
+        while self._thread.is_alive():  # noqa: ASYNC110 - waiting for a thread would take another thread
             await asyncio.sleep(0.005)
 
     def stop(self, *, left: timedelta | None = None, within: float = 5.0) -> None:
-        """`leave`, and waits for it so many seconds; may be called from any thread."""
+        """`leave`, then waits for the thread for `within` seconds; may be called from any thread."""
         self.leave(left=left)
         if self._thread.is_alive():
             self._thread.join(timeout=within)
@@ -178,9 +176,7 @@ class Heartbeat:
 
     def _wake(self) -> None:
         if self._loop is not None:
-            with suppress(
-                RuntimeError
-            ):  # it has ended already, or ends in this moment: leaving may be asked for twice
+            with suppress(RuntimeError):  # its loop has ended: `leave` may be called twice
                 self._loop.call_soon_threadsafe(self._stopping.set)
 
     def _run(self) -> None:
@@ -199,7 +195,7 @@ class Heartbeat:
         await connection.close()
 
     async def _call_off_in_time(self) -> None:
-        """Beside the renewal, not after it: a silent database may keep that waiting beyond the lease's end."""
+        """Runs beside the renewal: a silent database may keep that waiting until after the lease's end."""
         while True:
             self._call_off_expired()
             await asyncio.sleep(self._lease.total_seconds() * EXPIRY_MARGIN / 4)
@@ -221,7 +217,7 @@ class Heartbeat:
             renewed = await leases.renew(connection, pairs, lease=self._lease)
             missing = [pair for pair in pairs if pair not in renewed]
             status = await settlements.find_status(connection, missing) if missing else {}
-        except Exception as error:  # noqa: BLE001 - whatever it is, the next beat must come: this thread has no other guard
+        except Exception as error:  # noqa: BLE001 - the next beat must come, whatever the error is
             unexpected = None if isinstance(error, DatabaseUnavailable) else error
             self._emit(ReceiverTrouble("leases not renewed", str(error), error=unexpected))
             return False
@@ -236,13 +232,13 @@ class Heartbeat:
         return True
 
     async def _shorten(self, connection: RecordConnection) -> None:
-        """On exit. By this thread's own connection, because the main loop may be blocked and the ledger's in use."""
+        """On exit, by this thread's own connection: the main loop may be blocked, and the ledger's connections in use."""
         pairs = sorted(self.held)
         if self._left is None or not pairs:
             return
         try:
             await leases.shorten_leases(connection, pairs, left=self._left)
-        except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out by themselves
+        except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out
             self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 
     def _call_off_expired(self) -> None:

@@ -1,18 +1,18 @@
-"""claim and settle: the two commits of a delivery, and what is true when an answer to one of them is lost.
+"""claim and settle: the two commits of a delivery, and what is true when the database did not answer.
 
 `claim` makes an execution this instance's, or says why not. `settle` writes how it ended, if it still is. Both go
-through a group commit: one statement for whatever arrived meanwhile. What keeps them right is in the statements'
-guards; what happens here is the reading of silence:
+through a group commit: one statement for all requests that arrived meanwhile. The guards are in the statements. This
+module decides what a lost answer means:
 
-- a claim without an answer is looked for by its token; found, it is ours; not found, the delivery ends as
-  unrecorded and comes again, and should it commit after all it is handed back (`lost_claims`).
-- a settlement without an answer is repeated (the fence makes that harmless), then looked up (`settling`).
-- a COMMIT of a task's transaction without an answer is contested with a fenced FAILED: if that moves the row, the
-  effects are gone; if not, the row says what happened.
+- A claim without an answer is looked for by its token. Found, it is ours. Not found, the delivery ends as unrecorded and
+  comes again; if the claim commits after all, it is handed back (`lost_claims`).
+- A settlement without an answer is repeated, which the fence makes harmless, and then looked up (`settler`).
+- A COMMIT of a task's transaction without an answer is contested with a fenced FAILED. If that moves the row, the
+  transaction did not commit. If not, the row says what happened.
 
-What this instance holds it does not claim again: its old code may still run here, although the record has forgotten it.
+An execution that this instance holds is not claimed again here, even when its lease is lost: its old code may still run.
 
-200 leaves this room only when the row was seen to be committed.
+Invariant: 200 is sent only after the row was seen to be committed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, 
 from receiver.record.connections import RecordPool
 from receiver.record.group_commit import GroupCommit
 from receiver.record.lost_claims import LostClaims
-from receiver.record.settler import Settlements
+from receiver.record.settler import Settler
 from receiver.record.sql import claims, leases, settlements
 from receiver.record.sql.claims import ClaimItem, ClaimRow
 from receiver.record.sql.settlements import SettleItem
@@ -63,26 +63,26 @@ if TYPE_CHECKING:
     from receiver.record.heartbeat import Heartbeat, Lease
 
 LOCK_PAUSES = (0.01, 0.04, 0.1)
-"""Seconds until a claim looks again at a row that is free, and locked by somebody for a moment."""
+"""Seconds between the tries of a claim whose row is free but locked for a moment."""
 
 LEDGER_CONNECTIONS = 4
-"""Connections of the ledger: one for the batch of claims, one for that of settlements, one that may wait for a locked row,
-and one for everything rare, what is too large for a batch among it. Each is opened when it is first needed, so that there are mostly two."""
+"""One for the batch of claims, one for the batch of settlements, one that may wait for a locked row, one for what is rare or
+too large for a batch. Each is opened at first use, so that mostly two are open."""
 
 INSIST = 10.0
-"""Seconds that a settlement is insisted on at least, though nobody may hear the answer: a restart takes some."""
+"""Seconds that a settlement is tried at least, even when its request can no longer be answered: a restart takes some."""
 
 INSIST_AT_MOST = 120.0
-"""And at most, though the request could still be answered: Cloud SQL's restarts and failovers take about a minute, and each
-that waits takes one of `TASKS_MAX_CONCURRENCY` places."""
+"""Seconds that it is tried at most. Cloud SQL's restarts and failovers take about a minute, and each settlement that waits
+takes one of `TASKS_MAX_CONCURRENCY` places."""
 
-ANSWERING = 1.0
+ANSWER_MARGIN = 1.0
 """Seconds before the ack deadline at which the answer has to leave."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
-    """What the ledger needs to know. `lease`: how long a claim stands without a renewal. `wait`: see TASKS_DB_POOL_TIMEOUT."""
+    """What the ledger needs to know. `lease`: how long a claim lasts without a renewal. `wait`: see TASKS_DB_POOL_TIMEOUT."""
 
     namespace: str
     instance: str
@@ -91,7 +91,7 @@ class LedgerSettings:
 
 
 class Ledger:
-    """The record, to one instance."""
+    """The record, as one instance uses it."""
 
     def __init__(
         self, database: Database, settings: LedgerSettings, heartbeat: Heartbeat, emit: Emit
@@ -102,7 +102,7 @@ class Ledger:
         wait = settings.wait.total_seconds()
         self.pool = RecordPool(database, size=LEDGER_CONNECTIONS, application="receiver ledger", wait=wait)
         self._claims = GroupCommit(self._write_claims, orphaned=self._hand_back_orphan, wait=wait)
-        self._settlements = Settlements(self.pool)
+        self._settler = Settler(self.pool)
         self._lost_claims = LostClaims(self.pool, instance=settings.instance, lease=settings.lease, emit=emit)
 
     async def claim(self, call: Call) -> Claimed | NotStarted:
@@ -122,9 +122,7 @@ class Ledger:
             raise Rejected(
                 RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
             ) from refused
-        except (
-            TransientConflict
-        ) as conflict:  # somebody locks the table, a migration perhaps: nothing was done
+        except TransientConflict as conflict:  # a migration may lock the table: nothing was done
             raise OutOfConnections(str(conflict)) from conflict
         match row.verdict:
             case "claimed":
@@ -146,8 +144,8 @@ class Ledger:
     async def _claimed(self, item: ClaimItem) -> tuple[float, ClaimRow]:
         """What a claim found, and when it was sent.
 
-        A message may come while its enqueuer is still marking the row as published, which takes milliseconds: a 429 would cost
-        the task its backoff, of 10 s at least by default.
+        A message may arrive while its enqueuer still marks the row as published. That takes milliseconds; a 429 would cost the
+        task a backoff of 10 s or more.
         """
         for pause in LOCK_PAUSES:
             sent, row = time.monotonic(), await self._claims.submit(item)
@@ -159,8 +157,8 @@ class Ledger:
     async def settle(self, claimed: Claimed, outcome: Outcome) -> Ending:
         """Writes how the run ended, and says how the delivery ends: the outcome itself once it is committed.
 
-        Lost when the execution has another owner; Unrecorded when it is not known to be committed. Never raises for
-        the database's sake. The lease is renewed meanwhile: the claim's own block gives it back.
+        Lost when the execution has another owner, Unrecorded when it is not known to be committed. Errors of the database are
+        not raised. The lease is renewed meanwhile; the claim's own block gives it back.
         """
         if isinstance(outcome, Abandoned):
             return outcome
@@ -180,16 +178,16 @@ class Ledger:
             return Unrecorded()
 
     async def close(self) -> None:
-        """Waits for what was handed in, then closes the connections."""
+        """Waits for what is being written, then closes the connections."""
         await self._claims.close()
-        await self._settlements.close()
+        await self._settler.close()
         await self._lost_claims.close()
         await self.pool.close()
 
     async def _record(self, claimed: Claimed, outcome: Succeeded | Skipped | Failed) -> Ending:
         try:
             item = SettleItem.of(claimed, outcome, instance=self._settings.instance)
-            moved = await self._settlements.settle(item, until=_patience(claimed))
+            moved = await self._settler.settle(item, until=_patience(claimed))
         except ItemRefused as refused:
             if isinstance(outcome, Failed):
                 raise DatabaseUnavailable(f"PostgreSQL refuses the failure's text: {refused}") from refused
@@ -213,7 +211,7 @@ class Ledger:
             return await self._record(claimed, claimed.failed(Failure.of(refused.reason)))
 
     async def _write_claims(self, items: Sequence[ClaimItem]) -> list[ClaimRow]:
-        """One row an item. A second copy of one execution in a batch gets the first's answer; it is busy if that is claimed."""
+        """One row for each item. A second copy of one execution gets the first one's answer, or Busy if that is claimed."""
         first = {item.task_id: item for item in reversed(items)}
         distinct = [item for item in items if first[item.task_id] is item]
         token = uuid4()
@@ -237,7 +235,7 @@ class Ledger:
         ]
 
     async def _find_claimed(self, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
-        """What is ours of a batch without an answer: all that it could claim, or none of it yet."""
+        """The claims of a batch whose answer was lost: all that it could make, or none yet."""
         found: dict[str, ClaimRow] = {}
         try:
             found = await claims.find_claimed(self.pool, items, token)
@@ -247,7 +245,7 @@ class Ledger:
         return found
 
     async def _held(self, call: Call, item: ClaimItem, row: ClaimRow, *, since: float) -> Claimed | Busy:
-        """The claim, its lease renewed from now on; handed back when another one from here came first, because that may run."""
+        """The claim, its lease renewed from now on. Handed back when this instance holds another one, whose code may run."""
         lease = self._heartbeat.hold((row.task_id, row.fence), since=since)
         if lease is not None:
             return Claimed(call, row.fence, row.attempt, lease)
@@ -255,16 +253,16 @@ class Ledger:
         return Busy()
 
     async def _beside(self, item: ClaimItem, held: Lease) -> Done | Busy:
-        """The answer while this instance holds the execution: its code runs here, or is being recorded.
+        """The answer while this instance holds the execution: its code runs here, or its end is being recorded.
 
-        Once the lease is lost another instance may have finished it; then the record knows.
+        When its lease is lost, another instance may have finished it: the record is asked.
         """
         if held.expired and await claims.is_done(self.pool, item, namespace=self._settings.namespace):
             return Done()
         return Busy()
 
     async def _hand_back_orphan(self, item: ClaimItem, row: ClaimRow) -> None:
-        """A claim whose request has gone: nobody would run it, so it is READY again at once."""
+        """Hands back a claim whose request has gone: it is READY again at once."""
         if row.verdict != "claimed":
             return
         try:
@@ -274,9 +272,9 @@ class Ledger:
 
 
 def _patience(claimed: Claimed) -> float:
-    """Until when, by `time.monotonic()`, an outcome is insisted on: while its request can be answered, within bounds."""
+    """Until when, by `time.monotonic()`, a settlement is tried: while its request can be answered, within the bounds above."""
     now = time.monotonic()
-    answerable = claimed.call.arrived + claimed.call.route.ack_deadline - ANSWERING
+    answerable = claimed.call.arrived + claimed.call.route.ack_deadline - ANSWER_MARGIN
     return min(max(answerable, now + INSIST), now + INSIST_AT_MOST)
 
 

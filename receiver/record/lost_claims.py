@@ -1,11 +1,11 @@
-"""Claims that commit after their connection has broken: nobody would run them, so they are handed back.
+"""Claims that commit after their connection has broken: no request would run them, so they are handed back.
 
-The server may go on with a statement whose client is gone, for as long as `statement_timeout`. Its claims then stand,
-RUNNING, with an attempt counted that never ran; with `max_attempts=1` that would be the end of an execution that never
-began. So once the statement must have ended, its claims are looked for by their statement's token once more.
+The server may go on with a statement whose client is gone, for as long as `statement_timeout`. Its claims then stay
+RUNNING, with an attempt counted that never ran; with `max_attempts=1` the execution would end without having begun. So
+once the statement must have ended, its claims are looked for once more, by the statement's token.
 
-Bounded by the lease: when that has ended, the next delivery takes the execution over anyway. On exit there is one look
-at once; what commits after that is left to its lease.
+The search ends with the lease: after that the next delivery takes the execution over anyway. On exit there is one look at
+once; a claim that commits after it is left to its lease.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from receiver.record.connections import RecordPool
     from receiver.record.sql.claims import ClaimItem
 
-ENDED = 6.0
+STATEMENT_ENDED = 6.0
 """Seconds after which a statement has ended: its statement_timeout (`connections.SERVER_SETTINGS`), and one for the network."""
 
-PAUSE = 2.0
+LOOK_PAUSE = 2.0
 """Seconds between two looks while the database is away."""
 
 
 class LostClaims:
-    """Claims that may still commit. `lease`: how long there is a point in looking."""
+    """Claims that may still commit. `lease`: how long they are looked for."""
 
     def __init__(self, pool: RecordPool, *, instance: str, lease: timedelta, emit: Emit) -> None:
         self._pool = pool
@@ -46,20 +46,20 @@ class LostClaims:
         self._looks: set[asyncio.Task[None]] = set()
 
     def expect(self, items: Sequence[ClaimItem], token: UUID) -> None:
-        """Hands back whichever of these is found to be claimed after all, in the background."""
+        """Hands back, in the background, those of these items that turn out to be claimed."""
         look = asyncio.get_running_loop().create_task(self._look(items, token), name="look for claims")
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
 
     async def close(self) -> None:
-        """Looks at once for what is still expected, and no more."""
+        """Looks once more, at once, for the claims that are still expected."""
         self._leaving.set()
         while self._looks:
             await asyncio.wait(self._looks)
 
     async def _look(self, items: Sequence[ClaimItem], token: UUID) -> None:
-        end = time.monotonic() + max(self._lease, ENDED)
-        pause = ENDED
+        end = time.monotonic() + max(self._lease, STATEMENT_ENDED)
+        pause = STATEMENT_ENDED
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -70,13 +70,13 @@ class LostClaims:
                     pairs = [(row.task_id, row.fence) for row in found.values()]
                     await leases.hand_back(self._pool, pairs, instance=self._instance)
             except DatabaseUnavailable as error:
-                if self._leaving.is_set() or time.monotonic() + PAUSE > end:
+                if self._leaving.is_set() or time.monotonic() + LOOK_PAUSE > end:
                     ids = ", ".join(item.task_id for item in items[:3])
                     what = "claims not looked for; if there are any, their leases run out"
                     self._emit(ReceiverTrouble(what, f"{ids}: {error}"))
                     return
-                pause = PAUSE
-            except Exception as error:  # noqa: BLE001 - nobody awaits this task, and somebody must hear of it
+                pause = LOOK_PAUSE
+            except Exception as error:  # noqa: BLE001 - nobody awaits this task: the error must be told
                 self._emit(ReceiverTrouble("claims not looked for", type(error).__name__, error=error))
                 return
             else:

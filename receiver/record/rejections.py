@@ -1,11 +1,10 @@
-"""Messages that cannot become an execution: kept, counted, and one day acked.
+"""Messages that cannot become an execution: kept, counted, and acked in the end.
 
-A rejection is a nack, and Pub/Sub brings the message again; for ever, if nobody stops it. So each message is kept
-under a key of its own with a count. It is acked only when it came often enough *and* for long enough: a rolling
-deploy must not eat messages that the next revision understands. What is kept can be replayed.
+A rejection is a nack, so Pub/Sub delivers the message again and again. Each message is kept once, with a count. It is acked
+when it came often enough *and* for long enough: during a rolling deploy the next revision may understand it. A kept
+message can be replayed.
 
-Before anything is refused the record is asked: a late duplicate of a final execution gets its 200 even when its task
-has since been removed.
+The record is asked first: a late duplicate of a final execution gets its 200 even when its task has been removed.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Rejections:
-    """Keeps what was rejected.
+    """Keeps rejected messages.
 
     Args:
         most: `TASKS_MAX_REJECTIONS`, how often a message is asked for again.
@@ -42,10 +41,10 @@ class Rejections:
         self._grace = grace
 
     async def reject(self, body: bytes, rejected: Rejected, identity: Identity | None) -> Done | Refused:
-        """Done when the record knows the execution as final; else the message is kept, and its row, if READY, FAILED.
+        """Done when the execution is final. Otherwise keeps the message, and a READY row becomes FAILED.
 
         Raises:
-            DatabaseUnavailable: nothing is known to be kept; the delivery must be nacked.
+            DatabaseUnavailable: the message may not be kept; the delivery must be nacked.
         """
         if identity is not None and rejected.reason is not RejectionReason.FOREIGN_TASK_ID:
             if await is_final(self._executor, identity, namespace=self._namespace):

@@ -1,7 +1,6 @@
 """The tables, as SQLAlchemy metadata; `alembic/versions` creates them, a test holds the two together.
 
-The CHECKs say what the code believes about states, so that a wrong combination of columns cannot be written by
-anyone: a final row is finished, only a RUNNING row has a lease, only SUCCESSFUL has a result, only FAILED an error.
+The CHECKs hold what the code assumes about states, so that nobody can write a wrong combination of columns: a final row is finished, only a RUNNING row has a lease, only SUCCESSFUL has a result, only FAILED an error.
 
 `task_id` is compared bytewise (`COLLATE "C"`): it is any text of 1 to 255 bytes, and its order is the lock order.
 """
@@ -90,9 +89,8 @@ task_executions = Table(
     ),
     Index("task_executions_group_key", "group_key", postgresql_where=text("group_key IS NOT NULL")),
     Index("task_executions_failed", "enqueued_at", postgresql_where=text("error_type IS NOT NULL")),
-    postgresql_with={
-        "fillfactor": 50
-    },  # else a batch of claims fills whole pages, and none of its settlements is HOT
+    # Otherwise a batch of claims fills whole pages, and none of its settlements is HOT.
+    postgresql_with={"fillfactor": 50},
 )
 
 task_attempts = Table(

@@ -1,12 +1,11 @@
-"""Settlements, written together and insisted on: their work is done, so a database that is away is worth waiting for.
+"""Writes settlements in batches, and repeats them: their work is done, so a database that is away is worth waiting for.
 
-A batch never waits for a row that somebody else has locked, nor for a database that comes back: whatever did not get
-through is asked again by its own request, with its own patience, and shares the next batch with whoever is there by
-then. So neither one locked row nor a hundred keep a neighbour from being recorded.
+A batch never waits for a locked row or for a database that is away. What did not get through is tried again by its own
+request, within its own time, in the next batch. So locked rows do not keep their neighbours from being recorded.
 
-The fence makes every repetition harmless. A row that moved on is lost; one that is merely locked is not.
+The fence makes every repetition harmless. A row that moved on is lost; a row that is only locked is not.
 
-Next: `receiver.record.ledger` makes an ending of what is found here.
+Next: `receiver.record.ledger` turns the result into an ending.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ if TYPE_CHECKING:
     from receiver.record.sql.settlements import SettleItem
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.6
-"""Seconds between the tries of a settlement: each pause is twice the one before it, up to the longest."""
+"""Seconds between two tries: doubled each time, up to the longest."""
 
 
 class _Fate(Enum):
-    """What a try came to, where it did not fail."""
+    """What a try that raised no error came to."""
 
     MOVED = auto()
-    """Committed as it was to be, by this try or by one before it whose answer was lost."""
+    """Committed as asked, by this try or by an earlier one whose answer was lost."""
     LOST = auto()
-    """The execution has another owner, or was ended."""
+    """The execution has another owner, or another end."""
     LOCKED = auto()
-    """Somebody else holds the row; it still is ours."""
+    """Another transaction locks the row; it is still ours."""
     TABLE_LOCKED = auto()
-    """Somebody else holds the table, and it was waited for."""
+    """Another transaction locks the table; we waited for `lock_timeout`."""
 
 
-class Settlements:
+class Settler:
     """Writes how executions ended."""
 
     def __init__(self, pool: RecordPool) -> None:
@@ -55,11 +54,10 @@ class Settlements:
         self._waiting = asyncio.Semaphore(1)
 
     async def settle(self, item: SettleItem, *, until: float) -> bool:
-        """Whether the item is committed as it was to be; False when its execution is no longer ours.
+        """Whether the item is committed as asked; False when its execution is no longer ours.
 
         Args:
-            until: no further try begins after this moment, by `time.monotonic()`. A locked row is waited for once, whatever
-                the time is.
+            until: no further try begins after this moment, by `time.monotonic()`. A locked row is waited for once in any case.
 
         Raises:
             ItemRefused: PostgreSQL refuses its values.
@@ -73,7 +71,9 @@ class Settlements:
                     fate = await self._wait_for(item)
                 if fate in (_Fate.MOVED, _Fate.LOST):
                     return fate is _Fate.MOVED
-                trouble: DatabaseUnavailable = LockedOut("somebody else keeps the row or the table locked")
+                trouble: DatabaseUnavailable = LockedOut(
+                    "another transaction keeps the row or the table locked"
+                )
             except DatabaseUnavailable as error:
                 trouble = error
             if time.monotonic() + pause > until:
@@ -82,11 +82,11 @@ class Settlements:
             pause = min(2 * pause, LONGEST_PAUSE)
 
     async def close(self) -> None:
-        """Waits until everything handed in is written or has failed."""
+        """Waits until every item is written or has failed."""
         await self._group.close()
 
     async def _write(self, items: Sequence[SettleItem]) -> list[_Fate]:
-        """One try for a batch. A lock on the table is no item's fault, and no reason to go one by one."""
+        """One try for a batch. A locked table is no reason to try the items one by one."""
         try:
             moved = await settlements.settle(self._pool, items)
         except LockedOut:
@@ -100,9 +100,9 @@ class Settlements:
         ]
 
     async def _wait_for(self, item: SettleItem) -> _Fate:
-        """Asks for the row with a lock that waits: whoever only asks in passing might never find it free.
+        """Waits for the lock of the row: tries that skip locked rows might never find it free.
 
-        One at a time, so that waiting takes one connection of the ledger's and no more.
+        One item at a time, so that waiting takes only one of the ledger's connections.
         """
         async with self._waiting:
             pair = (item.task_id, item.fence)
@@ -115,7 +115,7 @@ class Settlements:
 
 
 def _fate(item: SettleItem, status: str | None) -> _Fate:
-    """Of an item that did not move, by its row's status; None when its fence is not the row's newest."""
+    """The fate of an item that did not move. `status` is None when its fence is not the row's newest."""
     if status == TaskResultStatus.RUNNING:
         return _Fate.LOCKED
     return _Fate.MOVED if status == item.status else _Fate.LOST

@@ -1,12 +1,12 @@
 """The task's transaction: what a task writes through `ctx` commits together with SUCCESSFUL, or not at all.
 
-One transaction on a connection from the tasks' own pool, begun when the task first asks for it. A marker set for this
-transaction only (`receiver.fence`) must still be there at settlement: a task that sent COMMIT or ROLLBACK past us is
-found out, because a setting made with SET LOCAL ends with its transaction.
+It is one transaction on a connection of the tasks' pool, begun when the task first asks for it. It carries a mark that is
+set with SET LOCAL (`receiver.fence`). If the task sent a COMMIT or ROLLBACK of its own, the mark is gone at settlement,
+and the attempt fails.
 
-The fenced settlement is its last statement before COMMIT. It is done as the role and with the search_path that the
-connection had when the task got it, and what the task has set instead is put back for its deferred triggers. A server that says no (a deferred constraint, a
-serialization failure) has rolled back; only a server that says nothing leaves the outcome open (`CommitUnknown`).
+The fenced settlement is the last statement before COMMIT. We settle with the original role and search_path, then restore
+the task's own: its deferred triggers run at COMMIT. When the server refuses the COMMIT (a deferred constraint, a
+serialization failure), everything is rolled back. When no answer comes, the outcome is open (`CommitUnknown`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.record.sql import settlements
-from receiver.record.sqlstates import refusal
+from receiver.record.sqlstates import is_answer, refusal, sqlstate
 from receiver.record.task_pool import TaskConnection, TaskSession
 
 if TYPE_CHECKING:
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from receiver.record.task_pool import TaskPool
 
 IDLE_MARGIN = 5.0
-"""Seconds past the deadline after which PostgreSQL itself ends an idle transaction, and frees its row locks."""
+"""Seconds after the task's deadline when PostgreSQL itself ends an idle transaction and frees its row locks."""
 
 COMMIT_DEADLINE = 10.0
-"""Seconds for settlement and COMMIT, by this side's clock; also for rolling back and resetting."""
+"""Seconds for settlement and COMMIT together, by this side's clock; also for rollback and reset."""
 
 RESET = (
     "RESET SESSION AUTHORIZATION; RESET ALL; CLOSE ALL; UNLISTEN *; DISCARD TEMP; DISCARD SEQUENCES;"
     " SELECT pg_advisory_unlock_all()"
 )
-"""What a connection forgets on its way back to the pool. Statements that the driver has prepared stay; what a task has left
-beyond this, its connection is thrown away for (`TaskDriver.marked`)."""
+"""Sent before a connection returns to the pool. The driver's prepared statements stay. A connection on which a task left more
+than this takes away is closed (`TaskDriver.is_reusable`)."""
 
 STANDING = ("session_authorization", "role", "search_path")
-"""The settings that decide which table the settlement means, and whether it may write there; in the order of setting them."""
+"""The settings that decide which table the settlement writes, and whether it may; in the order in which they are set."""
 
 BEGIN = """
 SELECT set_config('receiver.fence', $1, true) AS fence,
@@ -66,7 +66,7 @@ class CommitUnknown(DatabaseUnavailable):
 class SettlementRefused(ReceiverError):
     """The server, or we, refused to commit the task's transaction; it is rolled back.
 
-    `unstorable`: it was the result that PostgreSQL would not take.
+    `unstorable`: PostgreSQL refused the result.
     """
 
     def __init__(self, reason: Exception, *, unstorable: bool = False) -> None:
@@ -109,9 +109,7 @@ class TaskTransaction:
             self._check_ended()
             if self._connection is None:
                 self._connection = await self._begin()
-                if (
-                    self._ended
-                ):  # while a forgotten child of the task was opening it: nobody would ever give it back
+                if self._ended:  # the task ended while a child task of its own was opening it
                     await self._release()
                 self._check_ended()
         return self._connection
@@ -143,9 +141,7 @@ class TaskTransaction:
         except SettlementRefused:
             await self._release()
             raise
-        except (
-            Exception
-        ) as error:  # the flush runs code of the plugin's: whatever it raises is an ordinary failure
+        except Exception as error:  # the flush runs the plugin's code: its errors are ordinary failures
             await self._release()
             raise SettlementRefused(error) from error
         except BaseException:
@@ -172,9 +168,9 @@ class TaskTransaction:
     async def _stand(
         executor: _Executor, standing: Mapping[str, Any], *, instead_of: Mapping[str, Any]
     ) -> None:
-        """Takes another standing, for the rest of the transaction."""
+        """Sets other values, for the rest of the transaction."""
         for name in STANDING:
-            # The role anyway: it ends with the session's authorization.
+            # The role always: setting the session's authorization resets it.
             if name == "role" or standing[name] != instead_of[name]:
                 await executor.fetch("SELECT set_config($1, $2, true)", name, standing[name])
 
@@ -182,13 +178,13 @@ class TaskTransaction:
         try:
             return await settlements.settle_with_effects(executor, self._task_id, self._fence, return_value)
         except DBAPIError as error:
-            # Not a value, or nested too deeply: as `sqlstates.raise_sorted` says.
-            if _sqlstate(error)[:2] in ("22", "54") and error.orig is not None:
+            # 22: not a valid value. 54: nested too deeply.
+            if sqlstate(error)[:2] in ("22", "54") and error.orig is not None:
                 raise SettlementRefused(refusal(error.orig.__cause__), unstorable=True) from error
             raise
 
     async def rollback(self) -> None:
-        """Undoes everything and gives the connection back; never raises, takes at most `COMMIT_DEADLINE`."""
+        """Undoes everything and gives the connection back. Never raises; takes at most `COMMIT_DEADLINE`."""
         self._ended = True
         if self._connection is not None:
             await self._release()
@@ -199,7 +195,7 @@ class TaskTransaction:
                 await AsyncConnection.commit(connection)
         except DBAPIError as error:
             await self._release()
-            if _answered(error):
+            if is_answer(error):
                 raise SettlementRefused(error) from error
             raise CommitUnknown("the connection broke during COMMIT") from error
         except (OSError, TimeoutError) as error:
@@ -219,7 +215,7 @@ class TaskTransaction:
                 "no connection for tasks became free in time (TASKS_DB_POOL_SIZE)"
             ) from error
         except DBAPIError as error:
-            if _sqlstate(error).startswith("53"):
+            if sqlstate(error).startswith("53"):
                 raise OutOfConnections("PostgreSQL has no connection slot free for a task") from error
             raise
         left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
@@ -233,7 +229,7 @@ class TaskTransaction:
         return connection
 
     async def _release(self) -> None:
-        """Rolls back what is still open, makes the connection forget the task, gives it back; or throws it away."""
+        """Rolls back, resets the connection and gives it back to the pool; closes it when that does not succeed."""
         connection = self._begun()
         session, self._session = self._session, None
         clean = False
@@ -242,14 +238,12 @@ class TaskTransaction:
                 if session is not None:
                     await session.close()
                 await AsyncConnection.rollback(connection)
-                if (
-                    not connection.invalidated
-                ):  # asked for its raw connection, an invalidated one opens another
+                if not connection.invalidated:  # an invalidated one would open another raw connection
                     driver = (await connection.get_raw_connection()).driver_connection
                     if driver is not None and await driver.is_reusable():
                         await driver.execute(RESET)
                         clean = True
-        except Exception:  # noqa: BLE001 - whatever it was, this connection is not to be used again
+        except Exception:  # noqa: BLE001 - whatever the error is, this connection is not used again
             clean = False
         if clean:
             await AsyncConnection.close(connection)
@@ -266,7 +260,7 @@ class TaskTransaction:
                 await AsyncConnection.invalidate(connection)
             await AsyncConnection.close(connection)
         except SQLAlchemyError:
-            pass  # it was invalid already, and is out of the pool
+            pass  # it was invalid before, and is out of the pool
 
     def _check_ended(self) -> None:
         if self._ended:
@@ -287,13 +281,3 @@ class _Executor:
     async def fetch(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
         result = await self._connection.exec_driver_sql(statement, arguments)
         return [dict(row) for row in result.mappings()]
-
-
-def _answered(error: DBAPIError) -> bool:
-    """Whether the server itself said no to COMMIT; a connection that ended (08, 57, 58, XX) says nothing."""
-    state = _sqlstate(error)
-    return bool(state) and state[:2] not in ("08", "57", "58", "XX")
-
-
-def _sqlstate(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""

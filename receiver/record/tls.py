@@ -1,4 +1,4 @@
-"""TLS to PostgreSQL that fails, in one line: what is wrong, and what to change in `DATABASE_URL`.
+"""Why a TLS connection to PostgreSQL failed, in one line: what is wrong, and what to change in `DATABASE_URL`.
 
 The driver's own words name neither the parameter nor the remedy. Next: `receiver.record.database` raises `TlsFailed`.
 """

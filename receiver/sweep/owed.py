@@ -1,8 +1,8 @@
-"""Rows that are owed to Pub/Sub: taken, published with no transaction open, and marked.
+"""Publishes owed rows: takes them, publishes with no transaction open, and marks them.
 
-Invariants: no connection is in a transaction, and no row locked, while Pub/Sub is asked; only a row that Pub/Sub has taken is marked;
-what it refuses is postponed alone and holds nothing up. A sweeper that dies in between loses its rows when `LEASE` is over, and
-they are published again: the record absorbs the duplicate.
+Invariants: while Pub/Sub is asked, no transaction is open and no row locked. Only a row that Pub/Sub has taken is marked. A
+row that Pub/Sub refuses is postponed alone. A sweeper that dies in between loses its rows after `TAKEN`; they are published
+again, and the record absorbs the duplicate.
 
 Next: `receiver.sweep.sweeper` says which rows, `receiver.enqueue.publisher` makes them messages.
 """
@@ -30,36 +30,36 @@ if TYPE_CHECKING:
 BATCH: Final = 1000
 """Rows taken at once: what one request to Pub/Sub may hold."""
 
-LEASE: Final = timedelta(minutes=2)
-"""For how long taken rows are one sweeper's: longer than Pub/Sub's client tries at most (five times 10 s, and the pauses)."""
+TAKEN: Final = timedelta(minutes=2)
+"""How long taken rows are one sweeper's: longer than Pub/Sub's client tries at most (five times 10 s, and the pauses)."""
 
 WEIGHT: Final = 1_000_000
-"""Stored bytes of arguments that are loaded at once. Stored is compressed, by a factor of ninety at most."""
+"""Stored bytes of arguments that are loaded at once. Stored bytes are compressed, at most ninety times."""
 
 YOUNG: Final = timedelta(seconds=60)
-"""Rows younger than this are their enqueuer's, which publishes right after its commit."""
+"""Rows younger than this are left to their enqueuer, which publishes right after its commit."""
 
 STRANDED: Final = timedelta(hours=1)
-"""After the end of its lease, until a RUNNING row is published again: a redelivery takes it over within minutes, if one comes."""
+"""How long after the end of its lease a RUNNING row is published again. A redelivery would take it over within minutes."""
 
 AGAIN: Final = timedelta(minutes=1)
-"""Until the next try, when Pub/Sub could not be asked: the next sweep."""
+"""Until the next try when Pub/Sub cannot be reached: the next sweep."""
 
-PAUSE: Final = 0.05
-"""Seconds until the next look, when others hold everything that is due."""
+LOCKED_PAUSE: Final = 0.05
+"""Seconds until the next look, when other sweepers have locked every row that is due."""
 
-PATIENCE: Final = 40
-"""Such looks in a row before what others hold is left to them."""
+LOCKED_LOOKS: Final = 40
+"""How many such looks in a row before those rows are left to the others."""
 
 BLOCKS: Final = 2048
 """Blocks of the table in one statement of a patrol, 16 MB: 15 ms when they are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """What became of rows that were taken. `reached`: whether Pub/Sub could be asked at all."""
+class PublishedCounts:
+    """What became of taken rows, as counts. `reached`: whether Pub/Sub could be reached."""
 
-    owed: int = 0
+    published: int = 0
     forgotten: int = 0
     stranded: int = 0
     failed: int = 0
@@ -67,7 +67,7 @@ class Given:
 
 
 class Owed:
-    """What is owed by one receiver, whatever its tasks.
+    """The owed rows of one receiver.
 
     Args:
         forgotten: how long Pub/Sub keeps a message at most.
@@ -82,18 +82,18 @@ class Owed:
         self._forgotten = forgotten
         self._emit = emit
 
-    async def publish_due(self) -> AsyncIterator[Given]:
-        """Publishes batch after batch, the longest due first, until nothing is due or Pub/Sub is not to be reached."""
+    async def publish_due(self) -> AsyncIterator[PublishedCounts]:
+        """Publishes batch after batch, the longest due first, until nothing is due or Pub/Sub cannot be reached."""
         fruitless = 0
-        while fruitless < PATIENCE:
+        while fruitless < LOCKED_LOOKS:
             taken = await sweeping.take_owed(
-                self._executor, namespace=self._namespace, limit=BATCH, lease=LEASE, young=YOUNG
+                self._executor, namespace=self._namespace, limit=BATCH, lease=TAKEN, young=YOUNG
             )
             if not taken.seen:
                 return
-            if not taken.rows:  # another sweeper is taking them: what comes behind those is looked for again
+            if not taken.rows:  # another sweeper is taking them: look again
                 fruitless += 1
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(LOCKED_PAUSE)
                 continue
             fruitless = 0
             given = await self._publish(taken)
@@ -101,8 +101,8 @@ class Owed:
             if not given.reached:
                 return
 
-    async def publish_lost(self, blocks: tuple[int, int]) -> AsyncIterator[Given]:
-        """Publishes again what Pub/Sub should have brought long ago, in these blocks of the table."""
+    async def publish_lost(self, blocks: tuple[int, int]) -> AsyncIterator[PublishedCounts]:
+        """Publishes again the rows in these blocks that Pub/Sub should have delivered long ago."""
         for start in range(blocks[0], blocks[1], BLOCKS):
             seen = BATCH
             while seen == BATCH:
@@ -111,7 +111,7 @@ class Owed:
                     (start, min(start + BLOCKS, blocks[1])),
                     namespace=self._namespace,
                     limit=BATCH,
-                    lease=LEASE,
+                    lease=TAKEN,
                     stranded=STRANDED,
                     forgotten=self._forgotten,
                 )
@@ -122,13 +122,13 @@ class Owed:
                     if not given.reached:
                         return
 
-    async def publish_these(self, task_ids: Sequence[str]) -> Given:
+    async def publish_these(self, task_ids: Sequence[str]) -> PublishedCounts:
         """Publishes those of these rows that are owed and due."""
-        taken = await sweeping.take_named(self._executor, task_ids, namespace=self._namespace, lease=LEASE)
+        taken = await sweeping.take_named(self._executor, task_ids, namespace=self._namespace, lease=TAKEN)
         return await self._publish(taken)
 
-    async def _publish(self, taken: Taken) -> Given:
-        """One batch, in portions that memory holds."""
+    async def _publish(self, taken: Taken) -> PublishedCounts:
+        """Publishes one batch, in portions that fit into memory."""
         given: set[str] = set()
         failed, reached = 0, True
         for portion in portions(taken.rows):
@@ -143,8 +143,8 @@ class Owed:
             failed += len(published.failures)
             reached = await self._put_off(by_id, published.failures) or bool(done)
         moved = [row for row in taken.rows if row.task_id in given]
-        return Given(
-            owed=sum(row.status == TaskResultStatus.READY and not row.published for row in moved),
+        return PublishedCounts(
+            published=sum(row.status == TaskResultStatus.READY and not row.published for row in moved),
             forgotten=sum(row.status == TaskResultStatus.READY and row.published for row in moved),
             stranded=sum(row.status == TaskResultStatus.RUNNING for row in moved),
             failed=failed,
@@ -152,7 +152,7 @@ class Owed:
         )
 
     async def _put_off(self, rows: Mapping[str, Held], failures: Mapping[str, GoogleError]) -> bool:
-        """Postpones what failed, and says so, once a reason. False when it was not for the messages' own sake."""
+        """Postpones what failed, with one event for each reason. False when Pub/Sub failed rather than refused a message."""
         reasons: dict[tuple[bool, str], list[str]] = defaultdict(list)
         for task_id, error in failures.items():
             reasons[isinstance(error, GoogleRefused), str(error)].append(task_id)
@@ -165,7 +165,7 @@ class Owed:
 
 
 def portions(rows: Sequence[Held]) -> Iterator[Sequence[Held]]:
-    """The rows in their order, in parts of `WEIGHT` bytes, or of one row."""
+    """The rows in their order, in parts of at most `WEIGHT` bytes; a larger row is a part of its own."""
     start = weight = 0
     for index, row in enumerate(rows):
         if index > start and weight + row.weight > WEIGHT:

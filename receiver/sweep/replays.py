@@ -1,7 +1,8 @@
-"""Messages that were rejected, published again: by themselves when their task is known by now, or because an operator says so.
+"""Publishes rejected messages again: by itself once their task is known, or because an operator says so.
 
-Invariants: a replay means the same execution as the message did (a firing's id, which is made of the message's, is written
-out); `replayed_at` is set after Pub/Sub has the message, so that a crash in between publishes it twice and loses nothing.
+Invariants: a replay means the same execution as the message did (the id of a schedule's firing, which is made from the
+message's id, is written out). `replayed_at` is set after Pub/Sub has the message: a crash in between publishes it twice and
+loses nothing.
 
 Next: `receiver.enqueue.publisher` publishes.
 """
@@ -28,25 +29,25 @@ if TYPE_CHECKING:
     from receiver.record.database import Executor
     from receiver.record.sql.rejected import RejectedMessage
 
-STEP: Final = 200
+REPLAY_MESSAGES: Final = 200
 """Messages loaded at once."""
 
-SIZE: Final = 8_000_000
-"""And bytes of their bodies, together."""
+REPLAY_BYTES: Final = 8_000_000
+"""Bytes of their bodies together."""
 
-HOPELESS: Final = 1000
-"""Messages that cannot be published, after which a sweep tries no more of them."""
+MOST_FAILURES: Final = 1000
+"""A sweep stops replaying after so many messages that cannot be published."""
 
 SILENT: Final = timedelta(minutes=25)
-"""Without a delivery for so long a message is Pub/Sub's no more: twice its longest backoff of 10 minutes, and some."""
+"""Pub/Sub has given a message up when it was not delivered for so long: twice the longest backoff of 10 minutes, and a margin."""
 
 SUFFIX: Final = subscription_name("")
-"""What a subscription's name has more than its topic's."""
+"""What a subscription's name adds to its topic's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What became of messages: published again, or why not, by key."""
+    """The keys of the messages that were published again, and why the others were not, by key."""
 
     keys: tuple[str, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Replays:
         self._emit = emit
 
     async def replay_known(self, *, most: int, grace: timedelta) -> AsyncIterator[Replayed]:
-        """Publishes what was rejected as unknown and is known by now, each once; never what Pub/Sub still delivers itself.
+        """Publishes, once each, messages rejected as unknown whose task is known now and that Pub/Sub no longer delivers.
 
         Args:
             most: with `grace`: when a message was acked although it was rejected.
@@ -91,17 +92,17 @@ class Replays:
             grace=grace,
             silent=SILENT,
             besides=list(failed),
-            limit=STEP,
-            size=SIZE,
+            limit=REPLAY_MESSAGES,
+            size=REPLAY_BYTES,
         ):
             replayed = await self.replay(found)
             failed |= replayed.failures.keys()
             yield replayed
-            if len(failed) >= HOPELESS:
+            if len(failed) >= MOST_FAILURES:
                 return
 
     async def replay(self, found: Sequence[RejectedMessage]) -> Replayed:
-        """Publishes these, whatever they were rejected for."""
+        """Publishes these messages, whatever the reason of their rejection."""
         rows = {each.key: row for each in found if (row := self._row(each)) is not None}
         published = await self._publisher.publish(list({row.task_id: row for row in rows.values()}.values()))
         failures = {
@@ -120,7 +121,7 @@ class Replays:
         return Replayed(done, failures)
 
     def _row(self, rejected: RejectedMessage) -> OutboxRow | None:
-        """The execution that the message means; None when it means none of a task that is known."""
+        """The execution that the message means; None when its task is not known."""
         try:
             delivery = decode(rejected.body)
         except Rejected:
@@ -139,9 +140,9 @@ class Replays:
         )
 
     async def _as_it_was(self, rejected: RejectedMessage) -> str | None:
-        """Publishes the very bytes to the topic of the subscription that brought them: later code may understand them.
+        """Publishes the bytes unchanged to the topic of the subscription that delivered them: later code may understand them.
 
-        Returns why it could not.
+        Returns why it could not, or None.
         """
         try:
             envelope = open_envelope(rejected.body)

@@ -1,13 +1,12 @@
-"""The sweeper: what is owed to Pub/Sub is published, what Pub/Sub has forgotten is published again, what is over is removed.
+"""The sweeper publishes what is due, publishes again what Pub/Sub has lost, replays, and removes what is old.
 
-It runs every minute as a task (`receiver.maintenance`), and by hand (`receiver sweep`). Any number may run at once.
+It runs every minute as a task (`receiver.maintenance`), and by hand (`receiver sweep`). Several may run at once.
 
-Invariants: every step is short and bounded, and after any of them the rest can be left to the next sweep; nothing that goes on
-for long keeps what comes after it from its turn, because each part ends when its share of the time is used; only rows of its
-own namespace are touched.
+Invariants: every step is short, and after any of them the rest can be left to the next sweep. Each part has a share of the
+time, so a long one cannot starve the next. Only rows of its own namespace are touched.
 
-What is owed is found by an index. What is stranded or forgotten is not: no index could lead there without costing every claim and
-every settlement. So a sweep patrols a part of the table, `PATROL` blocks, another one every minute.
+An index finds what is due. No index finds what Pub/Sub has lost: it would cost every claim and settlement. So each sweep
+patrols a part of the table, `PATROL` blocks, and another part every minute.
 
 Next: `receiver.sweep.owed`, `replays` and `pruning` do the work.
 """
@@ -17,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,8 +29,8 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sql.sweeping import find_blocks
 from receiver.settings import SUBSCRIPTION_RETENTION, require_database
-from receiver.sweep.owed import Given, Owed
-from receiver.sweep.pruning import Gone, Pruning
+from receiver.sweep.owed import Owed, PublishedCounts
+from receiver.sweep.pruning import PrunedCounts, Pruning
 from receiver.sweep.replays import Replayed, Replays
 
 if TYPE_CHECKING:
@@ -42,14 +41,14 @@ if TYPE_CHECKING:
     from receiver.settings import Settings
 
 PATROL: Final = 32_768
-"""Blocks that one sweep looks through, 256 MB: a quarter of a second when they are in memory, seconds when a small disk has to read
-them. Ten million rows (4 GB) take a quarter of an hour of sweeps."""
+"""Blocks that one sweep reads, 256 MB: 0.25 s from memory, seconds from a small disk. Ten million rows (4 GB) take a quarter of
+an hour of sweeps."""
 
 GROWTH: Final = 256
 """Blocks that a table may grow by while it is patrolled."""
 
 SHARES: Final = (0.7, 0.8, 0.9, 1.0)
-"""Of the time: the ends of publishing, of the patrol, of replaying, and of pruning."""
+"""Parts of the time at which publishing, the patrol, replaying and pruning have to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +70,15 @@ class Swept:
     """What a sweep did.
 
     Attributes:
-        published: rows that were due and are Pub/Sub's now.
-        forgotten: READY rows that Pub/Sub knew no more, published again.
-        stranded: RUNNING rows that nobody has renewed for over an hour, published again.
-        failed: rows that could not be published; they stay owed.
-        replayed: messages rejected as unknown that are known now, published again.
-        finalised: FAILED rows that nothing will try again.
-        pruned: final rows that were removed, and `rejected` messages.
-        kept: final rows that were not, because the application's refer to them.
+        published: rows that were due, published.
+        forgotten: READY rows that were published longer ago than Pub/Sub keeps messages, published again.
+        stranded: RUNNING rows whose lease ended over an hour ago, published again.
+        failed: rows that could not be published; a later sweep tries them again.
+        replayed: messages rejected as unknown whose task is known now, published again.
+        finalised: FAILED rows that nothing will try again, now final.
+        pruned: final rows that were deleted.
+        rejected: rejected messages that were deleted.
+        kept: final rows that were not deleted, because the application's rows refer to them.
         complete: whether the time was enough.
     """
 
@@ -93,27 +93,11 @@ class Swept:
     kept: int = 0
     complete: bool = True
 
-    def __add__(self, step: Given | Gone | Replayed) -> Swept:
-        """With what one more step came to."""
-        match step:
-            case Given():
-                return replace(
-                    self,
-                    published=self.published + step.owed,
-                    forgotten=self.forgotten + step.forgotten,
-                    stranded=self.stranded + step.stranded,
-                    failed=self.failed + step.failed,
-                )
-            case Replayed():
-                return replace(self, replayed=self.replayed + len(step.keys))
-            case Gone():
-                return replace(
-                    self,
-                    finalised=self.finalised + step.finalised,
-                    pruned=self.pruned + step.pruned,
-                    rejected=self.rejected + step.rejected,
-                    kept=self.kept + step.kept,
-                )
+    def __add__(self, step: PublishedCounts | PrunedCounts | Replayed) -> Swept:
+        """With one more step."""
+        counts = {"replayed": len(step.keys)} if isinstance(step, Replayed) else asdict(step)
+        counts.pop("reached", None)
+        return replace(self, **{name: getattr(self, name) + count for name, count in counts.items()})
 
 
 class Sweeper:
@@ -121,8 +105,9 @@ class Sweeper:
 
     Args:
         executor: a connection in autocommit, used by one statement at a time.
-        publisher: and `pubsub` the same Pub/Sub: rows through the one, bytes through the other.
-        around: settings, what the registry knows, and where events go.
+        publisher: publishes rows.
+        pubsub: publishes the bytes of rejected messages to the same Pub/Sub.
+        around: settings, the registry's paths, and where events go.
     """
 
     def __init__(
@@ -149,11 +134,11 @@ class Sweeper:
         """One sweep.
 
         Args:
-            within: how long it may take; what is under way then is given up, and left to the next.
+            within: how long it may take. The rest is left to the next sweep.
             everywhere: patrols the whole table instead of a part.
 
         Raises:
-            DatabaseUnavailable: what was done is done; the rest is left to the next.
+            DatabaseUnavailable: the rest is left to the next sweep.
         """
         settings = self._settings
         begun, whole = time.monotonic(), max(within.total_seconds(), 0.0)
@@ -176,18 +161,18 @@ class Sweeper:
                 swept = replace(swept, complete=False)
         return swept
 
-    async def prune(self, *, older: timedelta) -> AsyncIterator[Gone]:
-        """Removes what ended longer ago than that, step by step."""
+    async def prune(self, *, older: timedelta) -> AsyncIterator[PrunedCounts]:
+        """Deletes what ended longer ago than `older`, step by step."""
         async for step in self._pruning.prune(older):
             yield step
 
-    async def _patrol(self, *, everywhere: bool) -> AsyncIterator[Given]:
+    async def _patrol(self, *, everywhere: bool) -> AsyncIterator[PublishedCounts]:
         blocks, minute = await find_blocks(self._executor)
         part = (0, blocks + GROWTH) if everywhere else part_of(blocks, minute)
         async for given in self.owed.publish_lost(part):
             yield given
 
-    async def _prune(self, retention: timedelta) -> AsyncIterator[Gone]:
+    async def _prune(self, retention: timedelta) -> AsyncIterator[PrunedCounts]:
         async for step in self._pruning.prune_sweeps():
             yield step
         async for step in self._pruning.prune(retention):
@@ -195,9 +180,9 @@ class Sweeper:
 
 
 def part_of(blocks: int, minute: int) -> tuple[int, int]:
-    """The blocks that the sweep of a minute patrols, of a table of so many: the first, and the one after the last.
+    """The part of a table of so many blocks that the sweep of this minute patrols: its first block, and the one after its last.
 
-    Nobody needs to remember where the one before it was: each part has its turn when the minute says so. A small table is one part.
+    The minute alone decides, so that nothing has to be remembered. A small table is one part.
     """
     parts = max(1, -(-blocks // PATROL))
     first = PATROL * (minute % parts)
@@ -206,10 +191,10 @@ def part_of(blocks: int, minute: int) -> tuple[int, int]:
 
 @asynccontextmanager
 async def sweeping(around: Surroundings, pubsub: Publishes | None = None) -> AsyncIterator[Sweeper]:
-    """A sweeper with connections of its own, for the time of the block: one to the database, those to Pub/Sub.
+    """A sweeper with connections of its own, for the time of the block.
 
     Args:
-        pubsub: takes Pub/Sub's place, in the test kit.
+        pubsub: replaces Pub/Sub, in the test kit.
 
     Raises:
         SettingError: `DATABASE_URL` or `GCP_PROJECT_ID` is not set.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
-from receiver.record.group_commit import MAX_BYTES, MAX_ITEMS, REPEATS, GroupCommit
+from receiver.record.group_commit import MAX_BATCH_BYTES, MAX_ITEMS, REPEATS, GroupCommit
 from receiver.record.sqlstates import LockedOut, TransientConflict
 from tests.stage.waiting import eventually
 
@@ -127,7 +127,7 @@ async def test_a_batch_is_bounded_in_items_and_bytes(writer: Writer, group: Grou
     many = submit_all(group, *(f"m{number:04}" for number in range(MAX_ITEMS + 5)))
     big = [
         asyncio.create_task(group.submit(Thing(name, size)))
-        for name, size in [("x1", MAX_BYTES // 2), ("x2", MAX_BYTES // 2), ("x3", 1)]
+        for name, size in [("x1", MAX_BATCH_BYTES // 2), ("x2", MAX_BATCH_BYTES // 2), ("x3", 1)]
     ]
     await asyncio.sleep(0)
     writer.gate.set()
@@ -140,7 +140,7 @@ async def test_a_large_item_goes_alone_and_keeps_nobody_waiting(writer: Writer, 
     writer.waiting = {"large": asyncio.Event(), "larger": asyncio.Event()}
     first = await under_way(writer, group)
     large = [
-        asyncio.create_task(group.submit(Thing(name, MAX_BYTES + size)))
+        asyncio.create_task(group.submit(Thing(name, MAX_BATCH_BYTES + size)))
         for size, name in enumerate(["large", "larger"], 1)
     ]
     a, z = submit_all(group, "a", "z")
@@ -157,10 +157,10 @@ async def test_a_large_item_goes_alone_and_keeps_nobody_waiting(writer: Writer, 
 async def test_a_large_item_that_waits_too_long_for_its_turn_is_refused(writer: Writer) -> None:
     group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.1)
     writer.waiting = {"large": asyncio.Event()}
-    large = asyncio.create_task(group.submit(Thing("large", 2 * MAX_BYTES)))
+    large = asyncio.create_task(group.submit(Thing("large", 2 * MAX_BATCH_BYTES)))
     await eventually(lambda: writer.batches)
     with pytest.raises(OutOfConnections):
-        await group.submit(Thing("late", 2 * MAX_BYTES))
+        await group.submit(Thing("late", 2 * MAX_BATCH_BYTES))
     writer.waiting["large"].set()
     assert await large == "LARGE"
     await group.close()

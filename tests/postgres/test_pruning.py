@@ -69,7 +69,7 @@ async def test_rows_go_in_steps_and_none_is_passed_over(
     sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many were enqueued at the very same time, and some of those stay."""
-    monkeypatch.setattr("receiver.sweep.pruning.STEP", 10)
+    monkeypatch.setattr("receiver.sweep.pruning.PRUNE_ROWS", 10)
     at = datetime.now(UTC) - 40 * DAYS
     await look.execute(
         "INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt,"
@@ -85,7 +85,7 @@ async def test_rows_go_in_steps_and_none_is_passed_over(
 async def test_what_the_application_refers_to_stays_and_only_that(
     sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.sweep.pruning.STEP", 8)
+    monkeypatch.setattr("receiver.sweep.pruning.PRUNE_ROWS", 8)
     await look.execute("CREATE TABLE orders (task_id text REFERENCES task_executions)")
     for number in range(20):
         await look.seed(f"id-{number:02}", "SUCCESSFUL", **ended(50 - number))
@@ -125,7 +125,7 @@ async def test_the_guard_is_asked_again_when_the_row_is_locked(look: Look, datab
 async def test_two_prunes_at_once_remove_each_row_once(
     sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.sweep.pruning.STEP", 20)
+    monkeypatch.setattr("receiver.sweep.pruning.PRUNE_ROWS", 20)
     for number in range(200):
         await look.seed(f"id-{number:03}", "SUCCESSFUL", **ended(50 - number / 100))
     both = await asyncio.gather(sweeps.sweep(), sweeps.sweep())

@@ -174,7 +174,7 @@ async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
     assert await look.state("a") == ("READY", False, 0, 1)
     assert await replaying.replay(pool, ["a"], namespace=NAMESPACE) == set()
     async with sweeps.sweeper() as sweeper:
-        assert (await sweeper.owed.publish_these(["a"])).owed == 1
+        assert (await sweeper.owed.publish_these(["a"])).published == 1
     [message] = post.messages()
     assert (message["task_id"], message["args"]) == ("a", ["1"])
     second = await instance.claim("a", declared)

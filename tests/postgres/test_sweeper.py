@@ -128,7 +128,7 @@ async def test_a_row_that_is_committed_late_is_not_skipped(
 async def test_rows_that_somebody_holds_are_left_and_keep_nobody(
     sweeps: Sweeps, look: Look, post: Post, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(owed, "PATIENCE", 2)
+    monkeypatch.setattr(owed, "LOCKED_LOOKS", 2)
     await look.seed("held", enqueued_at=ago(minutes=10))
     await look.seed("free", enqueued_at=ago(minutes=5))
     async with other.transaction():

@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from receiver.dev.processes import free_port
-from receiver.local_postgres import files as binaries
+from receiver.local_postgres import files
 
 ACCOUNT: Final = "postgres"
 MUTUAL: Final = "mutual"
@@ -140,7 +140,7 @@ def programs() -> Path:
 def running() -> Iterator[TlsPostgres]:
     """The server, for the time of the block. It has no table of ours; its database is `postgres`."""
     place, port = programs(), free_port()
-    folder = Path(tempfile.mkdtemp(prefix="receiver-tls-", dir=binaries.temporary_folder()))
+    folder = Path(tempfile.mkdtemp(prefix="receiver-tls-", dir=files.temporary_folder()))
     who: dict[str, Any] = {"cwd": "/", "stdin": subprocess.DEVNULL}
     account = pwd.getpwnam(ACCOUNT) if os.geteuid() == 0 else None
     if account is not None:

@@ -18,9 +18,7 @@ TREES: Final = {
 }
 ROOM_LINES: Final = 300
 
-LARGE_MODULES: Final = {
-    "local_postgres/server.py": "one life of one PostgreSQL: installed, started, watched and stopped",
-}
+LARGE_MODULES: Final = dict[str, str]()
 """Modules that may be larger, each with the reason."""
 
 DEPRECATED_PATHS: Final = {"registry.py"}

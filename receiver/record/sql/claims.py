@@ -1,4 +1,4 @@
-"""The transitions of a delivery that arrives: → RUNNING, and the reasons why not."""
+"""The transitions of a delivery that arrives: → RUNNING, or the reason why not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClaimRow(msgspec.Struct, frozen=True, gc=False):
-    """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted, foreign, or locked: free but for a lock on its row."""
+    """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted, foreign, or locked (free, but its row is locked)."""
 
     task_id: str
     verdict: str
@@ -110,11 +110,10 @@ SELECT task_id, fence, attempt FROM created
 UNION ALL
 SELECT task_id, fence, attempt FROM taken
 """
-# A new row is inserted as RUNNING at once; one that is there is left out, because ON CONFLICT would wait for whoever has it
-# updated. An existing one is locked only if it is free, and skipped when another transaction holds it: no claim ever waits
-# for a row. What is free is locked in its newest version, so that all of it is taken. `free` carries the input's columns,
-# and nothing is joined to a CTE twice: CTEs have no index, and eighty rows joined to eighty cost more than all the rest.
-# What a route says is sent once a route, because the driver takes 0.3 µs for each element of an array.
+# A new row is inserted as RUNNING. Existing rows are left out of the INSERT: ON CONFLICT would wait for a transaction that
+# updates one. An existing row is locked only if it is free, and skipped when it is locked: no claim waits for a row.
+# `free` carries the input's columns, so that no two CTEs are joined: they have no index, and joining eighty rows to eighty
+# costs more than all the rest. Columns of a route are sent once for each route: an array's element takes the driver 0.3 µs.
 
 
 async def claim(
@@ -129,9 +128,9 @@ async def claim(
     """READY, FAILED, lease-expired or new → RUNNING, with the fence raised and the attempt counted. Ids are distinct.
 
     Args:
-        token: of this call alone: what it claimed is known by it (`find_claimed`).
+        token: unique to this call; `find_claimed` finds its claims by it.
 
-    Returns by task_id what is claimed, and why the rest is not; of whom nothing can be said, nothing is returned.
+    Returns, by task_id, what is claimed and why the rest is not. Ids whose state is unknown are missing from the result.
     """
     routes = {id(item.route): item.route for item in items}
     place = {key: number for number, key in enumerate(routes, 1)}  # as PostgreSQL counts
@@ -163,7 +162,7 @@ async def claim(
     except (DatabaseUnavailable, OutOfConnections):
         if not claimed:
             raise
-        return claimed  # these are committed: whoever waits for them must not hear of the others' trouble
+        return claimed  # these are committed: the others' error is not theirs
 
 
 VERDICTS = """
@@ -182,11 +181,11 @@ SELECT i.task_id,
 FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS i(task_id, task_name, paths, max_attempts)
 LEFT JOIN task_executions e ON e.task_id = i.task_id
 """
-# A statement of its own, because hardly a delivery asks: as part of the claim it cost every one of them.
+# A statement of its own: few deliveries need it, and as part of the claim every one paid for it.
 
 
 async def _verdicts(executor: Executor, items: Sequence[ClaimItem], namespace: str) -> dict[str, ClaimRow]:
-    """Why these could not be claimed a moment ago, as far as their rows tell; what cannot be seen is busy."""
+    """Why these could not be claimed a moment ago, by their rows; a row that cannot be seen is busy."""
     rows = await executor.fetch(
         VERDICTS,
         [item.task_id for item in items],
@@ -206,7 +205,7 @@ JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $2 AND e.sta
 
 
 async def find_claimed(executor: Executor, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
-    """After a claim's answer was lost: the items that are ours all the same, known by its token."""
+    """After a claim's answer was lost: the items that it claimed, by its token."""
     rows = await executor.fetch(FIND_CLAIMED, [item.task_id for item in items], token)
     return {row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows}
 
@@ -231,7 +230,7 @@ RETURNING task_id
 
 
 async def defer(executor: Executor, task_id: str) -> bool:
-    """READY stays READY, and is owed by the sweeper again: it was delivered before its time."""
+    """READY stays READY, not published: it was delivered before its time, and the sweeper publishes it later."""
     return bool(await executor.fetch(DEFER, task_id))
 
 

@@ -1,4 +1,4 @@
-"""RUNNING stays RUNNING for longer or shorter, or is READY again: what the owner of a lease may do besides settling."""
+"""What the owner of a lease may do besides settling: RUNNING stays RUNNING for longer or shorter, or becomes READY again."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ RETURNING e.task_id, e.fence
 async def hand_back(
     executor: Executor, pairs: Sequence[tuple[str, int]], *, instance: str
 ) -> set[tuple[str, int]]:
-    """RUNNING → READY: the attempt is not counted, the fence stays. Only for what has stopped and was rolled back."""
+    """RUNNING → READY: the attempt is not counted, the fence stays. Only for code that has stopped and was rolled back."""
     rows = await executor.fetch(HAND_BACK, [pair[0] for pair in pairs], [pair[1] for pair in pairs], instance)
     return {(row["task_id"], row["fence"]) for row in rows}
 
 
-RENEW = """
+_EXTEND = """
 WITH held AS (
     SELECT e.task_id
     FROM unnest($1::text[], $2::bigint[]) AS i(task_id, fence)
@@ -50,37 +50,24 @@ WITH held AS (
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )
 UPDATE task_executions e
-SET lease_expires_at = clock_timestamp() + $3::interval
+SET lease_expires_at = {until}
 FROM held h
 WHERE e.task_id = h.task_id
 RETURNING e.task_id, e.fence
 """
+
+RENEW = _EXTEND.format(until="clock_timestamp() + $3::interval")
+SHORTEN_LEASES = _EXTEND.format(until="least(e.lease_expires_at, clock_timestamp() + $3::interval)")
 
 
 async def renew(
     executor: Executor, pairs: Sequence[tuple[str, int]], *, lease: timedelta
 ) -> set[tuple[str, int]]:
-    """RUNNING stays RUNNING, its lease starts anew. A row that its own settlement holds is skipped, not waited for."""
+    """RUNNING stays RUNNING, its lease starts anew. A row that its own settlement locks is skipped."""
     rows = await executor.fetch(RENEW, [pair[0] for pair in pairs], [pair[1] for pair in pairs], lease)
     return {(row["task_id"], row["fence"]) for row in rows}
 
 
-SHORTEN_LEASES = """
-WITH held AS (
-    SELECT e.task_id
-    FROM unnest($1::text[], $2::bigint[]) AS i(task_id, fence)
-    JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
-    ORDER BY e.task_id
-    FOR NO KEY UPDATE OF e SKIP LOCKED
-)
-UPDATE task_executions e
-SET lease_expires_at = least(e.lease_expires_at, clock_timestamp() + $3::interval)
-FROM held h
-WHERE e.task_id = h.task_id
-RETURNING e.task_id, e.fence
-"""
-
-
 async def shorten_leases(executor: Executor, pairs: Sequence[tuple[str, int]], *, left: timedelta) -> None:
-    """RUNNING stays RUNNING, for no longer than `left`: the owner exits, and only its exit ends the code."""
+    """RUNNING stays RUNNING, for no longer than `left`: the owner exits, and only that ends its code."""
     await executor.fetch(SHORTEN_LEASES, [pair[0] for pair in pairs], [pair[1] for pair in pairs], left)

@@ -1,7 +1,7 @@
 """nothing → READY, and READY stays READY while it is published: the row is the outbox.
 
-A row that is READY, due and not `published_at` is owed to Pub/Sub. Whoever publishes marks it afterwards; between the two
-the message may come already, and its claim marks the row as well.
+A row that is READY, due and without `published_at` is owed to Pub/Sub. The publisher marks it afterwards. Its message may
+arrive before that; then the claim marks the row as well.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class OutboxRow:
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """A row that is written. `due`: it waits for no time to come."""
+    """A row that is written. `due`: it may be published now."""
 
     task_id: str
     enqueued_at: datetime
@@ -83,15 +83,15 @@ stands AS (
 )
 SELECT task_id, enqueued_at, run_after, coalesce(run_after <= clock_timestamp(), true) AS due FROM stands
 """
-# The ids are the enqueuer's own and never anybody else's: a row that is there already is from the same statement, whose
-# answer was lost. The last part reads the table as it was before the statement, so that no row comes twice.
+# The enqueuer makes the ids, so that an existing row is from the same statement, whose answer was lost. The last SELECT sees
+# the table as it was before the statement: no row comes twice.
 
 
 async def insert(executor: Executor, rows: Sequence[NewRow], *, namespace: str) -> dict[str, Inserted]:
     """A new row, READY; by task_id. May be repeated when its answer was lost."""
     found = await _insert(executor, rows, namespace)
     if len(found) < len(rows):
-        # The statement whose answer was lost was still under way: this one waited for its commit, and looks from before it.
+        # The first statement was still under way: the second one waited for its commit, and its snapshot is older.
         found = await _insert(executor, rows, namespace)
     return found
 
@@ -123,11 +123,11 @@ FROM task_executions
 WHERE task_id = ANY ($1::text[])
   AND status = 'READY' AND published_at IS NULL AND (run_after IS NULL OR run_after <= clock_timestamp())
 """
-# Not as a join: on a table without statistics the planner compared every row with every id, 3 000 in half a second.
+# Not a join: on a table without statistics the planner compared every row with every id, 3 000 in half a second.
 
 
 async def find_owed(executor: Executor, task_ids: Iterable[str]) -> set[str]:
-    """Which of these rows are committed, due, and not published by anybody."""
+    """Which of these rows are committed, due, and not published."""
     return {row["task_id"] for row in await executor.fetch(FIND_OWED, list(task_ids))}
 
 
@@ -146,9 +146,9 @@ FROM held h
 WHERE e.task_id = h.task_id
 RETURNING e.task_id
 """
-# A row that somebody holds is being claimed: the message has come, and the claim marks it.
+# A locked row is being claimed: its message has arrived, and the claim marks it.
 
 
 async def mark_published(executor: Executor, task_ids: Iterable[str]) -> set[str]:
-    """READY stays READY, and is Pub/Sub's to deliver. Those that have gone on already are left alone."""
+    """READY stays READY, published. Rows that have moved on are left alone."""
     return {row["task_id"] for row in await executor.fetch(MARK_PUBLISHED, list(task_ids))}

@@ -1,8 +1,7 @@
-"""FAILED → FAILED, final, when nothing will try it again; and final rows → nothing, when their time is over.
+"""FAILED → FAILED, final, when nothing will try it again; and final rows → deleted, when they are old enough.
 
-What is too old is looked for first, without locks, and removed by a second statement that locks and asks again: a row that
-somebody holds (the application may be referring to it at this moment) is left for the next time. The rows of `task_attempts`
-go with theirs.
+Old rows are found first, without locks. A second statement locks them, checks again, and changes them. A row that is
+locked (the application may be referring to it now) is left for the next time. The rows of `task_attempts` go with theirs.
 
 Next: `receiver.sweep.pruning` calls them in steps.
 """
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """A row that may be old enough: its place in the order in which rows are looked for, and whether it is final."""
+    """A row that may be old enough: its place in the order of the search, and whether it is final."""
 
     enqueued_at: datetime
     task_id: str
@@ -39,14 +38,14 @@ WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $2::interval
 ORDER BY e.enqueued_at, e.task_id
 LIMIT $3
 """
-# By the index on enqueued_at: what is finished for so long was enqueued before that. An index on finished_at would cost
+# By the index on enqueued_at: a row that finished so long ago was enqueued even earlier. An index on finished_at would cost
 # every settlement its HOT update.
 
 
 async def find_outdated(
     executor: Executor, *, namespace: str, older: timedelta, limit: int, after: Outdated | None
 ) -> list[Outdated]:
-    """SUCCESSFUL and FAILED rows that ended longer ago than `older`, the first enqueued first, those beyond `after`."""
+    """SUCCESSFUL and FAILED rows that ended longer ago than `older`, in the order of enqueueing, after `after`."""
     since = (None, "") if after is None else (after.enqueued_at, after.task_id)
     rows = await executor.fetch(FIND_OUTDATED, namespace, older, limit, *since)
     return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]
@@ -68,7 +67,7 @@ RETURNING e.task_id
 async def finalise(
     executor: Executor, task_ids: Sequence[str], *, namespace: str, older: timedelta
 ) -> set[str]:
-    """FAILED longer ago than `older` → final: whatever would have tried it again has forgotten it."""
+    """FAILED longer ago than `older` → final: Pub/Sub keeps no message so long, so nothing tries it again."""
     return {row["task_id"] for row in await executor.fetch(FINALISE, namespace, list(task_ids), older)}
 
 
@@ -86,10 +85,10 @@ RETURNING e.task_id
 
 
 async def prune(executor: Executor, task_ids: Sequence[str], *, namespace: str, older: timedelta) -> set[str]:
-    """Final longer ago than `older` → gone.
+    """Final longer ago than `older` → deleted.
 
     Raises:
-        ItemRefused: a row of the application's refers to one of them; none is gone.
+        ItemRefused: a row of the application's refers to one of them; none is deleted.
     """
     return {row["task_id"] for row in await executor.fetch(PRUNE, namespace, list(task_ids), older)}
 

@@ -1,8 +1,9 @@
 """READY stays READY, RUNNING stays RUNNING, while the sweeper gives the message to Pub/Sub (again).
 
-`publishing_until` says who publishes: a row whose time has not passed is somebody's, and what that one writes afterwards names
-the very time it set. So several sweepers take different rows, one that dies loses them when the time is up, and an early
-delivery or a claim in between, which clears it, wins. Nothing here touches status, fence, attempt or lease.
+`publishing_until` says that a sweeper is publishing the row, until that time. What the sweeper writes afterwards names
+exactly the time that it set. So several sweepers take different rows, a sweeper that dies loses its rows when the time is
+over, and a claim or an early delivery in between, which clears the time, wins. Nothing here touches status, fence,
+attempt or lease.
 
 Next: `receiver.sweep.owed` publishes between `take_*` and `mark_*`, with no transaction open.
 """
@@ -39,7 +40,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What was taken, of how many that could have been: others may have held some. `seen` at the limit: there may be more."""
+    """The rows that were taken. `seen`: how many were free, some of which may be locked; at the limit there may be more."""
 
     rows: tuple[Held, ...]
     seen: int
@@ -85,8 +86,8 @@ ORDER BY t.task_id
 """
 
 TAKE_OWED: Final = _TAKE.format(guard=_OWED, where="ORDER BY coalesce(e.run_after, e.enqueued_at)")
-# Of the index only what is owed is read, the longest due first. clock_timestamp() stands in a subquery, because PostgreSQL
-# looks nothing up in an index by a value that may change while it looks.
+# Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
+# use an index for a value that may change during the search.
 
 TAKE_LOST: Final = _TAKE.format(guard=_LOST, where="AND e.ctid >= $6::tid AND e.ctid < $7::tid")
 
@@ -100,11 +101,11 @@ TAKE_NAMED: Final = _TAKE.format(
 async def take_owed(
     executor: Executor, *, namespace: str, limit: int, lease: timedelta, young: timedelta
 ) -> Taken:
-    """READY rows that are due and were never published, or came back too early, those longest due first.
+    """READY rows that are due and not published, the longest due first.
 
     Args:
         lease: for how long they are the caller's.
-        young: rows without `run_after` that were enqueued within this time are their enqueuer's.
+        young: rows without `run_after` that are younger are left to their enqueuer.
     """
     return _taken(await executor.fetch(TAKE_OWED, namespace, limit, lease, young))
 
@@ -112,7 +113,7 @@ async def take_owed(
 async def take_named(
     executor: Executor, task_ids: Sequence[str], *, namespace: str, lease: timedelta
 ) -> Taken:
-    """Of these rows those that are owed and due, however young."""
+    """Those of these rows that are owed and due, however young."""
     ids = list(task_ids)
     return _taken(await executor.fetch(TAKE_NAMED, namespace, len(ids), lease, ids))
 
@@ -127,10 +128,10 @@ async def take_lost(
     stranded: timedelta,
     forgotten: timedelta,
 ) -> Taken:
-    """Rows that Pub/Sub should have brought again long ago, of those stored in these blocks of the table.
+    """Rows in these blocks of the table that Pub/Sub should have delivered again long ago.
 
-    RUNNING with a lease that ended longer ago than `stranded`, and not republished since then; READY and published longer ago
-    than `forgotten`. No index leads to them: one on status or lease would cost every claim and settlement its HOT update.
+    RUNNING, with a lease that ended longer ago than `stranded`, and not republished since; READY, and published longer ago than
+    `forgotten`. No index finds them: one on status or lease would cost every claim and settlement its HOT update.
 
     Args:
         blocks: the first, and the one after the last.
@@ -159,7 +160,7 @@ JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
 
 
 async def load(executor: Executor, rows: Sequence[Held]) -> list[OutboxRow]:
-    """What the messages are made of, of those rows that still are the caller's."""
+    """The content of the messages, for the rows that are still the caller's."""
     return [OutboxRow(**row) for row in await executor.fetch(LOAD, *_pairs(rows))]
 
 
@@ -178,7 +179,7 @@ RETURNING e.task_id
 """
 
 MARK_SWEPT: Final = _MARK.format(change="published_at = clock_timestamp(), publishing_until = NULL")
-# A row that somebody holds is being claimed: the message has come.
+# A locked row is being claimed: its message has arrived.
 
 POSTPONE: Final = _MARK.format(
     change="""publishing_until = clock_timestamp() + CASE WHEN $3::interval IS NOT NULL THEN $3::interval ELSE least(
@@ -188,7 +189,7 @@ POSTPONE: Final = _MARK.format(
 
 
 async def mark_swept(executor: Executor, rows: Sequence[Held]) -> set[str]:
-    """Pub/Sub has the message: `published_at` is now. A row that went on meanwhile is left as it is."""
+    """Pub/Sub has the message: `published_at` is now. A row that moved on meanwhile is left alone."""
     return {row["task_id"] for row in await executor.fetch(MARK_SWEPT, *_pairs(rows))}
 
 
@@ -200,10 +201,10 @@ async def postpone(
     least: timedelta = timedelta(minutes=1),
     most: timedelta = timedelta(hours=1),
 ) -> None:
-    """Nothing could be published: the rows are owed again after `pause`.
+    """Pub/Sub did not take the messages: the rows are owed again after `pause`.
 
-    Without one, after as long as each has waited already, within `least` and `most`: a message that Pub/Sub will never take is
-    tried at doubling intervals, and what was never counted needs no column.
+    Without `pause`, each waits again as long as it has waited so far, between `least` and `most`. So a message that Pub/Sub
+    refuses is tried at doubling intervals, without a column that counts.
     """
     await executor.fetch(POSTPONE, *_pairs(rows), pause, least, most)
 

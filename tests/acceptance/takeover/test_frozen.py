@@ -76,10 +76,10 @@ async def test_dropped_connections_cost_no_delivery(
     await renewed(one, record, marks)
 
 
-@pytest.mark.parametrize(
+@some_quick(
     "tasks",
-    [["gated", "gated_in_thread"], ["gated_after_effect"]],
-    ids=["ledger and heartbeat", "tasks' pool"],
+    [["gated_after_effect"], ["gated", "gated_in_thread"]],
+    ids=["tasks' pool", "ledger and heartbeat"],
 )
 async def test_connections_that_the_network_has_forgotten_cost_no_delivery(
     launch: Launch, proxy: HoldingProxy, record: Record, marks: Marks, tasks: list[str]

@@ -74,9 +74,7 @@ async def test_killed_after_its_claim_it_is_taken_over_and_starts_once(
     assert marks.count(label) == 1
 
 
-@pytest.mark.parametrize(
-    "task", ["gated", "gated_in_thread", "gated_after_plain_effect", "gated_after_effect"]
-)
+@some_quick("task", ["gated_after_effect", "gated", "gated_in_thread", "gated_after_plain_effect"])
 async def test_killed_in_the_middle_of_its_task_it_is_taken_over(
     launch: Launch, record: Record, marks: Marks, label: str, task: str
 ) -> None:

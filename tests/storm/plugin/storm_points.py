@@ -117,7 +117,7 @@ def install() -> None:
     _before(app, "Delivered", "after the answer")
     # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own.
     owed.YOUNG = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]
-    owed.LEASE = timedelta(seconds=float(os.environ["STORM_SWEEP_LEASE"]))  # type: ignore[misc]
+    owed.TAKEN = timedelta(seconds=float(os.environ["STORM_SWEEP_LEASE"]))  # type: ignore[misc]
     if os.environ.get("STORM_LIES"):
         Liar(os.environ["STORM_LIES"]).install()
 

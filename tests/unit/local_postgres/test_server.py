@@ -15,8 +15,9 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from receiver.local_postgres import files as binaries
-from receiver.local_postgres.server import LocalPostgresError, Postgres
+from receiver.local_postgres import files
+from receiver.local_postgres.files import LocalPostgresError
+from receiver.local_postgres.server import Postgres
 from tests.stage.waiting import wait_until
 
 
@@ -42,7 +43,7 @@ def alive(pid: int) -> bool:
 @pytest.fixture
 def reachable() -> Iterator[Path]:
     """A folder that the account PostgreSQL runs as can enter (pytest's own are private to this user)."""
-    with tempfile.TemporaryDirectory(prefix="receiver-test-", dir=binaries.temporary_folder()) as folder:
+    with tempfile.TemporaryDirectory(prefix="receiver-test-", dir=files.temporary_folder()) as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
@@ -50,7 +51,7 @@ def reachable() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def initialised() -> Iterator[Path]:
     """A given folder with data, whose server has stopped."""
-    with tempfile.TemporaryDirectory(prefix="receiver-test-", dir=binaries.temporary_folder()) as folder:
+    with tempfile.TemporaryDirectory(prefix="receiver-test-", dir=files.temporary_folder()) as folder:
         Path(folder).chmod(0o755)
         with Postgres(Path(folder) / "kept"):
             pass
@@ -125,7 +126,7 @@ class TestLife:
         monkeypatch.setenv("SOME_API_KEY", "hunter2-of-the-owner")
         with Postgres() as server:
             assert server._guard is not None
-            guard = Path(f"/proc/{server._guard.pid}")
+            guard = Path(f"/proc/{server._guard.process.pid}")
             shown = (guard / "cmdline").read_bytes() + Path(f"/proc/{server.pid}/cmdline").read_bytes()
             assert b"hunter2" not in shown + Path(f"/proc/{server.pid}/environ").read_bytes()
             assert b"/guard.py" in shown
@@ -188,8 +189,8 @@ class TestOwner:
         server = Postgres()
         server.start()
         assert server._guard is not None
-        server._guard.terminate()
-        server._guard.wait()
+        server._guard.process.terminate()
+        server._guard.process.wait()
         with pytest.raises(LocalPostgresError, match="guard of the local PostgreSQL is gone"):
             server.restart()
         server.stop()
@@ -238,11 +239,9 @@ class TestFolder:
     def test_root_is_told_of_a_folder_that_the_server_could_not_enter(
         self, reachable: Path, monkeypatch: pytest.MonkeyPatch, *, existing: bool
     ) -> None:
-        account = binaries.Account("nobody", 65534, 65534)
-        programs = binaries.find()
-        monkeypatch.setattr(
-            binaries, "find", lambda _: binaries.Programs(programs.bin, programs.major, account)
-        )
+        account = files.Account("nobody", 65534, 65534)
+        programs = files.find()
+        monkeypatch.setattr(files, "find", lambda _: files.Programs(programs.bin, programs.major, account))
         monkeypatch.setattr(os, "chown", lambda *_: None)  # only root may; the rest is the same
         private = reachable / "private"
         private.mkdir(mode=0o700)
