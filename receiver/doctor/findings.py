@@ -69,13 +69,13 @@ class Rule(Generic[S]):
     """When a part of what was seen is a finding, and what is said then.
 
     Args:
-        severity: or how it follows from what was seen.
+        severity: or how it follows from what was seen and the item.
         code: of the finding.
         when: whether it is a finding; or the items that are one finding each.
         what, why, mend: texts of the finding, with `{seen}` and `{item}` and their attributes filled in.
     """
 
-    severity: Severity | Callable[[S], Severity]
+    severity: Severity | Callable[[S, Any], Severity]
     code: str
     when: Callable[[S], bool | Iterable[object]]
     what: str
@@ -86,8 +86,8 @@ class Rule(Generic[S]):
         """What this rule finds."""
         found = self.when(seen)
         items = [None] * found if isinstance(found, bool) else found
-        severity = self.severity if isinstance(self.severity, Severity) else self.severity(seen)
         for item in items:
+            severity = self.severity if isinstance(self.severity, Severity) else self.severity(seen, item)
             what, why, mend = (text.format(seen=seen, item=item) for text in (self.what, self.why, self.mend))
             yield Finding(check, severity, self.code, what, why, mend)
 

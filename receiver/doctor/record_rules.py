@@ -94,7 +94,7 @@ class RecordAndFleet:
             yield f"no sweep has succeeded for {SWEEPS.total_seconds() / 60:g} minutes"
 
 
-def _sweeper_severity(seen: RecordAndFleet) -> Severity:
+def _sweeper_severity(seen: RecordAndFleet, _: object) -> Severity:
     """A note in a namespace that is not used yet."""
     swept = seen.record.sweeps
     is_new = swept is not None and swept.untouched and swept.failure is None

@@ -65,7 +65,7 @@ class Deployed:
         """One address of the service."""
         return next(iter(self.service.urls), "URL")
 
-    def differing(self, *, in_identity: bool) -> Iterator[Mapping[str, str]]:
+    def differing(self) -> Iterator[Mapping[str, str]]:
         """The variables whose values differ; secrets, and what belongs to the platform or a laptop, are not compared."""
         for one in VARIABLES:
             there = self.service.environment.get(one.name, "")
@@ -76,11 +76,14 @@ class Deployed:
             if there is None or here.startswith("http://"):
                 continue
             there = there.strip() or one.default or ""
-            if there.rstrip("/") != here.rstrip("/") and (one.name in IDENTITY) is in_identity:
+            if there.rstrip("/") != here.rstrip("/"):
                 yield {
                     "name": one.name,
                     "there": there or "not set",
                     "here": here or "not set",
+                    "why": "each refuses the pushes that are made for the other"
+                    if one.name in IDENTITY
+                    else "the other findings are about the settings here, not about the service's",
                     "flag": _set(one.name, here),
                 }
 
@@ -143,19 +146,11 @@ SERVICE_RULES: Final[tuple[Rule[Deployed], ...]] = (
         f"{_UPDATE} --cpu-throttling",
     ),
     Rule(
-        Severity.ERROR,
+        lambda _, item: Severity.ERROR if item["name"] in IDENTITY else Severity.WARNING,
         "setting-differs",
-        lambda seen: seen.differing(in_identity=True),
+        Deployed.differing,
         "{item[name]} is {item[there]} in {seen.service.id}, {item[here]} here",
-        "each refuses the pushes that are made for the other",
-        f"{_UPDATE} {{item[flag]}}",
-    ),
-    Rule(
-        Severity.WARNING,
-        "setting-differs",
-        lambda seen: seen.differing(in_identity=False),
-        "{item[name]} is {item[there]} in {seen.service.id}, {item[here]} here",
-        "the other findings are about the settings here, not about the service's",
+        "{item[why]}",
         f"{_UPDATE} {{item[flag]}}",
     ),
 )

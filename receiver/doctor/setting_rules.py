@@ -94,7 +94,7 @@ SETTING_RULES: Final[tuple[Rule[Configuration], ...]] = (
         "unset TASKS_PUSH_AUTH",
     ),
     Rule(
-        lambda seen: Severity.NOTE if is_loopback(seen.certs_host) else Severity.WARNING,
+        lambda seen, _: Severity.NOTE if is_loopback(seen.certs_host) else Severity.WARNING,
         "certificates-elsewhere",
         lambda seen: (
             seen.settings.push_auth is PushAuth.OIDC and not seen.certs_host.endswith(".googleapis.com")

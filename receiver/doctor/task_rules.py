@@ -127,7 +127,7 @@ TASK_RULES: Final[tuple[Rule[Declared], ...]] = (
         "gcloud run services update {seen.flags} --no-cpu-throttling",
     ),
     Rule(
-        lambda seen: Severity.WARNING if seen.has_cpu_always else Severity.ERROR,
+        lambda seen, _: Severity.WARNING if seen.has_cpu_always else Severity.ERROR,
         "timeout-over-request",
         Declared.outlasting_requests,
         "{item[task]} may take {item[waited]:g} s, Cloud Run ends a request after {item[most]:g} s",
