@@ -19,7 +19,6 @@ from tests.stage.servers import RunningServer, Server
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.register_assert_rewrite("tests.stage")
 TEMPLATE = "receiver_template"
 _numbers = count(1)
 
