@@ -13,13 +13,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.noskips import NoSkips
-from tests.stage import servers
-from tests.stage.servers import RunningServer, Server
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 pytest.register_assert_rewrite("tests.stage")
+
+from tests.stage import servers  # noqa: E402 - imported earlier, its assertions would not be rewritten
+from tests.stage.servers import RunningServer, Server  # noqa: E402 - as above
+
 TEMPLATE = "receiver_template"
 _numbers = count(1)
 
