@@ -9,7 +9,7 @@ from receiver.tasks.registry import Registry, load
 __all__ = ["Registry", "load"]
 
 warnings.warn(
-    "receiver.tasks.registry goes with the next minor version: import Registry from receiver.testing",
+    "receiver.registry goes with the next minor version: import Registry from receiver.testing",
     DeprecationWarning,
     stacklevel=2,
 )

@@ -1,9 +1,9 @@
-"""What the sweeper, groups and replays look for: three partial indexes, and the task that a rejected message named.
+"""Indexes for the sweeper, groups and replays, and the task that a rejected message named.
 
-None of the indexes is on a column that a claim or a settlement changes, nor has one in its predicate: their updates stay within
-their pages (HOT) as before. Only marking a row as published leaves one, and that once in its life.
+No index is on a column that a claim or a settlement changes, and none has such a column in its predicate: their updates stay HOT.
+Only the first publication of a row removes its entry from an index.
 
-Each index is built while writers wait: seconds for a million rows, of which claims are told 429 meanwhile.
+Writers wait while an index is built: seconds for a million rows, during which claims are answered 429.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""Room in every page for the settlements of its rows, and a short way to what failed.
+"""Room in every page for the settlements of its rows, and an index on what failed.
 
-Group commit inserts eighty rows at once, which filled whole pages before the first of them was settled: no settlement found room
-in its row's page, and each wrote a new entry into every index (HOT 0 %). Half of a page kept free makes it 100 %: a delivery writes
-635 bytes of WAL instead of 935 and costs the server a seventh less CPU. A row takes as much of the table as before, because the
-version that its claim wrote lay there anyway, and half of the indexes. Only new pages are written so.
+Group commit inserts eighty rows at once. They filled whole pages, so that no settlement found room in its row's page, and each wrote
+a new entry into every index (HOT 0 %). With half of a page kept free it is 100 %: a delivery writes 635 bytes of WAL instead of 935
+and costs the server a seventh less CPU. The table stays as large, because the version that the claim wrote took that room anyway; the
+indexes become half as large. Only new pages are written so.
 
-`error_type` is NULL before and after a settlement as SUCCESSFUL, so that the index costs none of them anything. It is built while
-writers go on (CONCURRENTLY), outside of a transaction: one that was interrupted leaves an index that is not valid, and the next try
-begins with removing it.
+`error_type` is NULL before and after a settlement as SUCCESSFUL, so the index costs those nothing. It is built CONCURRENTLY, outside
+of a transaction, while writers go on. An interrupted build leaves an invalid index; the next try removes it first.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def options(command: F) -> F:
     limit = click.option(
         "--limit",
         type=click.IntRange(1, LONGEST),
-        default=queries.LIMIT,
+        default=queries.LISTED,
         show_default=True,
         help="How many at most.",
     )

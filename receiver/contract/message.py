@@ -140,7 +140,8 @@ def check_arguments(args: bytes, kwargs: bytes) -> Arguments:
     arguments = open_arguments(args, kwargs)
     if holds_nul(args) or holds_nul(kwargs):
         raise payload_fault("a NUL character in args or kwargs")
-    if len(args) + len(kwargs) > MAX_DEPTH and _is_deep(arguments):
+    brackets = args.count(b"[") + args.count(b"{") + kwargs.count(b"[") + kwargs.count(b"{")
+    if brackets > MAX_DEPTH and _is_deep(arguments):
         raise payload_fault(f"args or kwargs are nested more than {MAX_DEPTH} levels deep")
     return arguments
 

@@ -1,16 +1,12 @@
-"""From a call to a message, with nothing lost between the caller's transaction and Pub/Sub: the READY row is the outbox.
+"""From a call to a message. The READY row is the outbox, so nothing is lost between the caller's transaction and Pub/Sub.
 
-arguments      a call becomes a row, or a TypeError where it was called
-outbox         rows are written, published, marked; one for each event loop
-transactions   rows in a caller's transaction, published right after its commit
-publications   how a row becomes a message, and messages are published
-records        what the record says of a call
-loops          an event loop for callers that have none
-backend        `PubSubBackend`, which is all of it for one process
-owed           rows taken, published with no transaction open, and marked
-replays        rejected messages, published again
-pruning        what is over, removed in steps
-sweeper        all of these, every minute
+arguments        a call becomes a row, or a TypeError where it was called
+outbox           rows are written, published and marked; one for each event loop
+transactions     rows in a caller's transaction, published right after its commit
+publisher        a row becomes a message, and messages are published
+lookup           the result of a call, from the record
+loop_thread      an event loop for callers that have none
+pubsub_backend   `PubSubBackend`, all of it for one process
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A call becomes a row: what can not be delivered, stored or published is refused here, where it was called.
+"""A call becomes a row. Arguments that cannot be stored, published or delivered are refused here, where the call was made.
 
-Invariant: whatever passes is taken by `receiver.contract.message.decode` on the other side, by jsonb, and by Pub/Sub. The task is given
-equal values, except that a tuple arrives as a list: nothing is turned into something else behind the caller's back, a date
-into text for one.
+Invariant: `receiver.contract.message.decode`, jsonb and Pub/Sub take every row that is made here. The task gets
+equal values, except that a tuple arrives as a list. Nothing is converted silently, for example a date to text.
 
 Next: `receiver.enqueue.outbox` writes the row.
 """
@@ -11,8 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from datetime import UTC, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -26,19 +24,14 @@ from receiver.tasks.backend import running_trace
 from receiver.text import is_storable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from receiver.tasks.call import Entry, Options
 
 ROOM: Final = 2000
-"""Bytes of a message beside its arguments, at most: id, name and time, and what JSON puts between them."""
-
-LONGEST_FLOAT: Final = 330
-"""Digits of a float that is written out, at most: 5e-324 has 324 after its point."""
+"""Bytes of a message beside its arguments, at most: id, name, time, and the JSON between them."""
 
 
 def _plain(value: Any) -> Any:
-    """A subclass of JSON's own types, as Django's safe strings are: its value."""
+    """The plain value of a subclass of JSON's types, such as Django's safe strings."""
     for kind in (str, int, float):
         if isinstance(value, kind):
             return kind.__str__(value) if kind is str else kind(value)
@@ -49,7 +42,7 @@ _ENCODER: Final = msgspec.json.Encoder(enc_hook=_plain)
 
 
 def row_of(entry: Entry) -> NewRow:
-    """The row of a call, with a new id; ids grow with time, which keeps the record's index compact.
+    """The row of a call, with a new id. Ids grow with time, which keeps the record's index compact.
 
     Raises:
         TypeError: an argument is not JSON, or more than a message holds. The line names the task and the place.
@@ -57,23 +50,24 @@ def row_of(entry: Entry) -> NewRow:
     task, options = entry.task, entry.options
     if task.path.startswith("__main__."):
         raise TypeError(
-            f"{task.path} is defined in the script that runs, which the receiver knows by no name: move it to a module"
+            f"{task.path} is defined in the script that runs, which the receiver cannot import: move it to a module"
         )
     args, kwargs = _encoded(entry)
-    size = ROOM + _stored_size(entry, args, kwargs)
+    size = ROOM + len(args) + len(kwargs)
     if size > MAX_DATA:
         raise TypeError(
             f"{task.path}: its arguments have {size} bytes as JSON, a message holds {MAX_DATA}; "
             "store them somewhere and enqueue where they are"
         )
-    run_after, delay = _due(options)
+    after = options.run_after
+    delay = after if isinstance(after, timedelta) else None  # from the insert on, by the database's clock
     return NewRow(
         task_id=str(uuid_utils.uuid7()),
         task_name=task.name,
         task_path=task.path,
         args=args.decode(),
         kwargs=kwargs.decode(),
-        run_after=run_after,
+        run_after=after.astimezone(UTC) if isinstance(after, datetime) else None,
         delay=delay,
         group_key=options.group_key,
         label=options.label,
@@ -81,46 +75,17 @@ def row_of(entry: Entry) -> NewRow:
     )
 
 
-def _stored_size(entry: Entry, args: bytes, kwargs: bytes) -> int:
-    """Bytes of the arguments as PostgreSQL gives them back, which writes 1e308 out: the sweeper publishes those."""
-    size = len(args) + len(kwargs)
-    if size + LONGEST_FLOAT * (args.count(b"e") + kwargs.count(b"e")) <= MAX_DATA:  # nearly always
-        return size
-    return size + sum(len(format(Decimal(repr(each)), "f")) for each in _floats([entry.args, entry.kwargs]))
-
-
-def _floats(value: Any) -> Iterator[float]:
-    match value:
-        case float():
-            yield value
-        case list() | tuple():
-            for each in value:
-                yield from _floats(each)
-        case dict():
-            yield from _floats(list(value.values()))
-        case _:
-            return
-
-
 def traceparent(options: Options) -> str | None:
-    """The W3C trace context of a call: the one given, else OpenTelemetry's here, else that of the delivery that runs here."""
+    """The W3C trace context of a call: the given one, else OpenTelemetry's current span, else that of the delivery that runs here."""
     if options.traceparent is not None:
         return options.traceparent
-    # Who traces has imported it; who has not needs no import of it.
+    # An application that traces has imported it already.
     tracing: Any = sys.modules.get("opentelemetry.trace")
     if tracing is not None:
         span = tracing.get_current_span().get_span_context()
         if span.is_valid:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & 0xFF:02x}"
     return running_trace.get()
-
-
-def _due(options: Options) -> tuple[Any, timedelta | None]:
-    """A moment, or a time from the insert on: the database's clock is what counts."""
-    after = options.run_after
-    if isinstance(after, timedelta):
-        return None, after
-    return (after.astimezone(UTC) if after is not None else None), None
 
 
 def _encoded(entry: Entry) -> tuple[bytes, bytes]:
@@ -134,7 +99,7 @@ def _encoded(entry: Entry) -> tuple[bytes, bytes]:
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         why = _fault_of(given) or f"the arguments are not JSON: {error}"
         raise TypeError(f"{entry.task.path}: {why}") from None
-    # What JSON gives back is what the task gets. Where that is the same nothing was lost; else a tuple may be why, or a fault.
+    # The task gets what JSON gives back. If that differs, there is a tuple in the arguments, or a fault.
     if args != given["args"] or kwargs != given["kwargs"]:
         fault = _fault_of(given)
         if fault is not None:
@@ -147,7 +112,7 @@ def _fault_of(given: dict[str, Any]) -> str | None:
 
 
 def _fault(value: Any, place: str, depth: int = 0) -> str | None:  # noqa: PLR0911 - a table: one line a kind
-    """The first place whose value JSON has no equal for, and why; None when there is none."""
+    """The first place with a value that JSON cannot carry, and why; None when there is none."""
     if depth > MAX_DEPTH:
         return f"{place[:60]}... is nested more than {MAX_DEPTH} levels deep, or contains itself"
     match value:

@@ -1,4 +1,4 @@
-"""What the record says of one execution, as a `TaskResult`: the row and its attempts, read by one statement."""
+"""The `TaskResult` of one execution: its row and its attempts, read by one statement."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _result(row: Mapping[str, Any], backend: Backend) -> TaskResult:
 
 
 def _error(kind: str, traceback: str | None) -> TaskError:
-    """An attempt's error; the record leaves `builtins.` out."""
+    """An attempt's error. The record leaves `builtins.` out."""
     known = getattr(builtins, kind, None)
     is_builtin = isinstance(known, type) and issubclass(known, BaseException)
     return TaskError(f"builtins.{kind}" if is_builtin else kind, traceback or "")

@@ -1,7 +1,7 @@
-"""An event loop in a thread of its own, for callers that have none: web processes that are plain threads, scripts.
+"""An event loop in its own thread, for callers that have none: web processes with plain threads, scripts.
 
-It belongs to the process that made it. A child that was forked has no such thread any more, and must not touch what the
-parent has open: `receiver.enqueue.pubsub_backend` gives it a new one.
+It belongs to the process that made it. A forked child has no such thread, and must not use the parent's
+connections: `receiver.enqueue.pubsub_backend` gives it a new loop.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LoopThread:
         self._loop = made.result()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Has the loop do the work. Not after `close` has begun: who calls both sees to that."""
+        """Starts the work in the loop. The caller must not call it after `close`."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
@@ -46,17 +46,17 @@ class LoopThread:
         try:
             return future.result(within)
         except BaseException:
-            future.cancel()  # Ctrl-C, or out of time: nothing goes on behind the caller's back
+            future.cancel()  # Ctrl-C, or out of time
             raise
 
     def close(self) -> None:
-        """Ends the loop when what is under way is done; what it has open closes itself first (`Outbox.open`)."""
+        """Ends the loop once the work under way is done. Outboxes close themselves before (`Outbox.open`)."""
         futures.wait(tuple(self._under_way))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._ended.result()
 
     def _live(self, made: Future[asyncio.AbstractEventLoop]) -> None:
-        # Not uvloop: in a process that forks, only the standard library's leaves the parent's descriptors alone.
+        # Not uvloop: after a fork only the standard library's loop leaves the parent's descriptors alone.
         try:
             loop = asyncio.SelectorEventLoop()
         except OSError as error:  # no descriptor is left
@@ -117,7 +117,7 @@ def _start_thread(run: Callable[[], None]) -> None:
 
 
 def refuse_in_loop(call: str) -> None:
-    """Raises RuntimeError in a thread whose event loop runs: a wait would stop everything in it."""
+    """Raises RuntimeError in a thread whose event loop runs, which a wait would block."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,13 +1,12 @@
-"""The outbox, to one event loop: rows are written, then published, then marked.
+"""The outbox of one event loop: rows are written, then published, then marked.
 
-Invariant: nothing is published before its row is committed, and whatever happens after that commit costs no task: a row that is
-not published is owed, and the sweeper pays. So an error is raised only while the row may not exist; what goes wrong
-later is an event.
+Invariant: a row is committed before it is published, and no failure after the commit loses a task: the sweeper publishes unpublished
+rows later. So an error is raised only while the row may not exist; a later failure is an event.
 
-Calls that come together share statements and requests (`receiver.record.group_commit`); a lone one waits for nobody.
+Calls at the same time share statements and requests (`receiver.record.group_commit`); a single call does not wait for others.
 
-Next: `receiver.enqueue.publisher` publishes; `receiver.enqueue.transactions` writes rows in a caller's transaction and
-comes here after its commit.
+Next: `receiver.enqueue.publisher` publishes. `receiver.enqueue.transactions` writes rows in a caller's transaction and
+calls `publish_committed` after its commit.
 """
 
 from __future__ import annotations
@@ -19,12 +18,14 @@ from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
-from receiver.enqueue.publisher import OutboxRow, Published
+from receiver.enqueue.publisher import Published
 from receiver.errors import DatabaseUnavailable, GoogleError, GoogleUnavailable
+from receiver.google.pubsub import batches
 from receiver.record import schema_check
 from receiver.record.connections import RecordPool
 from receiver.record.group_commit import GroupCommit
 from receiver.record.sql import outbox
+from receiver.record.sql.outbox import OutboxRow
 from receiver.record.sqlstates import ConnectionFailed
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -38,23 +39,22 @@ if TYPE_CHECKING:
 ENQUEUE_CONNECTIONS: Final = 2
 """Connections of an event loop that enqueues: one inserts while the other marks."""
 
-PATIENCE: Final = 10.0
-"""Seconds that a publication may take, its repetitions included, before it is left to the sweeper. Pub/Sub answers in tens of
-milliseconds; whoever waits for an answer that does not come waits in vain, the row is committed."""
+PUBLISH_TIMEOUT: Final = 10.0
+"""Seconds for a publication with its retries; then the sweeper publishes the row. Pub/Sub answers in tens of milliseconds."""
 
-AFTER_COMMIT: Final = 2.0
-"""Seconds that a caller's commit waits for the publication of what it enqueued."""
+AFTER_COMMIT_TIMEOUT: Final = 2.0
+"""Seconds that a caller's commit waits for the publication of the rows it enqueued."""
 
-MOST_ROWS, MOST_BYTES = 5000, 8 * 1024 * 1024
+INSERT_ROWS, INSERT_BYTES = 5000, 8 * 1024 * 1024
 """Of one statement that inserts many rows: well within its 5 s."""
 
-PUBLICATION_BYTES: Final = 300
-"""What a message adds to its row's arguments, about."""
+MESSAGE_OVERHEAD: Final = 300
+"""Bytes that a message adds to its row's arguments, about."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Publication:
-    """A row on its way to Pub/Sub, as the group commit takes it."""
+    """A row that is to be published, as an item of the group commit."""
 
     row: OutboxRow
 
@@ -64,15 +64,15 @@ class _Publication:
 
     @property
     def size(self) -> int:
-        return len(self.row.args) + len(self.row.kwargs) + PUBLICATION_BYTES
+        return len(self.row.args) + len(self.row.kwargs) + MESSAGE_OVERHEAD
 
 
 class Outbox:
     """Writes rows, publishes them, marks them.
 
     Args:
-        close: closes what the publisher has open.
-        wait: seconds that a call may wait for a connection of ours.
+        close: closes the publisher's client.
+        wait: seconds that a call may wait for a connection.
     """
 
     def __init__(
@@ -91,22 +91,21 @@ class Outbox:
         self._namespace = namespace
         self._emit = emit
         self._inserts = GroupCommit(self._write, orphaned=None, wait=wait)
-        self._publications = GroupCommit(self._send, orphaned=None, wait=PATIENCE)
+        self._publications = GroupCommit(self._send, orphaned=None, wait=PUBLISH_TIMEOUT)
         self._ending: AsyncGenerator[None, None] | None = None
 
     async def open(self) -> None:
-        """Has the event loop close this at its end, as `asyncio.run` ends every asynchronous generator."""
+        """Makes the event loop close this at its end: `asyncio.run` ends every asynchronous generator."""
         self._ending = self._until_the_loop_ends()
         await anext(self._ending)
 
     async def put(self, row: NewRow) -> Inserted:
-        """Writes a row and publishes it; errors as `put_many`. A row that is due later is left to the sweeper."""
+        """Writes a row and publishes it; errors as `put_many`. The sweeper publishes a row that is due later."""
         inserted = await self._inserts.submit(row)
         if inserted.due:
-            with contextlib.suppress(
-                DatabaseUnavailable
-            ):  # nobody took it in time: an outage, and `_send` told of it
-                await self._publications.submit(_Publication(owed_of(row, inserted)))
+            # Raised when its turn does not come within `PUBLISH_TIMEOUT`: an outage, of which `_send` emits an event.
+            with contextlib.suppress(DatabaseUnavailable):
+                await self._publications.submit(_Publication(outbox_row(row, inserted)))
         return inserted
 
     async def put_many(self, rows: Sequence[NewRow]) -> list[Inserted]:
@@ -119,15 +118,15 @@ class Outbox:
         """
         done: list[Inserted] = []
         async with asyncio.TaskGroup() as publishing:
-            for part in _parts(rows):
+            for part in batches(rows, INSERT_ROWS, INSERT_BYTES):
                 try:
                     written = await self._write(part)
-                except Exception as error:  # noqa: BLE001 - out of the group as it is; those before are written, and published
+                except Exception as error:  # noqa: BLE001 - raised below, once the rows before it are published
                     failed = error
                     break
                 done += written
-                due = [owed_of(row, one) for row, one in zip(part, written, strict=True) if one.due]
-                publishing.create_task(self._publish(due, within=PATIENCE + len(due) / 1000))
+                due = [outbox_row(row, one) for row, one in zip(part, written, strict=True) if one.due]
+                publishing.create_task(self._publish(due, within=PUBLISH_TIMEOUT + len(due) / 1000))
             else:
                 failed = None
         if failed is not None:
@@ -135,22 +134,22 @@ class Outbox:
         return done
 
     async def publish_committed(self, rows: Sequence[OutboxRow]) -> None:
-        """Publishes what is seen to be committed of these rows, within `AFTER_COMMIT`; never raises for anybody's outage.
+        """Publishes those of the rows that are committed, within `AFTER_COMMIT_TIMEOUT`. An outage is an event, not an error.
 
-        A row that no other connection sees was rolled back with a savepoint, or its transaction is not over yet: it is
-        not published, and if it appears later, the sweeper finds it.
+        A row that another connection does not see was rolled back with a savepoint, or its transaction is not over yet. It is
+        not published now; if it appears later, the sweeper publishes it.
         """
         try:
-            async with asyncio.timeout(AFTER_COMMIT):
+            async with asyncio.timeout(AFTER_COMMIT_TIMEOUT):
                 owed = await outbox.find_owed(self.pool, [row.task_id for row in rows])
-                await self._publish([row for row in rows if row.task_id in owed], within=AFTER_COMMIT)
+                await self._publish([row for row in rows if row.task_id in owed], within=AFTER_COMMIT_TIMEOUT)
         except TimeoutError:
-            self._later(f"it took more than {AFTER_COMMIT:g} s")
+            self._later(f"it took more than {AFTER_COMMIT_TIMEOUT:g} s")
         except DatabaseUnavailable as error:
             self._later(str(error))
 
     async def close(self) -> None:
-        """Waits for what is under way, then closes the connections."""
+        """Waits for the work under way, then closes the connections."""
         await self._inserts.close()
         await self._publications.close()
         await self.pool.close()
@@ -163,7 +162,7 @@ class Outbox:
             await self.close()
 
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
-        """Inserts rows; when the answer is lost, once more: that changes nothing where they are there already."""
+        """Inserts rows. When the answer is lost, it inserts again: rows that are there stay as they are."""
         try:
             found = await outbox.insert(self.pool, rows, namespace=self._namespace)
         except ConnectionFailed:
@@ -174,11 +173,11 @@ class Outbox:
         return [found[row.task_id] for row in rows]
 
     async def _send(self, publications: Sequence[_Publication]) -> list[None]:
-        await self._publish([each.row for each in publications], within=PATIENCE)
+        await self._publish([each.row for each in publications], within=PUBLISH_TIMEOUT)
         return [None] * len(publications)
 
     async def _publish(self, rows: Sequence[OutboxRow], *, within: float) -> None:
-        """Publishes and marks; what cannot be stays owed, and somebody is told."""
+        """Publishes and marks rows. Each failure is an event, and the sweeper publishes the row later."""
         if not rows:
             return
         try:
@@ -192,7 +191,7 @@ class Outbox:
             try:
                 await outbox.mark_published(self.pool, done.task_ids)
             except DatabaseUnavailable as error:
-                # The sweeper publishes them again, and the record absorbs that.
+                # The sweeper publishes them again; the record absorbs the duplicates.
                 self._emit(ReceiverTrouble("published tasks are not marked as such", str(error)))
 
     def _tell(self, failures: Mapping[str, GoogleError]) -> None:
@@ -207,19 +206,8 @@ class Outbox:
         self._emit(ReceiverTrouble("enqueued, not published", f"{more} left to the sweeper: {why}", task_id))
 
 
-def owed_of(row: NewRow, inserted: Inserted) -> OutboxRow:
-    """What a written row owes to Pub/Sub."""
+def outbox_row(row: NewRow, inserted: Inserted) -> OutboxRow:
+    """The row as the publisher takes it."""
     return OutboxRow(
         row.task_id, row.task_name, row.task_path, row.args, row.kwargs, inserted.enqueued_at, row.trace
     )
-
-
-def _parts(rows: Sequence[NewRow]) -> list[Sequence[NewRow]]:
-    parts: list[Sequence[NewRow]] = []
-    start = size = 0
-    for index, row in enumerate(rows):
-        if index > start and (index - start == MOST_ROWS or size + row.size > MOST_BYTES):
-            parts.append(rows[start:index])
-            start, size = index, 0
-        size += row.size
-    return [*parts, rows[start:]] if start < len(rows) else parts

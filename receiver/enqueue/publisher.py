@@ -1,9 +1,9 @@
-"""How a row of the outbox becomes a message, and how many of them are published.
+"""Rows of the outbox become messages and are published.
 
-Invariant: whatever Pub/Sub does, `Publisher.publish` says of every row whether it is published; a row that Pub/Sub refuses fails
-alone. A row that is not published stays owed: the sweeper takes it up.
+Invariant: whatever Pub/Sub does, `Publisher.publish` says of every row whether it is published. A row that Pub/Sub refuses fails
+alone. The sweeper publishes unpublished rows later.
 
-Next: `receiver.record.sql.mark_published` writes down what was.
+Next: `receiver.record.sql.outbox.mark_published` marks the published rows.
 """
 
 from __future__ import annotations
@@ -23,18 +23,16 @@ from receiver.tasks.naming import topic_name
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Address", "OutboxRow", "Published", "Publisher", "Publishes", "message_of", "topic_of"]
-
-AT_ONCE: Final = 4
-"""Requests under way at once: one has up to a thousand messages."""
+MOST_REQUESTS: Final = 4
+"""Requests under way at the same time; each has up to a thousand messages."""
 
 TRACE_ATTRIBUTE: Final = "googclient_traceparent"
-"""Where Pub/Sub's own clients put the trace context."""
+"""Pub/Sub's own clients put the trace context there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Whose topics: what every topic's name begins with, and the project it is in."""
+    """The project of the topics, and the first two parts of their names."""
 
     project: str
     environment: str
@@ -43,17 +41,17 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What became of each row: published, or why not."""
+    """Which rows are published, and why the others are not."""
 
     task_ids: frozenset[str]
     failures: Mapping[str, GoogleError]
 
 
 class Publishes(Protocol):
-    """What a publisher needs of Pub/Sub (`receiver.google.pubsub.Pubsub`); the test kit has its own."""
+    """The part of `receiver.google.pubsub.Pubsub` that a publisher needs; the test kit has another one."""
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
-        """Publishes to a topic; the messages' ids."""
+        """Publishes a batch to a topic; the messages' ids."""
 
 
 class Publisher:
@@ -62,10 +60,10 @@ class Publisher:
     def __init__(self, pubsub: Publishes, address: Address) -> None:
         self._pubsub = pubsub
         self._address = address
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = asyncio.Semaphore(MOST_REQUESTS)
 
     async def publish(self, rows: Sequence[OutboxRow]) -> Published:
-        """Publishes the rows. Never raises for Google's sake; cancelled, some may be published and nobody knows."""
+        """Publishes the rows. It raises no GoogleError. When it is cancelled, some of the rows may be published."""
         by_path: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_path[row.task_path].append(row)
@@ -98,9 +96,7 @@ class Publisher:
             if not _of_one(error) or len(rows) == 1:
                 failures.update((row.task_id, error) for row in rows)
                 return
-            half = (
-                len(rows) // 2
-            )  # one message is at fault: it is found by halving, and the others are published
+            half = len(rows) // 2  # one message is at fault: halving finds it, and publishes the others
             await self._send(topic, rows[:half], messages[:half], failures)
             await self._send(topic, rows[half:], messages[half:], failures)
 
@@ -111,7 +107,7 @@ def topic_of(environment: str, namespace: str, task_path: str, project: str) -> 
 
 
 def message_of(row: OutboxRow, *, environment: str) -> Message:
-    """The message of a row: the reference's payload, with the full path, the environment and the trace as attributes."""
+    """The message of a row: the payload of the contract, with the full path, the environment and the trace as attributes."""
     payload = {
         "task_id": row.task_id,
         "task_name": row.task_name,
@@ -126,10 +122,10 @@ def message_of(row: OutboxRow, *, environment: str) -> Message:
 
 
 def _compact(text: str) -> bytes:
-    """JSON without the blanks that jsonb puts between things: they could carry a large message over Pub/Sub's limit."""
+    """JSON without the blanks of jsonb: they could push a large message over Pub/Sub's limit."""
     return msgspec.json.format(text.encode(), indent=-1)
 
 
 def _of_one(error: GoogleError) -> bool:
-    """Whether one message of several may be what Pub/Sub refuses; a topic or a right that is missing is everybody's."""
+    """Whether Pub/Sub may refuse one message of several. A missing topic or permission concerns all of them."""
     return isinstance(error, GoogleRefused) and not isinstance(error, GoogleMissing) and error.status < 401  # noqa: PLR2004 - 400

@@ -1,8 +1,7 @@
-"""`PubSubBackend`: tasks go to Pub/Sub by way of their rows in the record.
+"""`PubSubBackend`: tasks are written to the record, and published to Pub/Sub.
 
-One object serves a whole process: every event loop that enqueues has connections of its own, made at its first call and closed at
-its end; plain threads share a loop that runs in a thread of its own. After a fork the child begins anew, and leaves what the
-parent has open untouched.
+One object serves a whole process. Every event loop that enqueues has its own connections, made at its first call and closed at
+its end. Plain threads share one loop, in its own thread. A forked child starts anew and does not use the parent's connections.
 
 Next: `receiver.enqueue.arguments` checks a call, `receiver.enqueue.outbox` writes and publishes it.
 """
@@ -16,10 +15,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
-from receiver.enqueue import lookup as records
 from receiver.enqueue.arguments import row_of
+from receiver.enqueue.lookup import find
 from receiver.enqueue.loop_thread import LoopThread, refuse_in_loop
-from receiver.enqueue.outbox import AFTER_COMMIT, Outbox
+from receiver.enqueue.outbox import AFTER_COMMIT_TIMEOUT, Outbox
 from receiver.enqueue.publisher import Address, Publisher, Publishes
 from receiver.errors import ItemRefused, SettingError
 from receiver.google.client import GoogleClient
@@ -40,27 +39,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MARGIN: Final = 0.5
-"""Seconds beyond `AFTER_COMMIT` that a thread gives the loop to say that it is over."""
+THREAD_MARGIN: Final = 0.5
+"""Seconds beyond `AFTER_COMMIT_TIMEOUT` that a thread waits for the loop's answer."""
 
 _backends: WeakSet[PubSubBackend] = WeakSet()
 _inherited: list[object] = []
-"""What a forked child was born with: kept, because its end would close what the parent uses."""
+"""Objects that a forked child inherited. They are kept, because their end would close the parent's connections."""
 
 
 class PubSubBackend:
     """Enqueues to Pub/Sub; the record in PostgreSQL is the outbox.
 
     Attributes:
-        supports_defer: `run_after`: the row waits, and the sweeper publishes it when it is due.
-        supports_async_task: `aenqueue`, and `async def` tasks.
-        supports_get_result: from the record.
-        supports_priority: no: Pub/Sub has none. Give urgent work a task, and so a subscription, of its own.
+        supports_defer: yes, `run_after`: the sweeper publishes the row when it is due.
+        supports_async_task: yes, `aenqueue` and `async def` tasks.
+        supports_get_result: yes, from the record.
+        supports_priority: no, Pub/Sub has none. Give urgent work its own task: it then has its own subscription.
 
     Args:
-        settings: of the environment, unless given.
-        emit: where events go; to the logger `receiver`, unless given.
-        pubsub: takes Pub/Sub's place, in tests.
+        settings: from the environment, unless given.
+        emit: takes the events; the logger `receiver`, unless given.
+        pubsub: replaces Pub/Sub in tests.
 
     Raises:
         SettingError: `DATABASE_URL` or `GCP_PROJECT_ID` is missing, or a variable is wrong.
@@ -114,10 +113,10 @@ class PubSubBackend:
         return await self._aput_all(entries, connection)
 
     def get_result(self, task_id: str) -> TaskResult:
-        """What the record says of an execution.
+        """The state and the result of an execution, from the record.
 
         Raises:
-            TaskResultMissing: it has none of this id.
+            TaskResultMissing: the record has no execution of this id.
             SchemaError: run `receiver migrate`, or grant what it names.
             DatabaseUnavailable: it cannot be reached.
             RuntimeError: an event loop runs in this thread.
@@ -128,15 +127,15 @@ class PubSubBackend:
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`."""
         outbox = await self._outbox()
-        return await records.find(outbox.pool, task_id, self)
+        return await find(outbox.pool, task_id, self)
 
     def close(self) -> None:
-        """Closes what plain threads have used, once their calls are done. It may be used again."""
+        """Closes the connections of plain threads, once their calls are done. The backend may be used again."""
         refuse_in_loop("close")
         self._end_thread()
 
     async def aclose(self) -> None:
-        """Closes what this event loop has used, and plain threads. It may be used again."""
+        """Closes the connections of this event loop and of plain threads. The backend may be used again."""
         with self._lock:
             outbox = self._outboxes.pop(asyncio.get_running_loop(), None)
         if outbox is not None:
@@ -148,10 +147,12 @@ class PubSubBackend:
             refuse_in_loop(call)
             rows = [row_of(entry) for entry in entries]
             return self._results(entries, rows, self._run(self._write(rows)))
-        from receiver.enqueue import transactions  # noqa: PLC0415 - imports SQLAlchemy: only who brings a connection pays
+        from receiver.enqueue import transactions  # noqa: PLC0415 - imports SQLAlchemy: slow, and only calls with a connection need it
 
         begun = transactions.connection_of(connection)
-        if not begun.dialect.is_async:  # one that is runs inside AsyncConnection.run_sync, and blocks nothing
+        if (
+            not begun.dialect.is_async
+        ):  # an asynchronous one runs inside AsyncConnection.run_sync, which blocks nothing
             refuse_in_loop(call)
         rows = [row_of(entry) for entry in entries]
         written = transactions.put_now(
@@ -172,21 +173,21 @@ class PubSubBackend:
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         outbox = await self._outbox()
         try:
-            if len(rows) == 1:  # with whatever other threads enqueue at this moment
+            if len(rows) == 1:  # in one statement with the calls of other threads at this moment
                 return [await outbox.put(rows[0])]
             return await outbox.put_many(rows)
         except ItemRefused as refused:
             raise _unstorable(refused) from refused
 
     def _committed(self, connection: Connection, rows: list[OutboxRow]) -> None:
-        """After a caller's COMMIT, in its thread or its greenlet. Whatever happens here, that transaction has succeeded."""
+        """Publishes after a caller's COMMIT, in its thread or its greenlet. It must not raise: the transaction has succeeded."""
         try:
             if connection.dialect.is_async:
                 driver: Any = connection.connection.dbapi_connection
                 driver.run_async(lambda _: self._publish_committed(rows))
             else:
-                self._run(self._publish_committed(rows), within=AFTER_COMMIT + MARGIN)
-        except Exception as error:  # noqa: BLE001 - as it says
+                self._run(self._publish_committed(rows), within=AFTER_COMMIT_TIMEOUT + THREAD_MARGIN)
+        except Exception as error:  # noqa: BLE001 - the caller's transaction has succeeded
             why = f"left to the sweeper: {type(error).__name__}"
             self._emit(ReceiverTrouble("enqueued, not published", why, rows[0].task_id, error))
 
@@ -218,7 +219,7 @@ class PubSubBackend:
             label=row.label,
         )
 
-    # --- what each process and each loop has ------------------------------------------------------------------
+    # --- the state of a process and of each loop ---------------------------------------------------------------
 
     def _begin(self) -> None:
         self._lock = threading.Lock()
@@ -255,7 +256,7 @@ class PubSubBackend:
 
     def _run(self, work: Coroutine[Any, Any, T], *, within: float | None = None) -> T:
         """The result of the work, awaited in the threads' loop; errors as `LoopThread.wait`."""
-        with self._lock:  # no loop is closed between being found and being given work
+        with self._lock:  # or `close` could end the loop before it gets the work
             if self._loop_thread is None:
                 self._loop_thread = LoopThread()
                 atexit.register(self._end_thread)
@@ -275,10 +276,10 @@ def _check_entries(entries: Sequence[Entry]) -> None:
     for entry in entries:
         if not isinstance(entry, Entry):
             raise TypeError(
-                f"enqueue_many takes what a task's entry(...) makes, not a {type(entry).__qualname__}"
+                f"enqueue_many takes entries, made by a task's entry(...), not a {type(entry).__qualname__}"
             )
     if any(entry.options.connection is not None for entry in entries):
-        raise TypeError("give the connection to enqueue_many itself: its calls are written by one statement")
+        raise TypeError("give the connection to enqueue_many itself: one statement writes all its calls")
 
 
 def _unstorable(refused: ItemRefused) -> TypeError:

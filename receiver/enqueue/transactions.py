@@ -1,16 +1,16 @@
-"""Rows in a caller's transaction: written on its own connection, by its own driver, published right after its commit.
+"""Rows in a caller's transaction: written on the caller's connection, by its driver, and published right after its commit.
 
-Invariant: nothing is published before COMMIT has returned, and then only what a connection of ours sees (`find_owed`): a row
-that went with a savepoint, or whose transaction is not really over, is not there. Nothing runs behind the caller's
-back: its commit waits for the publication, for `outbox.AFTER_COMMIT` at most, and what is not published by then is the sweeper's.
+Invariant: nothing is published before COMMIT has returned, and then only rows that our own connection sees (`find_owed`): a row
+that was rolled back with a savepoint, or whose transaction is not over, is not there. The caller's commit waits for the
+publication, `outbox.AFTER_COMMIT_TIMEOUT` at most; the sweeper publishes the rest.
 
-SQLAlchemy's `commit` event comes before COMMIT is sent. To act after it, the one Connection that the row was written on has its
-own `_commit_impl` replaced by one that calls the class's and then publishes; sessions commit through it too, however they
-joined. That method is private, so the tests hold every supported version to it, and without it rows are left to the sweeper.
-The public way, to send COMMIT from within the event, would have a failing commit (a deferred constraint) come out as
-the driver's bare exception, and would split the transaction under the listeners that come after.
+SQLAlchemy's `commit` event comes before COMMIT is sent. To act after it, we replace `_commit_impl` of the one Connection that the
+row was written on: ours calls the class's and then publishes. Sessions commit through it too, however they joined.
+The method is private, so tests check it on every supported version; without it the sweeper publishes the rows.
+The public way is to send COMMIT inside the event. Then a failing commit (a deferred constraint) would raise
+the driver's bare exception, and later listeners would run outside the transaction.
 
-A transaction in two phases is left to the sweeper: who ends it may be another process.
+The sweeper publishes the rows of a two-phase transaction: another process may end it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from receiver.enqueue.outbox import owed_of
+from receiver.enqueue.outbox import outbox_row
 from receiver.record.sql.caller import insert_on
 from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
 from receiver.record.sqlstates import schema_error
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 COMMIT: Final = "_commit_impl"
 
-# What was written on each transaction that is still open; it goes with the transaction.
+# The rows of each open transaction; weak, so that they end with it.
 _written: weakref.WeakKeyDictionary[RootTransaction, list[OutboxRow]] = weakref.WeakKeyDictionary()
 
 
@@ -66,18 +66,18 @@ def put_now(
     """Writes rows on a Connection or a Session.
 
     Args:
-        publish: is called after the commit, with what was written; it must not raise.
+        publish: called after the commit, with the rows; it must not raise.
 
     Raises:
-        TypeError: this is none.
+        TypeError: it is neither.
         SchemaError: its database has no tables of ours, or older ones.
-        SQLAlchemyError: as the driver says; the transaction is then the caller's to roll back.
+        SQLAlchemyError: from the driver; the caller must roll the transaction back.
     """
     return _put(connection_of(connection), rows, namespace, publish)
 
 
 def connection_of(connection: Any) -> Connection:
-    """The Connection beneath: a Session's, begun if it must be. Raises TypeError for anything else."""
+    """The Connection itself, or that of the Session, begun if necessary. Raises TypeError for anything else."""
     if isinstance(connection, scoped_session):
         connection = connection()
     if isinstance(connection, Session):
@@ -101,7 +101,7 @@ def _put(
         if explained is None:
             raise
         raise explained from error
-    due = [owed_of(row, one) for row, one in zip(rows, inserted, strict=True) if one.due]
+    due = [outbox_row(row, one) for row, one in zip(rows, inserted, strict=True) if one.due]
     transaction = connection.get_transaction()
     if _commits_by_itself(connection):
         publish(connection, due)
@@ -112,16 +112,16 @@ def _put(
 
 
 def _watch(connection: Connection, publish: Callable[[Connection, list[OutboxRow]], None]) -> None:
-    """Has the connection publish after its COMMITs what was written before them."""
+    """Makes the connection publish, after each COMMIT, the rows written before it."""
     commit = _commit_of(Connection)
     if commit is None or COMMIT in vars(connection):
         return
-    # A weak reference: the connection must not hold itself, and stay out of its pool until it is collected.
+    # A weak reference: a connection that holds itself would return to its pool only when it is garbage-collected.
     itself = weakref.ref(connection)
 
     def commit_and_publish() -> None:
         here = itself()
-        assert here is not None  # noqa: S101 - it is what calls
+        assert here is not None  # noqa: S101 - it calls this
         transaction = here.get_transaction()
         commit(here)
         rows = _written.pop(transaction, None) if transaction is not None else None
@@ -132,12 +132,12 @@ def _watch(connection: Connection, publish: Callable[[Connection, list[OutboxRow
 
 
 def _commit_of(kind: type[Connection]) -> Callable[[Connection], None] | None:
-    """How connections of this SQLAlchemy send COMMIT; None when that has changed."""
+    """The method by which this SQLAlchemy sends COMMIT; None when it has changed."""
     return getattr(kind, COMMIT, None)
 
 
 def _commits_by_itself(connection: Connection) -> bool:
-    """Whether it is in AUTOCOMMIT: the row is committed already, and no COMMIT may ever come."""
+    """Whether it is in AUTOCOMMIT: the row is committed already, and there will be no COMMIT."""
     found: Any = getattr(connection, "_is_autocommit_isolation", None)
     return bool(found()) if found is not None else False
 

@@ -1,7 +1,7 @@
 """Publishing: messages to one topic, in batches that Pub/Sub takes.
 
-A publish whose answer is lost is sent again: the messages may then come twice, and the record absorbs the second, because
-both carry the same task_id. So nothing is lost here as long as somebody hears the error.
+A publish whose answer is lost is sent again. Messages may then come twice; the record absorbs the second, because
+both have the same task_id. So no message is lost as long as the caller handles the error.
 
 Next: `receiver.enqueue` marks what was published.
 """
@@ -9,7 +9,7 @@ Next: `receiver.enqueue` marks what was published.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -25,13 +25,24 @@ MAX_MESSAGES: Final = 1000
 """Messages of one request: Pub/Sub's limit."""
 
 MAX_BYTES: Final = 9_500_000
-"""Bytes of one request with several messages: Pub/Sub's limit is 10 MB, and how it counts is not said to the byte."""
+"""Bytes of one request with several messages. Pub/Sub's limit is 10 MB; how it counts is not documented to the byte."""
 
 MAX_DATA: Final = 10_000_000
 """Bytes of one message's data, before base64: Pub/Sub's limit."""
 
 _OVERHEAD: Final = 100
-"""Bytes that a message costs beside its data and its attributes, about."""
+"""Bytes of a message beside its data and its attributes, about."""
+
+
+class Sized(Protocol):
+    """An item of a batch."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, about."""
+
+
+S = TypeVar("S", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +75,12 @@ class Pubsub:
         self._url = url
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
-        """Publishes to a topic, `projects/{project}/topics/{name}`; the messages' ids, in their order.
+        """Publishes one batch to a topic, `projects/{project}/topics/{name}`; the messages' ids, in their order.
 
         Raises:
             GoogleMissing: there is no such topic.
-            GoogleError: as `GoogleClient.request`. Of several batches those before the failing one are published.
+            GoogleError: as `GoogleClient.request`.
         """
-        return [one for batch in batches(messages) for one in await self._publish(topic, batch)]
-
-    async def _publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
         body = {"messages": [{"data": each.data, "attributes": each.attributes} for each in messages]}
         url = f"{self._url}/{quote(topic, safe='/')}:publish"
         try:
@@ -90,14 +98,16 @@ class Pubsub:
         return ids
 
 
-def batches(messages: Sequence[Message]) -> Iterator[Sequence[Message]]:
-    """The messages in their order, in parts that one request may hold."""
+def batches(
+    items: Sequence[S], most: int = MAX_MESSAGES, most_bytes: int = MAX_BYTES
+) -> Iterator[Sequence[S]]:
+    """The items in their order, in parts of at most so many items and bytes; an item that is larger is alone."""
     start = size = 0
-    for index, message in enumerate(messages):
-        more = message.size
-        if index > start and (index - start == MAX_MESSAGES or size + more > MAX_BYTES):
-            yield messages[start:index]
+    for index, item in enumerate(items):
+        more = item.size
+        if index > start and (index - start == most or size + more > most_bytes):
+            yield items[start:index]
             start, size = index, 0
         size += more
-    if start < len(messages):
-        yield messages[start:]
+    if start < len(items):
+        yield items[start:]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 STATEMENT_TIMEOUT = "30s"
 """A listing that takes longer is given up: its snapshot would hold up vacuum."""
 
-LIMIT = 50
+LISTED = 50
 """How many executions a listing has by default: a screenful."""
 
 
@@ -139,7 +139,7 @@ async def executions(
     since: timedelta | None = None,
     namespace: str | None = None,
     besides: Sequence[str] = (),
-    limit: int = LIMIT,
+    limit: int = LISTED,
 ) -> list[Execution]:
     """Executions, the newest first.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, or_, select
 
-from receiver.reading.queries import LIMIT
+from receiver.reading.queries import LISTED
 from receiver.record.schema import rejected_messages
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def rejections(
     reason: str | None = None,
     task: str | None = None,
     namespace: str | None = None,
-    limit: int = LIMIT,
+    limit: int = LISTED,
 ) -> list[Rejection]:
     """Rejected messages, those seen last first; arguments as `executions`."""
     query = select(*_REJECTION).order_by(rejected_messages.c.last_seen.desc(), rejected_messages.c.key)

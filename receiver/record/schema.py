@@ -1,6 +1,7 @@
 """The tables, as SQLAlchemy metadata; `alembic/versions` creates them, a test holds the two together.
 
-The CHECKs hold what the code assumes about states, so that nobody can write a wrong combination of columns: a final row is finished, only a RUNNING row has a lease, only SUCCESSFUL has a result, only FAILED an error.
+The CHECKs hold what the code assumes about states, so that no wrong combination of columns can be written: a final row is
+finished, only a RUNNING row has a lease, only SUCCESSFUL has a result, only FAILED an error.
 
 `task_id` is compared bytewise (`COLLATE "C"`): it is any text of 1 to 255 bytes, and its order is the lock order.
 """

@@ -39,8 +39,8 @@ SYNC_DRIVERS = ("psycopg", "psycopg2")
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine a publication may take its time; what is tested here is what happens, not how fast."""
-    monkeypatch.setattr("receiver.enqueue.outbox.AFTER_COMMIT", 60.0)
-    monkeypatch.setattr("receiver.enqueue.pubsub_backend.AFTER_COMMIT", 60.0)
+    monkeypatch.setattr("receiver.enqueue.outbox.AFTER_COMMIT_TIMEOUT", 60.0)
+    monkeypatch.setattr("receiver.enqueue.pubsub_backend.AFTER_COMMIT_TIMEOUT", 60.0)
 
 
 @pytest.fixture(params=ASYNC_DRIVERS)
@@ -201,7 +201,7 @@ class TestAsync:
         engine: AsyncEngine,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr("receiver.enqueue.outbox.AFTER_COMMIT", 0.2)
+        monkeypatch.setattr("receiver.enqueue.outbox.AFTER_COMMIT_TIMEOUT", 0.2)
         silent = await asyncio.start_server(_keep, "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
         backend = published.backend(database_url, PUBSUB_EMULATOR_HOST=f"127.0.0.1:{port}")

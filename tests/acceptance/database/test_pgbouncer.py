@@ -201,8 +201,8 @@ async def test_a_lack_of_slots_that_it_passes_on_is_no_broken_database(full: str
         connection = RecordConnection(Database.of(pooled, prepared_statements=False), "connection")
         with pytest.raises(OutOfConnections):
             await connection.fetch("SELECT 1")
-        for connection in taken:
-            connection.terminate()
+        for other in taken:
+            other.terminate()
 
         async def served() -> bool:
             try:

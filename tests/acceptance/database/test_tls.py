@@ -31,6 +31,7 @@ from tests.stage import tls_postgres
 from tests.stage.commands import Done, clean_environ, run_command
 from tests.stage.receivers import PLUGIN, new_instance
 from tests.stage.record import NAMESPACE, Record
+from tests.stage.slow import some_quick
 from tests.stage.tls_postgres import UNNAMED, NoPostgresError, TlsPostgres
 from tests.stage.waiting import eventually
 
@@ -144,8 +145,15 @@ async def enqueued(tasks: Any, backend: PubSubBackend, label: str) -> list[TaskR
     return [in_a_thread, *[await asyncio.to_thread(run, in_a_loop()) for run in LOOPS.values()]]
 
 
-@pytest.mark.parametrize(
-    ("mode", "loop"), [*((mode, "uvloop") for mode in MODES), ("prefer", "asyncio"), (CLIENT, "asyncio")]
+@some_quick(
+    ("mode", "loop"),
+    [
+        (CLIENT, "uvloop"),
+        ("prefer", "asyncio"),
+        *((mode, "uvloop") for mode in MODES[:-1]),
+        (CLIENT, "asyncio"),
+    ],
+    quick=2,
 )
 async def test_a_service_and_an_application_do_all_they_do(
     server: TlsPostgres,
