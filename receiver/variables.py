@@ -1,7 +1,4 @@
-"""One environment variable: its name, its default, what it means, how it is read, and what its errors say.
-
-Next: `receiver.settings` declares them all.
-"""
+"""What one environment variable is: name, default, meaning, parser, and its errors. `receiver.settings` declares them all."""
 
 from __future__ import annotations
 

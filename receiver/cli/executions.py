@@ -1,4 +1,4 @@
-"""`receiver executions list` and `show`: the record, for people and for scripts."""
+"""`receiver executions list` and `show`. `COLUMNS` has the columns of the listing; `receiver.reading.queries` reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands that read the record share: their options, the one read, and how rows become tables."""
+"""What listings share: options, the read of the record, tables. The columns stand with each command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a refused body is about: the key that counts its rejections, and the execution that it means.
+"""For a message that is refused: the execution it names, and the key under which its rejections are counted.
 
 A body that `decode` refuses may still name its message and its execution. Both functions take any bytes and never raise.
 

@@ -1,1 +1,1 @@
-"""The path of a push: `push` reads aloud; token, admission, run and reply each have a room."""
+"""Handles one push. Start at `push.py`, the whole path; `verifier`, `admission`, `runner`, `run` and `replies` are its steps."""

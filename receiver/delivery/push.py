@@ -1,6 +1,6 @@
 """The path of a delivery, from a request to an ending.
 
-    request → oidc → messages → registry → admission → ledger.claim → runner → ledger.settle → ending
+    request → verifier → admission → decode → registry → ledger.claim → runner → ledger.settle → ending → reply
 
 Each step makes the value richer or refuses it. `receive` is the path; `answer` gives every way of leaving it early
 its ending. What the endings mean to Pub/Sub stands in `receiver.endings.outcomes`.

@@ -1,4 +1,4 @@
-"""One run of a claimed task: its code is started, called off when it must stop, and what it came to becomes an Outcome.
+"""One run of a claimed task: starts its code, cancels it when it must stop, and returns its Outcome.
 
 An `async def` task runs in the loop, a `def` task in its thread. Whatever it raises, `SystemExit` and endless recursion
 included, becomes a value here. The code is the plugin's and may do anything: an exception may lie about itself, a task may

@@ -1,4 +1,4 @@
-"""Supervises the runs of one instance: starts each claimed task, bounds its time, and answers for it when it does not stop.
+"""All runs of one instance: starts them, bounds their time, and answers the request of a task that will not stop.
 
 Invariant: `run` always returns an Outcome; no task is awaited without bound. At its deadline a task is called off and has
 `CALL_OFF_GRACE` to stop. Code that goes on is abandoned: its request is answered, but its lease is still renewed, so no retry

@@ -1,4 +1,4 @@
-"""The closed set of endings of a delivery.
+"""The endings of a delivery, all of them. mypy names each `match` that a new one is missing from.
 
 An ending is a value. Those that a task's run can have (`Outcome`) go through `ledger.settle`; the others end a delivery before
 anything ran.

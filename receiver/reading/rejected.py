@@ -1,4 +1,4 @@
-"""What operators read of rejected messages, inside `queries.reading` like the other listings.
+"""Reads rejected messages for `receiver rejected list|show`, inside `queries.reading`.
 
 Next: `receiver.cli.rejected` prints it.
 """

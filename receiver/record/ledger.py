@@ -1,4 +1,4 @@
-"""claim and settle: the two commits of a delivery, and what is true when the database did not answer.
+"""`claim` and `settle`: the two commits of a delivery, and how to find out what happened when an answer is lost.
 
 `claim` makes an execution this instance's, or says why not. `settle` writes how it ended, if it still is. Both go
 through a group commit: one statement for all requests that arrived meanwhile. The guards are in the statements. This

@@ -1,4 +1,4 @@
-"""Publishes owed rows: takes them, publishes with no transaction open, and marks them.
+"""Publishes owed rows: READY rows that are due and were not published, or were forgotten by Pub/Sub.
 
 Invariants: while Pub/Sub is asked, no transaction is open and no row locked. Only a row that Pub/Sub has taken is marked. A
 row that Pub/Sub refuses is postponed alone. A sweeper that dies in between loses its rows after `TAKEN`; they are published

@@ -1,4 +1,4 @@
-"""nothing → READY, on a connection of the application's, in its transaction and by its own driver.
+"""Inserts a READY row inside the application's own transaction, by the application's driver.
 
 `receiver.record.sql.outbox` does the same on a connection of the record's. Nobody else sees the row before the
 application's COMMIT.

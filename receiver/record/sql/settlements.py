@@ -1,4 +1,4 @@
-"""RUNNING → SUCCESSFUL or FAILED, where the fence still is the owner's."""
+"""RUNNING → SUCCESSFUL or FAILED, only while this claim still owns the row (its fence is unchanged)."""
 
 from __future__ import annotations
 
