@@ -1,9 +1,9 @@
-"""May this delivery start now: in-flight count and bytes, the kill switch, a thread for `def` tasks.
+"""Whether a delivery may start now: the count and bytes in flight, the kill switch, a thread for `def` tasks.
 
-Everything is decided before anything is claimed, so that a refusal changes nothing. What is admitted holds its place
-until its request is answered; a thread is held until the function in it returns, which may be much later.
+Everything is decided before the claim, so that a refusal changes nothing in the record. A delivery holds its place
+until its request is answered. It holds its thread until the function returns, which may be much later.
 
-A 429 makes Pub/Sub back off the whole subscription: it sheds load that would not fit in memory, it does not throttle.
+A 429 makes Pub/Sub back off the whole subscription. It is for load that does not fit in memory, not for throttling.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 BODY_DEADLINE = 10.0
-"""Seconds for a body to arrive. Google sends 13 MB in well under one; a trickle must not hold a place for long."""
+"""Seconds for a body to arrive. Google sends 13 MB in well under one; a slow client must not hold a place for long."""
 
 
 class Place:
-    """A delivery's place among those in flight, until its block ends; it counts the bytes of its body as they arrive."""
+    """The place of a delivery in flight, until its block ends. It counts the bytes of the body as they arrive."""
 
     __slots__ = ("_admission", "_bytes")
 
@@ -47,22 +47,22 @@ class Place:
         self._admission.bytes_in_flight -= self._bytes
 
     async def read(self, chunks: AsyncIterator[bytes], announced: int | None) -> bytes:
-        """The whole body, at most `TASKS_MAX_BODY_BYTES` of it and never more held than that.
+        """The whole body, of at most `TASKS_MAX_BODY_BYTES`.
 
         Args:
             chunks: the body as it streams in.
-            announced: its Content-Length, if it has one: room is taken for it at once.
+            announced: its Content-Length, if it has one: its room is taken at once.
 
         Raises:
-            TooLarge: it is, or says it is, over the cap; the rest is not read.
-            Saturated: no room for its bytes beside the others', or it comes too slowly.
+            TooLarge: the body or its Content-Length is over the cap; the rest is not read.
+            Saturated: no room for its bytes, or it comes too slowly.
         """
         if announced is not None:
             self._take(announced)
         parts: list[bytes] = []
         size = 0
         try:
-            with self._admission.patience.limit():
+            with self._admission.body_deadline.limit():
                 async for chunk in chunks:
                     size += len(chunk)
                     if size > self._bytes:
@@ -70,7 +70,7 @@ class Place:
                     parts.append(chunk)
         except TimeoutError:
             raise Saturated("patience for a slow body") from None
-        # Nearly every body comes in one piece, and is not copied; a copy of megabytes takes milliseconds.
+        # Nearly every body comes in one piece and needs no copy, which takes milliseconds for megabytes.
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _take(self, size: int) -> None:
@@ -96,12 +96,12 @@ class Thread:
         loop = asyncio.get_running_loop()
         running = self._threads.executor.submit(copy_context().run, function)
         self._running = True
-        # On the thread's own future: the loop's may be cancelled while the function still runs.
+        # On the executor's future: the loop's may be cancelled while the function still runs.
         running.add_done_callback(lambda _: self._released(loop))
         return asyncio.wrap_future(running, loop=loop)
 
     def _released(self, loop: asyncio.AbstractEventLoop) -> None:
-        with suppress(RuntimeError):  # the loop has ended before the function did
+        with suppress(RuntimeError):  # the loop ended before the function
             loop.call_soon_threadsafe(self._threads.release)
 
     def leave(self) -> None:
@@ -115,36 +115,36 @@ class Threads:
 
     Args:
         size: `TASKS_THREADS`.
-        wait: seconds that a delivery may wait for one.
+        wait: seconds that a delivery may wait for a thread.
     """
 
     def __init__(self, size: int, *, wait: float) -> None:
         self.executor = ThreadPoolExecutor(size, thread_name_prefix="task")
         self._free = asyncio.Semaphore(size)
-        self._patience = Deadline(wait)
+        self._wait = Deadline(wait)
 
     async def reserve(self) -> Thread:
-        """A thread that is free.
+        """Waits for a free thread.
 
         Raises:
-            Saturated: none in time.
+            Saturated: none was free in time.
         """
         try:
-            with self._patience.limit():
+            with self._wait.limit():
                 await self._free.acquire()
         except TimeoutError:
             raise Saturated("threads") from None
         return Thread(self)
 
     def release(self) -> None:
-        """One more is free."""
+        """Frees a thread."""
         self._free.release()
 
 
 class Admitted:
-    """A call that may be claimed, until its block ends.
+    """The permission to claim a call, until its block ends.
 
-    `switch`: the kill switch that is off; `thread`: where a `def` task will run.
+    `switch` is the kill switch that is off; `thread` is reserved for a `def` task.
     """
 
     __slots__ = ("switch", "thread")
@@ -162,7 +162,7 @@ class Admitted:
 
 
 class Admission:
-    """What one instance has room for."""
+    """Admits deliveries to one instance, while it has room for them."""
 
     def __init__(
         self,
@@ -178,17 +178,17 @@ class Admission:
         self.max_concurrency = max_concurrency
         self.max_inflight_bytes = max_inflight_bytes
         self.max_body_bytes = max_body_bytes
-        self.patience = Deadline(BODY_DEADLINE)
+        self.body_deadline = Deadline(BODY_DEADLINE)
         self.in_flight = 0
         self.bytes_in_flight = 0
         self.closed = False
 
     def close(self) -> None:
-        """Admits nothing from now on: the instance drains."""
+        """Admits no more deliveries: the instance drains."""
         self.closed = True
 
     def place(self) -> Place:
-        """A place among the deliveries in flight; used as a context manager, and at once.
+        """A place among the deliveries in flight. Enter it as a context manager at once.
 
         Raises:
             Saturated: `TASKS_MAX_CONCURRENCY` are in flight, or the instance drains.
@@ -200,10 +200,10 @@ class Admission:
         return Place(self)
 
     async def admit(self, call: Call) -> Admitted:
-        """What the call needs to run; used as a context manager, and at once.
+        """Reserves what the call needs to run. Enter it as a context manager at once.
 
         Raises:
-            Saturated: no thread in time, or the instance drains since this delivery took its place.
+            Saturated: no thread in time, or the instance began to drain.
         """
         self._require_open()
         if not call.route.is_enabled(self._environ):

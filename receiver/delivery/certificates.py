@@ -1,11 +1,12 @@
-"""Google's signing certificates: fetched off the hot path, and kept through an outage.
+"""Google's signing certificates: fetched in the background, and kept through an outage.
 
-Invariants: a key is handed out only if it came in a sound answer from the configured address; what a failed fetch brings
-is thrown away and the last good keys stay. One fetch at a time, and no waiter's cancellation ends it. The `Verifier` in
-`receiver.delivery.verifier` asks for one key per token that it has not seen before.
+Invariants: every key comes from a valid answer of the configured address. After a failed fetch the last good keys stay.
+One fetch at a time, and a waiter that is cancelled does not end it.
 
-Ages are measured on the wall clock and on the monotonic one, and the larger counts: CLOCK_MONOTONIC stops while a machine
-is suspended, the wall clock can be set back.
+Ages are measured by the wall clock and by the monotonic one, and the larger counts: CLOCK_MONOTONIC stops while a machine
+is suspended, and the wall clock can be set back.
+
+Next: `receiver.delivery.verifier` asks for the key of each token that it has not seen before.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 FETCH_TIMEOUT: Final = 5.0  # seconds for the whole fetch; Google answers in tens of milliseconds
 MAX_ANSWER_BYTES: Final = 1024 * 1024  # Google's is about 3 KiB
-MIN_FRESHNESS: Final = 60.0  # seconds, whatever the answer says: its max-age may be used up by its Age
+MIN_FRESHNESS: Final = 60.0  # seconds, also when the answer's Age has used up its max-age
 MAX_FRESHNESS: Final = 24 * 3600.0  # seconds; Google's max-age is about 6 hours
 DEFAULT_FRESHNESS: Final = 3600.0  # seconds, for an answer without max-age
-EARLY_SHARE: Final = 0.8  # of freshness: from here on a refresh starts before anything is stale
+EARLY_SHARE: Final = 0.8  # of the freshness; then a refresh starts, before the keys are stale
 REFRESH_INTERVAL: Final = 30.0  # seconds between two background fetches, and between two for unknown key ids
 COLD_RETRY_INTERVAL: Final = 1.0  # seconds between two fetches while there are no keys at all
 MIN_KEY_BITS: Final = 2048  # RFC 7518 section 3.3
@@ -46,7 +47,7 @@ class _Moment(NamedTuple):
 
 
 class _UnusableAnswerError(Exception):
-    """The address answered, but not with certificates; the message is a constant of ours."""
+    """The answer has no certificates. The message is a constant of ours."""
 
 
 class Certificates:
@@ -54,9 +55,9 @@ class Certificates:
 
     Args:
         url: answers `{key id: PEM certificate}`, as `https://www.googleapis.com/oauth2/v1/certs` does.
-        connect: makes the client, in a thread and at the first fetch: importing httpx and reading the system's certificates
-            take a tenth of a second, which must not stand between a start and its first request. It stays open at `close`.
-        on_failure: told of every failed fetch in one line (host and kind of failure, nothing of the answer).
+        connect: makes the client, in a thread at the first fetch: importing httpx and reading the system's certificates
+            take 0.1 s, which must not delay the first request. `close` leaves the client open.
+        on_failure: called with one line for every failed fetch (the host and the kind of failure, no part of the answer).
         clock, monotonic: seconds.
     """
 
@@ -88,10 +89,10 @@ class Certificates:
         return bool(self._keys)
 
     async def key(self, kid: str) -> str | None:
-        """The certificate (PEM) of this key id, or None when it cannot be had now.
+        """The certificate (PEM) of this key id, or None when it is not available now. Never raises.
 
-        A known key answers at once, stale or not. An unknown one waits for at most one fetch, and not even for that when
-        unknown ids caused one within 30 s. Never raises (but passes on the caller's cancellation).
+        A known key is returned at once, stale or not. An unknown one waits for one fetch at most, and for none when an
+        unknown id caused a fetch within the last 30 s.
         """
         if not self._keys:
             if await self._load() and kid not in self._keys:
@@ -106,14 +107,14 @@ class Certificates:
         return self._keys.get(kid)
 
     async def ready(self) -> bool:
-        """Whether there are keys to verify with; without any, tries once to fetch them."""
+        """Whether there are keys to verify with. Without keys it tries one fetch."""
         if self._keys:
             self._refresh_if_due()
             return True
         return await self._load()
 
     async def close(self) -> None:
-        """Cancel a fetch under way, and start none any more."""
+        """Cancels the fetch under way, and starts no more."""
         self._closed = True
         if self._fetch is not None:
             self._fetch.cancel()
@@ -131,13 +132,13 @@ class Certificates:
             self._start()
 
     def _start(self) -> None:
-        """Start a fetch, unless one is under way: then that one is joined."""
+        """Starts a fetch, unless one is under way."""
         if self._fetch is None and not self._closed:
             self._started_at = self._now()
             self._fetch = asyncio.create_task(self._run(), name="certificates")
 
     async def _join(self) -> None:
-        """Wait for the fetch under way, if any. `wait` leaves it alone when the waiter is cancelled, and never raises its end."""
+        """Waits for the fetch under way, if any. `wait` does not cancel it with the waiter, and does not raise its error."""
         if self._fetch is not None:
             await asyncio.wait({self._fetch})
 
@@ -149,7 +150,7 @@ class Certificates:
                 keys, freshness = await self._get(self._client)
         except _UnusableAnswerError as error:
             self._report(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a network or a parser throws, the last good keys stay
+        except Exception as error:  # noqa: BLE001 - after any error of the network or a parser the last good keys stay
             self._report(type(error).__name__)
         else:
             self._keys, self._freshness, self._loaded_at = keys, freshness, self._now()
@@ -162,7 +163,7 @@ class Certificates:
         self._on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
 
     async def _get(self, client: httpx.AsyncClient) -> tuple[dict[str, str], float]:
-        # Identity encoding, so that the cap below is on what arrives as well as on what is parsed.
+        # Without compression the cap below bounds both the bytes that arrive and those that are parsed.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         async with client.stream("GET", self._url, headers=headers, follow_redirects=False) as answer:
             if answer.status_code != HTTP_OK:
@@ -180,14 +181,14 @@ class Certificates:
         return _Moment(self._clock(), self._monotonic())
 
     def _elapsed(self, since: _Moment | None) -> float:
-        """Seconds since then on whichever clock says more; endless when it never was."""
+        """Seconds since then, by the clock that says more; infinite for None."""
         if since is None:
             return float("inf")
         return max(self._clock() - since.wall, self._monotonic() - since.monotonic)
 
 
 def _usable(body: bytes) -> dict[str, str]:
-    """The RSA certificates in the answer; anything else in it is left out."""
+    """The RSA certificates in the answer; other entries are left out."""
     try:
         answer = _CERTIFICATES.decode(body)
     except (ValueError, RecursionError):
@@ -203,7 +204,7 @@ def _usable(body: bytes) -> dict[str, str]:
 def _is_rsa_certificate(pem: str) -> bool:
     try:
         key = x509.load_pem_x509_certificate(pem.encode()).public_key()
-    except Exception:  # noqa: BLE001 - cryptography's parser has many ways to refuse; each means the same here
+    except Exception:  # noqa: BLE001 - cryptography's parser raises many kinds; each means that it is none
         return False
     return isinstance(key, RSAPublicKey) and key.key_size >= MIN_KEY_BITS
 

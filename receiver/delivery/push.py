@@ -1,9 +1,13 @@
 """The path of a delivery, from a request to an ending.
 
+<<<<<<< HEAD
     request → verifier → admission → decode → registry → ledger.claim → runner → ledger.settle → ending → reply
+=======
+    request → verifier → decode → registry → admission → ledger.claim → runner → ledger.settle → ending
+>>>>>>> 03ef60edd47591c001dde472ace92ba3f92d4822
 
-Each step makes the value richer or refuses it. `receive` is the path; `answer` gives every way of leaving it early
-its ending. What the endings mean to Pub/Sub stands in `receiver.endings.outcomes`.
+Each step adds to the value or refuses it. `receive` is the path; `answer` turns every refusal into an
+ending. Next: `receiver.delivery.replies` turns an ending into an answer to Pub/Sub.
 """
 
 from __future__ import annotations
@@ -44,14 +48,14 @@ class ClientGone(Exception):
 
 
 class Verifies(Protocol):
-    """Who sent this push: `oidc.Verifier`, or `oidc.NoVerifier` outside Cloud Run."""
+    """Checks who sent a push: `Verifier`, or `NoVerifier` outside Cloud Run."""
 
     async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Returns if the push is ours; raises Forbidden."""
 
 
 class Runs(Protocol):
-    """What comes of a claimed execution: `runner.Runner`, or what the test kit puts before it."""
+    """Runs a claimed execution: `Runner`, or the test kit's wrapper of it."""
 
     async def run(self, claimed: Claimed, admitted: Admitted) -> Outcome:
         """Runs the task to its end, or to the end of its time."""
@@ -59,11 +63,11 @@ class Runs(Protocol):
 
 @dataclass(slots=True)
 class Push:
-    """A request as it arrived, and what has been learnt of it so far, for the log.
+    """A request as it arrived, and what the path has learnt of it so far. The log needs that for refused ones too.
 
     Attributes:
         headers: raw, names in lower case.
-        body: streams in; nothing of it is read before the token is checked.
+        body: streams in; it is not read before the token is checked.
         length: Content-Length, if there is one.
         arrived: by `time.monotonic()`.
     """
@@ -117,7 +121,7 @@ class PushEndpoint:
         except DatabaseUnavailable as error:
             self._emit(ReceiverTrouble("database unavailable", str(error)))
             return Unrecorded()
-        except Exception as error:  # noqa: BLE001 - a defect of ours is a 500 with its traceback in the log, never a dropped request
+        except Exception as error:  # noqa: BLE001 - a bug of ours is a 500 with its traceback in the log, not a dropped request
             self._emit(ReceiverTrouble("internal error", type(error).__name__, error=error))
             return Broken()
 
@@ -129,7 +133,7 @@ class PushEndpoint:
             return await self._rejections.reject(body, rejected, _identity(push, body))
 
     async def receive(self, push: Push, body: bytes) -> Ending:
-        """The path of a message that may be believed."""
+        """The path of a message whose sender is verified."""
         push.delivery = delivery = decode(body)
         push.route = route = self._registry.find(delivery.task_name)
         if route is None:
@@ -149,7 +153,7 @@ class PushEndpoint:
 
 
 def _identity(push: Push, body: bytes) -> Identity | None:
-    """The execution that a rejected push means: its row may be final, or wait for it."""
+    """The execution that a rejected push is about: it may have a row already."""
     delivery = push.delivery
     if delivery is None:
         return identify(body)

@@ -1,4 +1,4 @@
-"""What a task returned, as the JSON text that the record keeps. Next: `receiver.delivery.run` makes it part of the outcome."""
+"""The result of a task as JSON text, for the record. Next: `receiver.delivery.run` makes it part of the outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def encoded(value: Any, max_bytes: int) -> str | Failure:
             reason = f"it has {len(text)} bytes, TASKS_MAX_RESULT_BYTES is {max_bytes}"
         elif not _is_finite(value, text):
             reason = "it has a NaN or an infinite number, and JSON has none"
-        elif holds_nul(text):  # PostgreSQL would say so too, and quote the result in its own log
+        elif holds_nul(text):  # PostgreSQL would refuse it too, and quote the result in its log
             reason = "it has a NUL character"
         else:
             return text.decode()
@@ -35,14 +35,14 @@ def encoded(value: Any, max_bytes: int) -> str | Failure:
 
 
 def _is_finite(value: Any, text: bytes) -> bool:
-    """Whether no number of the value is NaN or infinite: msgspec encodes those as null.
+    """Whether no number of the value is NaN or infinite. msgspec encodes those as null.
 
-    So only a value with a null somewhere is looked at again, by the standard library's encoder, which can refuse them.
+    So only a value with a null is encoded again, by the standard library, which can refuse them.
     """
     if value is None or b"null" not in text:
         return True
     try:
-        # The hook is for msgspec.Raw, which is JSON already; whatever else there is has just been encoded.
+        # The hook is for msgspec.Raw, which is JSON already; msgspec has just encoded everything else.
         json.dumps(msgspec.to_builtins(value, enc_hook=lambda _: None), allow_nan=False)
     except ValueError:
         return False

@@ -1,8 +1,12 @@
+<<<<<<< HEAD
 """One run of a claimed task: starts its code, cancels it when it must stop, and returns its Outcome.
+=======
+"""One run of a claimed task: starts its code, calls it off when it must stop, and makes an Outcome of its end.
+>>>>>>> 03ef60edd47591c001dde472ace92ba3f92d4822
 
-An `async def` task runs in the loop, a `def` task in its thread. Whatever it raises, `SystemExit` and endless recursion
-included, becomes a value here. The code is the plugin's and may do anything: an exception may lie about itself, a task may
-cancel itself in its last step. So nothing of an exception's own is asked here.
+An `async def` task runs in the loop, a `def` task in its thread. Everything that it raises becomes a value here, `SystemExit` and
+endless recursion included. The code is a plugin's and may do anything: an exception may override its own attributes, and a task
+may cancel itself in its last step. So no method or property of an exception is called here.
 
 Next: `receiver.delivery.result` encodes what a task returned; `ledger.settle` records the outcome.
 """
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from receiver.tasks.context import TaskContext
 
 CALL_OFF_GRACE = 5.0
-"""Seconds that a task has to stop after its deadline; what it does meanwhile no longer counts."""
+"""Seconds that a task has to stop after its deadline; its result no longer counts."""
 
 _TRACEBACK = BaseException.__dict__["__traceback__"]
 """The interpreter's slot: an exception's own `__setattr__` and `__getattribute__` may do anything."""
@@ -50,7 +54,7 @@ class Run:
     """One run, from its start until its code has returned.
 
     Args:
-        transaction: what `ctx.connection()` opens; None for a task that has none.
+        transaction: opened by `ctx.connection()`; None for a task that cannot have one.
         max_result_bytes: `TASKS_MAX_RESULT_BYTES`.
     """
 
@@ -96,22 +100,21 @@ class Run:
         return code.done()
 
     async def ended(self) -> None:
-        """Returns when the code has."""
+        """Returns when the code has ended."""
         await asyncio.wait({self._code})
 
     async def outcome(self) -> Outcome:
-        """What the ended code comes to. Whatever does not succeed is rolled back before it is said."""
+        """The outcome of the ended code. Unless it succeeded, its transaction is rolled back first."""
         ended = Ended.of(self._code)
         outcome = self._judged(ended)
-        # Frames know who called them: those of a thread lead from the error back to `ended`, and would keep the arguments.
+        # A frame knows its caller: a thread's frames lead from the error back to `ended`, and would keep the arguments alive.
         ended.error = None
         transaction = self._transaction
         if transaction is not None:
             if isinstance(outcome, Succeeded) and transaction.begun:
                 return Succeeded(outcome.return_value, transaction)
-            await (
-                transaction.rollback()
-            )  # or marks it as ended: a child task that outlives its parent opens none
+            # One that was not begun is marked as ended, so that a child task that outlives its parent opens none.
+            await transaction.rollback()
         return outcome
 
     @property
@@ -122,7 +125,7 @@ class Run:
         return self._noticed
 
     def call_off(self, reason: Reason) -> None:
-        """Asks the task to stop, from any thread; the first reason counts. `ctx.cancelled` says it at once: the loop may be blocked."""
+        """Asks the task to stop; from any thread, and the first reason counts. `ctx.cancelled` is true at once, even in a blocked loop."""
         with self._deciding:  # heartbeat and loop may have a reason at the same moment
             if self.reason is not None:
                 return
@@ -172,7 +175,7 @@ class Run:
 
     def _judged(self, ended: Ended) -> Outcome:
         claimed = self.claimed
-        # A task that saw `ctx.cancelled` and returned did as it was told: that is no success.
+        # A task that saw `ctx.cancelled` and returned has stopped early: that is no success.
         stopped = self._noticed or ended.by(asyncio.CancelledError)
         match self.reason:
             case Reason.DEADLINE:
@@ -196,12 +199,12 @@ class Ended:
     def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
         trail = _TRACEBACK.__get__(error) if error is not None else None
         if trail is not None:
-            _TRACEBACK.__set__(error, trail.tb_next)  # the first frame is ours and tells nothing
+            _TRACEBACK.__set__(error, trail.tb_next)  # without the first frame, which is ours
         self.value = value
         self.error = error
 
     def by(self, kind: type[BaseException]) -> bool:
-        """Whether an exception of this kind ended it. Asked of its type: `isinstance` would ask a `__class__` of its own."""
+        """Whether an exception of this kind ended it. By its type: `isinstance` would ask the exception's own `__class__`."""
         return self.error is not None and issubclass(type(self.error), kind)
 
     @classmethod
@@ -216,18 +219,18 @@ class Ended:
 async def awaited(
     function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], trace: str | None = None
 ) -> Ended:
-    """Runs an `async def` task. Whatever it raises is returned; what it enqueues continues `trace`."""
+    """Runs an `async def` task and returns how it ended. Tasks that it enqueues continue `trace`."""
     running_trace.set(trace)
     try:
         return Ended(value=await function(*args, **kwargs))
-    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, nor its record be lost
+    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, and must be recorded
         return Ended(error=error)
 
 
 def called(
     function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], trace: str | None = None
 ) -> Ended:
-    """Runs a `def` task, in its thread. Whatever it raises is returned; what it enqueues continues `trace`."""
+    """Runs a `def` task, in its thread, and returns how it ended. Tasks that it enqueues continue `trace`."""
     before = running_trace.set(trace)
     try:
         return Ended(value=function(*args, **kwargs))

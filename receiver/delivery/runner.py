@@ -2,10 +2,10 @@
 
 Invariant: `run` always returns an Outcome; no task is awaited without bound. At its deadline a task is called off and has
 `CALL_OFF_GRACE` to stop. Code that goes on is abandoned: its request is answered, but its lease is still renewed, so no retry
-runs beside it. When the code returns, that is recorded. One lease past its deadline the instance gives up on itself (`stuck`),
+runs beside it. Its end is recorded when it returns. One lease past its deadline the instance ends itself (`stuck`),
 because only the end of the process ends a thread.
 
-A client that disconnects cancels nothing: Pub/Sub asks again, and the record answers.
+A client that disconnects cancels nothing: Pub/Sub redelivers, and the answer then comes from the record.
 
 Next: `receiver.delivery.run` is one run.
 """
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 
 class Runner:
-    """Runs what was claimed.
+    """Runs claimed executions.
 
     Args:
         pool: makes the tasks' pool, at the first task that may use it.
-        stuck: called once abandoned code has not returned for a lease: the instance has to go.
-        contexts: what makes the context of a built-in task, by its path; other tasks get a plain `TaskContext`.
+        stuck: called when abandoned code has not returned for a lease: the instance must end.
+        contexts: makes the contexts of built-in tasks, by path; other tasks get a plain `TaskContext`.
     """
 
     def __init__(
@@ -69,7 +69,9 @@ class Runner:
         """Runs the task to its end, or to the end of its time."""
         if admitted.switch is not None:
             return Skipped(admitted.switch)
-        if self._leaving or claimed.lease.expired:  # expired: the claim was answered late, another may run it
+        if (
+            self._leaving or claimed.lease.expired
+        ):  # expired: the claim's answer was late, and another instance may run it
             return HandedBack()
         try:
             run = self._started(claimed, admitted)
@@ -88,23 +90,23 @@ class Runner:
         return await run.outcome()
 
     def leave(self) -> None:
-        """The instance exits: calls off what runs, and starts nothing more. What stops is handed back."""
+        """The instance exits: calls off every run and starts no more. Executions that stop are handed back."""
         self._leaving = True
         for run in list(self._runs):
             run.call_off(Reason.SHUTDOWN)
 
     def give_up(self) -> None:
-        """Waits no longer for what was called off, for whatever reason: its requests are answered now."""
+        """Ends the wait for runs that were called off: their requests are answered now."""
         for run in list(self._runs):
             run.give_up()
 
     @property
     def busy(self) -> bool:
-        """Whether anything runs, or has ended late and is being recorded."""
+        """Whether a task runs, or a late end is being recorded."""
         return bool(self._runs or self._late)
 
     def hopeless(self) -> bool:
-        """Whether something runs a lease past its deadline and the time to stop; may be asked from any thread."""
+        """Whether a run is a lease past its deadline and the time to stop. May be called from any thread."""
         limit = time.monotonic() - CALL_OFF_GRACE - self._lease.total_seconds()
         return any(run.claimed.call.deadline < limit for run in list(self._runs))
 
@@ -122,19 +124,19 @@ class Runner:
         return run
 
     def _transaction(self, claimed: Claimed) -> TaskTransaction:
-        from receiver.record.task_transaction import TaskTransaction  # noqa: PLC0415 - imports SQLAlchemy: only who needs it pays
+        from receiver.record.task_transaction import TaskTransaction  # noqa: PLC0415 - imports SQLAlchemy: slow, and only some tasks need it
 
         return TaskTransaction(
             self._pool(), task_id=claimed.task_id, fence=claimed.fence, deadline=claimed.call.deadline
         )
 
     def _abandon(self, run: Run) -> None:
-        """Leaves the code to itself. Its lease stays until it returns; then that is recorded."""
+        """Stops waiting for the code. Its lease stays until it returns; then its end is recorded."""
         claimed = run.claimed
         claimed.lease.keep()
         why = f"{claimed.call.route.name} was called off ({run.reason.value if run.reason else '?'})"
         self._emit(ReceiverTrouble("task does not stop", why, claimed.task_id))
-        # Code that only lost its lease may go on until its deadline: it harms nobody, a restart harms its neighbours.
+        # Code that lost its lease may go on until its deadline: it does no harm, and a restart would harm its neighbours.
         overdue = max(claimed.call.deadline + CALL_OFF_GRACE - time.monotonic(), 0)
         timer = asyncio.get_running_loop().call_later(overdue + self._lease.total_seconds(), self._stuck)
 

@@ -1,12 +1,13 @@
-"""Who sent this push: the OIDC token that Pub/Sub attaches, checked from the headers alone.
+"""Checks who sent a push: the OIDC token that Pub/Sub attaches, from the headers alone.
 
-Invariant: `Verifier.verify` returns for a token that Google signed for our push account and one of our audiences, and
-raises `Forbidden` for everything else: it never fails open, and no other exception leaves it. Reasons come from the closed
-set `TokenFault`; no byte of a token reaches a reason, a log or an exception's context. A verified push goes on to have its
-body read.
+Invariant: `Verifier.verify` returns for a token that Google signed for our push account and one of our audiences. It
+raises `Forbidden` for everything else, and no other exception. Reasons are members of `TokenFault`; no byte of a token
+gets into a reason, a log or the context of an exception.
 
-The signature is checked by google-auth. It checks neither the issuer in general, nor `email`, nor `email_verified`, and it
-trips over mistyped fields; so the claims are checked here as well, strictly by type.
+google-auth checks the signature. It does not always check the issuer, never `email` or `email_verified`, and fields of a wrong
+type make it raise TypeError. So the claims are checked here too, strictly by type.
+
+Next: `receiver.delivery.admission` reads the body of a verified push.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _OBJECT: Final = msgspec.json.Decoder(dict[str, Any])
 
 
 class TokenFault(StrEnum):
-    """Why a push was refused: the sentence for the log. The caller is told none of it."""
+    """Why a push was refused: a sentence for the log. The sender does not see it."""
 
     MISSING = "no Authorization header"
     REPEATED = "more than one Authorization header"
@@ -81,7 +82,7 @@ class Verifier:
     """Checks pushes against the service's audiences and the push service account.
 
     Args:
-        certificates: where keys come from.
+        certificates: the keys.
         audiences: accepted `aud` values; must not be empty.
         email: the push service account; must not be empty.
         clock: wall time in seconds since 1970.
@@ -95,9 +96,7 @@ class Verifier:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not audiences or not all(audiences) or not email:
-            raise ValueError(
-                "a verifier needs an audience and an email; without them it would have nothing to check"
-            )
+            raise ValueError("a verifier needs an audience and an email, or it would have nothing to check")
         self._certificates = certificates
         self._audiences = frozenset(audiences)
         self._email = email
@@ -105,13 +104,13 @@ class Verifier:
         self._verified: OrderedDict[bytes, float] = OrderedDict()
 
     async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Return if the push is ours.
+        """Returns if the push is ours. A known token needs no signature check and no certificates.
 
         Args:
             headers: as in an ASGI scope, names in lower case.
 
         Raises:
-            Forbidden: with a `TokenFault` as its reason. A known token costs no signature check and no certificates.
+            Forbidden: with a `TokenFault` as its reason.
         """
         value: bytes | None = None
         for name, candidate in headers:
@@ -141,9 +140,9 @@ class Verifier:
             return await self._examine(token)
         except Forbidden:
             raise
-        except Exception:  # noqa: BLE001 - hostile input: whatever else it provokes, the answer is 403
+        except Exception:  # noqa: BLE001 - hostile input: the answer to any other error is 403 too
             refusal = Forbidden(TokenFault.UNVERIFIABLE)
-        # Raised out here, so that no exception text that quotes the token hangs on it as context.
+        # Raised outside the handler: the other error may quote the token, and would become its context.
         raise refusal
 
     async def _examine(self, token: bytes) -> float:
@@ -154,7 +153,7 @@ class Verifier:
         if signature == _REMOVED_SIGNATURE:
             raise Forbidden(TokenFault.SIGNATURE_REMOVED)
         kid = _key_id(header)
-        # Before the signature, because it is cheap: a token meant for others never makes us fetch a certificate.
+        # Before the signature, because it is cheap: a token for another service causes no fetch of certificates.
         claims = _object(payload, TokenFault.BAD_CLAIMS)
         expires = self._expiry(claims)
         if _decoded(signature) is None:
@@ -163,13 +162,13 @@ class Verifier:
         if certificate is None:
             is_unknown = self._certificates.loaded
             raise Forbidden(TokenFault.UNKNOWN_KEY if is_unknown else TokenFault.NO_CERTIFICATES)
-        # What google-auth verified and what was checked above must be one and the same.
+        # google-auth must have verified the same claims that were checked above.
         if _signed_claims(token, certificate, self._audiences) != claims:
             raise Forbidden(TokenFault.BAD_SIGNATURE)
         return expires
 
     def _expiry(self, claims: dict[str, Any]) -> float:
-        """The claims' exp, if they are claims of our push account and hold now."""
+        """The claims' exp, if they are our push account's and valid now."""
         _require(claims.get("iss"), ISSUERS, TokenFault.WRONG_ISSUER)
         _require(claims.get("aud"), self._audiences, TokenFault.WRONG_AUDIENCE)
         _require(claims.get("email"), (self._email,), TokenFault.WRONG_EMAIL)
@@ -187,14 +186,14 @@ class Verifier:
 
 
 class NoVerifier:
-    """Lets every push in: `TASKS_PUSH_AUTH=off`, which settings refuse on Cloud Run."""
+    """Accepts every push: `TASKS_PUSH_AUTH=off`, which `Settings` refuses on Cloud Run."""
 
     async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Return, whatever the headers are."""
+        """Returns for any headers."""
 
 
 def _bearer(value: bytes | None) -> bytes:
-    """The token in an Authorization header, not yet looked at except for its length."""
+    """The token in an Authorization header. Only its length has been checked."""
     if value is None:
         raise Forbidden(TokenFault.MISSING)
     if value[:7].lower() != b"bearer ":
@@ -206,7 +205,7 @@ def _bearer(value: bytes | None) -> bytes:
 
 
 def _decoded(segment: bytes) -> bytes | None:
-    """The bytes of a base64url segment, if it is their one canonical spelling: else one token would have several."""
+    """The bytes of a base64url segment; None unless it is their canonical spelling, so that a token has only one."""
     try:
         decoded = base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4))
     except binascii.Error:
@@ -215,11 +214,11 @@ def _decoded(segment: bytes) -> bytes | None:
 
 
 def _object(segment: bytes, fault: TokenFault) -> dict[str, Any]:
-    """The JSON object in a segment; `fault` says what it means when there is none."""
+    """The JSON object in a segment. Raises Forbidden with this fault when there is none."""
     decoded = _decoded(segment)
     try:
         found = None if decoded is None else _OBJECT.decode(decoded)
-    except (ValueError, RecursionError):  # not JSON, not UTF-8, not an object; or nested without end
+    except (ValueError, RecursionError):  # not JSON, not UTF-8, not an object, or nested too deep
         found = None
     if found is None:
         raise Forbidden(fault)
@@ -227,7 +226,7 @@ def _object(segment: bytes, fault: TokenFault) -> dict[str, Any]:
 
 
 def _key_id(segment: bytes) -> str:
-    """The kid in the token's header, once nothing else in there is amiss."""
+    """The kid in the token's header, after the rest of the header has been checked."""
     if len(segment) > MAX_HEADER_CHARACTERS:
         raise Forbidden(TokenFault.BAD_HEADER)
     header = _object(segment, TokenFault.BAD_HEADER)
@@ -243,24 +242,24 @@ def _key_id(segment: bytes) -> str:
 
 
 def _signed_claims(token: bytes, certificate: str, audiences: frozenset[str]) -> object:
-    """The claims as google-auth decodes them, or None when it does not vouch for them."""
+    """The claims as google-auth decodes them, or None when it does not verify them."""
     try:
         claims: object = jwt.decode(  # type: ignore[no-untyped-call]  # google.auth.jwt carries no annotations
             token, certs=certificate, audience=list(audiences), clock_skew_in_seconds=CLOCK_SKEW
         )
-    except Exception:  # noqa: BLE001 - it raises TypeError, KeyError and RecursionError beside its own
+    except Exception:  # noqa: BLE001 - it raises TypeError, KeyError and RecursionError besides its own
         return None
     return claims
 
 
 def _require(claim: object, accepted: Collection[str], fault: TokenFault) -> None:
-    """Refuse a claim that is not a string, or not one of those accepted."""
+    """Refuses a claim that is not one of the accepted strings."""
     if not isinstance(claim, str) or claim not in accepted:
         raise Forbidden(fault)
 
 
 def _time(claim: object) -> float:
-    """Seconds since 1970, from a number that can be one (a bool, NaN or 1e300 can not)."""
+    """Seconds since 1970. Refuses a bool, NaN, and numbers like 1e300."""
     if isinstance(claim, bool) or not isinstance(claim, (int, float)) or not abs(claim) < MAX_TIME:
         raise Forbidden(TokenFault.BAD_TIMES)
     return float(claim)

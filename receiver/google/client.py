@@ -1,13 +1,13 @@
-"""One request to a Google API: authorised, repeated where that is safe, its refusals sorted.
+"""One request to a Google API: authorised, repeated where that is safe, its refusals sorted by kind.
 
-Invariants: a token goes to https addresses of googleapis.com only, to a stand-in on this machine never; whatever comes back
-is decoded JSON or one of `GoogleError`'s kinds. A request is repeated when the answer says that it may succeed later (429, 5xx),
-and when no answer came: then only where sending it twice does no harm, or when it was never sent.
+Invariants: a token goes only to https addresses of googleapis.com, never to a stand-in on this machine. The result
+is decoded JSON or one kind of `GoogleError`. A request is repeated after an answer that is temporary (429, 5xx). Without an
+answer it is repeated only if it may be sent twice, or was never sent.
 
-Cloud Run stops the CPU between requests, so that a pooled connection may have died hours ago: one that was idle is not used
-again, by whichever clock says so.
+Cloud Run stops the CPU between requests, so a pooled connection may be dead for hours. A connection that was idle, by the wall
+clock or the monotonic one, is not used again.
 
-Next: `receiver.google.pubsub`; provisioning has more of the kind.
+Next: `receiver.google.pubsub`, and `receiver.provision`.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from receiver.parsers import is_near
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-TIMEOUT: Final = 10.0
+TRY_TIMEOUT: Final = 10.0
 """Seconds for one try; Google's APIs answer in well under one."""
 
-RETRIES: Final = 4
-"""Tries after the first: with the pauses below about 3 s in the mean, 6 s at most, and the time the tries take."""
+REQUEST_RETRIES: Final = 4
+"""Tries after the first. Their pauses take about 3 s on average and 6 s at most."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.4, 4.0
-"""Seconds: the bound of the first pause, doubled for each after it, and where that ends. Each pause is any part of its bound
-(full jitter), so that the clients of one outage do not come back together."""
+"""Seconds. The bound of a pause begins with the first, doubles with each try and ends with the longest. Each pause is a random
+part of its bound (full jitter), so that the clients of one outage do not come back together."""
 
-REPEATED: Final = frozenset({429, 500, 502, 503, 504})
+TEMPORARY: Final = frozenset({429, 500, 502, 503, 504})
+"""Statuses after which a request is repeated."""
 
 IDLE: Final = 5.0
-"""Seconds for which an idle connection is kept. Google keeps them for minutes, a frozen instance cannot know how long it slept."""
+"""Seconds for which an idle connection is kept. Google keeps it for minutes, but a frozen instance does not know how long it slept."""
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _CODES: Final = {"ALREADY_EXISTS": GoogleConflict, "ABORTED": GoogleConflict, "NOT_FOUND": GoogleMissing}
@@ -66,9 +67,9 @@ class GoogleClient:
     """Requests to Google's APIs, from one event loop.
 
     Args:
-        credentials: for addresses at Google; looked for at the first such request.
-        transport: takes the network's place, in tests.
-        most_retries: bounds what each request asks for.
+        credentials: for addresses at Google; found at the first such request.
+        transport: replaces the network in tests.
+        most_retries: bounds the `retries` of every request.
     """
 
     def __init__(
@@ -93,22 +94,22 @@ class GoogleClient:
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
-        timeout: float = TIMEOUT,  # noqa: ASYNC109 - of one try; there may be several
-        retries: int = RETRIES,
+        timeout: float = TRY_TIMEOUT,  # noqa: ASYNC109 - of one try; there may be several
+        retries: int = REQUEST_RETRIES,
         repeatable: bool | None = None,
     ) -> Any:
         """The decoded answer, `{}` for an empty one.
 
         Args:
-            body: is encoded as JSON; bytes become base64.
+            body: encoded as JSON; bytes become base64.
             timeout: seconds for one try.
             retries: tries after the first.
-            repeatable: whether it may be sent again when it is not known what became of it; every method but POST, unless given.
+            repeatable: whether it may be sent again when its answer was lost; every method but POST, unless given.
 
         Raises:
             GoogleForbidden, GoogleMissing, GoogleConflict, GoogleRefused: the answer, by its kind.
-            GoogleUnavailable: no answer, or only answers that say to come again.
-            NoCredentials: there is nothing to authorise it with.
+            GoogleUnavailable: no answer, or only temporary ones.
+            NoCredentials: there are no credentials.
         """
         content = None if body is None else msgspec.json.encode(body)
         again = method != "POST" if repeatable is None else repeatable
@@ -127,10 +128,12 @@ class GoogleClient:
                 if answer.is_success:
                     return _decoded(answer)
                 if answer.status_code == httpx.codes.UNAUTHORIZED and not renewed:
-                    renewed = True  # withdrawn before its end, perhaps: once, and it is no attempt
+                    renewed = (
+                        True  # a token may be withdrawn before its end: once, and it counts as no attempt
+                    )
                     self._credentials.forget()
                     continue
-                if answer.status_code not in REPEATED or attempt >= retries:
+                if answer.status_code not in TEMPORARY or attempt >= retries:
                     raise _refusal(answer)
             await asyncio.sleep(_pause(attempt))
             attempt += 1
@@ -151,16 +154,16 @@ class GoogleClient:
         if not _stands_in(url):
             headers |= await self._credentials.headers()
         client = await self._connected()
-        async with asyncio.timeout(seconds):  # httpx's own are for each step
+        async with asyncio.timeout(seconds):  # httpx has one for each step
             return await client.request(method, url, params=params, content=content, headers=headers)
 
     async def _connected(self) -> httpx.AsyncClient:
-        """The client, with no connection in it that only looks alive. The pool's own clock stands still where the CPU does."""
+        """The client, without connections that died while the CPU stood still. The pool's own clock stood still as well."""
         now = (time.time(), time.monotonic())
         slept = (now[0] - self._used[0]) - (now[1] - self._used[1])
         self._used = now
         if slept > IDLE and self._client is not None:
-            # What is under way on it ends there; it is closed at the next awakening, or at the end.
+            # Requests under way on the old client end there. It is closed at the next awakening, or at the end.
             stale, self._stale, self._client = self._stale, self._client, None
             if stale is not None:
                 await stale.aclose()
@@ -174,13 +177,13 @@ class GoogleClient:
         """A client; in a thread, because it reads the system's certificates."""
         return httpx.AsyncClient(
             transport=self._transport,
-            timeout=None,  # noqa: S113 - `_send` has one for all of it
+            timeout=None,  # noqa: S113 - `_send` has one for the whole request
             limits=httpx.Limits(max_connections=20, keepalive_expiry=IDLE),
         )
 
 
 def _stands_in(url: str) -> bool:
-    """Whether this is a stand-in. Raises ValueError for what is neither that nor Google's: no token may go there."""
+    """Whether this is the address of a stand-in. Raises ValueError for an address that is not Google's either: it gets no token."""
     where = httpx.URL(url)
     if where.scheme == "http" and is_near(where.host):
         return True
@@ -205,7 +208,7 @@ def _refusal(answer: httpx.Response) -> GoogleRefused | GoogleUnavailable:
         problem = _Problem(message=f"{answer.url.host} answers {answer.status_code}")
     message = " ".join(problem.message.split())[:300]
     status = answer.status_code
-    if status in REPEATED and problem.status not in _CODES:
+    if status in TEMPORARY and problem.status not in _CODES:
         return GoogleUnavailable(f"{answer.url.host} answers {status} again and again: {message}")
     kind = _STATUSES.get(status) or _CODES.get(problem.status) or GoogleRefused
     return kind(status, problem.status, message)

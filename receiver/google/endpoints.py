@@ -1,7 +1,7 @@
-"""Where Google's APIs are: at Google, or a stand-in nearby.
+"""The addresses of Google's APIs, or of stand-ins for laptops and tests.
 
-Invariant: an address is https at googleapis.com, or plain http on this machine (Pub/Sub's also on a private network, as in a
-compose file); `receiver.google.client` sends a token to the first kind only. The stand-ins are for laptops and tests: `Settings` refuses them on Cloud Run.
+Invariant: an address is https at googleapis.com, or plain http on this machine (for Pub/Sub also on a private network, as in a
+compose file). `receiver.google.client` sends a token only to the first kind. `Settings` refuses stand-ins on Cloud Run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Endpoints:
 
     @classmethod
     def of(cls, settings: Settings) -> Endpoints:
-        """Google's, except what `PUBSUB_EMULATOR_HOST` replaces, and `TASKS_SCHEDULER_ENDPOINT`: all but Pub/Sub."""
+        """Google's. `PUBSUB_EMULATOR_HOST` replaces Pub/Sub, and `TASKS_SCHEDULER_ENDPOINT` all the others."""
         pubsub = f"http://{settings.pubsub_emulator}/v1" if settings.pubsub_emulator else PUBSUB
         elsewhere = settings.scheduler_endpoint
         if elsewhere is None:
