@@ -1,10 +1,6 @@
 """The path of a delivery, from a request to an ending.
 
-<<<<<<< HEAD
-    request → verifier → admission → decode → registry → ledger.claim → runner → ledger.settle → ending → reply
-=======
     request → verifier → decode → registry → admission → ledger.claim → runner → ledger.settle → ending
->>>>>>> 03ef60edd47591c001dde472ace92ba3f92d4822
 
 Each step adds to the value or refuses it. `receive` is the path; `answer` turns every refusal into an
 ending. Next: `receiver.delivery.replies` turns an ending into an answer to Pub/Sub.

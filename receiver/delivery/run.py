@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """One run of a claimed task: starts its code, cancels it when it must stop, and returns its Outcome.
-=======
-"""One run of a claimed task: starts its code, calls it off when it must stop, and makes an Outcome of its end.
->>>>>>> 03ef60edd47591c001dde472ace92ba3f92d4822
 
 An `async def` task runs in the loop, a `def` task in its thread. Everything that it raises becomes a value here, `SystemExit` and
 endless recursion included. The code is a plugin's and may do anything: an exception may override its own attributes, and a task
