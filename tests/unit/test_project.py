@@ -101,6 +101,7 @@ def test_ci_looks_for_the_emulator_wherever_its_tests_do(project_root: Path, pla
     assert str(place) in looked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forbidden", "status", "workers"), [("1", 1, ()), ("1", 1, ("--numprocesses", "1")), ("0", 0, ())]
 )
