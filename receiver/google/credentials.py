@@ -12,6 +12,7 @@ Next: `receiver.google.client` asks for headers before every request.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Final
 
 import google.auth
@@ -115,6 +116,8 @@ class Credentials:
 
 
 def _default() -> GoogleCredentials:
+    # Without this, a laptop without credentials logs three warnings before the error: no metadata server answers there.
+    logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
     found: GoogleCredentials
     found, _ = google.auth.default(scopes=[SCOPE])
     return found

@@ -27,8 +27,8 @@ from receiver.record.rejections import Rejections
 from receiver.serving.readiness import Readiness
 from receiver.serving.watchdog import Watchdog
 from receiver.settings import PushAuth, Settings, require_database, require_serving
-from receiver.tasks import registry as registries
 from receiver.tasks.backend import offer, withdraw
+from receiver.tasks.registry import load
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Service:
     def __init__(self, settings: Settings, registry: Registry | None = None, *, emit: Emit) -> None:
         self.settings = settings
         require_serving(settings)
-        self.registry = (registry or registries.load(settings)).including(maintenance.ROUTES)
+        self.registry = (registry or load(settings)).including(maintenance.ROUTES)
         self.emit = emit
         self.on_stuck: Callable[[], None] = lambda: None
         self._database = Database.of(
@@ -120,7 +120,11 @@ class Service:
         self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
         self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
         self._readiness = Readiness(self.ledger.pool, self.certificates, emit)
-        verifier = _verifier(self.certificates, settings)
+        verifier = (
+            Verifier(self.certificates, settings.audiences, settings.service_account or "")
+            if self.certificates is not None
+            else NoVerifier()
+        )
         self.endpoint = PushEndpoint(
             verifier, self.registry, self.admission, self.ledger, self.runner, rejections, emit
         )
@@ -238,9 +242,3 @@ def _client() -> httpx.AsyncClient:
 
 def _load_sqlalchemy() -> None:
     import receiver.record.task_transaction  # noqa: F401, PLC0415 - for its imports
-
-
-def _verifier(certificates: Certificates | None, settings: Settings) -> Verifier | NoVerifier:
-    if certificates is None:
-        return NoVerifier()
-    return Verifier(certificates, settings.audiences, settings.service_account or "")
