@@ -29,9 +29,9 @@ class Ending:
 
 
 RETURNED = Ending("the task returned", 200, "acks", "SUCCESSFUL, `return_value`, final")
-DUPLICATE = Ending("duplicate of a final one", 200, "acks", "unchanged, the function is not called")
+DUPLICATE = Ending("a duplicate of a final execution", 200, "acks", "unchanged, the function is not called")
 SWITCHED_OFF = Ending(
-    "kill switch is off",
+    "the task's kill switch is off",
     200,
     "acks",
     "SUCCESSFUL, final, `skipped_by` names the switch; the function is not called",
@@ -43,7 +43,10 @@ FINAL_FAILURE = Ending(
     "FAILED, final",
 )
 NOT_DUE = Ending(
-    "delivered before its `run_after`", 200, "acks", "READY, `published_at` cleared: the sweeper owes it"
+    "delivered before its `run_after`",
+    200,
+    "acks",
+    "READY, `published_at` cleared: the sweeper publishes it when it is due",
 )
 REJECTED = Ending(
     "malformed envelope or payload, unknown task, arguments that do not fit the function, a `task_id` that belongs to "
