@@ -91,16 +91,7 @@ class PubSubBackend:
 
     async def aenqueue(self, entry: Entry) -> TaskResult:
         """As `Task.aenqueue`."""
-        connection = entry.options.connection
-        if connection is not None:
-            return (await self._aput_all([entry], connection))[0]
-        row = row_of(entry)
-        outbox = await self._outbox()
-        try:
-            inserted = await outbox.put(row)
-        except ItemRefused as refused:
-            raise _unstorable(refused) from refused
-        return self._result(entry, row, inserted)
+        return (await self._aput_all([entry], entry.options.connection))[0]
 
     def enqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
         """As `receiver.enqueue_many`."""
@@ -150,9 +141,8 @@ class PubSubBackend:
         from receiver.enqueue import transactions  # noqa: PLC0415 - imports SQLAlchemy: slow, and only calls with a connection need it
 
         begun = transactions.connection_of(connection)
-        if (
-            not begun.dialect.is_async
-        ):  # an asynchronous one runs inside AsyncConnection.run_sync, which blocks nothing
+        # An asynchronous one runs inside AsyncConnection.run_sync, which does not block the loop.
+        if not begun.dialect.is_async:
             refuse_in_loop(call)
         rows = [row_of(entry) for entry in entries]
         written = transactions.put_now(
@@ -173,11 +163,11 @@ class PubSubBackend:
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         outbox = await self._outbox()
         try:
-            if len(rows) == 1:  # in one statement with the calls of other threads at this moment
+            if len(rows) == 1:  # in one statement with other calls of this moment
                 return [await outbox.put(rows[0])]
             return await outbox.put_many(rows)
         except ItemRefused as refused:
-            raise _unstorable(refused) from refused
+            raise TypeError(f"PostgreSQL cannot hold the arguments: {refused}") from refused
 
     def _committed(self, connection: Connection, rows: list[OutboxRow]) -> None:
         """Publishes after a caller's COMMIT, in its thread or its greenlet. It must not raise: the transaction has succeeded."""
@@ -280,10 +270,6 @@ def _check_entries(entries: Sequence[Entry]) -> None:
             )
     if any(entry.options.connection is not None for entry in entries):
         raise TypeError("give the connection to enqueue_many itself: one statement writes all its calls")
-
-
-def _unstorable(refused: ItemRefused) -> TypeError:
-    return TypeError(f"PostgreSQL cannot hold the arguments: {refused}")
 
 
 def _after_fork() -> None:

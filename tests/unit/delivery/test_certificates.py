@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from receiver.delivery import certificates as certificates_module
-from receiver.delivery.certificates import Certificates
+from receiver.delivery.certificates import MIN_KEY_BITS, Certificates
 from receiver.emulator.signer import Signer
 
 SIGNERS = [Signer.create(), Signer.create()]
@@ -319,7 +318,7 @@ class TestFreshness:
 
 
 BIG = b'{"x":"' + b"x" * (1024 * 1024) + b'"}'
-TINY_KEY = certificates_module.MIN_KEY_BITS // 2
+TINY_KEY = MIN_KEY_BITS // 2
 
 
 class TestBadAnswers:
@@ -393,7 +392,7 @@ class TestBadAnswers:
     async def test_a_slow_answer_is_given_up(
         self, certificates: Certificates, source: Source, failures: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(certificates_module, "FETCH_TIMEOUT", 0.05)
+        monkeypatch.setattr("receiver.delivery.certificates.FETCH_TIMEOUT", 0.05)
         source.go_on.clear()
         assert await certificates.key(OLD.kid) is None
         assert failures == ["certificates not fetched from 127.0.0.1: TimeoutError (no keys yet)"]

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.delivery import verifier as oidc
 from receiver.delivery.certificates import Certificates
 from receiver.delivery.verifier import REMEMBERED_TOKENS, NoVerifier, TokenFault, Verifier
 from receiver.emulator.in_thread import serve_certificates
@@ -253,7 +252,7 @@ class TestRemembering:
         self, verifier: Verifier, certificates: Counting, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert REMEMBERED_TOKENS == 1024
-        monkeypatch.setattr(oidc, "REMEMBERED_TOKENS", 3)
+        monkeypatch.setattr("receiver.delivery.verifier.REMEMBERED_TOKENS", 3)
         first, *others = [bearer(SIGNER.token(AUDIENCE, EMAIL, n=n)) for n in range(4)]
         for headers in (first, others[0], others[1], first, others[2]):
             await verifier.verify(headers)

@@ -17,7 +17,6 @@ from receiver.errors import (
     GoogleRefused,
     GoogleUnavailable,
 )
-from receiver.google import client as room
 from receiver.google.client import GoogleClient
 from tests.unit.google.google import Account, Reply, Scripted, credentials, refusal
 
@@ -28,7 +27,7 @@ OK = httpx.Response(200, json={"name": "t"})
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "LONGEST_PAUSE", 0.001)
+    monkeypatch.setattr("receiver.google.client.LONGEST_PAUSE", 0.001)
 
 
 async def asked(*replies: Reply, url: str = URL, method: str = "GET", **options: Any) -> tuple[Any, Scripted]:

@@ -19,7 +19,6 @@ from google.auth.compute_engine import _metadata
 from google.auth.credentials import TokenState
 
 from receiver.errors import GoogleUnavailable, NoCredentials
-from receiver.google import credentials as room
 from receiver.google.credentials import Credentials
 from tests.unit.google.google import Account, credentials
 
@@ -192,7 +191,7 @@ async def test_an_instance_without_an_account_has_no_token(monkeypatch: pytest.M
 
 
 async def test_a_silent_token_server_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "TOKEN_TIMEOUT", 0.01)
+    monkeypatch.setattr("receiver.google.credentials.TOKEN_TIMEOUT", 0.01)
     go = threading.Event()
 
     def find() -> Account:
