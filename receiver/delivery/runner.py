@@ -69,9 +69,8 @@ class Runner:
         """Runs the task to its end, or to the end of its time."""
         if admitted.switch is not None:
             return Skipped(admitted.switch)
-        if (
-            self._leaving or claimed.lease.expired
-        ):  # expired: the claim's answer was late, and another instance may run it
+        # Expired: the claim's answer came late, and another instance may run the execution.
+        if self._leaving or claimed.lease.expired:
             return HandedBack()
         try:
             run = self._started(claimed, admitted)

@@ -72,9 +72,8 @@ class GroupStatus:
         now = time.monotonic()
         at, body = self._seen.get(key, (0.0, b""))
         if not body or now - at > GIVEN_AGAIN_FOR:
-            if (
-                now - self._failed < GIVEN_AGAIN_FOR
-            ):  # a request that waited behind a failure does not wait for another
+            # A request that waited behind a failure does not wait for another one.
+            if now - self._failed < GIVEN_AGAIN_FOR:
                 raise DatabaseUnavailable("it did not answer a moment ago")
             group = await find_group(self._executor, key, namespace=self._namespace)
             body = msgspec.json.encode(group)

@@ -89,9 +89,8 @@ class Watchdog:
         looked = time.monotonic()
         while not self._stopping.wait(interval):
             now = time.monotonic()
-            if (
-                now - looked > self._blocked_after
-            ):  # this thread did not run either: the whole process stood still
+            # This thread did not run either: the whole process stood still.
+            if now - looked > self._blocked_after:
                 self._turned = now
             looked = now
             loop = self._loop
