@@ -55,6 +55,7 @@ class Connection(HttpToolsProtocol):
         self._part = NOTHING
         self._progress = False  # whether the last bytes ended a head, or were of a body
         self._pending = 0  # bytes since the last progress: the parser and we keep them in memory
+        self._arrived = 0  # bytes of the last read
         self._status = MALFORMED
 
     # --- the connection -----------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """The next bytes, of one request or of several."""
         self._unset_keepalive_if_required()
-        self._progress = False
+        self._arrived, self._progress = len(data), False
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -82,7 +83,8 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._status)
             return
-        self._pending = 0 if self._progress else self._pending + len(data)
+        # Of a head that began behind something else, only its end tells the size: it counts as one byte.
+        self._pending = int(self._part is HEAD) if self._progress else self._pending + len(data)
         if self.transport.is_closing():
             return
         if self._pending > MAX_HEAD:
@@ -103,11 +105,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The end of the head."""
-        # Counted here too: what came in one read with other things is not in `_pending`.
-        if (
-            len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
-            > MAX_HEAD
-        ):
+        # A head in one small read is not too large: nearly every one.
+        if (self._pending or self._arrived > MAX_HEAD) and self._size_of_head() > MAX_HEAD:
             self._status = TOO_LARGE
             raise ValueError(SENTENCES[TOO_LARGE])
         if self.parser.should_upgrade():
@@ -131,6 +130,9 @@ class Connection(HttpToolsProtocol):
         self._progress, self._part = True, NOTHING
         self._end_deadline()
         super().on_message_complete()
+
+    def _size_of_head(self) -> int:
+        return len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
 
     def _read_on(self, rest: bytes) -> None:
         """Begins again with the same head, without the offer to upgrade, and what follows it."""
