@@ -38,7 +38,9 @@ _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _ON, _OFF = frozenset({"on", "true", "yes", "1"}), frozenset({"off", "false", "no", "0"})
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _DSN_SCHEMES = tuple(
-    base + driver for base in ("postgresql", "postgres") for driver in ("", "+asyncpg", "+psycopg")
+    base + driver
+    for base in ("postgresql", "postgres")
+    for driver in ("", "+asyncpg", "+psycopg", "+psycopg2")
 )
 
 
@@ -195,10 +197,14 @@ def dsn(value: str) -> str:
             "use postgresql://user:password@host:5432/database (also postgres://, +asyncpg, +psycopg); "
             "percent-encode special characters of the password"
         )
-    if parts.fragment or not re.fullmatch(r"([^&=]+=[^&]*(&|$))*", parts.query):
+    if parts.fragment or not re.fullmatch(r"([^&=]+=[^&]*(&(?!$)|$))*", parts.query):
         raise Unreadable("percent-encode # as %23, ? as %3F and other characters of the password alike")
     if any(mode not in _SSLMODES for mode in re.findall(r"(?:^|&)sslmode=([^&]*)", parts.query)):
         raise Unreadable(f"its sslmode can be {', '.join(_SSLMODES)}")
+    if "channel_binding=require" in parts.query.split("&"):
+        raise Unreadable(
+            "use sslmode=verify-full in place of channel_binding=require, which the driver does not have"
+        )
     return value
 
 

@@ -1,7 +1,7 @@
 """Where the record is: `DATABASE_URL`, and the connections and engines that are made for it.
 
 Every spelling that a team already has (`postgres://`, `+asyncpg`, `+psycopg`, `sslmode`, `?host=/cloudsql/...`) works.
-asyncpg understands libpq's parameters; only the driver's suffix is removed.
+The driver's suffix is removed, and what only libpq understands; asyncpg takes libpq's other parameters.
 
 A pooler in transaction mode (`TASKS_DB_PREPARED_STATEMENTS=off`) gives each transaction another server. So prepared
 statements have no name there, everything that the driver asks runs in a transaction, and settings are made with
@@ -29,6 +29,24 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to make a connection: half of `connections.CALL_DEADLINE`."""
+
+ONLY_LIBPQ = frozenset(
+    {
+        "channel_binding",
+        "connect_timeout",
+        "fallback_application_name",
+        "gssencmode",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "sslcompression",
+        "sslsni",
+        "tcp_user_timeout",
+    }
+)
+"""Parameters of an address that libpq takes itself. asyncpg would send them to the server, which refuses them."""
 
 _SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://")
 
@@ -64,7 +82,9 @@ class Database:
     @classmethod
     def of(cls, url: str, *, prepared_statements: bool = True) -> Database:
         """The database of a `DATABASE_URL`, for whatever driver it is written."""
-        return cls(_SCHEME.sub("postgresql://", url, count=1), prepared_statements)
+        address, _, query = _SCHEME.sub("postgresql://", url, count=1).partition("?")
+        kept = "&".join(each for each in query.split("&") if each.partition("=")[0] not in ONLY_LIBPQ)
+        return cls(f"{address}?{kept}" if kept else address, prepared_statements)
 
     async def connect(
         self, application: str, server_settings: Mapping[str, str] | None = None, **options: Any

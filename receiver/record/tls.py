@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
@@ -16,8 +17,11 @@ from receiver.errors import DatabaseUnavailable
 OTHER_HOST = (62, 64)
 """OpenSSL's codes for a certificate that does not name the host, or the address, that was asked for."""
 
+NOT_VALID_NOW = (9, 10)
+"""OpenSSL's codes for a certificate, the server's or a CA's, that is not valid yet or has expired."""
+
 FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
-"""The parameters of `DATABASE_URL` that name files."""
+"""The parameters of `DATABASE_URL` that name files. The driver also reads them from `PGSSLROOTCERT` and the like."""
 
 
 class TlsFailed(DatabaseUnavailable):
@@ -34,6 +38,8 @@ def explained(error: Exception, dsn: str) -> str | None:
                 "the database's certificate is for another host; put the host name of the certificate into DATABASE_URL, or "
                 "check the CA alone with sslmode=verify-ca"
             )
+        case ssl.SSLCertVerificationError(verify_code=code) if code in NOT_VALID_NOW:
+            why = f"the database's certificate, or its CA's in sslrootcert, is not valid now ({error.verify_message}); renew it"
         case ssl.SSLCertVerificationError():
             why = (
                 f"the database's certificate is refused ({error.verify_message}); in DATABASE_URL sslrootcert has to name the "
@@ -44,10 +50,13 @@ def explained(error: Exception, dsn: str) -> str | None:
                 f"TLS with the database failed ({error.reason or 'not a certificate and its key'}); check sslrootcert, sslcert "
                 "and sslkey in DATABASE_URL"
             )
-        case FileNotFoundError() | PermissionError():
+        case FileNotFoundError() | PermissionError() | IsADirectoryError() | NotADirectoryError():
             for name in FILES:
-                if name in asked and not os.access(asked[name], os.R_OK):
-                    why = f"the file of {name} cannot be read; check its path in DATABASE_URL, and its permissions"
+                variable = f"PG{name.upper()}"
+                path = asked.get(name) or os.environ.get(variable)
+                if path and (Path(path).is_dir() or not os.access(path, os.R_OK)):
+                    where = "DATABASE_URL" if name in asked else variable
+                    why = f"the file of {name} cannot be read; check its path in {where}, and its permissions"
         case asyncpg.ClientConfigurationError() if "root certificate" in str(error):
             why = (
                 f"sslmode={asked.get('sslmode')} needs the server's CA; add sslrootcert=FILE to DATABASE_URL"

@@ -40,6 +40,7 @@ SHUT = {
     "nothing to read by": [ON, "CREATE POLICY p ON task_executions WITH CHECK (true)"],
     "a constant": [ON, "CREATE POLICY p ON task_executions USING (true) WITH CHECK (false)"],
     "restricted": [ON, ALL, "CREATE POLICY r ON task_executions AS RESTRICTIVE FOR INSERT WITH CHECK (false)"],
+    "refused, not filtered": [ON, ALL, "ALTER ROLE clerk SET row_security = off"],
     "its owner, forced": ["ALTER TABLE task_executions OWNER TO clerk", ON, "ALTER TABLE task_executions FORCE ROW LEVEL SECURITY"],
 }  # fmt: skip
 OPEN = {

@@ -37,6 +37,8 @@ MUTUAL: Final = "mutual"
 UNNAMED: Final = "127.0.0.2"
 """A loopback address on which the server listens, and that its certificate does not name."""
 
+DAY: Final = timedelta(days=1)
+
 START_TIMEOUT: Final = 30.0
 """Seconds until it must answer; it takes a tenth of one."""
 
@@ -48,23 +50,24 @@ class NoPostgresError(Exception):
 
 
 class Authority:
-    """A CA with a name, its certificate in `folder`/`name`.crt."""
+    """A CA with a name. Its certificate is in `file`; one that has run out is in `expired`."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _named(name)
         self.file = folder / f"{name}.crt"
-        self.file.write_bytes(
-            self._signed(self._name, self._key, x509.BasicConstraints(ca=True, path_length=0))
-        )
+        self.expired = folder / f"{name}.expired.crt"
+        for file, end in ((self.file, datetime.now(UTC) + DAY), (self.expired, datetime.now(UTC))):
+            extension = x509.BasicConstraints(ca=True, path_length=0)
+            file.write_bytes(self._signed(self._name, self._key, extension, end))
 
     def issue(self, name: str, *hosts: x509.GeneralName) -> tuple[Path, Path]:
         """The files of a certificate for this name, for a server of these hosts or a client, and of its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         extension = x509.SubjectAlternativeName(hosts or [x509.DNSName(name)])
         certificate, key_file = self._folder / f"{name}.crt", self._folder / f"{name}.key"
-        certificate.write_bytes(self._signed(_named(name), key, extension))
+        certificate.write_bytes(self._signed(_named(name), key, extension, datetime.now(UTC) + DAY))
         key_file.touch(mode=0o600)
         key_file.write_bytes(
             key.private_bytes(
@@ -74,17 +77,20 @@ class Authority:
         return certificate, key_file
 
     def _signed(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        extension: x509.ExtensionType,
+        end: datetime,
     ) -> bytes:
-        now = datetime.now(UTC)
         certificate = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(end - 2 * DAY)
+            .not_valid_after(end)
             .add_extension(extension, critical=True)
             .sign(self._key, hashes.SHA256())
         )
@@ -98,6 +104,7 @@ class TlsPostgres:
     port: int
     bin: Path
     ca: Path
+    expired_ca: Path
     other_ca: Path
     mutual: tuple[Path, Path]
     stranger: tuple[Path, Path]
@@ -148,7 +155,9 @@ def running() -> Iterator[TlsPostgres]:
         os.chown(folder, account.pw_uid, account.pw_gid)
     ca, other = Authority(folder, "ca"), Authority(folder, "other_ca")
     hosts = x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))
-    server = TlsPostgres(port, place, ca.file, other.file, ca.issue(MUTUAL), other.issue("stranger"))
+    server = TlsPostgres(
+        port, place, ca.file, ca.expired, other.file, ca.issue(MUTUAL), other.issue("stranger")
+    )
     certificate, key = ca.issue("server", *hosts)
     if account is not None:
         os.chown(key, account.pw_uid, account.pw_gid)

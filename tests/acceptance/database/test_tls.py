@@ -64,6 +64,14 @@ MISSING: dict[str, tuple[Callable[[TlsPostgres], str], str]] = {
         lambda server: server.url("verify-ca", ca=NOWHERE),
         "the file of sslrootcert cannot be read; check its path in DATABASE_URL, and its permissions",
     ),
+    "a CA that has expired": (
+        lambda server: server.url("verify-full", ca=server.expired_ca),
+        "the database's certificate, or its CA's in sslrootcert, is not valid now (certificate has expired); renew it",
+    ),
+    "a folder for a CA": (
+        lambda server: server.url("verify-ca", ca=server.ca.parent),
+        "the file of sslrootcert cannot be read; check its path in DATABASE_URL, and its permissions",
+    ),
     "no CA": (
         lambda server: server.url("require").replace("=require", "=verify-full"),
         "sslmode=verify-full needs the server's CA; add sslrootcert=FILE to DATABASE_URL",
@@ -200,6 +208,14 @@ def test_what_tls_does_not_find_is_said_in_one_line(
     with pytest.raises(TlsFailed) as refused:
         run(Database.of(make_url(server)).connect("a test"))
     assert str(refused.value) == sentence
+
+
+async def test_a_file_that_a_variable_names_is_said_to_be_there(
+    server: TlsPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLROOTCERT", str(NOWHERE))
+    with pytest.raises(TlsFailed, match="check its path in PGSSLROOTCERT"):
+        await Database.of(server.url("require")).connect("a test")
 
 
 async def test_a_server_without_tls_is_said_to_have_none(database_url: str) -> None:
