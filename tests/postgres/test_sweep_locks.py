@@ -82,6 +82,9 @@ class _Work:
         moved: Any
         match kind:
             case "claim":
+                lease = LEASE * self._chance.choice(
+                    (1, 20)
+                )  # on a busy machine the short one is never settled
                 moved = [
                     row
                     for row in (
@@ -91,7 +94,7 @@ class _Work:
                             token=uuid4(),
                             namespace=NAMESPACE,
                             owner="worker",
-                            lease=LEASE,
+                            lease=lease,
                         )
                     ).values()
                     if row.verdict == "claimed"
@@ -142,7 +145,7 @@ class _Work:
         return taken.rows
 
     def _settled(self, pair: tuple[str, int]) -> SettleItem:
-        if self._chance.random() < 0.7:
+        if self._chance.random() < 0.4:
             return SettleItem(*pair, return_value="1")
         return SettleItem(*pair, final=False, ending="FAILED", error_type="E", error_message="no")
 
