@@ -4,18 +4,18 @@
     ├── ConfigurationError        start is refused; the message is one line for the operator
     │   ├── SettingError          an environment variable
     │   ├── PluginError           a plugin module, its list of routes, or TASKS_SETUP
-    │   └── SchemaError           the database's tables are older than this code, or not ours to use
+    │   └── SchemaError           the database's tables are older than this code, or this role may not use them
     ├── DeclarationError          a @task or TaskRoute that Pub/Sub or Scheduler would refuse (a ValueError)
     ├── PermanentError            raised by a task: do not try again
     ├── TransactionError          a task ended or bypassed its own transaction
     ├── Refusal                   a delivery ended before anything was claimed
-    │   ├── Forbidden             403: not a push of ours
-    │   ├── TooLarge              400: over the cap, never read to its end
+    │   ├── Forbidden             403: the push has no valid token
+    │   ├── TooLarge              400: the body is over the limit, and was not read to its end
     │   ├── Rejected              400: malformed, of an unknown task, or with arguments that do not fit
     │   └── Saturated             429: no room on this instance now
     ├── TaskResultMissing         the record has no execution of this id
     ├── ItemRefused               the database refuses the values of one item
-    ├── GoogleError               an API of Google's did not do what was asked
+    ├── GoogleError               a call of a Google API failed
     │   ├── NoCredentials         there are no credentials: log in, or give the service an account
     │   ├── GoogleUnavailable     no answer, or only 429 and 5xx: try later
     │   └── GoogleRefused         refused; another try would get the same answer
@@ -48,8 +48,8 @@ class SettingError(ConfigurationError):
 
     Args:
         variable: its name.
-        value: the value as it may be shown (already redacted), or None when it is not set.
-        allowed: what would be accepted, as the end of a sentence.
+        value: the value, already redacted, or None when it is not set.
+        allowed: the values that are accepted, as the end of a sentence.
     """
 
     def __init__(self, variable: str, value: str | None, allowed: str) -> None:
@@ -68,7 +68,7 @@ class SchemaError(ConfigurationError):
     """The database's tables are missing, older than this code, or closed to this role; the message says what to do.
 
     Args:
-        state: the same in two words, for /ready.
+        state: the problem in two words, for /ready.
     """
 
     def __init__(self, message: str, *, state: str = "not migrated") -> None:
@@ -85,7 +85,7 @@ class PermanentError(ReceiverError):
 
 
 class TransactionError(ReceiverError):
-    """The task ended its own transaction. The receiver does that, together with the record: the task must not."""
+    """The task ended its own transaction. It must not: the receiver commits it together with the record."""
 
 
 class Refusal(ReceiverError):
@@ -93,7 +93,7 @@ class Refusal(ReceiverError):
 
 
 class Forbidden(Refusal):
-    """The push carries no token of ours. `reason` is for the log; the answer does not contain it."""
+    """The push has no valid token. `reason` is for the log; the answer does not contain it."""
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -124,7 +124,7 @@ class Rejected(Refusal):
 
 
 class Saturated(Refusal):
-    """This instance has no room for the delivery now; `resource` is what is used up."""
+    """This instance has no room for the delivery now; `resource` names what is used up."""
 
     def __init__(self, resource: str) -> None:
         self.resource = resource
@@ -145,7 +145,7 @@ class ItemRefused(ReceiverError):
 
 
 class GoogleError(ReceiverError):
-    """An API of Google's did not do what was asked; the message is one line, without anything secret."""
+    """A call of a Google API failed; the message is one line, without secrets."""
 
 
 class NoCredentials(GoogleError):
@@ -160,9 +160,9 @@ class GoogleRefused(GoogleError):
     """A Google API refuses a request.
 
     Args:
-        status: HTTP's.
+        status: the HTTP status.
         reason: Google's own code, such as `INVALID_ARGUMENT`; "" when it gave none.
-        message: Google's sentence, or ours where that helps more.
+        message: Google's sentence, or ours if that helps more.
     """
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -185,7 +185,7 @@ class GoogleConflict(GoogleRefused):
 
 
 class DatabaseUnavailable(ReceiverError):
-    """The database did not answer, or its answer was lost: what it did is not known."""
+    """The database did not answer, or its answer was lost; it is not known what it did."""
 
 
 class OutOfConnections(DatabaseUnavailable):

@@ -1,6 +1,6 @@
 """Values to bytes: the payload of a message, and the push body around it.
 
-`receiver.contract.message` is the inverse: what is encoded here is decoded there to equal values.
+`receiver.contract.message` is the inverse: it decodes to equal values.
 
 Next: the publisher sends payloads; `receiver push` and the local Pub/Sub send whole bodies.
 """
@@ -39,7 +39,7 @@ def encode_payload(
 
 
 def scheduled_payload(name: str) -> bytes:
-    """What each firing of a scheduled task carries: no `enqueued_at`, and an id that `decode` extends by the message's."""
+    """The payload of each firing of a scheduled task: no `enqueued_at`, and an id that `decode` extends by the message's."""
     return encode_payload(SCHEDULED_PREFIX + name, name)
 
 

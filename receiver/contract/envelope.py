@@ -1,6 +1,6 @@
 """The wire forms: Pub/Sub's push envelope and the payload inside it, as typed structs.
 
-Here bytes become structs; nothing is decided about identity or meaning. What does not parse raises `Rejected` with a detail that
+Here bytes become structs; ids and tasks are not looked at. A body that does not parse raises `Rejected`, with a detail that
 names a field or a byte, never content.
 
 Next: `receiver.contract.message` turns the structs into a `Delivery`.
@@ -99,13 +99,13 @@ def open_payload(data: bytes) -> Payload:
 
 
 def open_arguments(args: bytes, kwargs: bytes) -> Arguments:
-    """Parses the JSON text of both; raises `Rejected` (malformed_payload). What a raw field skipped is checked here."""
+    """Parses the JSON text of both; raises `Rejected` (malformed_payload). The envelope kept them as raw, unchecked text."""
     reason = RejectionReason.MALFORMED_PAYLOAD
     return _parsed(_ARGS, args, reason, "args: "), _parsed(_KWARGS, kwargs, reason, "kwargs: ")
 
 
 def _parsed(decoder: msgspec.json.Decoder[T], text: bytes, reason: RejectionReason, place: str = "") -> T:
-    # The collector would walk the growing result of a large text again and again, though nothing of it can be garbage:
+    # The garbage collector would walk the growing result of a large text again and again, without finding garbage:
     # 10 MB of dicts hold the loop for 1.8 s with it and for 1 s without. No other code runs meanwhile.
     paused = len(text) >= _LARGE and gc.isenabled()
     if paused:

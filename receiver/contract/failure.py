@@ -1,8 +1,8 @@
-"""An exception, made recordable: whatever a task raises, its failure can be written down.
+"""Turns any exception of a task into a `Failure` that can be recorded.
 
-PostgreSQL's text holds neither NUL nor lone surrogates, and an exception's `__str__` may itself raise. Invariant: `Failure.of` never
-raises, and its texts are storable and bounded. The standard library formats the traceback; it copies every exception that hangs on
-the first, so where that is too much only the first is shown.
+PostgreSQL's text cannot contain NUL or lone surrogates, and an exception's `__str__` may itself raise. Invariant: `Failure.of`
+never raises, and its texts are storable and bounded. The standard library formats the traceback. It copies every exception
+that is linked to the first, so if these are too many only the first is shown.
 
 Next: `receiver.record` stores it, `receiver.telemetry` logs it.
 """
@@ -39,9 +39,9 @@ class Failure(msgspec.Struct, frozen=True):
     """Why an attempt failed, as it goes into the record: clean text, bounded.
 
     Attributes:
-        error_type: the exception's class as it is imported, or the plain name of an ending of the receiver's own.
+        error_type: the import path of the exception's class, or the plain name of one of the receiver's own endings.
         message: at most `MESSAGE_LIMIT` characters.
-        traceback: at most `TRACEBACK_LIMIT` characters; None where there is none.
+        traceback: at most `TRACEBACK_LIMIT` characters; None without one.
     """
 
     error_type: str
@@ -50,13 +50,13 @@ class Failure(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """The failure that an exception stands for; never raises."""
+        """The failure of an exception; never raises."""
         message = _message(error)
         return cls(error_type(error), message, _traceback(error, message))
 
 
 def error_type(error: BaseException) -> str:
-    """The exception's class as it is imported: `shop.errors.OutOfStock`, `ValueError`."""
+    """The import path of the exception's class: `shop.errors.OutOfStock`, `ValueError`."""
     # Read from `type`, not from the class: a metaclass may answer anything.
     kind = type(error)
     module, name = (type.__dict__[slot].__get__(kind) for slot in ("__module__", "__qualname__"))

@@ -18,11 +18,11 @@ from receiver.errors import Rejected
 MAX_REJECTION_KEY_BYTES: Final = 1000
 _MAX_TEXT_BYTES: Final = 500
 _GO_ZERO_TIME: Final = "0001-01-01T00:00:00Z"
-"""What a Go client sends for a time that it never set."""
+"""A Go client sends this for a time that is not set."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Which execution a rejected message means, as far as it can be told, and by which names its task may be known."""
+    """The execution of a rejected message, if it can be found out, and the names that its task may have."""
 
     task_id: str
     names: frozenset[str]
@@ -82,7 +82,7 @@ def rejection_key(body: bytes) -> str:
 
 
 def _message_key(body: bytes) -> str:
-    """Subscription and message id of a body that need not be a sound envelope; "" without a message id."""
+    """Subscription and message id of a body, even if its envelope is not valid; "" without a message id."""
     try:
         envelope = _LOOSE_ENVELOPE.decode(body)
         message = _LOOSE_MESSAGE.decode(envelope.message)

@@ -1,7 +1,7 @@
 """A pushed body becomes a `Delivery`.
 
 `decode` is the only way in. Past it types are facts: every string is storable text (no NUL, no lone surrogate), the arguments
-are a list and a dict, times carry a zone. Whatever the bytes are, the answer is a `Delivery` or `Rejected`, nothing else.
+are a list and a dict, times carry a zone. For any bytes it returns a `Delivery` or raises `Rejected`.
 
 Next: the registry finds the route of the delivery and binds its arguments.
 """
@@ -106,7 +106,7 @@ def decode(body: bytes) -> Delivery:
         raise payload_fault("a NUL character in task_id or task_name")
     enqueued_at = _utc(payload.enqueued_at, payload_fault, "enqueued_at")
 
-    # Cloud Scheduler gives a firing no identity of its own: only this exact form is extended, a replay keeps its id.
+    # Every firing has the same id, so the message id is added to exactly this form; a replay keeps its id.
     is_scheduled = enqueued_at is None and payload.task_id == SCHEDULED_PREFIX + payload.task_name
     if is_scheduled:
         task_id = f"{task_id}-{message_id}"
@@ -132,7 +132,7 @@ def decode(body: bytes) -> Delivery:
 
 
 def check_arguments(args: bytes, kwargs: bytes) -> Arguments:
-    """The arguments that a message with this JSON text brings; an enqueuer asks before it sends one.
+    """The arguments of a message with this JSON text; the enqueue client checks them before it sends one.
 
     Raises:
         Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, or is nested too deeply.

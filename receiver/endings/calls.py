@@ -1,6 +1,6 @@
-"""The values that a delivery becomes on its way: Delivery → Call → Claimed.
+"""The stages of a delivery as values: Delivery → Call → Claimed.
 
-Each holds the one before it, whole; nothing is changed on the way. `registry` makes a Call, `ledger.claim` a Claimed,
+Each holds the one before it, unchanged. `registry` makes a Call, `ledger.claim` a Claimed,
 `runner` turns that into an Outcome.
 
 They are msgspec structs, like every value that each delivery makes: a frozen dataclass of eleven fields takes 2.3 µs to make,
@@ -42,7 +42,7 @@ class Call(msgspec.Struct, frozen=True):
 
     @property
     def deadline(self) -> float:
-        """When the task is out of time, by `time.monotonic()`."""
+        """When the task times out, by `time.monotonic()`."""
         return self.arrived + self.route.effective_timeout
 
 
@@ -51,16 +51,16 @@ class RenewedLease(Protocol):
 
     @property
     def expired(self) -> bool:
-        """Whether it is lost, or has not been renewed for nearly its whole length."""
+        """Whether it is lost, or was not renewed for nearly its whole length."""
 
     def watch(self, lost: Callable[[], None]) -> None:
-        """Has `lost` called, in any thread, once the lease is another's; at once if it already is."""
+        """Calls `lost`, in any thread, when another owner has the lease; at once if that is so already."""
 
     def keep(self) -> None:
-        """Keeps it beyond the end of the present block: its code still runs."""
+        """Keeps the lease after the end of the present block, because its code still runs."""
 
     def give_back(self) -> None:
-        """Renews it no longer, unless it is kept: then the next block gives it back."""
+        """Stops renewing the lease. If it is kept, the next block gives it back."""
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -87,12 +87,12 @@ class Claimed(msgspec.Struct, frozen=True):
 
     @property
     def pair(self) -> tuple[str, int]:
-        """What names this claim in statements: task_id and fence."""
+        """The key of this claim in statements: task_id and fence."""
         return (self.call.delivery.task_id, self.fence)
 
     def failed(
         self, failure: Failure, ending: AttemptEnding = AttemptEnding.FAILED, *, final: bool = False
     ) -> Failed:
-        """The outcome of a failure, final too when this was the last attempt that `max_attempts` allows."""
+        """The outcome of a failure. It is also final when this was the last attempt that `max_attempts` allows."""
         most = self.call.route.max_attempts
         return Failed(failure, ending, final=final or (most is not None and self.attempt >= most))

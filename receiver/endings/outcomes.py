@@ -1,7 +1,7 @@
-"""The endings of a delivery, all of them. mypy names each `match` that a new one is missing from.
+"""All endings of a delivery. mypy reports each `match` that misses one.
 
-An ending is a value. Those that a task's run can have (`Outcome`) go through `ledger.settle`; the others end a delivery before
-anything ran.
+An ending is a value. The endings of a run (`Outcome`) go through `ledger.settle`. The others end a delivery before its task
+runs.
 
 Next: `receiver.delivery.replies` has the answer for each.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AttemptEnding(StrEnum):
-    """How an attempt ended that did not succeed (`task_attempts.ending`)."""
+    """How an unsuccessful attempt ended (`task_attempts.ending`)."""
 
     FAILED = "FAILED"
     TIMED_OUT = "TIMED_OUT"
@@ -29,20 +29,20 @@ class AttemptEnding(StrEnum):
 
 
 class Effects(Protocol):
-    """What a task wrote through `ctx`: an open transaction (`receiver.record.task_transaction`)."""
+    """The open transaction with a task's writes through `ctx` (`receiver.record.task_transaction`)."""
 
     async def commit(self, return_value: str) -> bool:
-        """Commits it together with SUCCESSFUL; False if the lease is another's, and then nothing was written."""
+        """Commits it together with SUCCESSFUL. False: another owner has the lease, and nothing was written."""
 
     async def rollback(self) -> None:
-        """Gives it up."""
+        """Rolls it back."""
 
 
 # --- endings of a run -------------------------------------------------------------------------------------------
 
 
 class Succeeded(msgspec.Struct, frozen=True):
-    """The task returned; `return_value` is its result as JSON text, `transaction` what it wrote through `ctx`, if anything."""
+    """The task returned. `return_value` is its result as JSON text; `transaction` has its writes through `ctx`, if any."""
 
     return_value: str
     transaction: Effects | None = None
@@ -55,7 +55,7 @@ class Skipped(msgspec.Struct, frozen=True):
 
 
 class Failed(msgspec.Struct, frozen=True):
-    """The task raised or ran out of time. `final`: no retry can help, or none is left."""
+    """The task raised or ran out of time. `final`: a retry cannot help, or `max_attempts` is used up."""
 
     failure: Failure
     ending: AttemptEnding = AttemptEnding.FAILED
@@ -63,15 +63,15 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class HandedBack(msgspec.Struct, frozen=True):
-    """The instance stops, or its claim was answered too late: READY again, the attempt not counted."""
+    """The instance stops, or the answer to its claim came too late: READY again, the attempt not counted."""
 
 
 class Abandoned(msgspec.Struct, frozen=True):
-    """Out of time, but its code does not stop: the execution stays RUNNING, its lease renewed, until the code returns."""
+    """The task timed out but does not stop. The execution stays RUNNING and its lease is renewed, until the code returns."""
 
 
 class Lost(msgspec.Struct, frozen=True):
-    """The lease went to another owner; nothing this run did through `ctx` counts."""
+    """Another owner has the lease; this run's writes through `ctx` do not count."""
 
 
 Outcome = Succeeded | Skipped | Failed | HandedBack | Abandoned | Lost
@@ -81,7 +81,7 @@ Outcome = Succeeded | Skipped | Failed | HandedBack | Abandoned | Lost
 
 
 class Done(msgspec.Struct, frozen=True):
-    """The record says it is final: a late duplicate."""
+    """The execution is already final in the record: this is a late duplicate."""
 
 
 class Busy(msgspec.Struct, frozen=True):
@@ -100,7 +100,7 @@ NotStarted = Done | Busy | NotDue | Exhausted
 
 
 class Denied(msgspec.Struct, frozen=True):
-    """No token of ours."""
+    """The push has no valid token."""
 
     reason: str
 
@@ -118,17 +118,17 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 class Full(msgspec.Struct, frozen=True):
-    """No room on this instance; `resource` is what is used up."""
+    """No room on this instance; `resource` names what is used up."""
 
     resource: str
 
 
 class Disconnected(msgspec.Struct, frozen=True):
-    """The client disconnected before its body had arrived; the answer reaches nobody."""
+    """The client disconnected before its body had arrived; no client receives the answer."""
 
 
 class Unrecorded(msgspec.Struct, frozen=True):
-    """The database is down, or whether the outcome was committed is not known."""
+    """The database is down, or it is not known whether the outcome was committed."""
 
 
 class Broken(msgspec.Struct, frozen=True):

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from receiver.tasks.call import Backend, Entry, TaskResult
 
 running_trace: ContextVar[str | None] = ContextVar("receiver.running_trace", default=None)
-"""The W3C traceparent of the delivery that runs here, for what its task enqueues."""
+"""The W3C traceparent of the running delivery; tasks that its task enqueues get it too."""
 
 
 class _Place:
-    """What this process has: the backend, and what would make it, the latest last."""
+    """The backend of this process, and the functions that can make one, the newest last."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -47,14 +47,14 @@ def configure(backend: Backend | None) -> None:
     """Sets the backend of this process.
 
     Args:
-        backend: what takes all calls from now on; None has the next call make one. The former one is not closed.
+        backend: takes all calls from now on. None: the next call makes one. The former one is not closed.
     """
     with _place.lock:
         _place.backend = backend
 
 
 def current() -> Backend:
-    """The backend of this process, made now if it must be.
+    """The backend of this process; made now if there is none.
 
     Raises:
         SettingError: a variable that enqueueing needs is missing or wrong.
@@ -73,13 +73,13 @@ async def ready() -> Backend:
 
 
 def offer(make: Callable[[], Backend]) -> None:
-    """From now on the backend is made like this, unless there already is one."""
+    """From now on this function makes the backend, unless there already is one."""
     with _place.lock:
         _place.factories.append(make)
 
 
 def withdraw(make: Callable[[], Backend], made: Backend | None) -> None:
-    """Takes an offer back: what was made of it is no longer the backend of this process."""
+    """Takes an offer back. A backend that it made is no longer the backend of this process."""
     with _place.lock:
         _place.factories.remove(make)
         if _place.backend is made:
@@ -92,9 +92,9 @@ def enqueue_many(entries: Iterable[Entry], *, connection: Any = None) -> list[Ta
         receiver.enqueue_many(send_mail.entry(user_id) for user_id in users)
 
     Args:
-        entries: what `Task.entry` makes; those with options by way of `using(...).entry(...)`.
-        connection: as for `Task.using`: all of them exist once it commits, or none. Without it, thousands are written by
-            several statements, and an error between two of them leaves the first ones enqueued.
+        entries: from `Task.entry`, or with options from `using(...).entry(...)`.
+        connection: as for `Task.using`: after its commit all of them exist, otherwise none. Without it, thousands are
+            written by several statements, and an error between two of them leaves the first ones enqueued.
 
     Returns:
         A `TaskResult` for each entry, in their order.

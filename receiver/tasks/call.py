@@ -1,7 +1,7 @@
-"""A call of a task: how it is enqueued, what takes it, and what is known of it afterwards.
+"""A call of a task: its options, the backend that takes it, and its result.
 
-A `TaskResult` is a look at the record, shaped like the results of Django's tasks; `refresh` looks again. Arguments and results are
-what JSON made of them. This module knows no other of its room: a task is whatever has a name and a path.
+A `TaskResult` is a snapshot of the record, shaped like the results of Django's tasks; `refresh` reads it again. Arguments and
+results are JSON values. This module imports no other of its room: any object with a name and a path is a task here.
 
 Next: `receiver.tasks.task` makes entries, `receiver.enqueue` is the backend that takes them.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class TaskResultStatus(StrEnum):
-    """Where an execution stands."""
+    """The state of an execution."""
 
     READY = "READY"
     """It waits for its first run, or for its next one."""
@@ -32,15 +32,15 @@ class TaskResultStatus(StrEnum):
 
 
 class NamedTask(Protocol):
-    """What a call needs to know of its task."""
+    """The names of a task that a call needs."""
 
     @property
     def name(self) -> str:
-        """The function's name: what a message calls the task."""
+        """The function's name, which messages use for the task."""
 
     @property
     def path(self) -> str:
-        """The full module path: what the topic is named after."""
+        """The full module path, which is part of the topic's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One call that is to be enqueued: a task, and arguments that fit it."""
+    """A call to enqueue: a task, and arguments that fit it."""
 
     task: NamedTask
     args: tuple[Any, ...] = field(repr=False)
@@ -65,7 +65,7 @@ class Entry:
 
 
 class Backend(Protocol):
-    """What takes calls and knows their results. The flags say what it can do, as Django's do."""
+    """Takes calls and reads their results. The flags say what it supports, like Django's."""
 
     supports_defer: bool
     supports_async_task: bool
@@ -91,7 +91,7 @@ class Backend(Protocol):
         """What is known of a call."""
 
     async def aclose(self) -> None:
-        """Closes what it has open."""
+        """Closes its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class TaskError:
 
     Attributes:
         exception_class_path: such as `builtins.ValueError`; the receiver's own endings have plain names, such as `TimedOut`.
-        traceback: as text, "" where there was none.
+        traceback: as text; "" without one.
     """
 
     exception_class_path: str
@@ -125,27 +125,27 @@ class TaskError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """An execution, as the record had it at the last look. Times are the database's, in UTC.
+    """An execution, as it was in the record when it was last read. Times are the database's, in UTC.
 
     Attributes:
-        task: the task, where it is known: in what `Task.get_result` and its like return.
+        task: the task, if known: results of `Task.get_result` and `Task.enqueue` have it.
         task_path: its path, as it was enqueued.
         id: the execution's id; `Task.get_result` finds it again.
-        status: where it stood at the last look.
-        final: whether this is its end. A FAILED that is not final is tried again.
+        status: its state.
+        final: whether it has ended. A FAILED one that is not final is tried again.
         enqueued_at: when it was enqueued.
-        run_after: not before this moment; None for at once.
+        run_after: the earliest time to run; None: at once.
         started_at: when the first attempt began; None before that.
         last_attempted_at: when the latest attempt began; None before the first.
         finished_at: when it succeeded, or failed last; None before that.
         args: the positional arguments.
         kwargs: the keyword arguments.
-        backend: what `refresh` asks.
-        attempts: runs so far, the one under way included; a run that was handed back on shutdown is not counted.
-        errors: one for each attempt that failed, the first first.
-        worker_ids: the instances that are known to have run it; the one that ran it to success is not recorded.
-        group_key: the group under which it is watched, if any.
-        label: what it is in its group, for people.
+        backend: `refresh` reads through it.
+        attempts: runs so far, with the present one; a run that was handed back on shutdown is not counted.
+        errors: one for each failed attempt, in order.
+        worker_ids: the known instances that ran it; the instance of the successful run is not recorded.
+        group_key: the key of its group, if any.
+        label: its name in its group, for people.
         value: what the task returned; None until then. `return_value` also says whether there is one.
     """
 
@@ -171,7 +171,7 @@ class TaskResult:
 
     @property
     def return_value(self) -> Any:
-        """What the task returned, as JSON made it.
+        """The result of the task, as a JSON value.
 
         Raises:
             ValueError: it has not finished, or has failed.
@@ -186,19 +186,19 @@ class TaskResult:
 
     @property
     def is_finished(self) -> bool:
-        """Whether this is its end: no attempt follows. One that failed and will be tried again is not finished."""
+        """Whether no attempt follows. A failed execution that will be tried again is not finished."""
         return self.final
 
     def refresh(self) -> None:
-        """Looks at the record again.
+        """Reads the record again.
 
         Raises:
-            TaskResultMissing: the record has it no more.
+            TaskResultMissing: the record does not have it any more.
         """
         self._become(self.backend.get_result(self.id))
 
     async def arefresh(self) -> None:
-        """Looks at the record again; raises as `refresh`."""
+        """Reads the record again; raises as `refresh`."""
         self._become(await self.backend.aget_result(self.id))
 
     def _become(self, newer: TaskResult) -> None:

@@ -1,7 +1,7 @@
-"""What a running task is given: which execution it is, how long it has, its transaction, and a way to enqueue others.
+"""The context of a running task: its execution's id, its deadline, its transaction, and a way to enqueue other tasks.
 
-A task whose first parameter is annotated `TaskContext` is given one. Invariant: what it writes through `connection()` or `session()`,
-and what it enqueues through `enqueue`, commits together with its success, or not at all.
+A task gets one when its first parameter is annotated `TaskContext`. Invariant: its writes through `connection()` or
+`session()`, and its calls through `enqueue`, commit together with its success, or not at all.
 
 Next: `receiver.delivery.runner` makes it.
 """
@@ -49,11 +49,11 @@ class Cancellation(Protocol):
 
     @property
     def requested(self) -> bool:
-        """Whether the task shall stop."""
+        """Whether the task should stop."""
 
 
 class TaskContext:
-    """What a running task may know of its execution, and its transaction.
+    """The execution of a running task, and its transaction.
 
         @task
         async def pay(ctx: TaskContext, order: int) -> None:
@@ -64,8 +64,8 @@ class TaskContext:
 
     Attributes:
         task_id: the execution's id, the same on every attempt: use it as the idempotency key of outside effects.
-        attempt: 1 for the first run; an attempt that was handed back is not counted.
-        message_id: Pub/Sub's id of the message that brought this attempt.
+        attempt: 1 for the first run; a handed-back attempt is not counted.
+        message_id: Pub/Sub's id of the message that started this attempt.
         deadline: when this attempt is cancelled, by this instance's clock, in UTC.
     """
 

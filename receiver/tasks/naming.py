@@ -1,11 +1,10 @@
-"""What topics, subscriptions and scheduler jobs are called.
+"""The names of topics, subscriptions and scheduler jobs.
 
-Invariant: a name is always one that Pub/Sub and Cloud Scheduler accept, and two tasks never share one. A path that is short
-and plain stands in the name as it is. Any other is cut, its odd characters become `_`, and `-` plus ten hex digits of
-the SHA-256 of the whole path follow; a plain path that happens to end like that is treated as odd, so that the two kinds
-never meet.
+Invariant: Pub/Sub and Cloud Scheduler accept every name, and two tasks never share one. A short and plain path is used
+unchanged. Any other path is cut, its odd characters become `_`, and `-` plus ten hex digits of the SHA-256 of the whole
+path are added. A plain path that ends like such a digest gets a digest too, so that the two forms never collide.
 
-Next: `receiver.tasks.route` offers these names as properties; provisioning creates what they name.
+Next: `receiver.tasks.route` has these names as properties; provisioning creates the resources.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _LOOKS_HASHED: Final = re.compile(rf"[-.][0-9a-f]{{{_DIGITS}}}\Z")
 
 
 def topic_prefix(environment: str, namespace: str) -> str:
-    """How the topics and subscriptions of one receiver's tasks begin. No other receiver's do: neither part holds `--`."""
+    """The prefix of the topics and subscriptions of one receiver's tasks. It is unique: neither part contains `--`."""
     return f"{environment}--{namespace}.tasks--"
 
 
@@ -49,15 +48,15 @@ def subscription_name(topic: str) -> str:
 
 
 def scheduler_job_name(environment: str, namespace: str, path: str) -> str:
-    """The scheduler job of a task, `{environment}--{namespace}-scheduler--{path}`, dots written as hyphens.
+    """The scheduler job of a task, `{environment}--{namespace}-scheduler--{path}`, with hyphens for dots.
 
-    At most 500 characters. Where environment or namespace hold a dot, which a job id cannot, the digest is of the whole
-    name, so that `a.b` and `a-b` stay apart.
+    At most 500 characters. A job id cannot contain a dot. If environment or namespace have one, the digest is of the
+    whole name, so that the names of `a.b` and `a-b` differ.
     """
     whole = f"{environment}--{namespace}-scheduler--{path}"
     prefix = scheduler_job_prefix(environment, namespace)
     dotted = "." in environment or "." in namespace
-    # Hyphens are odd here: `a.b` is written `a-b`, so `a-b` itself needs its digest.
+    # Hyphens are odd here: `a.b` becomes `a-b`, so the path `a-b` needs a digest.
     if not dotted and _is_plain(path, r"[A-Za-z0-9_.]+", JOB_LIMIT - len(prefix)):
         return prefix + path.replace(".", "-")
     slug = re.sub(r"[^A-Za-z0-9_-]", "_", path.replace(".", "-"))
@@ -65,16 +64,16 @@ def scheduler_job_name(environment: str, namespace: str, path: str) -> str:
 
 
 def scheduler_job_prefix(environment: str, namespace: str) -> str:
-    """How the scheduler jobs of one receiver begin.
+    """The prefix of the scheduler jobs of one receiver.
 
-    Another's may begin like that too: `a.b` and `a-b` are written alike, and so is `shop` the beginning of a namespace
-    `shop-scheduler-`. Whose a job is, its description says.
+    It is not unique: `a.b` and `a-b` have the same prefix, and that of `shop` is also the beginning of that of
+    `shop-scheduler-`. The description of a job names its owner.
     """
     return f"{environment}--{namespace}-scheduler--".replace(".", "-")
 
 
 def dead_letter_topic_name(environment: str, namespace: str) -> str:
-    """The topic that takes what no subscription of this receiver could deliver."""
+    """The topic for messages that no subscription of this receiver could deliver."""
     return f"{environment}--{namespace}.dead-letters"
 
 

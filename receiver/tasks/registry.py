@@ -1,6 +1,7 @@
-"""The registry: which route a message means, and whether its arguments fit.
+"""The registry finds the route of a message, and checks that its arguments fit.
 
-Invariant: after the start nothing here changes, and no message causes an import. No name, path or alias belongs to two routes.
+Invariant: the registry does not change after the start, and no message causes an import. No name, path or alias belongs
+to two routes.
 
 Next: `receiver.delivery.push` finds and binds here before anything is claimed.
 """
@@ -59,7 +60,7 @@ class Registry:
 
     @property
     def paths(self) -> dict[str, str]:
-        """The path of the task that each name, path and alias means."""
+        """For each name, path and alias: the path of its task."""
         return {name: route.path for name, route in self._by_name.items()}
 
     def find(self, task_name: str) -> TaskRoute | None:
@@ -67,7 +68,7 @@ class Registry:
         return self._by_name.get(task_name)
 
     def bind(self, route: TaskRoute, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        """Checks that the arguments fit the route's function, its context parameter left out. Nothing is called.
+        """Checks that the arguments fit the route's function, without its context parameter. Does not call it.
 
         Raises:
             Rejected: bad_arguments, with the reason.
@@ -78,7 +79,7 @@ class Registry:
 
 
 def load(settings: Settings) -> Registry:
-    """Runs `TASKS_SETUP`, imports the plugin modules and registers what they declare.
+    """Runs `TASKS_SETUP`, imports the plugin modules and registers their routes.
 
     Raises:
         PluginError: a plugin cannot be loaded, or two routes share a name.

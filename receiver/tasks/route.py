@@ -1,8 +1,8 @@
-"""TaskRoute: what a plugin declares about one task.
+"""TaskRoute: a plugin's declaration of one task.
 
-Everything is checked when the route is made, against what Pub/Sub and Cloud Scheduler really accept: a route that exists can be
-provisioned and served. A route never changes. Only its resource names and its kill switch read the environment, each time
-they are asked.
+All values are checked when the route is made, against the limits of Pub/Sub and Cloud Scheduler. So every route can be
+provisioned and served. A route never changes. Only its resource names and its kill switch read the environment, at each
+use.
 
 Next: `receiver.tasks.registry` collects the routes; `receiver.delivery.runner` calls `function`.
 """
@@ -46,9 +46,9 @@ class TaskRoute:
         schedule: five cron fields in Cloud Scheduler's grammar, or None. A firing calls the task without arguments.
         schedule_timezone: IANA time zone of the schedule.
         kill_switch: environment variable that turns the task off (`0`, `false`, `no`, `off`), read at every delivery.
-        max_attempts: runs before FAILED is final; None for as long as Pub/Sub tries.
+        max_attempts: runs before FAILED is final; None: as long as Pub/Sub delivers.
         timeout: seconds from the arrival of the request, at most 3600 (Cloud Run's limit for a request);
-            None for `ack_deadline` less 10 % (at least 2 s), so that Pub/Sub still waits for the answer.
+            None: `ack_deadline` less 10 % (at least 2 s), so that Pub/Sub still waits for the answer.
         aliases: former names and paths that messages may still carry.
 
     Raises:
@@ -67,13 +67,13 @@ class TaskRoute:
     aliases: Sequence[str] = ()
 
     function: Callable[..., Any] = field(init=False, repr=False, compare=False)
-    """The plain function underneath `func`."""
+    """The plain function of `func`."""
     is_async: bool = field(init=False, repr=False, compare=False)
     """True for `async def`: it runs in the loop, otherwise in a thread."""
     takes_context: bool = field(init=False, repr=False, compare=False)
     """True when the first positional parameter is annotated `TaskContext`."""
     shape: Shape = field(init=False, repr=False, compare=False)
-    """Which arguments a message must bring, the context left out."""
+    """The arguments that a message must have, without the context."""
 
     def __post_init__(self) -> None:
         try:
@@ -99,17 +99,17 @@ class TaskRoute:
 
     @cached_property
     def paths(self) -> frozenset[str]:
-        """The path and every alias: what a row's `task_path` may be."""
+        """The path and every alias: the values that a row's `task_path` may have."""
         return frozenset({self.path, *self.aliases})
 
     @cached_property
     def names(self) -> frozenset[str]:
-        """Everything that a message may call this task."""
+        """Every name that a message may use for this task."""
         return self.paths | {self.name}
 
     @property
     def topic_name(self) -> str:
-        """The Pub/Sub topic, for the environment as it is now."""
+        """The Pub/Sub topic, by the present environment."""
         return naming.topic_name(*settings.environment_and_namespace(os.environ), self.path)
 
     @property
@@ -119,7 +119,7 @@ class TaskRoute:
 
     @property
     def scheduler_job_name(self) -> str:
-        """The Cloud Scheduler job, for the environment as it is now.
+        """The Cloud Scheduler job, by the present environment.
 
         Raises:
             ValueError: the route has no schedule.
@@ -141,7 +141,7 @@ class TaskRoute:
         return self.ack_deadline - max(2.0, self.ack_deadline / 10)
 
     def is_enabled(self, environ: Mapping[str, str]) -> bool:
-        """False when the kill switch says so: `0`, `false`, `no`, `off` in any case. Unset means on."""
+        """False when the kill switch is `0`, `false`, `no` or `off`, in upper or lower case. Unset means on."""
         return self.kill_switch is None or environ.get(self.kill_switch, "").strip().lower() not in _OFF
 
     def _check_delivery(self) -> None:
@@ -171,7 +171,7 @@ class TaskRoute:
                 check(value)
             except ScheduleError as error:
                 raise DeclarationError(f"TaskRoute({self.path}): {name}: {error}") from None
-        # A firing carries no arguments, so one that needs some would be a 400 each time, and never run.
+        # A firing has no arguments. A task that needs some would be answered 400 each time, and never run.
         if self.is_scheduled and (why := self.shape.mismatch((), {})) is not None:
             raise DeclarationError(
                 f"TaskRoute({self.path}): schedule: a firing brings no arguments ({why}); give the argument a default"

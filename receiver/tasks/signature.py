@@ -1,8 +1,8 @@
-"""What a task's function looks like, found out once at declaration.
+"""The signature of a task's function, read once at declaration.
 
-`describe` refuses what cannot be a task and says how the rest is called; `Shape.mismatch` then answers at every delivery
-whether arguments fit, without calling anything. Invariant: `mismatch` is None exactly when a call with these arguments
-would reach the function's first line.
+`describe` refuses functions that cannot be tasks, and says how to call the others. At every delivery `Shape.mismatch`
+says whether the arguments fit, without calling the function. Invariant: `mismatch` is None exactly when a call with these
+arguments would reach the function's first line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD
 
 
 class NotATask(ValueError):
-    """This cannot be a task's function; the message says why, as the end of a sentence."""
+    """The object cannot be a task's function; the message says why, as the end of a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Description:
 
 
 def describe(func: object) -> Description:
-    """Looks at a Task (ours, Django's, anything with `.func`) or a function.
+    """Describes a function, or the function of a Task (ours, Django's, anything with `.func`).
 
     Raises:
-        NotATask: it is no function, has no name of its own, yields, or takes its TaskContext in a wrong place.
+        NotATask: it is not a function, has no name, is a generator, or takes its TaskContext in the wrong place.
     """
     function = _underlying(func)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -58,7 +58,7 @@ def describe(func: object) -> Description:
         raise NotATask(
             f"has its TaskContext in the wrong place ({stray}); it is the first positional parameter"
         )
-    # What the call itself fills in cannot be given by keyword as well: `ctx`, and `self` of a bound method.
+    # A keyword must not repeat an argument that the call fills in: `ctx`, and `self` of a bound method.
     taken = (
         {parameters[0].name} if contexts and parameters[0].kind is Parameter.POSITIONAL_OR_KEYWORD else set()
     )
@@ -74,11 +74,11 @@ def describe(func: object) -> Description:
 
 
 class Shape:
-    """Which arguments a function takes, precomputed: a check costs a few set operations on the path of every delivery.
+    """The arguments that a function takes. Precomputed: each delivery needs only a few set operations to check them.
 
     Args:
-        parameters: what a message may fill, without the context.
-        taken: names that a keyword must not have although `**kwargs` would seem to take them.
+        parameters: those that a message fills, without the context.
+        taken: names that no keyword may have, even when the function takes `**kwargs`.
     """
 
     __slots__ = ("_any_keyword", "_filled", "_keywords", "_least", "_most", "_owed", "_signature", "_taken")
@@ -99,13 +99,13 @@ class Shape:
             for parameter in parameters
             if parameter.kind in {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
         )
-        # By the number of positional arguments: the names these fill, and those still owed by keyword.
+        # By the number of positional arguments: the names they fill, and the names that keywords must fill.
         counts = range(len(named) + 1)
         self._filled = [frozenset(named[:count]) - only for count in counts]
         self._owed = [frozenset(required) - frozenset(named[:count]) for count in counts]
 
     def mismatch(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str | None:
-        """None when the arguments fit, otherwise one sentence that says why not (it may quote a keyword's name)."""
+        """None when the arguments fit; otherwise one sentence that says why not. It may quote a keyword's name."""
         count = len(args)
         if self._least <= count <= self._most:
             given = kwargs.keys()
@@ -171,7 +171,7 @@ def _is_context(annotation: object, scope: Mapping[str, object]) -> bool:
         if root not in scope:
             return dotted.rpartition(".")[2] == _CONTEXT
         annotation = functools.reduce(lambda value, name: getattr(value, name, None), rest, scope[root])
-    # By name and home: tasks.py is a neighbour, and Django has a class of the same name.
+    # By name and package: Django has a class of the same name.
     home = getattr(annotation, "__module__", None)
     return (
         isinstance(annotation, type)

@@ -46,7 +46,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class _TakesArguments(Protocol[T_co]):
-    """What a type checker sees in `Task.enqueue` and its like: the function's parameters, without the context.
+    """The type of `Task.enqueue`, `aenqueue` and `entry`: the function's parameters, without the context.
 
     A type checker takes the first overload that fits the task. A first parameter of type `Any` or `object` would fit a context
     too, so that case comes first and is not checked. With mypy, a task with both a context and an `Any` is not checked either.
@@ -74,8 +74,8 @@ class Task(Generic[P, R]):
 
     Attributes:
         func: the function itself.
-        name: its name, `send_welcome_email`; what a message calls it.
-        path: its module path, `shop.tasks.send_welcome_email`; what resources are named after.
+        name: its name, `send_welcome_email`; messages use it.
+        path: its module path, `shop.tasks.send_welcome_email`; it is part of the names of its resources.
     """
 
     def __init__(self, func: Callable[P, R]) -> None:
@@ -87,7 +87,7 @@ class Task(Generic[P, R]):
             )
         functools.update_wrapper(
             self, func
-        )  # first: it copies the function's own attributes, whatever they are called
+        )  # first: it copies all attributes of the function, and ours must win
         self.func = func
         self.name: str = func.__name__
         self.path: str = f"{func.__module__}.{func.__qualname__}"
@@ -141,19 +141,20 @@ class Task(Generic[P, R]):
         connection: Any = None,
         traceparent: str | None = None,
     ) -> Task[P, R]:
-        """The same task, to be enqueued with these options; what is None stays as it was.
+        """The same task with other options for its calls. Options that are None do not change.
 
             send_mail.using(run_after=timedelta(hours=1)).enqueue(7)
 
         Args:
-            run_after: not before this moment (aware), or so long after the call. The sweeper publishes it then, to the minute.
-            group_key: several calls with the same key are watched together. Everybody who knows the key may ask for their
-                progress: use a random one, such as `uuid4().hex`. At most 255 bytes.
-            label: what this call is in its group, for people; at most 255 bytes.
-            connection: the transaction that the call belongs to: a SQLAlchemy AsyncConnection or AsyncSession for
-                `aenqueue`, a Connection or Session for `enqueue`, on the record's own database. The task exists only if that
-                transaction commits.
-            traceparent: W3C trace context. Default: OpenTelemetry's current span, else that of the delivery that runs here.
+            run_after: the earliest time to run: an aware datetime, or a timedelta after the call. The sweeper publishes it
+                within a minute of that time.
+            group_key: calls with the same key form a group. Everybody who knows the key may read the group's progress, so
+                use a random one, such as `uuid4().hex`. At most 255 bytes.
+            label: the name of this call in its group, for people; at most 255 bytes.
+            connection: the call joins the transaction of this SQLAlchemy AsyncConnection or AsyncSession (for
+                `aenqueue`), Connection or Session (for `enqueue`), on the record's own database. The task exists only if
+                that transaction commits.
+            traceparent: W3C trace context. Default: OpenTelemetry's current span, else that of the running delivery.
 
         Raises:
             ValueError: a moment without a zone, a text that is empty, too long or has NUL, or no W3C trace context.
@@ -182,10 +183,10 @@ class Task(Generic[P, R]):
         return changed
 
     def get_result(self, task_id: str) -> TaskResult:
-        """What is known of a call of this task.
+        """The result of a call of this task, as it is in the record.
 
         Raises:
-            TaskResultMissing: there is none of this id, or it is another task's.
+            TaskResultMissing: no execution has this id, or it is another task's.
             RuntimeError: an event loop runs in this thread: use `aget_result`.
             DatabaseUnavailable: the record cannot be reached.
         """
