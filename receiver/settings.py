@@ -69,7 +69,7 @@ class Settings:
         "the service's URL, https or http on loopback; required to serve",
     )
     service_account: str | None = setting(
-        "TASKS_SERVICE_ACCOUNT", parsers.account, "the account whose tokens pushes carry; required to serve"
+        "TASKS_SERVICE_ACCOUNT", parsers.account, "the service account in the tokens of pushes; required to serve"
     )
     environment: str = setting(
         "TASKS_ENVIRONMENT", parsers.environment, "prefix of every resource name", "dev"
@@ -227,7 +227,7 @@ def require_serving(settings: Settings) -> None:
     needed = {
         "project_id": "the Google Cloud project, such as gyrinx-prod",
         "service_url": "this service's URL, the audience of push tokens",
-        "service_account": "the account whose tokens pushes carry",
+        "service_account": "the service account in the tokens of pushes",
     }
     for name, purpose in needed.items():
         if getattr(settings, name) is None and settings.push_auth is PushAuth.OIDC:

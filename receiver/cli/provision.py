@@ -67,7 +67,7 @@ def command(
 ) -> None:
     """Show what has to change in Pub/Sub and Cloud Scheduler; with --apply, make it so.
 
-    Exit code 0: the plan is shown, or what is there is as it should be now. 1: it is not.
+    Exit code 0: the plan is shown, or everything is as it should be now. 1: it is not.
     """
     changes = (applies or destroy) and not only_plan
     if applies and only_plan:
@@ -160,13 +160,13 @@ class _Session:
 
     def _conclude(self, left: Plan, failed: int, total: int) -> None:
         if total and not left.is_settled:
-            self._console.print("what is there still differs:")
+            self._console.print("some resources still differ:")
             for line in rendering.lines(left):
                 self._print(line)
         if failed:
             self._console.print(f"{failed} of {total} failed")
         if left.is_settled:
-            self._console.print("what is there is as it should be")
+            self._console.print("everything is as it should be")
 
     def _show(self, plan: Plan) -> None:
         if self._as_json:

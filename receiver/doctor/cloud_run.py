@@ -1,6 +1,6 @@
-"""A Cloud Run service as it is deployed, read from Google's REST resource.
+"""A deployed Cloud Run service, read from Google's REST resource.
 
-Next: `receiver.doctor.service_rules` judges it.
+Next: `receiver.doctor.service_rules` checks it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import msgspec
 from receiver.errors import GoogleUnavailable
 
 DEFAULT_TIMEOUT: Final = timedelta(seconds=300)
-"""Cloud Run's request timeout where a service names none."""
+"""Cloud Run's default request timeout."""
 
 DEFAULT_CONCURRENCY: Final = 80
-"""Its requests at once on one instance."""
+"""Cloud Run's default for the requests at once on one instance."""
 
 DEFAULT_MAX_INSTANCES: Final = 100
 """Its instances at most."""

@@ -45,7 +45,7 @@ PART_LIMIT: Final = timedelta(seconds=10)
 """For each part of the examination. All run at the same time, so that it takes about this long at most."""
 
 GOOGLE_RETRIES: Final = 1
-"""Of a request to Google: the doctor reports trouble, it does not wait until it is over."""
+"""Retries of a request to Google: the doctor reports a problem instead of waiting for its end."""
 
 
 CERTIFICATE_RULES: Final[tuple[Rule[Mapping[str, str]], ...]] = (
@@ -68,10 +68,10 @@ async def examine(
     region: str | None = None,
     skipped: frozenset[Check] = frozenset(),
 ) -> Diagnosis:
-    """Looks at everything, and says what it found.
+    """Looks at every part, and returns the diagnosis.
 
     Args:
-        max_instances: of the service; else as it is deployed, else Cloud Run's default.
+        max_instances: of the service. Default: those of the deployed service, else Cloud Run's default.
         service, region: name and place of the service; else it is found by its address.
         skipped: what not to look at.
     """
@@ -103,7 +103,7 @@ class _Examination:
     unseen: list[Unseen] = field(default_factory=list)
 
     async def diagnosis(self) -> Diagnosis:
-        """Looks, then judges: many rules need the service as it is deployed."""
+        """Looks at all parts, then applies the rules: many rules need the deployed service."""
         client = GoogleClient(most_retries=GOOGLE_RETRIES)
         admin = GoogleAdmin(client, Endpoints.of(self.settings))
         try:
@@ -128,7 +128,7 @@ class _Examination:
         return Diagnosis.of(self.findings, self.unseen, self.skipped)
 
     async def _part(self, check: Check, look: Callable[[], Awaitable[T]]) -> T | None:
-        """What `look` returns within its time; None when the part is left out, or could not be seen."""
+        """The result of `look`; None when the part is skipped, or could not be seen in its time."""
         if check in self.skipped:
             return None
         try:
@@ -164,7 +164,7 @@ class _Examination:
             self.findings += judged(Check.CERTIFICATES, CERTIFICATE_RULES, seen)
 
     def _google(self, admin: GoogleAdmin) -> GoogleLook | None:
-        """How to look at what is provisioned; None where it is not known what should be there."""
+        """How to look at the provisioned resources; None when the desired state is not known."""
         try:
             scope, push = Scope.of(self.settings), PushTarget.of(self.settings)
         except SettingError as error:

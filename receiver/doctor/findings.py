@@ -1,6 +1,6 @@
-"""What the doctor says: findings, the rules that lead to them, and the diagnosis for people and programs.
+"""Findings, the rules that lead to them, and the diagnosis for people and programs.
 
-Invariant: the `code` of a finding and the names in the JSON are for programs and keep their meaning; sentences may get better.
+Invariant: the `code` of a finding and the names in the JSON are for programs and keep their meaning; sentences may change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ S = TypeVar("S")
 
 
 class Check(StrEnum):
-    """What is looked at."""
+    """The parts that the doctor looks at."""
 
     CONFIGURATION = "configuration"
     TASKS = "tasks"
@@ -47,7 +47,7 @@ _WIDTH: Final = len("warning")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be.
+    """One problem.
 
     Attributes:
         code: the kind of finding, for programs; `docs/doctor.md` lists them.
@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Rule(Generic[S]):
-    """When a part of what was seen is a finding, and what is said then.
+    """The condition of a finding, and its words.
 
     Args:
         severity: or how it follows from what was seen and the item.
@@ -83,7 +83,7 @@ class Rule(Generic[S]):
     mend: str
 
     def findings(self, check: Check, seen: S) -> Iterator[Finding]:
-        """What this rule finds."""
+        """The findings of this rule."""
         found = self.when(seen)
         items = [None] * found if isinstance(found, bool) else found
         for item in items:
@@ -93,7 +93,7 @@ class Rule(Generic[S]):
 
 
 def judged(check: Check, rules: Iterable[Rule[S]], seen: S) -> list[Finding]:
-    """What the rules find, in their order."""
+    """The findings of the rules, in the rules' order."""
     return [finding for rule in rules for finding in rule.findings(check, seen)]
 
 
@@ -107,7 +107,7 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """Everything that the doctor has to say.
+    """All findings, and the parts that were not seen.
 
     Attributes:
         findings: the worst first.

@@ -1,6 +1,6 @@
-"""Google's side as the doctor sees it: what is provisioned, who may do what, and the service as it is deployed. Read only.
+"""Reads Google's side for the doctor: the resources, the policies, and the deployed service. Read only.
 
-Next: `receiver.doctor.resource_rules` and `receiver.doctor.service_rules` judge it.
+Next: `receiver.doctor.resource_rules` and `receiver.doctor.service_rules` check it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ INVOKER: Final = "roles/run.invoker"
 
 @dataclass(frozen=True, slots=True)
 class Provisioned:
-    """What is there of some kinds, and the plan that leads from it to what should be."""
+    """The observed resources of some kinds, and the plan from them to the desired state."""
 
     plan: Plan
     observed: Observed
@@ -36,7 +36,7 @@ class Provisioned:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Grants that should be there and are not, and what could not be read."""
+    """Grants that are missing, and policies that could not be read."""
 
     missing: tuple[Grant, ...]
     unseen: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class GoogleLook:
         self._wanted = desired(routes, scope, push)
 
     async def provisioned(self, *kinds: Kind) -> Provisioned:
-        """What is there of these kinds. Raises GoogleError."""
+        """The resources of these kinds. Raises GoogleError."""
         observed = await observe(self._admin, self._scope, frozenset(kinds))
         wanted = [one for one in self._wanted if one.item.kind in kinds]
         return Provisioned(plan(wanted, observed, self._scope), observed)
@@ -73,7 +73,7 @@ class GoogleLook:
         return Roles(tuple(missing), tuple(unseen))
 
     async def _policy(self, grant: Grant) -> Mapping[str, Any] | str | None:
-        """The policy of a grant's target, or why it cannot be read; None where there is no such resource: `provisioned` says so."""
+        """The policy of a grant's target, or why it cannot be read. None: the resource is missing, which `provisioned` reports."""
         try:
             return await self._admin.policy(grant.target)
         except GoogleMissing:
@@ -86,7 +86,7 @@ class GoogleLook:
 async def find_service(
     admin: GoogleAdmin, settings: Settings, name: str | None, region: str | None
 ) -> tuple[CloudRunService, frozenset[str] | None] | str:
-    """The Cloud Run service that the settings mean, and who may call it (None: not readable); or why it is not known.
+    """The Cloud Run service of the settings, and who may call it (None: not readable); or why it is not known.
 
     Args:
         name: of the service, if it is known; else it is found by its address.
@@ -106,7 +106,11 @@ async def find_service(
     except GoogleMissing:
         return f"there is no service {name} in {where}; say where with --region"
     except GoogleError as error:
-        way = "; whoever looks needs roles/run.viewer" if isinstance(error, GoogleForbidden) else ""
+        way = (
+            "; the account that runs the doctor needs roles/run.viewer"
+            if isinstance(error, GoogleForbidden)
+            else ""
+        )
         return f"cannot read the Cloud Run service of project {settings.project_id}: {error}{way}"
     try:
         policy = await admin.policy(found.name)
@@ -118,7 +122,7 @@ async def find_service(
 
 
 def region_of(url: str | None) -> str | None:
-    """The region in an address `https://SERVICE-NUMBER.REGION.run.app`; the other form has none."""
+    """The region in an address `https://SERVICE-NUMBER.REGION.run.app`; the other form has no region."""
     match (urlsplit(url or "").hostname or "").split("."):
         case [_, region, "run", "app"] if "-" in region:
             return region

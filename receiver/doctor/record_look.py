@@ -1,7 +1,7 @@
-"""The record as the doctor sees it: what its database is, what it allows, what waits in it. Read only.
+"""Reads the record for the doctor: its database, its rights, and the rows that wait. Read only.
 
-Each question has its own time, so that a busy database is not kept longer than that.
-Next: `receiver.doctor.record_rules` judges it.
+Each query has its own time limit, so that it does not load a busy database for longer.
+Next: `receiver.doctor.record_rules` checks it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ANSWER: Final = timedelta(seconds=3)
 """For one question. Those about a large table may need a scan."""
 
 PATIENT: Final = timedelta(minutes=10)
-"""A row that is due, or whose lease has ended, is a finding after this time: the sweeper comes every minute, a redelivery within
-Pub/Sub's longest backoff of ten minutes."""
+"""A row that is due, or whose lease has ended, is a finding after this time. The sweeper runs every minute, and a redelivery comes
+within Pub/Sub's longest backoff of ten minutes."""
 
 SWEEPS: Final = timedelta(minutes=15)
 """How far back sweeps are looked for."""
@@ -59,7 +59,7 @@ class Sweeps:
 
 @dataclass(frozen=True, slots=True)
 class RecordSeen:
-    """What could be seen. A part that could not is None, and named in `unseen` with the reason.
+    """The record, as far as it could be seen. A part that could not is None; `unseen` names it and the reason.
 
     Attributes:
         version: PostgreSQL's, such as 160004.
@@ -129,7 +129,7 @@ WITH recent AS MATERIALIZED (
 
 
 async def look(database: Database, namespace: str) -> RecordSeen:
-    """Asks everything.
+    """Runs all queries.
 
     Raises:
         LoginRefused: the database refuses the connection.
@@ -165,7 +165,7 @@ async def _waiting(
             return None
         return rows
 
-    owed = await ask("what is owed", OWED, PATIENT)
+    owed = await ask("owed executions", OWED, PATIENT)
     swept = await ask("the last sweep", SWEPT_RECENTLY + SWEPT, SWEEP.path, SWEEPS)
     rejected = await ask("rejected messages", REJECTED)
     expired = await ask("expired leases", EXPIRED, PATIENT)

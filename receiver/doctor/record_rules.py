@@ -1,4 +1,4 @@
-"""Rules for the record: can it be used, is there room for every instance, and does anything wait in it that should not?"""
+"""Rules for the record: can it be used, are there connections for every instance, and does anything wait too long?"""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RecordAndFleet:
         return self.fleet.needed > self.record.connections
 
     def schema(self) -> Iterator[Mapping[str, str]]:
-        """Why the tables cannot be used, and what to do."""
+        """The reason why the tables cannot be used, and what to do."""
         if self.record.schema is not None:
             what, _, mend = str(self.record.schema).partition("; ")
             state = self.record.schema.state
@@ -82,14 +82,14 @@ class RecordAndFleet:
             yield {"tables": ", ".join(tables), "sql": disabled}
 
     def sweeps(self) -> Iterator[str]:
-        """Why it looks as if nobody sweeps."""
+        """The reason to think that no sweeps run."""
         swept = self.record.sweeps
         if swept is None or (swept.ended is not None and swept.ended <= PATIENT):
             return
         if swept.failure is not None:
             yield f"the last sweep failed: {swept.failure}"
         elif swept.untouched:
-            yield "neither the sweeper nor any task has ever run"
+            yield "no sweep and no task has ever run"
         else:
             yield f"no sweep has succeeded for {SWEEPS.total_seconds() / 60:g} minutes"
 
@@ -102,7 +102,7 @@ def _sweeper_severity(seen: RecordAndFleet, _: object) -> Severity:
 
 
 def _counted(waiting: Waiting | None, one: str, many: str, **more: str) -> list[Mapping[str, str]]:
-    """The item of a finding when any wait."""
+    """The item of the finding, if any rows wait."""
     if waiting is None or not waiting.count:
         return []
     return [
@@ -201,7 +201,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         "sweeper",
         RecordAndFleet.sweeps,
         "{item}",
-        "deferred tasks, and those that a crash left unpublished, wait until it runs",
+        "deferred tasks, and tasks that a crash left unpublished, wait until the sweeper runs",
         f"receiver provision --apply --only {SWEEP.name}",
     ),
     Rule(
@@ -229,7 +229,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
             for item in _counted(waiting, "message is", "messages are", reason=reason)
         ],
         "{item[count]} kept as {item[reason]}, the first for {item[time]}",
-        "they could not become executions, and wait until somebody looks",
+        "they could not become executions, and wait until an operator looks at them",
         "receiver rejected list",
     ),
 )

@@ -1,4 +1,4 @@
-"""Rules for what is provisioned: where it is not as provisioning would make it, and what is wrong with the resources themselves."""
+"""Rules for resources: their differences from the plan of provisioning, and their own faults."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAMED: Final = 3
 """Resources that a finding names; of the others it says the number."""
 
 NO_SUCH_TOPIC: Final = 5
-"""NOT_FOUND, as Cloud Scheduler tells of a firing whose topic is not there."""
+"""NOT_FOUND: Cloud Scheduler's status for a firing whose topic does not exist."""
 
 _MISSING: Final = {
     Kind.TOPIC: "enqueuing fails, because its messages cannot be published",
@@ -42,7 +42,7 @@ def _missing(seen: Provisioned) -> Iterator[Mapping[str, str]]:
 
 
 def _drifted(fields: Sequence[str], seen: Provisioned) -> Iterator[str]:
-    """One finding for each resource in which some of these fields differ; without fields: those that no rule names."""
+    """One finding for each resource in which some of these fields differ. No fields: the fields that no other rule has."""
     for entry in seen.plan.entries:
         if isinstance(entry, Update):
             named = [
@@ -68,7 +68,7 @@ _DRIFT: Final[tuple[tuple[Severity, str, list[str], str], ...]] = (
         Severity.WARNING,
         "dead-letters",
         ["deadLetterPolicy.deadLetterTopic", "deadLetterPolicy.maxDeliveryAttempts"],
-        "a message that can never be delivered is delivered again for ever, or is kept where nobody looks",
+        "a message that can never be delivered is delivered again for ever, or is kept where no subscription reads it",
     ),
     (
         Severity.WARNING,
@@ -115,7 +115,7 @@ def _refused(seen: Provisioned) -> Iterator[Mapping[str, object]]:
 
 
 def _kept(seen: Provisioned) -> Iterator[Mapping[str, object]]:
-    """Resources that no task needs. Those that provisioning never touches are for people to decide about."""
+    """Resources that no task needs. People must decide about those that provisioning never touches."""
     for entry in _entries(Kept, seen):
         prunes = "--prune" in entry.why
         mend = "receiver provision --prune --apply" if prunes else f"gcloud {_named(entry.item, 'describe')}"

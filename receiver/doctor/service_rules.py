@@ -1,4 +1,4 @@
-"""Rules for the Cloud Run service as it is deployed: does it let pushes in, and does it run with the settings that are meant?"""
+"""Rules for the deployed Cloud Run service: does it accept pushes, and does it run with the right settings?"""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _UPDATE: Final = "gcloud run services update {seen.service.flags}"
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """The service, and what it is compared with.
+    """The service, and the settings that it is compared with.
 
     Attributes:
-        invokers: members that may call it; None where its policy cannot be read.
+        invokers: members that may call it; None: its policy cannot be read.
         settings: as they are meant, read from `environ`.
     """
 
@@ -66,13 +66,13 @@ class Deployed:
         return next(iter(self.service.urls), "URL")
 
     def differing(self) -> Iterator[Mapping[str, str]]:
-        """The variables whose values differ; secrets, and what belongs to the platform or a laptop, are not compared."""
+        """The variables whose values differ. Secrets and variables of the platform or a laptop are not compared."""
         for one in VARIABLES:
             there = self.service.environment.get(one.name, "")
             here = self.environ.get(one.name, "").strip() or one.default or ""
             if one.secret or one.name in _OF_THE_PLATFORM or one.name.startswith(_LOCAL):
                 continue
-            # None: it comes from a secret. Plain http is for stand-ins, and no service has it.
+            # None: it comes from a secret. Plain http is only for emulators.
             if there is None or here.startswith("http://"):
                 continue
             there = there.strip() or one.default or ""
@@ -89,7 +89,7 @@ class Deployed:
 
 
 def _set(name: str, value: str) -> str:
-    """The flag that sets a variable; gcloud splits several at commas, unless told otherwise."""
+    """The flag that sets a variable. gcloud splits at commas unless another separator is named."""
     if not value:
         return f"--remove-env-vars {name}"
     return f"--update-env-vars {shlex.quote(('^|^' if ',' in value else '') + f'{name}={value}')}"

@@ -1,6 +1,6 @@
-"""Rules for the environment: every value that is not allowed, not only the first, and what is missing to serve.
+"""Rules for the environment: all values that are not allowed, and the variables that are missing to serve.
 
-A variable that cannot be read is taken as unset, so that everything else can still be looked at.
+A variable with a wrong value counts as unset, so that the other parts can still be looked at.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Configuration:
 
     @property
     def missing(self) -> list[str]:
-        """The variables that are not set, and without which the service does not start (`settings.require_serving`)."""
+        """The unset variables that the service needs to start (`settings.require_serving`)."""
         settings = self.settings
         values = {"DATABASE_URL": settings.database_url}
         if settings.push_auth is PushAuth.OIDC:

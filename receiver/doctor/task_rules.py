@@ -24,7 +24,7 @@ LONGEST_REQUEST: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What the plugins declare.
+    """The tasks of the plugins.
 
     Attributes:
         undeclared: paths of tasks without a route.
@@ -78,7 +78,7 @@ class Declared:
             }
 
     def outlasting_requests(self) -> Iterator[Mapping[str, object]]:
-        """The tasks whose requests Cloud Run ends. Pub/Sub waits for an answer until the ack deadline only."""
+        """The tasks whose requests Cloud Run ends too early. Pub/Sub waits for an answer only until the ack deadline."""
         if self.service is None:
             return
         most = self.service.timeout.total_seconds()
@@ -131,7 +131,7 @@ TASK_RULES: Final[tuple[Rule[Declared], ...]] = (
         "timeout-over-request",
         Declared.outlasting_requests,
         "{item[task]} may take {item[waited]:g} s, Cloud Run ends a request after {item[most]:g} s",
-        "Pub/Sub is told 504 and delivers again, while the task goes on or loses its CPU",
+        "Pub/Sub gets 504 and delivers again, while the task goes on or loses its CPU",
         "gcloud run services update {seen.flags} --timeout {item[longer]}",
     ),
 )

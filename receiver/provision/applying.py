@@ -1,7 +1,7 @@
 """Applies a plan: exactly its changes, kind after kind, many of a kind side by side.
 
-A change that fails stops only the changes that need it. Other writers are expected. A resource that somebody made just as
-planned is done. A resource that somebody changes at the same moment is read back and tried again; at the end the fields that still
+A change that fails stops only the changes that need it. Other writers are expected. A resource that another writer made just
+as planned is done. A resource that another writer changes at the same moment is read back and tried again; at the end the fields that still
 differ are named.
 
 Invariant: no request is sent for anything that `planning.is_within` does not allow.
@@ -88,16 +88,16 @@ def _stages(changes: Iterable[Change]) -> list[list[Change]]:
 
 
 async def _carried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
-    """Makes one change, and says what has become of it."""
+    """Makes one change, and returns its result."""
     if not is_within(change, scope):
         raise AssertionError(f"{change.item.name} is not this environment's")  # planning leaves such out
     try:
         return await _tried(change, admin, scope)
     except GoogleMissing as error:
         if isinstance(change, Delete):
-            return ChangeDone(change, "it was gone already")
+            return ChangeDone(change, "it was deleted already")
         if isinstance(change, Update):
-            return ChangeFailed(change, "deleted by somebody else since the plan was made: plan again")
+            return ChangeFailed(change, "another writer deleted it after the plan was made: plan again")
         return ChangeFailed(change, reason(error, change.item.kind, scope))
     except GoogleError as error:
         is_emulated = admin.is_emulated and change.item.kind is not Kind.JOB
@@ -107,7 +107,7 @@ async def _carried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
 
 
 async def _tried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
-    """Makes one change against other writers: a conflict is read back, and tried again where that may help."""
+    """Makes one change. After a conflict with another writer the resource is read, and the change tried again if that may help."""
     for attempt in range(CONFLICT_TRIES):
         if attempt:
             bound = min(FIRST_CONFLICT_PAUSE * 2**attempt, LONGEST_CONFLICT_PAUSE)
@@ -124,7 +124,7 @@ async def _tried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
     left = differences(change.item, change.found) if isinstance(change, Update) else ()
     differs = f"; it differs in {_named(left)}" if left else ""
     return ChangeFailed(
-        change, f"somebody else kept changing it through {CONFLICT_TRIES} tries: try again{differs}"
+        change, f"another writer changed it during each of {CONFLICT_TRIES} tries: try again{differs}"
     )
 
 
@@ -144,7 +144,7 @@ async def _sent(change: Change, admin: GoogleAdmin) -> None:
 async def _read_back(
     change: Change, conflict: GoogleConflict, admin: GoogleAdmin, scope: Scope
 ) -> Change | Result:
-    """What has become of a change after a conflict, or the change to try again."""
+    """The result of a change after a conflict, or the change to try again."""
     match change:
         case Create():
             return _made_by_others(change, await admin.get(change.item.name), conflict)
@@ -159,21 +159,21 @@ def _made_by_others(change: Create, found: Resource | None, conflict: GoogleConf
         return change if conflict.reason == ABORTED else ChangeFailed(change, f"{conflict}: plan again")
     if left := differences(change.item, found):
         return ChangeFailed(
-            change, f"made by somebody else at the same moment, and differs in {_named(left)}"
+            change, f"another writer made it at the same moment; it differs in {_named(left)}"
         )
-    return ChangeDone(change, "made by somebody else at the same moment, just like this")
+    return ChangeDone(change, "another writer made it already, with the same values")
 
 
 def _changed_by_others(change: Update, found: Resource | None, scope: Scope) -> Change | Result:
     if found is None:
-        return ChangeFailed(change, "deleted by somebody else at the same moment: plan again")
+        return ChangeFailed(change, "another writer deleted it at the same moment: plan again")
     left = differences(change.item, found)
     if scope.whose(found) not in {Belongs.OURS, scope.whose(change.found)}:
-        why = f"somebody else made it theirs at the same moment: plan again; it differs in {_named(left)}"
+        why = f"another writer took it at the same moment: plan again; it differs in {_named(left)}"
         return ChangeFailed(change, why, lost=True)
     if left:
         return replace(change, found=found)
-    return ChangeDone(change, "changed by somebody else at the same moment, to just this")
+    return ChangeDone(change, "another writer made this change already")
 
 
 async def _field_by_field(change: Update, refusal: GoogleRefused, admin: GoogleAdmin) -> Result:

@@ -1,4 +1,4 @@
-"""What should be there: for every route a topic, a push subscription and, if it is scheduled, a job; and the dead letters.
+"""The desired state: for every route a topic, a push subscription and, if scheduled, a job; and the dead letters.
 
 Pure: routes and settings in, resources out, as Google writes them.
 
@@ -36,7 +36,7 @@ MAKES_TOKENS: Final = "roles/iam.serviceAccountTokenCreator"
 
 @dataclass(frozen=True, slots=True)
 class PushTarget:
-    """Where Pub/Sub pushes to, with whose token (None: no token), and after how many tries a message is a dead letter."""
+    """The URL of pushes, the account of their tokens (None: no token), and the tries before a message is a dead letter."""
 
     url: str
     account: str | None
@@ -44,7 +44,7 @@ class PushTarget:
 
     @classmethod
     def of(cls, settings: Settings) -> PushTarget:
-        """What the settings say.
+        """The target from the settings.
 
         Raises:
             SettingError: the service's URL or the account is missing, or Pub/Sub would not push like that.
@@ -64,7 +64,7 @@ class PushTarget:
             return cls(url, None, settings.max_delivery_attempts)
         if settings.service_account is None:
             raise SettingError(
-                "TASKS_SERVICE_ACCOUNT", None, "set it to the account whose tokens pushes carry"
+                "TASKS_SERVICE_ACCOUNT", None, "set it to the service account in the tokens of pushes"
             )
         return cls(url, settings.service_account, settings.max_delivery_attempts)
 

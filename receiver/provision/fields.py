@@ -25,13 +25,13 @@ _UTC: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One field of a resource: its value as it is and as it should be, in words; None where it is absent."""
+    """One field of a resource that differs: the observed and the desired value, in words; None: absent."""
 
     field: str
     old: str | None
     new: str | None
     fixed: str | None = None
-    """What a wrong value does, for a field that cannot be changed; None for one that can."""
+    """For a field that cannot be changed: the effect of the wrong value. None for other fields."""
 
     def __str__(self) -> str:
         return f"{self.field}: {_shown(self.old)} → {_shown(self.new)}"
@@ -39,7 +39,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field that we set: where it is, and how its value becomes words. `read` gets None where it is absent."""
+    """A field that we set: its path, and how to write its value in words. `read` gets None for an absent field."""
 
     path: str
     read: Callable[[Any], str | None]
@@ -47,7 +47,7 @@ class Field:
 
     @property
     def top(self) -> str:
-        """The field of the resource itself: what an update mask names. The emulator refuses deeper ones."""
+        """The field's first part, for an update mask. The emulator refuses deeper paths."""
         return self.path.partition(".")[0]
 
     def of(self, body: Mapping[str, Any]) -> str | None:
@@ -59,7 +59,7 @@ class Field:
 
 
 def differences(wanted: Resource, found: Resource) -> tuple[Difference, ...]:
-    """The fields in which what was found is not what is wanted."""
+    """The fields in which the found resource differs from the wanted one."""
     pairs = ((field, field.of(found.body), field.of(wanted.body)) for field in FIELDS[wanted.kind])
     return tuple(Difference(field.path, old, new, field.fixed) for field, old, new in pairs if old != new)
 
@@ -102,7 +102,7 @@ def _filter(value: Any) -> str | None:
 
 
 def _duration(value: Any) -> str | None:
-    """`"10s"`, whatever way Google writes it; zero where it is left out of a message that is there."""
+    """A duration as `"10s"`, in any of Google's forms; zero when it is left out of a message that exists."""
     if value is None:
         return None
     try:
@@ -158,7 +158,7 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
     Kind.TOPIC: _LABELS,
     Kind.SUBSCRIPTION: (
         Field("topic", _text, "it receives nothing of this topic"),
-        Field("filter", _filter, "it drops what does not match"),
+        Field("filter", _filter, "it drops messages that do not match"),
         Field("detached", _flag, "it receives nothing any more"),
         Field("bigqueryConfig", _present, "it writes to BigQuery instead"),
         Field("bigtableConfig", _present, "it writes to Bigtable instead"),

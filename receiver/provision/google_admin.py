@@ -39,10 +39,10 @@ QUOTA_RETRIES: Final = 8
 """Tries after the first: about half a minute, for quotas that are counted by the minute."""
 
 PAGES: Final = {"topics": 1000, "subscriptions": 1000, "jobs": 500, "services": 100}
-"""Resources a page that are asked for, by collection: the APIs' limits."""
+"""The size of a page, by collection: the APIs' limits."""
 
 POLICY_VERSION: Final = 3
-"""The first that carries conditions. A policy read as an older one loses its conditions when it is written back."""
+"""The first version with conditions. A policy read in an older version loses its conditions when it is written back."""
 
 _ROLES: Final = {
     Kind.TOPIC: "roles/pubsub.editor",
@@ -105,7 +105,7 @@ class GoogleAdmin:
         return [task.result() for task in tasks]
 
     async def resources(self, kind: Kind, scope: Scope) -> list[Resource]:
-        """Everything of a kind in the scope's project, for jobs in its location; other people's as well.
+        """All resources of a kind in the scope's project (jobs: in its location), also other owners'.
 
         Raises:
             GoogleError: with a line that says what to do.
@@ -137,7 +137,7 @@ class GoogleAdmin:
     async def update(self, item: Resource, body: Mapping[str, Any], mask: tuple[str, ...]) -> None:
         """Sets the fields that the mask names to their values in the body; a field that is not there is removed.
 
-        Whether a job is paused stays as it is.
+        A paused job stays paused.
         """
         named, fields = {"name": item.name, **body}, ",".join(mask)
         if item.kind is Kind.JOB:
@@ -160,7 +160,7 @@ class GoogleAdmin:
         return found
 
     async def set_policy(self, name: str, policy: Mapping[str, Any]) -> None:
-        """Writes a policy back. Raises GoogleConflict when it has changed since it was read: the etag tells."""
+        """Writes a policy back. Raises GoogleConflict when it has changed since it was read, by its etag."""
         body = {"policy": {**policy, "version": POLICY_VERSION}}
         await self._ask("POST", f"{self._url(name)}:setIamPolicy", body=body, repeatable=True)
 
@@ -178,7 +178,7 @@ class GoogleAdmin:
         return found
 
     async def listed(self, parent: str, collection: str) -> list[dict[str, Any]]:
-        """All bodies of a collection, page by page. Google may give less than a page, and an empty one."""
+        """All bodies of a collection, page by page. A page of Google's may be short, or empty."""
         found: list[dict[str, Any]] = []
         params = {"pageSize": str(PAGES[collection])}
         while True:
@@ -192,7 +192,7 @@ class GoogleAdmin:
         return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
 
     def _url(self, name: str) -> str:
-        """The address of a resource, `…/topics/t`, or of a collection, `…/topics`: that has an odd number of parts."""
+        """The address of a resource, `…/topics/t`, or of a collection, `…/topics`, which has an odd number of parts."""
         parts = name.split("/")
         collection = parts[-1] if len(parts) % 2 else parts[-2]
         return f"{self._bases[collection]}/{quote(name, safe='/:@')}"
@@ -203,7 +203,7 @@ def _resource(kind: Kind, body: Mapping[str, Any]) -> Resource:
 
 
 def explained(error: GoogleError, doing: str, kind: Kind | None, scope: Scope) -> GoogleError:
-    """The same error; its message says what could not be done, why, and what to do."""
+    """The same error, with a message that names the failed action, the reason, and what to do."""
     line = f"cannot {doing}: {reason(error, kind, scope)}"
     match error:
         case GoogleRefused():
@@ -215,7 +215,7 @@ def explained(error: GoogleError, doing: str, kind: Kind | None, scope: Scope) -
 
 
 def reason(error: GoogleError, kind: Kind | None, scope: Scope) -> str:
-    """Google's words, and what to do. `kind` is what was asked for; None for the project."""
+    """Google's words, and what to do. `kind` is the requested kind; None for the project."""
     said, project = str(error), scope.project
     match error:
         case GoogleForbidden() if "API has not been used" in said or "it is disabled" in said:
@@ -223,9 +223,9 @@ def reason(error: GoogleError, kind: Kind | None, scope: Scope) -> str:
         case GoogleForbidden(status=codes.UNAUTHORIZED):
             remedy = "log in again: gcloud auth application-default login"
         case GoogleForbidden() if "actAs" in said:
-            remedy = "whoever provisions needs roles/iam.serviceAccountUser on the push account"
+            remedy = "the account that provisions needs roles/iam.serviceAccountUser on the push account"
         case GoogleForbidden():
-            remedy = f"whoever provisions needs {_ROLES[kind]}"
+            remedy = f"the account that provisions needs {_ROLES[kind]}"
         case GoogleMissing() if kind is Kind.JOB:
             remedy = (
                 f"is SCHEDULER_LOCATION {scope.location} a region of Cloud Scheduler? "

@@ -1,7 +1,7 @@
-"""What is there: the topics, subscriptions and scheduler jobs of one environment, as Google lists them.
+"""The observed state: the topics, subscriptions and scheduler jobs of one environment, as Google lists them.
 
-A list takes one request for a thousand resources, and shows what no task needs any more. Lists and policies are read side by
-side. What is outside the scope is dropped here.
+A list takes one request for a thousand resources, and also has those that no task needs any more. Lists and policies are
+read at the same time. Resources outside the scope are left out.
 
 Next: `receiver.provision.planning`.
 """
@@ -53,7 +53,7 @@ class Observed:
         return grant.is_in(self.policies.get(grant.target, {}))
 
     def with_(self, name: str, found: Resource | None) -> Observed:
-        """The same with one resource as it was read just now; None: it is not there."""
+        """A copy with one resource as it was just read; None: it does not exist."""
         rest = {known: one for known, one in self.by_name.items() if known != name}
         return Observed(rest if found is None else {**rest, name: found}, self.policies)
 
@@ -61,10 +61,10 @@ class Observed:
 async def observe(
     admin: GoogleAdmin, scope: Scope, kinds: frozenset[Kind] = ALL_KINDS, targets: Iterable[str] = ()
 ) -> Observed:
-    """Lists what is there.
+    """Lists the resources of the scope.
 
     Args:
-        kinds: which kinds to look at; the others are taken to be absent.
+        kinds: the kinds to list; the others count as absent.
         targets: full names whose policies to read as well; one that is not there has none.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The plan: what must be made, changed and deleted so that what is there becomes what should be.
+"""The plan: the resources to create, change and delete, so that the observed state becomes the desired one.
 
 Pure. Every resource gets exactly one of the values below, so that a plan can be read before anything happens.
 
@@ -43,7 +43,7 @@ class Give:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """It is there, and differs. `adopted`: it was nobody's until now."""
+    """It exists, and differs. `adopted`: it had no owner until now."""
 
     item: Resource
     found: Resource
@@ -108,12 +108,12 @@ class Plan:
 
     @property
     def refused(self) -> tuple[ChangeRefused, ...]:
-        """Those that must not or cannot be changed."""
+        """The resources that must not or cannot be changed."""
         return tuple(entry for entry in self.entries if isinstance(entry, ChangeRefused))
 
     @property
     def kept(self) -> tuple[Kept, ...]:
-        """Those that no task needs and that stay."""
+        """The resources that no task needs and that are kept."""
         return tuple(entry for entry in self.entries if isinstance(entry, Kept))
 
     @property
@@ -123,7 +123,7 @@ class Plan:
 
     @property
     def is_settled(self) -> bool:
-        """Whether what is there equals what should be."""
+        """Whether the observed state equals the desired one."""
         return not self.changes and not self.refused
 
 
@@ -136,7 +136,7 @@ def plan(
     prune: Needed | None = None,
     orphans: bool = True,
 ) -> Plan:
-    """What leads from `observed` to `wanted`.
+    """The changes from `observed` to `wanted`.
 
     Args:
         take_over: resources of another service with our environment and namespace count as ours: the service has moved.
@@ -200,7 +200,7 @@ def _of_wanted(
     elif fixed:
         yield ChangeRefused(item, _way_out(item, fixed))
     elif changed:
-        yield Update(item, found, changed, one.needs, adopted=whose is Belongs.NOBODYS)
+        yield Update(item, found, changed, one.needs, adopted=whose is Belongs.UNOWNED)
     elif one.former is not None and pruning:
         yield Kept(item, f"{one.former} is still known by this name (its aliases)")
     else:
@@ -208,7 +208,7 @@ def _of_wanted(
 
 
 def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """Refuses what needs a refused resource. `entries` has what is needed before what needs it.
+    """Refuses the resources that need a refused one. In `entries` a resource comes before those that need it.
 
     Otherwise a subscription of ours would take the messages of another owner's topic, and a role would be given on it.
     """
@@ -243,8 +243,8 @@ def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
             return None
         case Belongs.FORMER_SERVICES if take_over:
             return None
-        case Belongs.NOBODYS:
-            return "it names no owner; delete it by hand if nobody needs it"
+        case Belongs.UNOWNED:
+            return "it names no owner; delete it by hand if it is not needed"
         case Belongs.FORMER_SERVICES | Belongs.OTHERS:
             return f"it belongs to {owner_of(found)}"
 
@@ -257,12 +257,12 @@ def _topic_of(found: Resource, scope: Scope) -> str:
 
 
 def _way_out(item: Resource, fixed: Sequence[Difference]) -> str:
-    """Google changes none of these fields. Deleting drops the messages that wait, so people must decide on it."""
+    """Google cannot change these fields. Deleting loses the messages that wait, so people must decide."""
     what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
     project, name = item.name.split("/")[1], item.id
     return (
         f"{what}. Pub/Sub cannot change that: `gcloud pubsub subscriptions delete {name} --project {project}` "
-        "drops what waits in it, then apply again makes it anew"
+        "loses the messages that wait in it; apply then creates it again"
     )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ProvisionOptions:
-    """What a run looks at.
+    """The part of the state that a run looks at.
 
     Args:
         kinds: the kinds of resource; others are left alone.
@@ -51,7 +51,7 @@ class ProvisionOptions:
 async def wanted_by(
     registry: Registry, admin: GoogleAdmin, scope: Scope, push: PushTarget, options: ProvisionOptions
 ) -> tuple[Wanted, ...]:
-    """What should be there. Asks Google for the project's number when roles are to be granted.
+    """The desired state. When roles are to be granted, Google is asked for the project's number.
 
     Raises:
         ConfigurationError: `options.only` names a task that does not exist.
@@ -65,15 +65,15 @@ async def wanted_by(
 
 
 async def needed_by_record(settings: Settings, scope: Scope) -> Needed:
-    """The topics of all executions that are not final. A row keeps its task's path, also when no task has it any more.
+    """The topics of all executions that are not final. A row keeps its task's path even after that task was removed.
 
     Raises:
         ConfigurationError: no database is set.
         SchemaError, DatabaseUnavailable: the record cannot be asked.
     """
     # SQLAlchemy and the driver take long to load, and only --prune needs them.
-    from receiver.reading import queries  # noqa: PLC0415 - as said
-    from receiver.record.database import Database  # noqa: PLC0415 - as said
+    from receiver.reading import queries  # noqa: PLC0415 - as above
+    from receiver.record.database import Database  # noqa: PLC0415 - as above
 
     try:
         url = require_database(settings)
@@ -95,7 +95,7 @@ class ProvisionRun:
     """Plans, applies and looks again.
 
     Args:
-        wanted: what should be there; None deletes everything of the environment.
+        wanted: the desired state; None deletes everything of the environment.
         ask: asks the record what it still needs; called only when topics or subscriptions would be pruned.
     """
 
@@ -114,10 +114,10 @@ class ProvisionRun:
         self._ask = ask
 
     async def plan(self) -> Plan:
-        """The changes that lead from what is there to what is wanted.
+        """The changes from the observed to the desired state.
 
         Raises:
-            GoogleError: what is there could not be read.
+            GoogleError: the resources could not be read.
             ConfigurationError, SchemaError, DatabaseUnavailable: the record has to be asked, and cannot be.
         """
         return await self._planned(await self._observed())
@@ -127,7 +127,7 @@ class ProvisionRun:
         return await apply(made, self._admin, self._scope, tell)
 
     async def remaining(self) -> Plan:
-        """The plan as it is now. Google's lists may lag behind: each resource that seems to differ is read once more."""
+        """The plan after the changes. Google's lists may be old, so each resource that seems to differ is read once more."""
         observed = await self._observed()
         made = self._decided(observed, {})
         doubtful = [entry.item.name for entry in made.changes if not isinstance(entry.item, Grant)]

@@ -36,7 +36,7 @@ Line: TypeAlias = tuple[str, str]
 
 
 def lines(plan: Plan) -> list[Line]:
-    """One line a change, one more for each field of an update; what is refused or kept with its reason."""
+    """One line for each change, and one for each field of an update. Refused and kept resources have their reason."""
     entries = (*plan.changes, *plan.refused, *plan.kept)
     return [line for entry in entries for line in _lines(entry)]
 
@@ -103,7 +103,7 @@ def _lines(entry: Change | ChangeRefused | Kept) -> Iterator[Line]:
         case Create() | Give():
             yield head, style
         case Update(differences=differences, adopted=adopted):
-            yield f"{head} (was nobody's)" if adopted else head, style
+            yield f"{head} (had no owner)" if adopted else head, style
             for difference in differences:
                 yield f"    {difference}", style
         case Delete(why=why):

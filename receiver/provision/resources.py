@@ -1,6 +1,6 @@
-"""What is provisioned: topics, subscriptions, scheduler jobs and grants, as Google's REST APIs write them.
+"""Topics, subscriptions, scheduler jobs and grants, as Google's REST APIs write them.
 
-The same value stands for what should be and for what is.
+Desired and observed resources have the same type.
 Next: `receiver.provision.fields` says in which fields two resources differ.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Kind(StrEnum):
-    """What a resource is. Resources are made in this order, and deleted in the opposite one."""
+    """The kind of a resource. Resources are created in this order, and deleted in the opposite one."""
 
     TOPIC = "topic"
     SUBSCRIPTION = "subscription"
@@ -68,7 +68,7 @@ class Grant:
         )
 
     def added_to(self, policy: Mapping[str, Any]) -> dict[str, Any]:
-        """The policy with this grant, without a condition. Everything else stays as it is."""
+        """The policy with this grant added, without a condition. Nothing else changes."""
         bindings = [dict(binding) for binding in policy.get("bindings", [])]
         for binding in bindings:
             if binding.get("role") == self.role and not binding.get("condition"):

@@ -1,6 +1,6 @@
-"""Which part of a project is ours: one environment of one namespace. What its resources are called, and how they are marked.
+"""The part of a project that is ours, one environment of one namespace; the names and marks of its resources.
 
-Topics and subscriptions carry labels, scheduler jobs a description: environment, namespace, and the service that receives the
+Topics and subscriptions have labels, scheduler jobs a description: environment, namespace, and the service that receives the
 pushes. Two services that share environment and namespace by mistake therefore do not undo each other's work.
 
 Invariants: every change passes `contains`, which is true only for names that begin as this environment's do. Two scopes never
@@ -42,10 +42,10 @@ _DESCRIPTION: Final = re.compile(
 
 
 class Belongs(Enum):
-    """Whose a resource is, as one scope sees it."""
+    """The owner of a resource, as one scope sees it."""
 
     OURS = "ours"
-    NOBODYS = "nobody's"
+    UNOWNED = "unowned"
     FORMER_SERVICES = "another service's"
     OTHERS = "another receiver's"
 
@@ -138,18 +138,18 @@ class Scope:
         )
 
     def whose(self, found: Resource) -> Belongs:
-        """Whose a resource says it is. Without any of our marks it is nobody's."""
+        """The owner that a resource names. Without any of our marks it has none."""
         if found.kind is Kind.JOB:
             match = _DESCRIPTION.match(found.body.get("description", ""))
             if match is None:
-                return Belongs.NOBODYS
+                return Belongs.UNOWNED
             is_ours = match["service"] == self.service
             is_receivers = match["receiver"] == f"{self.environment}--{self.namespace}"
         else:
             ours = self.labels
             marks = {key: value for key, value in found.body.get("labels", {}).items() if key in ours}
             if not marks:
-                return Belongs.NOBODYS
+                return Belongs.UNOWNED
             is_ours = marks == ours
             is_receivers = all(marks.get(key) == ours[key] for key in (ENVIRONMENT_LABEL, NAMESPACE_LABEL))
         if not is_receivers:

@@ -359,8 +359,8 @@ def test_what_may_not_be_read_is_said_with_the_role_and_the_rest_is_seen(
     google.scheduler.jobs[CLEAN_JOB]["state"] = "PAUSED"
     seen = run("doctor", "--json", env=provisioned)
     why = {one["check"]: one["why"] for one in seen.report["unseen"]}
-    assert why["pubsub"].endswith("no; whoever provisions needs roles/pubsub.editor")
-    assert why["service"].endswith("no; whoever looks needs roles/run.viewer")
+    assert why["pubsub"].endswith("no; the account that provisions needs roles/pubsub.editor")
+    assert why["service"].endswith("no; the account that runs the doctor needs roles/run.viewer")
     assert "roles/pubsub.admin" in why["roles"]
     assert seen.codes["job-paused"] == "warning"
 

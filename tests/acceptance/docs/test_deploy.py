@@ -190,7 +190,7 @@ def deploy(google: GoogleFake, asked: list[list[str]]) -> None:
 
 def test_the_page_leads_from_nothing_to_a_service_that_is_well(told: Told, google: GoogleFake) -> None:
     assert "migrated: nothing → " in told.output
-    assert "what is there is as it should be" in told.output
+    assert "everything is as it should be" in told.output
     summaries = re.findall(r"^\d+ errors?, .*$", told.output, re.MULTILINE)
     assert summaries == ["0 errors, 0 warnings, 2 notes", "0 errors, 0 warnings, 3 notes"], told.output
     assert "prod--shop.tasks--shop_tasks.send_welcome_email-sub" in str(google.everything())
@@ -199,7 +199,7 @@ def test_the_page_leads_from_nothing_to_a_service_that_is_well(told: Told, googl
 def test_the_steps_come_in_their_order(told: Told) -> None:
     steps = [call[2] if call[1] == "deploy" else call[3] for call in told.calls if call[0] == "run"]
     assert steps == ["receiver-migrate", "receiver", "receiver-doctor"]
-    assert told.output.index("migrated: ") < told.output.index("what is there is as it should be")
+    assert told.output.index("migrated: ") < told.output.index("everything is as it should be")
 
 
 def test_the_accounts_are_given_the_roles_that_the_table_says(told: Told, project_root: Path) -> None:

@@ -173,7 +173,7 @@ def test_applied_once_there_is_nothing_left_to_do(process: Provision, google: Go
     assert done.returncode == 0, done.stdout + done.stderr
     total = len(google.everything())
     assert f"[{total}/{total}] + scheduler job" in done.stdout
-    assert done.stdout.endswith("what is there is as it should be\n")
+    assert done.stdout.endswith("everything is as it should be\n")
     assert (
         google.scheduler.jobs[f"projects/shop-prod/locations/europe-west2/jobs/{CLEAN_JOB}"]["timeZone"]
         == "Europe/London"
@@ -229,7 +229,7 @@ def test_what_failed_and_is_there_all_the_same_is_no_failure(
     google.fail(f"PATCH .*{MAIL}$", 400, "INVALID_ARGUMENT", "no luck")
     done = provision("--apply", "--yes", env=of(google))
     assert "failed: " in done.stdout
-    assert done.stdout.endswith("1 of 1 failed\nwhat is there is as it should be\n")
+    assert done.stdout.endswith("1 of 1 failed\neverything is as it should be\n")
     assert done.returncode == 0
 
 
@@ -250,8 +250,8 @@ def test_a_half_applied_plan_says_what_is_left_and_is_finished_later(
     google.fail("POST .*/jobs$", 403, "PERMISSION_DENIED", "no", times=99)
     done = provision("--apply", "--yes", env=of(google))
     assert done.returncode == 1
-    assert "failed: no; whoever provisions needs roles/cloudscheduler.admin" in done.stdout
-    assert f"what is there still differs:\n+ scheduler job {CLEAN_JOB}\n" in done.stdout
+    assert "failed: no; the account that provisions needs roles/cloudscheduler.admin" in done.stdout
+    assert f"some resources still differ:\n+ scheduler job {CLEAN_JOB}\n" in done.stdout
     google.troubles.clear()
     assert provision("--apply", "--yes", env=of(google)).returncode == 0
 
@@ -273,7 +273,7 @@ def test_on_a_terminal_it_asks_and_shows_colour(
     assert google.writes() == []
     code, shown = on_terminal(tmp_path, place | of(google), "y", "--apply")
     assert code == 0, shown
-    assert "what is there is as it should be" in shown
+    assert "everything is as it should be" in shown
 
 
 def test_destroy_asks_for_the_environments_name_and_leaves_everything_else(
@@ -359,7 +359,7 @@ def test_grant_gives_pubsubs_account_what_it_needs(provision: Provision, google:
     assert json.loads(provision("--grant", "--json", env=of(google)).stdout)["settled"] is True
     refused = provision("--grant", env=of(google, GCP_PROJECT_ID="elsewhere"))
     assert (
-        "cannot read the number of project elsewhere: The caller does not have permission; whoever provisions needs roles/browser"
+        "cannot read the number of project elsewhere: The caller does not have permission; the account that provisions needs roles/browser"
         in one_line(refused)
     )
 

@@ -171,8 +171,8 @@ async def test_a_half_applied_plan_is_finished_by_the_next_run(
     run = run_for(admin, wanted())
     notes = await applied(run)
     assert len(notes) == 4
-    assert "FAILED not you; whoever provisions needs roles/cloudscheduler.admin" in notes.values()
-    assert "FAILED not you; whoever provisions needs roles/pubsub.editor" in notes.values()
+    assert "FAILED not you; the account that provisions needs roles/cloudscheduler.admin" in notes.values()
+    assert "FAILED not you; the account that provisions needs roles/pubsub.editor" in notes.values()
     google.calls.clear()
     assert await applied(run) == {}
     assert len(google.writes()) == 4
@@ -186,7 +186,7 @@ async def test_one_that_somebody_else_made_just_like_this_is_done(
     body = {"name": TOPIC, "labels": SCOPE.labels}
     google.before(f"PUT .*{re.escape(TOPIC)}$", lambda: google.pubsub.topics.update({TOPIC: body}))
     assert await applied(run) == {
-        TOPIC.rpartition("/")[2]: "made by somebody else at the same moment, just like this"
+        TOPIC.rpartition("/")[2]: "another writer made it already, with the same values"
     }
     assert (await run.remaining()).is_settled
 
@@ -209,7 +209,7 @@ async def test_one_that_somebody_else_made_differently_is_told_field_by_field(
     notes = await applied(run_for(admin, wanted(MAIL)))
     (note,) = notes.values()
     assert note.startswith(
-        "FAILED made by somebody else at the same moment, and differs in ackDeadlineSeconds: 77 → 60"
+        "FAILED another writer made it at the same moment; it differs in ackDeadlineSeconds: 77 → 60"
     )
     assert google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] == 77, (
         "the plan said create, not change"
@@ -246,7 +246,7 @@ async def test_a_conflict_that_never_passes_names_the_fields_that_differ(
     google.fail(f"PATCH .*{re.escape(SUBSCRIPTION)}$", 409, "ABORTED", "concurrent", times=99)
     (note,) = (await applied(run)).values()
     assert note == (
-        "FAILED somebody else kept changing it through 5 tries: try again; it differs in ackDeadlineSeconds: 15 → 60"
+        "FAILED another writer changed it during each of 5 tries: try again; it differs in ackDeadlineSeconds: 15 → 60"
     )
 
 
@@ -258,7 +258,7 @@ async def test_an_update_that_somebody_else_made_is_done(admin: GoogleAdmin, goo
     google.before(pattern, lambda: google.pubsub.subscriptions[SUBSCRIPTION].update(ackDeadlineSeconds=60))
     google.fail(pattern, 409, "ABORTED", "concurrent")
     (note,) = (await applied(run)).values()
-    assert note == "changed by somebody else at the same moment, to just this"
+    assert note == "another writer made this change already"
 
 
 async def test_one_that_somebody_else_adopts_at_the_same_moment_is_theirs(
@@ -270,7 +270,7 @@ async def test_one_that_somebody_else_adopts_at_the_same_moment_is_theirs(
     google.fail(f"PATCH .*{re.escape(TOPIC)}$", 409, "ABORTED", "concurrent")
     notes = await applied(run_for(admin, wanted(MAIL)))
     assert notes[TOPIC.rpartition("/")[2]] == (
-        "FAILED somebody else made it theirs at the same moment: plan again; it differs in "
+        "FAILED another writer took it at the same moment: plan again; it differs in "
         f"labels.receiver-service: {theirs['receiver-service']} → {SCOPE.labels['receiver-service']}"
     )
     assert notes[SUBSCRIPTION.rpartition("/")[2]] == f"FAILED not tried: it needs {TOPIC.rpartition('/')[2]}"
@@ -284,14 +284,14 @@ async def test_one_that_is_deleted_under_an_update_is_told(admin: GoogleAdmin, g
     pattern = f"PATCH .*{re.escape(SUBSCRIPTION)}$"
     google.before(pattern, lambda: google.pubsub.subscriptions.pop(SUBSCRIPTION))
     (note,) = (await applied(run)).values()
-    assert note == "FAILED deleted by somebody else since the plan was made: plan again"
+    assert note == "FAILED another writer deleted it after the plan was made: plan again"
 
 
 async def test_what_is_gone_before_it_is_deleted_is_done(admin: GoogleAdmin, google: GoogleFake) -> None:
     await applied(run_for(admin, wanted(CLEAN)))
     google.before(f"DELETE .*{re.escape(JOB)}$", lambda: google.scheduler.jobs.pop(JOB))
     run = run_for(admin, wanted(MAIL))
-    assert await applied(run) == {JOB.rpartition("/")[2]: "it was gone already"}
+    assert await applied(run) == {JOB.rpartition("/")[2]: "it was deleted already"}
 
 
 async def test_429_is_waited_out(admin: GoogleAdmin, google: GoogleFake) -> None:
@@ -328,7 +328,7 @@ async def refusal(run: ProvisionRun) -> GoogleError:
             "User not authorized to perform this action.",
             (
                 "cannot list the topics of project shop-prod: User not authorized to perform this action.; "
-                "whoever provisions needs roles/pubsub.editor"
+                "the account that provisions needs roles/pubsub.editor"
             ),
         ),
         (

@@ -120,10 +120,10 @@ def test_an_owner_knows_its_own_and_nobody_elses(one: Scope, other: Scope) -> No
 
 
 def test_what_carries_no_mark_is_nobodys() -> None:
-    assert SCOPE.whose(topic({})) is Belongs.NOBODYS
-    assert SCOPE.whose(topic({"team": "core"})) is Belongs.NOBODYS
-    assert SCOPE.whose(job("")) is Belongs.NOBODYS
-    assert SCOPE.whose(job("receiver of mail")) is Belongs.NOBODYS
+    assert SCOPE.whose(topic({})) is Belongs.UNOWNED
+    assert SCOPE.whose(topic({"team": "core"})) is Belongs.UNOWNED
+    assert SCOPE.whose(job("")) is Belongs.UNOWNED
+    assert SCOPE.whose(job("receiver of mail")) is Belongs.UNOWNED
 
 
 def test_an_owner_is_named_for_people() -> None:
