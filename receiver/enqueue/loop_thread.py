@@ -10,10 +10,11 @@ import asyncio
 import sys
 import threading
 from concurrent import futures
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
     from concurrent.futures import Future
 
 T = TypeVar("T")
@@ -26,8 +27,9 @@ class LoopThread:
         self._under_way: set[Future[Any]] = set()
         self._ended: Future[None] = futures.Future()
         made: Future[asyncio.AbstractEventLoop] = futures.Future()
-        _start_thread(lambda: self._live(made))
-        self._loop = made.result()
+        with _hub_kept():  # it is there first: hubs that two threads make at once can wait for each other
+            _start_thread(lambda: self._live(made))
+            self._loop = made.result()
 
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Starts the work in the loop. The caller must not call it after `close`."""
@@ -44,16 +46,18 @@ class LoopThread:
             TimeoutError: it took longer; it is cancelled.
         """
         try:
-            return future.result(within)
+            with _hub_kept():
+                return future.result(within)
         except BaseException:
             future.cancel()  # Ctrl-C, or out of time
             raise
 
     def close(self) -> None:
         """Ends the loop once the work under way is done. Outboxes close themselves before (`Outbox.open`)."""
-        futures.wait(tuple(self._under_way))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._ended.result()
+        with _hub_kept():
+            futures.wait(tuple(self._under_way))
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._ended.result()
 
     def _live(self, made: Future[asyncio.AbstractEventLoop]) -> None:
         # Not uvloop: after a fork only the standard library's loop leaves the parent's descriptors alone.
@@ -101,6 +105,23 @@ def _has_gevent() -> bool:
     """Whether gevent's `patch_all` has made greenlets of `threading.Thread`."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+@contextmanager
+def _hub_kept() -> Iterator[None]:
+    """For the time of a wait. gevent raises LoopExit when every greenlet waits, because it knows of no other thread."""
+    if not _has_gevent():
+        yield
+        return
+    from gevent import get_hub  # noqa: PLC0415 - only where the application has gevent
+
+    watcher = get_hub().loop.async_()
+    watcher.start(lambda: None)
+    try:
+        yield
+    finally:
+        watcher.stop()
+        watcher.close()
 
 
 def _start_thread(run: Callable[[], None]) -> None:
