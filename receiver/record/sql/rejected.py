@@ -69,7 +69,7 @@ async def fail_ready(
 
 KEEP: Final = """
 INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, task_name, count, first_seen, last_seen)
-VALUES ($1, $2, $3, $4, $5, $8, 1, clock_timestamp(), clock_timestamp())
+SELECT $1, $2, $3, $4, $5, $8, 1, seen.at, seen.at FROM (SELECT clock_timestamp() AS at) AS seen
 ON CONFLICT (key) DO UPDATE
 SET count = r.count + 1, last_seen = clock_timestamp(), reason = EXCLUDED.reason, detail = EXCLUDED.detail,
     task_name = EXCLUDED.task_name

@@ -15,6 +15,8 @@ from sqlalchemy.orm import Session
 from receiver import enqueue_many
 
 URL = os.environ["DATABASE_URL"]
+# SQLAlchemy hands the address on to asyncpg, which has another word for `sslmode`.
+ASYNCPG = URL.replace("postgresql://", "postgresql+asyncpg://").replace("sslmode=", "ssl=")
 succeed = importlib.import_module("acceptance_tasks").succeed
 
 
@@ -37,7 +39,7 @@ def connection(label: str) -> Any:
     """In a transaction of an event loop."""
 
     async def work() -> Any:
-        engine = create_async_engine(URL.replace("postgresql://", "postgresql+asyncpg://"))
+        engine = create_async_engine(ASYNCPG)
         async with engine.begin() as connection:
             result = await succeed.using(connection=connection).aenqueue(label)
         await engine.dispose()
