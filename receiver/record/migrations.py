@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
@@ -44,6 +45,11 @@ ADVISORY_LOCK_PAUSE: Final = 0.2
 LIMITS: Final = {"statement_timeout": "0", "idle_in_transaction_session_timeout": "0", "lock_timeout": "0"}
 """Settings of the connections, whatever role or database say: an index may take hours to build, and writers go on meanwhile.
 A pooler in transaction mode keeps settings only in transactions, and such a build runs outside of one."""
+
+NO_TRANSACTION_TIMEOUT: Final = (
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'transaction_timeout'"
+)
+"""The same for a setting of PostgreSQL 17. It is no part of `LIMITS`, because older servers refuse what they do not know."""
 
 LOCK_TIMEOUT: Final = "2s"
 """How long a step in a transaction waits for a table. Every claim queues behind it meanwhile."""
@@ -125,14 +131,15 @@ def steps_folder() -> Path:
 def _run(database: Database, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     async def run() -> T:
         engine = database.engine("receiver migrate", server_settings=LIMITS, poolclass=NullPool)
+        if database.prepared_statements:
+            event.listen(engine.sync_engine, "connect", _without_transaction_timeout)
         try:
             return await work(engine)
-        except DBAPIError as error:
+        except (DBAPIError, asyncpg.PostgresError) as error:
             advice = ADVICE.get(sqlstate(error))
-            words = " ".join(str(error.orig).split()) + (f"; {advice}" if advice else "")
+            said = str(error.orig) if isinstance(error, DBAPIError) else str(error.args[0])
+            words = " ".join(said.split()) + (f"; {advice}" if advice else "")
             raise ReceiverError(f"the database refuses the migration: {words}") from error
-        except asyncpg.PostgresError as error:  # of the driver's connection itself
-            raise ReceiverError(f"the database refuses the migration: {error.args[0]}") from error
         except PendingRollbackError as error:  # it hides what broke the connection while an index was built
             raise DatabaseUnavailable("the connection broke during the migration; run it again") from error
         except (OSError, TimeoutError) as error:
@@ -141,6 +148,10 @@ def _run(database: Database, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
             await engine.dispose()
 
     return asyncio.run(run())
+
+
+def _without_transaction_timeout(connection: Any, _: object) -> None:
+    connection.run_async(lambda driver: driver.execute(NO_TRANSACTION_TIMEOUT))
 
 
 async def _migrated(engine: AsyncEngine, way: Callable[[Config, str], None], revision: str) -> list[str]:
