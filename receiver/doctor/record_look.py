@@ -19,6 +19,7 @@ from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.maintenance import SWEEP
 from receiver.record import schema_check
 from receiver.record.database import Database, begin_with
+from receiver.record.schema import invalid_indexes
 from receiver.record.schema_check import SURELY_PASS, shut
 from receiver.record.sqlstates import BROKEN
 
@@ -68,6 +69,7 @@ class RecordSeen:
         in_use: connections there are now.
         undeletable: tables of ours that this role may not delete from.
         filtered: tables of ours of which policies may hide rows from this role.
+        invalid: indexes of ours that are not valid.
         schema: why the tables cannot be used; nothing below is known then.
     """
 
@@ -79,6 +81,7 @@ class RecordSeen:
     filtered: Sequence[str] = ()
     schema: SchemaError | None = None
     read_only: bool = False
+    invalid: Sequence[str] = ()
     owed: Waiting | None = None
     expired: Waiting | None = None
     rejected: Mapping[str, Waiting] | None = None
@@ -146,6 +149,8 @@ async def look(database: Database, namespace: str) -> RecordSeen:
             return replace(seen, schema=error)
         except schema_check.ReadOnly:
             seen = replace(seen, read_only=True)
+        async with _answer(connection) as executor:
+            seen = replace(seen, invalid=[row["name"] for row in await invalid_indexes(executor)])
         return await _waiting(connection, namespace, seen)
 
 

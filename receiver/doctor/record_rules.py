@@ -180,6 +180,14 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     ),
     Rule(
         Severity.WARNING,
+        "invalid-index",
+        lambda seen: list(seen.record.invalid),
+        "the index {item} is not valid: its build was interrupted, or goes on now",
+        "it costs every write and serves no query",
+        "receiver migrate",
+    ),
+    Rule(
+        Severity.WARNING,
         "connections",
         lambda seen: seen.is_crowded and seen.fitting > 0,
         "{seen.fleet.words} of {seen.fleet.each} connections each need {seen.fleet.needed}; the database has "

@@ -10,7 +10,6 @@ only `receiver.record.schema_check`.
 from __future__ import annotations
 
 import asyncio
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -24,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from receiver.errors import DatabaseUnavailable, ReceiverError
 from receiver.record.database import Database, begin_with
-from receiver.record.schema import metadata
+from receiver.record.schema import REINDEX_COPY, invalid_indexes
 from receiver.record.schema_check import VERSION_TABLE
 from receiver.record.sqlstates import LOCK_NOT_AVAILABLE, sqlstate
 
@@ -66,16 +65,6 @@ ADVICE: Final = {
     "57014": "behind a pooler the role's statement_timeout holds: run it without the pooler",
 }
 """By SQLSTATE: added to PostgreSQL's own words."""
-
-INVALID_INDEXES: Final = """
-SELECT c.relname AS name, i.indexrelid::regclass::text AS place
-FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-WHERE NOT i.indisvalid AND i.indrelid IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t)
-ORDER BY c.relname
-"""
-
-REINDEX_COPY: Final = re.compile(r"_cc(new|old)\d*$")
-"""The suffix of the copy that REINDEX CONCURRENTLY makes, and leaves behind when it is interrupted."""
 
 
 def upgrade(database_url: str, revision: str = "head", *, prepared_statements: bool = True) -> list[str]:
@@ -195,17 +184,12 @@ async def _mend_indexes(connection: AsyncConnection) -> list[str]:
     for. Indexes of the application's own are left alone.
     """
     driver = await _driver(connection)
-    ours = {str(index.name) for table in metadata.tables.values() for index in table.indexes}
-    found = [
-        row
-        for row in await driver.fetch(INVALID_INDEXES, list(metadata.tables))
-        if REINDEX_COPY.sub("", row["name"]) in ours
-    ]
+    found = await invalid_indexes(driver)
     for row in found:
-        if row["name"] in ours:
-            await driver.execute(f"REINDEX INDEX CONCURRENTLY {row['place']}")
-        else:
+        if REINDEX_COPY.search(row["name"]):
             await driver.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {row['place']}")
+        else:
+            await driver.execute(f"REINDEX INDEX CONCURRENTLY {row['place']}")
     return [row["name"] for row in found]
 
 

@@ -8,6 +8,9 @@ finished, only a RUNNING row has a lease, only SUCCESSFUL has a result, only FAI
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Any, Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -24,6 +27,11 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from receiver.record.database import Executor
 
 metadata = MetaData()
 
@@ -142,3 +150,20 @@ rejected_messages = Table(
     ),
     Index("rejected_messages_first_seen", "first_seen"),
 )
+
+INVALID_INDEXES: Final = """
+SELECT c.relname AS name, i.indexrelid::regclass::text AS place
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE NOT i.indisvalid AND i.indrelid IN (SELECT to_regclass(t) FROM unnest($1::text[]) AS t)
+ORDER BY c.relname
+"""
+
+REINDEX_COPY: Final = re.compile(r"_cc(new|old)\d*$")
+"""The suffix of the copy that REINDEX CONCURRENTLY makes, and leaves behind when it is interrupted."""
+
+
+async def invalid_indexes(executor: Executor) -> list[Mapping[str, Any]]:
+    """The `name` and the `place` of each index of ours that is not valid, or is what a REINDEX has left. A build goes on or was cut."""
+    ours = {str(index.name) for table in metadata.tables.values() for index in table.indexes}
+    rows = await executor.fetch(INVALID_INDEXES, list(metadata.tables))
+    return [row for row in rows if REINDEX_COPY.sub("", row["name"]) in ours]

@@ -12,9 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from receiver.cli import group
+from receiver.doctor import record_look
 from receiver.errors import ReceiverError
 from receiver.record import migrations, schema_check
-from tests.postgres.record import connect
+from receiver.record.database import Database
+from tests.postgres.record import NAMESPACE, connect
 from tests.stage.waiting import eventually
 
 WAITING = """
@@ -140,6 +142,7 @@ async def test_an_invalid_index_of_an_up_to_date_record_is_mended(
         await building
     await builder.close()
     assert await valid(look, left) is False
+    assert (await record_look.look(Database.of(url), NAMESPACE)).invalid == [left]
     await old.execute("COMMIT")
     done = await asyncio.to_thread(migrate, url)
     assert done.output == f"mended the index {left}, which was not valid\nup to date at {schema_check.HEAD}\n"

@@ -23,6 +23,7 @@ class TestDatabase:
                 replace(WELL, undeletable=("task_attempts",)),
                 {"privileges": "WARNING"},
             ),
+            (replace(WELL, invalid=["task_executions_owed"]), {"invalid-index": "WARNING"}),
             (replace(WELL, connections=90), {}),
             (replace(WELL, connections=89), {"connections": "WARNING"}),
             (replace(WELL, connections=9), {"connections": "ERROR"}),
