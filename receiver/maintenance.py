@@ -1,6 +1,6 @@
 """The receiver's own task: `sweep`, scheduled like any other, so that it works at zero instances.
 
-Its path stands in people's records, so this module and its function keep their names. Messages name it by the full path; short
+Its path is stored in users' records, so this module and its function keep their names. Messages name it by the full path; short
 names belong to the plugins. Every registry includes `ROUTES`, and the runner is given `contexts`, because a sweep needs
 the settings of its instance.
 
@@ -49,7 +49,7 @@ def _named_by_path(function: F) -> F:
 @task
 @_named_by_path
 async def sweep(ctx: TaskContext) -> object:
-    """Publishes what is owed, publishes again what Pub/Sub has forgotten, and prunes; returns the counts (`Swept`)."""
+    """Publishes due executions, publishes again messages that Pub/Sub no longer keeps, and prunes; returns the counts (`Swept`)."""
     if not isinstance(ctx, MaintenanceContext):
         raise TypeError("sweep is the receiver's own; by hand it is `receiver sweep`")
     sweeper = await asyncio.to_thread(_sweeper)

@@ -1,4 +1,4 @@
-"""A pytest plugin for the authors of tasks: what Pub/Sub does on good and on bad days, in the test's own process.
+"""A pytest plugin for tests of tasks: deliveries and their failures, as Pub/Sub makes them, in the test's own process.
 
     def test_the_mail_goes_out_once(task_queue):
         task_queue.push(send_welcome_email, "42")
@@ -35,7 +35,7 @@ __all__ = ["Delivered", "InjectedFailure", "Message", "Registry", "TaskQueue"]
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the kit's types when they are asked for."""
+    """Loads the kit's types at their first use."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from receiver.tasks.registry import Registry  # noqa: PLC0415 - see above

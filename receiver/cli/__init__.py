@@ -14,30 +14,30 @@ from receiver.cli import streams
 from receiver.errors import OutputLost, PipeClosed, ReceiverError
 
 PIPE_EXIT_CODE = 128 + signal.SIGPIPE
-"""What a shell reports of a program that wrote to a pipe without a reader."""
+"""The exit code that a shell reports for a program that wrote to a pipe without a reader."""
 
 COMMANDS = {
     "serve": "Receive pushes and run tasks, until SIGTERM.",
     "dev": "Run everything on one laptop, with no cloud; plugins reload on change.",
     "migrate": "Bring the database's tables up to date.",
     "check": "Load every plugin and list its tasks.",
-    "provision": "Show what must change in Pub/Sub and Cloud Scheduler, and make it so.",
+    "provision": "Show what must change in Pub/Sub and Cloud Scheduler, and apply the changes.",
     "doctor": "Say what would fail in production, and how to mend it.",
     "enqueue": "Enqueue a task, and follow it to its end.",
     "executions": "List executions, or show one with its attempts and history.",
     "group": "Follow the executions of a group until all are done.",
     "rejected": "List the messages that could not become an execution, or show one.",
     "replay": "Publish failed executions or rejected messages again.",
-    "sweep": "Publish what is owed, and prune, now; in the cloud it happens every minute.",
+    "sweep": "Publish due executions and prune, now; in the cloud this happens every minute.",
     "prune": "Remove final executions that are older than the retention.",
     "push": "Send one signed push to a receiver on this machine.",
-    "demo": "Show every ending of a delivery, with nothing set up.",
+    "demo": "Show every ending of a delivery; needs no setup.",
 }
 """Each command with its line in the help; its module is `receiver.cli.<name>`, its function `command`."""
 
 
 class Lazy(click.Group):
-    """A group whose commands are imported one by one: `serve` loads nothing that it does not need."""
+    """A group that imports a command only when it is called, so that `serve` loads no other."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """All commands, in the order in which people meet them."""
@@ -65,7 +65,7 @@ def group() -> None:
 def main() -> None:
     """The entry point. Every `ReceiverError` is one line and exit code 2.
 
-    A reader that goes away (`| head -1`) is no error: the command ends silently with exit code 141, as by SIGPIPE.
+    A reader that closes the pipe (`| head -1`) is no error: the command ends silently with exit code 141, as by SIGPIPE.
     """
     streams.prepare()
     try:
@@ -79,7 +79,7 @@ def main() -> None:
     except ReceiverError as error:
         if isinstance(error, OutputLost):
             streams.abandon_output()
-        with suppress(OSError):  # standard error is gone too; the exit code says it
+        with suppress(OSError):  # standard error may be closed too; then only the exit code tells
             click.echo(_told(f"error: {error}"), err=True)
         sys.exit(2)
 

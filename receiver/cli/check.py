@@ -25,12 +25,12 @@ FIELDS = (
     "name", "path", "aliases", "is_async", "takes_context", "schedule", "ack_deadline", "min_retry_delay",
     "max_retry_delay", "max_attempts", "kill_switch", "topic_name", "subscription_name",
 )  # fmt: skip
-"""What `--json` says of a route, as it is declared."""
+"""The fields of a route in `--json`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the plugins declare.
+    """The routes of the plugins, and their problems.
 
     Attributes:
         routes: the plugins' routes, then the receiver's own.
@@ -88,7 +88,7 @@ def inspect(settings: Settings) -> Report:
 
 
 def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
-    """What can be loaded, and a line for each module that cannot."""
+    """The plugins that can be loaded, and a line for each module that cannot."""
     try:
         return plugins.collect(settings), []
     except PluginError as error:
@@ -112,7 +112,7 @@ def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
 def _notes(routes: tuple[TaskRoute, ...]) -> list[str]:
     return [
         f"{route.path}: timeout {route.timeout:g} s is longer than ack_deadline {route.ack_deadline} s: redeliveries "
-        "meet 429 until it is done, and the instance needs CPU outside requests (instance-based billing)"
+        "get 429 until it is done, and the instance needs CPU outside requests (instance-based billing)"
         for route in routes
         if route.timeout is not None and route.timeout > route.ack_deadline
     ]

@@ -48,7 +48,7 @@ NEXT = (
 
 @click.command("demo")
 def command() -> None:
-    """Show every ending of a delivery, with nothing set up; exit 0 when each is as the contract says."""
+    """Show every ending of a delivery; needs no setup. Exit 0 when each is as the contract says."""
     signal.signal(signal.SIGTERM, _terminated)
     console = terminal.console()
     began = time.monotonic()
@@ -138,11 +138,9 @@ def _print(console: Console, shown: list[Shown], record: Record, seconds: float)
             terminal.cell(push.status, style),
             terminal.cell(push.body),
         )
-    console.print(
-        "Each push is an HTTP request with a signed token, to a receiver in a process of its own.\n"
-    )
+    console.print("Each push is an HTTP request with a signed token, to a receiver in its own process.\n")
     console.print(pushes)
-    console.print("\nWhat the record held then (task_executions, the newest first):\n")
+    console.print("\nThe record after that (task_executions, the newest first):\n")
     console.print(listing.table(record.executions, COLUMNS))
     console.print(f"\n{record.rejected} rejected messages are kept in rejected_messages.")
     console.print(

@@ -1,4 +1,4 @@
-"""`receiver dev`: everything on one laptop; `--tick` fires a schedule in the one that runs."""
+"""`receiver dev`: everything on one laptop; `--tick` fires a schedule in the running one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def command(*, modules: str | None, debug: bool, tick: str | None) -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         run(modules, debug=debug)
-    except KeyboardInterrupt:  # before or after the loop, which ends in order by itself
+    except KeyboardInterrupt:  # before or after the loop, which handles Ctrl-C itself
         sys.exit(130)
 
 

@@ -38,7 +38,7 @@ FIRST_POLL, LONGEST_POLL = 0.05, 1.0
 
 FAILED, UNFINISHED = 1, 3
 INTERRUPTED = 130
-"""Exit codes, beside 0 for success and 2 for what was not enqueued."""
+"""Exit codes. Others are 0 for success, and 2 when nothing was enqueued."""
 
 
 @click.command("enqueue")
@@ -50,7 +50,7 @@ INTERRUPTED = 130
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(0, 86400),
-    help="Follow it to its end, for so long at most.",
+    help="Wait for its end, at most so long.",
 )
 def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: float | None) -> None:
     """Enqueue a task, by its name or path, and print its id.
@@ -91,7 +91,7 @@ async def _enqueue(backend: PubSubBackend, entry: Entry, wait: float | None) -> 
 
 
 async def _follow(result: TaskResult, *, until: float) -> int:
-    """Looks at the record until the end of it, or of the time; what is seen goes to standard error."""
+    """Polls the record until the execution or the time has ended; prints the status to standard error."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
     began, pause = time.monotonic(), FIRST_POLL
     with console.status(result.status.value) if console.is_terminal else nullcontext() as status:

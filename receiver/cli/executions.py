@@ -29,7 +29,7 @@ STYLES = {
 }
 
 BRIEF = 100
-"""Characters of a result or an error in a listing."""
+"""A listing shows this many characters of a result or an error."""
 
 
 @click.group("executions")

@@ -63,7 +63,7 @@ def line(group: Group) -> str:
 async def _follow(
     settings: Settings, key: str, seconds: float | None, show: Callable[[Group], None]
 ) -> Group:
-    """Looks until it is complete, nobody has the key, or the time is over."""
+    """Polls until the group is complete, turns out to be empty, or the time is over."""
     connection = RecordConnection(arguments.database(settings), "receiver group")
     end = None if seconds is None else time.monotonic() + seconds
     try:

@@ -65,7 +65,7 @@ def command(
     take_over: bool,
     destroy: bool,
 ) -> None:
-    """Show what has to change in Pub/Sub and Cloud Scheduler; with --apply, make it so.
+    """Show what has to change in Pub/Sub and Cloud Scheduler; with --apply, make these changes.
 
     Exit code 0: the plan is shown, or everything is as it should be now. 1: it is not.
     """
@@ -115,7 +115,7 @@ class _Session:
         self._console = terminal.console()
 
     async def run(self, push: PushTarget | None, tasks: Registry | None) -> bool:
-        """Plans, asks, applies, looks again; whether all is well. Without tasks the environment is removed."""
+        """Plans, asks, applies, looks again. True: no change is left. Without tasks the environment is removed."""
         client = GoogleClient()
         try:
             endpoints = Endpoints.of(self._settings)

@@ -1,6 +1,6 @@
 """`receiver push`: one signed push to a receiver on this machine, as Pub/Sub would send it.
 
-The token is signed with a key of this folder (`.receiver/signing-key.pem`). The receiver believes it because its
+The token is signed with a key of this folder (`.receiver/signing-key.pem`). The receiver accepts it because its
 `TASKS_OIDC_CERTS_URL` is an address on this machine where that key's certificate is; when nobody serves it there, this
 command does while it sends. A receiver that checks with Google's certificates cannot be pushed to from here.
 
@@ -39,7 +39,7 @@ RECEIVER_VARIABLES = (
     "TASKS_PUSH_AUTH",
     "TASKS_SERVICE_ACCOUNT",
 )
-"""Variables that say which receiver to push to, and whose tokens it accepts."""
+"""Variables that name the receiver to push to, and the account whose tokens it accepts."""
 
 COLD_RETRY = 1.1
 """Seconds until a receiver that found no certificates looks for them again (it waits 1 s)."""
@@ -95,7 +95,7 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
 
 
 def _send(pusher: Pusher, body: bytes, wait: float = 0.0) -> httpx.Response:
-    """The answer. While nobody listens, and only then, it is tried again: nothing has been sent."""
+    """The answer. Tries again only while no receiver listens, because then nothing was sent."""
     end = time.monotonic() + wait
     while True:
         try:
@@ -112,7 +112,7 @@ def _send(pusher: Pusher, body: bytes, wait: float = 0.0) -> httpx.Response:
 
 @contextmanager
 def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer | None, bool]]:
-    """Who signs, None with push authentication off; and whether its certificate is served from here."""
+    """The signer (None with push authentication off), and whether this command serves its certificate."""
     if settings.push_auth is PushAuth.OFF:
         yield None, False
         return
@@ -173,7 +173,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
-    """Somebody else serves certificates there: they must hold this folder's key."""
+    """Another process serves certificates there. They must contain this folder's key."""
     try:
         known = client.get(url, timeout=5).json()
     except (httpx.HTTPError, ValueError):
@@ -194,7 +194,7 @@ def _folder() -> Path:
 
 
 def _default(settings: Settings) -> str:
-    """Where a receiver of these settings listens: what it calls itself, when that is here."""
+    """The address of the receiver: its CLOUD_RUN_SERVICE_URL, if that is on this machine."""
     parts = urlsplit(settings.service_url or "")
     is_here = parts.scheme == "http" and parts.port and is_loopback(parts.hostname or "")
     return settings.service_url if is_here and settings.service_url else f"http://127.0.0.1:{settings.port}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 SHOWN = 4000
-"""Characters of a message that are shown; `--json` has all of it."""
+"""This many characters of a message are shown; `--json` has all of it."""
 
 
 @click.group("rejected")
@@ -86,5 +86,5 @@ def _parts(body: bytes) -> list[tuple[str, str]]:
 
 
 def _text(data: bytes) -> str:
-    """Bytes as text; what is no UTF-8 is written out."""
+    """Bytes as text; bytes that are not UTF-8 are escaped."""
     return data.decode("utf-8", "backslashreplace")

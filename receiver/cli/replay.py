@@ -45,7 +45,8 @@ class Told:
 def command(*, ids: tuple[str, ...], reason: str | None, task: str | None) -> None:
     """Publish failed executions (by task id) or rejected messages (by message id) again; exit 1 when one cannot be.
 
-    An execution keeps its id, and its attempts are counted anew. One that succeeded never runs again: enqueue another.
+    An execution keeps its id, and its count of attempts starts again. An execution that succeeded never runs again:
+    enqueue another.
     """
     if bool(ids) == bool(reason):
         raise ConfigurationError("give the ids of executions or messages, or --reason; not both")
@@ -123,5 +124,5 @@ async def _for(made: Sweeper, connection: Executor, reason: str, task: str | Non
 WHY: dict[str, str] = {
     TaskResultStatus.SUCCESSFUL: "it succeeded, and never runs again; enqueue another",
     TaskResultStatus.READY: "it is READY, and will be delivered",
-    TaskResultStatus.RUNNING: "it is running; when it fails, it is tried again by itself",
+    TaskResultStatus.RUNNING: "it is running; if it fails, Pub/Sub delivers it again",
 }

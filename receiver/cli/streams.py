@@ -43,7 +43,7 @@ def prepare() -> None:
 
 
 def abandon_output() -> None:
-    """Discards what is still buffered: the interpreter would try to print it again at exit."""
+    """Discards buffered output: the interpreter would try to print it again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
@@ -61,10 +61,10 @@ def _fill_gaps() -> None:
 
 
 class _Output(io.FileIO):
-    """Standard output that raises errors of its own."""
+    """Standard output that raises our errors (`OutputLost`)."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Writes all of it: an unbuffered stream has nobody above who would."""
+        """Writes all of it, because with an unbuffered stream no other layer does."""
         left = memoryview(data).cast("B")
         try:
             while left:

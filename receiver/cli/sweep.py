@@ -38,7 +38,7 @@ NOUNS = {
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, within: str, as_json: bool) -> None:
-    """Publish what is owed, publish again what was forgotten, and prune, once; exit 1 when something is left."""
+    """Publish due executions, publish lost messages again, and prune, once; exit 1 when something is left."""
     around = arguments.surroundings(lambda note: click.echo(f"note: {note}", err=True))
     time = arguments.duration("--within", within)
     swept = asyncio.run(sweeper.sweep(around, within=time, everywhere=True))
@@ -52,7 +52,7 @@ def command(*, within: str, as_json: bool) -> None:
 
 
 def lines(swept: Swept) -> list[str]:
-    """What was done, a line for each kind of thing."""
+    """The counts, a line for each kind of work."""
     counts: dict[str, Any] = msgspec.to_builtins(swept)
     said = [f"{counts[name]:>8} {noun}" for name, noun in NOUNS.items() if counts[name]]
     if not swept.complete:

@@ -1,6 +1,6 @@
 """How commands print: plain text in a pipe, colour and tables on a terminal, JSON when asked.
 
-Text from the record may hold anything that a task or a stranger's message put there; control characters are written
+Text from the record may contain anything from a task or a foreign message; control characters are written
 out, so that none of it steers the terminal.
 """
 
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 320
-"""Columns of a table that is not shown on a terminal: wide enough that nothing is cut for want of a screen."""
+"""Width of a table that is not shown on a terminal: wide enough that nothing is cut."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
@@ -40,7 +40,7 @@ def table(*columns: str) -> Table:
 
 
 def cell(value: object, style: str = "") -> Text:
-    """One value of a table: one line, nothing for None."""
+    """One value of a table, on one line; empty for None."""
     return Text("" if value is None else clean(str(value)).replace("\n", " "), style=style)
 
 
@@ -50,7 +50,7 @@ def moment(at: datetime | None) -> Text:
 
 
 def shown(value: object) -> Text:
-    """A value of a table, whatever it is."""
+    """A value of a table, of any type."""
     return moment(value) if isinstance(value, datetime) else cell(value)
 
 
@@ -60,7 +60,7 @@ def clean(text: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """The value as indented JSON, times in RFC 3339; sound JSON in whatever encoding standard output has."""
+    """The value as indented JSON, times in RFC 3339. It is valid JSON in every encoding of standard output."""
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     try:
         text.encode(sys.stdout.encoding)

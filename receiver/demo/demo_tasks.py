@@ -56,7 +56,7 @@ def always_fails() -> None:
 
 @task
 async def stranded() -> None:
-    """Fails however often it is delivered: its message becomes a dead letter."""
+    """Fails at every delivery, so its message becomes a dead letter."""
     raise ConnectionError("the port of destination is closed for ever")
 
 
@@ -81,7 +81,7 @@ async def never_ends() -> None:
 @task
 async def hold(until: str) -> str:
     """Runs until a file exists."""
-    while not Path(until).exists():  # noqa: ASYNC110, ASYNC240 - what is waited for is outside this process
+    while not Path(until).exists():  # noqa: ASYNC110, ASYNC240 - another process makes the file
         await asyncio.sleep(0.02)
     return "released"
 

@@ -38,7 +38,7 @@ ENVIRONMENT: Final = {
     "TASKS_SHUTDOWN_GRACE": "0",
     KILL_SWITCH: "off",
 }
-"""The receiver's settings for the demo: limits low enough to meet."""
+"""The receiver's settings for the demo: limits so low that it reaches them."""
 
 RUNNING_TIMEOUT: Final = 10.0
 """Seconds for a task to start; it takes milliseconds."""
@@ -54,7 +54,7 @@ MALFORMED: Final = b'{"message": {"data": "bm90IGpzb24=", "messageId": "1001"}}'
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """One push: how it ended, the status that the contract says, and what came."""
+    """One push: its ending, the status in the contract, and the answer."""
 
     ending: str
     expected: int
@@ -64,7 +64,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What the database held afterwards: the newest execution first, and what tasks wrote beside it."""
+    """The database afterwards: executions, the newest first, and rows that tasks wrote."""
 
     executions: list[queries.Execution]
     rejected: int
@@ -105,7 +105,7 @@ class Endings:
         yield task(200, "the task returned (by its alias)", "shop.images.resize", 8, width=9)
         yield task(200, "the task returned, and wrote through ctx", "write_order", "books", task_id="order")
         yield push(200, "a scheduled firing", scheduled_message("cleanup"))
-        yield task(200, "duplicate of a final one", "greet", "Ada", task_id="greet")
+        yield task(200, "a duplicate of a final execution", "greet", "Ada", task_id="greet")
         yield task(200, "kill switch is off", "newsletter", task_id="newsletter")
         yield task(200, "PermanentError", "refuses", "4711", task_id="permanent")
         yield task(500, "the task raised (attempt 1 of 2)", "always_fails", task_id="always-fails")
@@ -122,7 +122,7 @@ class Endings:
         yield push(403, "no OIDC token", message("greet", ["Eve"]), unsigned)
         yield push(403, "a token signed with another key", message("greet", ["Eve"]), stranger)
         yield task(500, "the task raised", "flaky", task_id="flaky")
-        yield task(200, "a retry of a FAILED one", "flaky", task_id="flaky")
+        yield task(200, "a retry of a FAILED execution", "flaky", task_id="flaky")
         wrote = "the task raised after a write through ctx"
         yield task(500, wrote, "write_order", "lost", fail=True, task_id="lost")
         yield task(500, "the task ran out of time", "never_ends", task_id="never-ends")

@@ -35,7 +35,7 @@ ACKED: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Journey:
-    """One message: what it shows, the answers that are expected, those that came, and where it ended."""
+    """One message: what it shows, the expected and the actual answers, and its end."""
 
     shows: str
     task: str

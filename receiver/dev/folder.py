@@ -1,6 +1,6 @@
-"""`.receiver`: what `receiver dev` keeps in a working folder; other commands find the running one by it.
+"""`.receiver`: the files of `receiver dev` in a working folder. Other commands find the running `receiver dev` by it.
 
-The folder has a .gitignore of its own, so nothing in it is ever committed. One `dev` runs in a folder at a time: it holds
+The folder has its own .gitignore, so nothing in it is ever committed. One `dev` runs in a folder at a time: it holds
 a file lock, which the system releases when the process ends.
 """
 
@@ -83,7 +83,7 @@ class Folder:
             yield
 
     def ports(self) -> Ports | None:
-        """The ports of the last run; None when there was none, or the file is damaged."""
+        """The ports of the last run; None without one, or when the file is damaged."""
         try:
             return msgspec.json.decode((self.path / PORTS_FILE).read_bytes(), type=Ports)
         except (OSError, msgspec.DecodeError):

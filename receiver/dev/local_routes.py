@@ -1,6 +1,6 @@
 """The routes of a folder's plugins, and their topics and subscriptions in the local Pub/Sub.
 
-`receiver check --json` lists the routes in a process of its own at every change, so a broken plugin breaks nothing here.
+`receiver check --json` lists the routes in its own process at every change, so a broken plugin does not break `receiver dev`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_DELIVERY_ATTEMPTS: Final = 5
 
 
 class LocalRoute(msgspec.Struct, frozen=True):
-    """What local provisioning needs of a route."""
+    """The values of a route that local provisioning needs."""
 
     name: str
     path: str
@@ -47,7 +47,7 @@ class LocalRoute(msgspec.Struct, frozen=True):
 
 
 class Loaded(msgspec.Struct, frozen=True):
-    """The routes, and the warnings: what should be mended and stops nothing."""
+    """The routes, and the warnings: problems that stop nothing."""
 
     routes: list[LocalRoute]
     warnings: list[str]

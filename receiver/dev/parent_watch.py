@@ -37,7 +37,7 @@ def end_with(descriptor: int) -> None:
 
 def set_trace() -> None:
     """`breakpoint()` that leaves SIGINT alone; else pdb would keep Ctrl-C to itself from then on."""
-    import pdb  # noqa: PLC0415, T100 - a debugger is what was asked for
+    import pdb  # noqa: PLC0415, T100 - the task called breakpoint()
 
     pdb.Pdb(nosigint=True).set_trace(sys._getframe(1))  # noqa: SLF001 - the frame that called breakpoint()
 

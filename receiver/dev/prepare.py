@@ -46,7 +46,7 @@ IGNORED: Final = frozenset(
 
 PORTS_TRIED: Final = 200
 PORT_WAIT: Final = 3.0
-"""Seconds to wait for the ports of a run that was killed a moment ago."""
+"""Seconds to wait for the ports of a run that was just killed."""
 
 SHUTDOWN_GRACE: Final = "2"
 """Seconds: the default of TASKS_SHUTDOWN_GRACE here, because a save waits for it."""
@@ -54,7 +54,7 @@ SHUTDOWN_GRACE: Final = "2"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a session needs.
+    """A prepared session.
 
     Attributes:
         working: the folder of the plugins.

@@ -1,4 +1,4 @@
-"""Starts `receiver` as a process of its own: for `receiver dev`, the demo and tests.
+"""Starts `receiver` as a separate process: for `receiver dev`, the demo and tests.
 
 Invariant: no such process outlives this one (`ParentPipe`), and every one ends by SIGTERM first, as on Cloud Run.
 """
@@ -42,7 +42,7 @@ START_POLL: Final = 0.02
 
 
 class ParentPipe:
-    """A pipe that closes when this process ends, however it ends. What is started with it ends then too."""
+    """A pipe that closes when this process ends, in any way. Processes started with it end then too."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -173,7 +173,7 @@ class Instance:
         return self.process.pid
 
     def log(self) -> str:
-        """What it has printed."""
+        """Its output so far."""
         return Path(self._log.name).read_text(errors="replace")
 
     def pusher(self) -> Pusher:
@@ -198,7 +198,7 @@ class Instance:
         self.process.wait()
 
     def close(self) -> None:
-        """Ends it, and removes what it left."""
+        """Ends it, and removes its files."""
         if self._process is not None:
             self.stop()
         self._parent.close()
@@ -223,7 +223,7 @@ class Instance:
 
 
 def _reserved() -> socket.socket:
-    """A socket bound to a free loopback port: the system gives the port to nobody else.
+    """A socket bound to a free loopback port: the system gives the port to no other process.
 
     It does not listen. On Linux the receiver's socket may listen there, because both have SO_REUSEADDR.
     """

@@ -72,7 +72,7 @@ class Scheduler:
         self._changed.set()
 
     async def run(self) -> None:
-        """Publishes what is due, and sleeps until the next."""
+        """Publishes the firings that are due, and sleeps until the next."""
         while True:
             self._changed.clear()
             now = time.time()

@@ -1,6 +1,6 @@
 """One run of `receiver dev`: a local Pub/Sub with signed tokens, a scheduler, and a receiver that reloads.
 
-The receiver is a process of its own. It is restarted when a plugin file changes. A broken plugin costs one line: the
+The receiver is a separate process. It is restarted when a plugin file changes. With a broken plugin one line is printed: the
 running receiver goes on, and the next save is tried. No message pays for a reload: nothing is delivered while no receiver
 answers, and the nacks of one that is being stopped are not counted. Ctrl-C ends everything; so does the end of this process.
 
@@ -85,7 +85,7 @@ class DevSession:
         delivering = asyncio.create_task(self._deliveries.run())
         firing = asyncio.create_task(self._scheduler.run())
         work = [watching, reloading, serving, delivering, firing]
-        for task in work:  # none of them ends by itself, except by failing
+        for task in work:  # a part of the session ends only when it fails
             task.add_done_callback(lambda _: self._stop.set())
         try:
             await self._stop.wait()
@@ -148,7 +148,7 @@ class DevSession:
         attending.add_done_callback(self._attending.discard)
 
     async def _attend(self, receiver: Popen[bytes], url: str) -> None:
-        """Delivers while the receiver answers. One that ends by itself is started again, as on Cloud Run."""
+        """Delivers while the receiver answers. If it ends without being stopped, it is started again, as on Cloud Run."""
         answered = await asyncio.to_thread(answers, receiver, url)
         if answered and receiver is self._receiver:
             self._deliveries.resume()
@@ -158,7 +158,7 @@ class DevSession:
         self._deliveries.pause()
         self._receiver = None
         then = "it is started again" if answered else "waiting for the next save"
-        self._say(f"error: the receiver ended by itself (exit code {code}); {then}")
+        self._say(f"error: the receiver ended (exit code {code}); {then}")
         if answered:
             self._changed.set()
 

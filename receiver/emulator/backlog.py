@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 DEFAULT_ACK_DEADLINE: Final = 10
-"""Seconds; Pub/Sub's own default for a subscription that names none."""
+"""Seconds; Pub/Sub's default for a subscription."""
 
 DEFAULT_DELIVERY_ATTEMPTS: Final = 5
-"""Pub/Sub's own default for a dead-letter policy that names none."""
+"""Pub/Sub's default for a dead-letter policy."""
 
 
 class PubsubMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -39,7 +39,7 @@ class PubsubMessage(msgspec.Struct, frozen=True, omit_defaults=True, rename="cam
 
 @dataclass(slots=True, eq=False)
 class Unacked:
-    """A message that one subscription has to deliver until it is acked.
+    """A message of one subscription that is not acked yet.
 
     Attributes:
         attempts: deliveries so far.
@@ -56,7 +56,7 @@ class Unacked:
 
 
 class _Timers:
-    """Messages by the time at which their waiting ends. An entry whose message got another time is skipped."""
+    """Messages by the end of their wait. If a message gets another time, its old entry is skipped."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Unacked]] = []
@@ -108,7 +108,7 @@ class Backlog:
         self._free(unacked)
 
     def take(self, now: float) -> Unacked | None:
-        """The next message that is ready, one delivery counted; None when none is ready."""
+        """The next ready message, with one more delivery counted; None when none is ready."""
         self._ready.extend(self._waiting.ended(now))
         while self._ready:
             unacked = self._ready.popleft()
@@ -145,7 +145,7 @@ class Backlog:
             self._waiting.add(unacked, until)
 
     def next_due(self) -> float | None:
-        """When the next message becomes ready if nothing changes; None when none will."""
+        """When the next message becomes ready if nothing changes; None: no message waits."""
         times = [time for time in (self._waiting.first(), self._leases.first()) if time is not None]
         return 0.0 if self._ready else min(times, default=None)
 

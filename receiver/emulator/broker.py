@@ -38,7 +38,7 @@ DROP_DELAY: Final = 1.0
 """Seconds, at least, by which a dropped delivery is late."""
 
 DELETED_TOPIC: Final = "_deleted-topic_"
-"""Pub/Sub's name for the topic of a subscription whose topic was deleted."""
+"""Pub/Sub shows this as the topic of a subscription after its topic was deleted."""
 
 
 class Broker:
@@ -130,7 +130,7 @@ class Broker:
         return subscription.backlog.lease(unacked, self.clock() + subscription.ack_deadline)
 
     def extend(self, subscription: Subscription, unacked: Unacked, by: float) -> None:
-        """The lease of a pull ends so many seconds from now."""
+        """Makes the lease of a pull end this many seconds from now."""
         subscription.backlog.extend(unacked, self.clock() + by)
 
     def ack(self, subscription: Subscription, unacked: Unacked) -> None:

@@ -62,9 +62,9 @@ class Faults:
         self._random = random.Random(settings.seed)  # noqa: S311 - chance, not secrecy
 
     async def around(self, deliver: Callable[[], Awaitable[int]], *, late_before: bool = False) -> int | None:
-        """Delivers once, with the faults that are drawn for it.
+        """Delivers once, with the faults that the random numbers give it.
 
-        A failure replaces the answer of a delivery that was made. A duplicate is delivered at the same time as the first.
+        A failure replaces the answer after the delivery. A duplicate is delivered at the same time as the first.
 
         Args:
             deliver: one push; its status, 0 for no answer.

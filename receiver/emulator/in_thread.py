@@ -1,4 +1,4 @@
-"""The local Pub/Sub in a thread of its own, for the demo and for tests, and a server of a signer's certificates.
+"""The local Pub/Sub in its own thread, for the demo and for tests, and a server of a signer's certificates.
 
 `receiver dev` runs the same parts in its own event loop.
 """
@@ -36,7 +36,7 @@ LAST_ANSWERS: Final = 1
 
 
 class LocalPubSub:
-    """One that runs. `host` is the value for PUBSUB_EMULATOR_HOST."""
+    """A running one. `host` is the value for PUBSUB_EMULATOR_HOST."""
 
     def __init__(self, host: str, loop: LoopThread, broker: Broker) -> None:
         self.host = host

@@ -1,6 +1,6 @@
-"""Pushes what is due, as Pub/Sub does.
+"""Pushes messages that are due, as Pub/Sub does.
 
-Each push subscription has a window of deliveries that may be under way at once. It grows with every ack and is halved by
+Each push subscription has a window: the number of deliveries at once. It grows with every ack and is halved by
 every nack. When even a window of one is nacked, pushes pause for a moment. The timeout of a request is the ack deadline.
 An unacked message is pushed again after the retry policy's backoff, or goes to the dead-letter topic when its
 deliveries are used up. `receiver.emulator.faults` makes it worse on request.
@@ -108,7 +108,7 @@ class Deliveries:
                 await asyncio.gather(*self._under_way, return_exceptions=True)
 
     def pause(self, *, stopping: bool = False) -> None:
-        """Starts no delivery until `resume`: the receiver is not running, and messages should not pay for that.
+        """Starts no delivery until `resume`: while the receiver does not run, no attempt of a message should be used up.
 
         Args:
             stopping: the receiver is being stopped on purpose. Nacks are not counted until `resume`; else five saves of
@@ -123,7 +123,7 @@ class Deliveries:
         self._changed.set()
 
     def _start_due(self, client: httpx.AsyncClient) -> float | None:
-        """Starts what is due and fits the window; returns when to look again if nothing changes."""
+        """Starts due deliveries up to the window; returns the time of the next look if nothing changes."""
         times: list[float] = []
         now = self._broker.clock()
         for subscription in list(self._broker.subscriptions.values()) if self._open else ():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_PUBLISH_BYTES: Final = 10_000_000
-"""Bytes of a message, and of a request, before base64."""
+"""The most bytes of a message, and of a request, before base64."""
 
 MAX_BACKOFF: Final = 600.0
 """Seconds: the longest that a retry policy may say."""
@@ -64,7 +64,7 @@ class ApiError(Exception):
 def patched(
     current: Mapping[str, Any], body: Mapping[str, Any], kind: str, allowed: frozenset[str]
 ) -> dict[str, Any]:
-    """The resource with the fields of the update mask changed; a mask may name a field of a field.
+    """The resource with the fields of the update mask changed; a mask may name nested fields.
 
     Raises:
         ApiError: the mask is empty, or names what cannot be changed.
@@ -88,7 +88,7 @@ def patched(
 
 
 def _with(current: Mapping[str, Any], field: str, value: Any) -> dict[str, Any]:
-    """The fields with one set, or with None taken away."""
+    """The fields with one set, or removed if its value is None."""
     rest = {name: known for name, known in current.items() if name != field}
     return rest if value is None else {**rest, field: value}
 

@@ -1,4 +1,4 @@
-"""A throw-away signing key in place of Google's: it signs OIDC tokens that the receiver's own verifier checks.
+"""A local signing key instead of Google's: it signs OIDC tokens that the receiver's own verifier checks.
 
 Invariant: nothing here weakens verification. `TASKS_OIDC_CERTS_URL`, which is loopback or https, points the receiver at
 this key's certificate; it checks the tokens exactly as it checks Google's. Used by the demo, `receiver push`, the local
@@ -68,7 +68,7 @@ class Signer:
 
     @classmethod
     def load_or_create(cls, path: Path) -> Signer:
-        """The signer kept in a file, made with mode 0600 when there is none. Processes that race get the same one.
+        """The signer of a file; a missing file is made, with mode 0600. Concurrent processes get the same one.
 
         Raises:
             ConfigurationError: the file cannot be read or written, or holds something else.

@@ -14,7 +14,7 @@ from receiver.local_postgres.files import LocalPostgresError
 
 
 def create(url: str, name: str, template: str | None = None) -> None:
-    """Makes a database, a copy of `template` when one is named (nobody may be connected to that).
+    """Creates a database, or a copy of `template` (which must have no connections).
 
     Args:
         url: any database of the server, as a role that may make others.
@@ -27,7 +27,7 @@ def create(url: str, name: str, template: str | None = None) -> None:
 
 
 def drop(url: str, name: str) -> None:
-    """Removes a database, with every connection to it. One that does not exist is no error."""
+    """Removes a database, with every connection to it. A missing database is no error."""
     _run(url, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 

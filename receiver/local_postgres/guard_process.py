@@ -79,12 +79,12 @@ class GuardProcess:
                 except BrokenPipeError:
                     pass
         if not line:
-            raise LocalPostgresError(f"the guard of the local PostgreSQL is gone; its log is {self._log}")
+            raise LocalPostgresError(f"the guard of the local PostgreSQL has ended; its log is {self._log}")
         answer: dict[str, object] = json.loads(line)
         return answer
 
     def stop(self) -> None:
-        """Ends the guard, and with it the server and what it removes."""
+        """Ends the guard. It stops the server and removes the temporary folders."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()

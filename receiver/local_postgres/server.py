@@ -147,16 +147,16 @@ class Postgres:
         raise LocalPostgresError(refusal)
 
     def restart(self, mode: Mode = "fast") -> None:
-        """Restarts the server on the same port. `immediate` is a crash: what was committed is recovered."""
+        """Restarts the server on the same port. `immediate` is a crash: committed rows are recovered."""
         self.halt(mode)
         self.resume()
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        """Makes a database, a copy of `template` when one is named (nobody may be connected to that)."""
+        """Creates a database, or a copy of `template` (which must have no connections)."""
         databases.create(self._admin, name, template)
 
     def drop_database(self, name: str) -> None:
-        """Removes a database, with every connection to it. One that does not exist is no error."""
+        """Removes a database, with every connection to it. A missing database is no error."""
         databases.drop(self._admin, name)
 
     def log_tail(self, lines: int = 20) -> str:
@@ -171,7 +171,7 @@ class Postgres:
 
     @property
     def _admin(self) -> str:
-        return f"{self.url()}?sslmode=disable"  # said, so that the environment does not say otherwise
+        return f"{self.url()}?sslmode=disable"  # explicit, because the environment may set another mode
 
     @property
     def _log(self) -> Path:
@@ -249,9 +249,11 @@ class Postgres:
         return parameters | self._settings
 
     def _why_not(self, reason: str, port: int) -> str:
-        """One line for a server that did not start, from what it wrote to its log."""
+        """One line for a server that did not start, from its log."""
         if "could not bind" in reason:
-            return f"port {port} on {LOOPBACK} is taken; choose another, or stop what listens there"
+            return (
+                f"port {port} on {LOOPBACK} is taken; choose another, or stop the program that listens there"
+            )
         if 'lock file "postmaster.pid" already exists' in reason or "shared memory block" in reason:
             return (
                 f"{self._data} is in use by another PostgreSQL; stop that one "

@@ -63,7 +63,7 @@ class InjectedFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """How one delivery ended: the status that Pub/Sub gets (0: none, the instance died), and the ending behind it."""
+    """The end of one delivery: the status that Pub/Sub gets (0: none, the instance died), and the ending."""
 
     task_id: str
     task_name: str
@@ -88,7 +88,7 @@ class QueuedMessage:
 
 
 class FaultyRunner:
-    """A runner that fails or dies as often as it was told."""
+    """A runner that fails or dies as often as requested."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -110,7 +110,7 @@ class FaultyRunner:
 
 
 class Crash(BaseException):
-    """The instance is gone. Not an Exception, so that nothing on the way out catches it."""
+    """The instance died. Not an Exception, so that no `except Exception` catches it."""
 
 
 class Receiver:
@@ -156,7 +156,7 @@ class Receiver:
         return DeliveryResult(message.task_id, message.task_name, reply(ending).status, ending)
 
     async def advance(self, by: timedelta) -> None:
-        """Moves the times of the record into the past, by so much."""
+        """Moves the times of the record into the past by this duration."""
         for table, column in _TIMES:
             await self._service.ledger.pool.fetch(
                 f"UPDATE {table} SET {column} = {column} - $1::interval WHERE {column} IS NOT NULL",  # noqa: S608 - our own names
@@ -164,7 +164,7 @@ class Receiver:
             )
 
     async def sweep(self, pubsub: Any) -> Any:
-        """One sweep, as it is scheduled each minute. It publishes to `pubsub`. Returns its counts."""
+        """One sweep, as the scheduler starts it each minute. It publishes to `pubsub`. Returns its counts."""
         service = self._service
         around = Surroundings(service.settings, service.registry.paths, _drop)
         return await sweeper.sweep(around, within=SWEEP_TIME, everywhere=True, pubsub=pubsub)

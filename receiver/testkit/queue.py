@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LEASE = timedelta(seconds=60)
-"""A crashed instance's claim holds so long: `advance(60)` ends it."""
+"""The lease of a crashed instance: `advance(60)` ends it."""
 
 MOST_DELIVERIES = 10_000
 """The most deliveries of one `deliver_all`: a task that enqueues itself must not hang a test."""
@@ -86,7 +86,7 @@ class TaskQueue:
         return self._run(self._deliver(oldest)) if oldest is not None else None
 
     def deliver_all(self) -> list[DeliveryResult]:
-        """Delivers each pending message once, in order, including those that come meanwhile. Nacked ones stay pending."""
+        """Delivers each pending message once, in order, including those that are added meanwhile. Nacked ones stay pending."""
         return self._run(self._deliver_all())
 
     def redeliver_last(self) -> DeliveryResult:
@@ -111,14 +111,14 @@ class TaskQueue:
         self._receiver.runner.crashing += 1
 
     def advance(self, seconds: float) -> None:
-        """Moves the record's times by so much, and sweeps: leases run out, and what has become due is pending."""
+        """Moves the record's times by this many seconds, and sweeps: leases run out, and due executions become pending."""
         self._run(self._receiver.advance(timedelta(seconds=seconds)))
         self.sweep()
 
     def sweep(self) -> Swept:
         """One sweep, as each minute: due messages become pending, old rows are deleted.
 
-        It leaves no execution of its own in the record. Returns its counts (`published`, `stranded`, `pruned` and so on).
+        The record gets no execution of the sweep. Returns its counts (`published`, `stranded`, `pruned` and so on).
         """
         swept: Swept = self._run(self._receiver.sweep(QueuePublisher(self)))
         return swept
@@ -187,7 +187,7 @@ class TaskQueue:
 
 
 class QueuePublisher:
-    """In place of Pub/Sub: what the code under test and the sweep publish is pending at once."""
+    """Replaces Pub/Sub: messages that the code under test or the sweep publishes are pending at once."""
 
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue

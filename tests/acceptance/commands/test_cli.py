@@ -546,7 +546,7 @@ class TestDemo:
                 "the task returned (async def)",
                 "the task returned (def, in a thread)",
                 "the task returned, and wrote through ctx",
-                "duplicate of a final one",
+                "a duplicate of a final execution",
                 "kill switch is off",
                 "PermanentError",
                 "max_attempts used up",

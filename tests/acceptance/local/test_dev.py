@@ -265,7 +265,7 @@ class TestRunning:
     def test_a_receiver_that_ends_by_itself_is_started_again(self, running: Dev) -> None:
         starts = running.log().count("receiving pushes")
         running.publish("dies")
-        running.says("error: the receiver ended by itself (exit code 3); it is started again")
+        running.says("error: the receiver ended (exit code 3); it is started again")
         running.says("receiving pushes", starts + 1)
         assert running.run("push", "greet", "--args", '["Ada"]').returncode == 0
 

@@ -191,7 +191,7 @@ class TestOwner:
         assert server._guard is not None
         server._guard.process.terminate()
         server._guard.process.wait()
-        with pytest.raises(LocalPostgresError, match="guard of the local PostgreSQL is gone"):
+        with pytest.raises(LocalPostgresError, match="guard of the local PostgreSQL has ended"):
             server.restart()
         server.stop()
 
