@@ -69,9 +69,7 @@ class Settings:
         "the service's URL, https or http on loopback; required to serve",
     )
     service_account: str | None = setting(
-        "TASKS_SERVICE_ACCOUNT",
-        parsers.account,
-        "the service account in the tokens of pushes; required to serve",
+        "TASKS_SERVICE_ACCOUNT", parsers.account, "service account in the tokens of pushes; required to serve"
     )
     environment: str = setting(
         "TASKS_ENVIRONMENT", parsers.environment, "prefix of every resource name", "dev"

@@ -49,8 +49,9 @@ async def pid_of(connection: RecordConnection) -> int:
 
 async def test_what_only_libpq_understands_is_left_out_of_an_address(database_url: str) -> None:
     address = database_url.replace("postgresql:", "postgresql+psycopg2:")
+    address += "&" if "?" in address else "?"
     query = "connect_timeout=10&keepalives=1&keepalives_idle=30&options=-c%20work_mem%3D5MB&channel_binding=prefer"
-    connection = RecordConnection(Database.of(f"{address}?{query}"), "connection")
+    connection = RecordConnection(Database.of(f"{address}{query}"), "connection")
     [row] = await connection.fetch("SELECT current_setting('work_mem') AS memory")
     await connection.close()
     assert row["memory"] == "5MB"
