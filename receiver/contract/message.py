@@ -140,10 +140,20 @@ def check_arguments(args: bytes, kwargs: bytes) -> Arguments:
     arguments = open_arguments(args, kwargs)
     if holds_nul(args) or holds_nul(kwargs):
         raise payload_fault("a NUL character in args or kwargs")
-    brackets = args.count(b"[") + args.count(b"{") + kwargs.count(b"[") + kwargs.count(b"{")
-    if brackets > MAX_DEPTH and _is_deep(arguments):
+    may_be_deep = any(_has_many(text, bracket) for text in (args, kwargs) for bracket in (b"[", b"{"))
+    if may_be_deep and _is_deep(arguments):
         raise payload_fault(f"args or kwargs are nested more than {MAX_DEPTH} levels deep")
     return arguments
+
+
+def _has_many(text: bytes, bracket: bytes) -> bool:
+    """Whether the text may be nested too deeply. Searched one by one: counting in 1 MB takes 0.33 ms, a search 0.02 ms."""
+    at = -1
+    for _ in range(MAX_DEPTH // 4):  # four of these texts together: at most `MAX_DEPTH`
+        at = text.find(bracket, at + 1)
+        if at < 0:
+            return False
+    return True
 
 
 def _is_deep(arguments: Arguments) -> bool:
