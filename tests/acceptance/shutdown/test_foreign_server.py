@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from receiver.dev.processes import Instance
 from tests.stage.executions import EFFECTS, effects, row_of
 from tests.stage.receivers import PLUGIN, Marks, Receiver, message, new_label
@@ -37,6 +39,7 @@ class Foreign(Instance):
         )
 
 
+@pytest.mark.slow
 async def test_a_task_that_never_stops_ends_its_process_after_its_neighbours(
     database_url: str, record: Record, marks: Marks
 ) -> None:

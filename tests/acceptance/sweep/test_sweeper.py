@@ -160,6 +160,7 @@ def cast(pubsub: LocalPubSub, signer: Signer, record: Record, folder: Any) -> It
         instance.close()
 
 
+@pytest.mark.slow
 async def test_two_sweeps_at_once_of_ten_thousand_rows_have_each_run_once(cast: Cast, label: str) -> None:
     """What an enqueuer left behind when it died: committed, and never published. Its group says how far it has come.
 

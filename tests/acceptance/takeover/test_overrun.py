@@ -156,6 +156,7 @@ async def blocks_for_a_while(launch: Launch, second: Receiver, record: Record, m
     assert (row["status"], row["attempt"], row["fence"]) == ("SUCCESSFUL", 1, 1)
 
 
+@pytest.mark.slow
 async def test_code_that_never_ends_costs_the_instance_and_another_takes_over(
     launch: Launch, record: Record, marks: Marks
 ) -> None:
