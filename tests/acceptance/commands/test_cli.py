@@ -475,6 +475,7 @@ class TestPush:
         assert (done.returncode, done.stdout) == (1, "403 Forbidden.\n")
         assert done.stderr.startswith("hint: ")
 
+    @pytest.mark.slow
     def test_certificates_that_are_served_already_are_used(
         self, run: Run, env: dict[str, str], tmp_path: Path
     ) -> None:
@@ -592,6 +593,7 @@ class TestDemo:
         wait_until(lambda: not marked(folder))
         wait_until(lambda: not list(folder.iterdir()))
 
+    @pytest.mark.slow
     def test_from_a_private_folder_it_leaves_no_copy_of_the_programs(
         self, environ: dict[str, str], tmp_path: Path, folder: Path, project_root: Path
     ) -> None:

@@ -208,6 +208,7 @@ async def test_a_push_that_offers_to_upgrade_is_a_push(
 # --- connections that never come to the point ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_heads_that_do_not_end_are_closed(instance: Instance, label: str, folder: Path) -> None:
     """All at once: the wait is the deadline itself."""
     async with (

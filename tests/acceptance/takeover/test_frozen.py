@@ -81,6 +81,7 @@ async def test_dropped_connections_cost_no_delivery(
     [["gated_after_effect"], ["gated", "gated_in_thread"]],
     ids=["tasks' pool", "ledger and heartbeat"],
 )
+@pytest.mark.slow
 async def test_connections_that_the_network_has_forgotten_cost_no_delivery(
     launch: Launch, proxy: HoldingProxy, record: Record, marks: Marks, tasks: list[str]
 ) -> None:
