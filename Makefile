@@ -100,8 +100,14 @@ $(STAMP): requirements/dev.txt pyproject.toml
 		fi; \
 	fi
 	@echo "Installing requirements/dev.txt ($$(grep -c '^[a-z]' requirements/dev.txt) packages) ..."
-	@$(PIP_INSTALL) --require-hashes -r requirements/dev.txt
+	@mkdir -p $(CACHE)
+	@{ $(PIP_INSTALL) --require-hashes -r requirements/dev.txt || echo FAILED; } 2>$(CACHE)/pip.log | { \
+		failed=0; \
+		while read -r word rest; do \
+			case $$word in Collecting|Processing) printf .;; Installing) printf ' installing';; FAILED) failed=1;; esac; \
+		done; \
+		echo; exit $$failed; \
+	} || { tail -n 5 $(CACHE)/pip.log >&2; exit 1; }
 	@echo "Installing the checkout ..."
 	@$(PIP_INSTALL) --quiet --no-deps --no-build-isolation --editable .
-	@mkdir -p $(CACHE)
 	@touch $@

@@ -42,7 +42,7 @@ class Lease:
 
     Attributes:
         confirmed: when it was last known to start, by `time.monotonic()`, taken before the statement was sent.
-        gone: whether it is another's.
+        gone: whether it is lost, or was given back.
     """
 
     __slots__ = ("_heartbeat", "_kept", "confirmed", "fence", "gone", "lost", "task_id")
