@@ -23,6 +23,7 @@ from benchmarks.mail import send_mail
 from benchmarks.rivals import new_database
 from receiver import aenqueue_many, enqueue_many
 from receiver.enqueue import PubSubBackend
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from receiver.settings import Settings
 from receiver.tasks.naming import topic_name
@@ -113,7 +114,7 @@ async def measure(count: int, url: str) -> Rows:
 def rows(ground: Ground, *, count: int) -> Rows:
     """One row a way to enqueue so many tasks, with a database of its own."""
     url = new_database(ground, "enqueue")
-    upgrade(url)
+    upgrade(Database.of(url))
     with pubsub() as host:
         settings = Settings(database_url=url, project_id=PROJECT, pubsub_emulator=host)
         troubles: list[Any] = []

@@ -21,6 +21,7 @@ from benchmarks import filling, gauges, queries
 from benchmarks.queries import BATCH, Question, literal, questions
 from benchmarks.rivals import new_database
 from receiver.record.connections import SERVER_SETTINGS
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from receiver.record.sql import settlements
 from receiver.record.sql.settlements import SettleItem
@@ -67,7 +68,7 @@ class Cost:
 def explained(ground: Ground, rows: int) -> Rows:
     """Every statement at so many rows: its plan, its time and the blocks that it touched."""
     url = new_database(ground, "indexes")
-    upgrade(url)
+    upgrade(Database.of(url))
     built = asyncio.run(filling.fill(url, rows))
     return asyncio.run(_explained(url, rows)) + [
         {"": "build", "statement": name, "ms": seconds * 1e3} for name, seconds in built.items()
@@ -78,7 +79,7 @@ def costs(ground: Ground, *, seconds: float, rounds: int) -> Rows:
     """Claims and settlements a second with the indexes there are, without each, and with those one might want."""
     ways = {"as it is": "SELECT 1"}
     url = new_database(ground, "template_of_costs")
-    upgrade(url)
+    upgrade(Database.of(url))
     ways |= {f"without {name}": f"DROP INDEX {name}" for name in asyncio.run(_secondary(url))}
     ways |= {
         f"fillfactor {share}": f"ALTER TABLE task_executions SET (fillfactor = {share})"
@@ -206,7 +207,7 @@ CONNECTIONS: Final = 2
 
 async def _delivered(url: str, change: str, seconds: float, pid: int) -> Cost:
     """Claims and settles batches of new rows by the ledger's own two statements, for so many seconds."""
-    await asyncio.to_thread(upgrade, url)
+    await asyncio.to_thread(upgrade, Database.of(url))
     look = await asyncpg.connect(url)
     connections = [
         await asyncpg.connect(url, server_settings=dict(SERVER_SETTINGS)) for _ in range(CONNECTIONS)

@@ -15,6 +15,7 @@ import asyncpg
 
 from benchmarks.rivals import new_database
 from receiver.local_postgres import files
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ FROM (SELECT n, clock_timestamp() - make_interval(secs => ($1 - n) * 0.05) AS mo
 def rate(ground: Ground, *, clients: int, seconds: float) -> float:
     """Pairs of transactions a second."""
     url = new_database(ground, "pgbench")
-    upgrade(url)
+    upgrade(Database.of(url))
     program = files.find().bin / "pgbench"
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
         script.write(SCRIPT)

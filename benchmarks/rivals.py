@@ -25,6 +25,7 @@ import asyncpg
 from benchmarks.ground import AUDIENCE, CHECKOUT, HERE, Ground, environment
 from benchmarks.load import PATH, delivery
 from receiver.dev.processes import EMAIL, free_port
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def started(
     python = environment(rival.requirements.stem, rival.requirements, checkout=rival.checkout)
     url = database or new_database(ground, rival.name.replace(" ", "_"))
     if rival.checkout and database is None:
-        upgrade(url)
+        upgrade(Database.of(url))
     port = free_port()
     command = [str(python), *(part.replace("{port}", str(port)) for part in rival.arguments)]
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import enqueue, gauges, indexes, load, pgbench, provision, rivals, tokens
 from benchmarks.ground import Ground, environment
 from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def table_size(ground: Ground, plan: Plan) -> Rows:
         running: list[Running] = []
         for size in plan.rows:
             url = rivals.new_database(ground, f"size_{size}")
-            upgrade(url)
+            upgrade(Database.of(url))
             pgbench.fill(url, size)
             running.append(
                 stack.enter_context(rivals.started(RECEIVER, ground, database=url, first=_first()))
@@ -158,7 +159,7 @@ def instances(ground: Ground, plan: Plan) -> Rows:
     """One instance, then two on one database, with the same requests in flight together."""
     rows: Rows = []
     url = rivals.new_database(ground, "instances")
-    upgrade(url)
+    upgrade(Database.of(url))
     with ExitStack() as stack:
         both = [
             stack.enter_context(rivals.started(RECEIVER, ground, database=url, first=_first()))
@@ -279,7 +280,7 @@ def start(ground: Ground, plan: Plan) -> Rows:
     """From exec to the first recorded 200, beside a bare import of what any such service imports, in turns."""
     bare, ours = [], []
     url = rivals.new_database(ground, "start")
-    upgrade(url)
+    upgrade(Database.of(url))
     for _ in range(1 + max(STARTS, plan.rounds)):
         bare.append(_bare_import())
         with rivals.started(RECEIVER, ground, database=url, first=_first()) as running:

@@ -2,7 +2,7 @@
 
 Every variable is checked when it is read: a value that is not allowed stops the start with one line that names the
 variable, the value, and what is allowed. A blank value counts as unset. The database's address and password appear in no
-message and no repr. What only some commands need is asked for by them (`require_serving`, `require_database`).
+message and no repr. What only some commands need is asked for by them (`require_serving`, `Database.configured`).
 
 Next: the rooms above take a `Settings`, or the few values of it that they need, through their constructors.
 """
@@ -219,7 +219,7 @@ VARIABLES: Final = (
 
 
 def require_serving(settings: Settings) -> None:
-    """Checks that everything is set that serving needs; with push authentication off, only the database is.
+    """Checks that everything is set that serving needs beside the database; with push authentication off, nothing is.
 
     Raises:
         SettingError: names the first missing variable and what it is for.
@@ -232,22 +232,6 @@ def require_serving(settings: Settings) -> None:
     for name, purpose in needed.items():
         if getattr(settings, name) is None and settings.push_auth is PushAuth.OIDC:
             raise SettingError(_FIELDS[name].name, None, f"set it to {purpose}")
-    require_database(settings)
-
-
-def require_database(settings: Settings) -> str:
-    """The database's address, with `DATABASE_PASSWORD` in it when that is set.
-
-    Raises:
-        SettingError: there is none.
-    """
-    if settings.database_url is None:
-        raise SettingError(
-            "DATABASE_URL", None, "set it to the record's database, such as postgresql://user@host/name"
-        )
-    if settings.database_password is None:
-        return settings.database_url
-    return parsers.with_password(settings.database_url, settings.database_password)
 
 
 def environment_and_namespace(environ: Mapping[str, str]) -> tuple[str, str]:

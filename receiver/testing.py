@@ -70,9 +70,10 @@ def receiver_registry() -> Registry:
 
 @pytest.fixture(scope="session")
 def _receiver_tables(receiver_database_url: str) -> str:
+    from receiver.record.database import Database  # noqa: PLC0415 - as above
     from receiver.record.migrations import upgrade  # noqa: PLC0415 - as above
 
-    upgrade(receiver_database_url)
+    upgrade(Database.of(receiver_database_url))
     return receiver_database_url
 
 

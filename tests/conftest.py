@@ -52,10 +52,11 @@ def postgres_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def migrated_template(postgres_server: Server) -> str:
     """The name of a migrated database that others are copied from. Nobody connects to it."""
+    from receiver.record.database import Database  # noqa: PLC0415 - as below
     from receiver.record.migrations import upgrade  # noqa: PLC0415 - alembic is loaded only when a test needs tables
 
     postgres_server.create_database(TEMPLATE)
-    upgrade(postgres_server.url(TEMPLATE))
+    upgrade(Database.of(postgres_server.url(TEMPLATE)))
     return TEMPLATE
 
 

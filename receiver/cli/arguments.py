@@ -13,7 +13,7 @@ from receiver import maintenance, parsers
 from receiver.dev.folder import Folder
 from receiver.errors import ConfigurationError, PluginError
 from receiver.record.database import Database
-from receiver.settings import Settings, require_database
+from receiver.settings import Settings
 from receiver.sweep.sweeper import Surroundings
 from receiver.tasks import registry
 from receiver.tasks.registry import Registry
@@ -61,8 +61,7 @@ def settings() -> Settings:
 
 def database(given: Settings | None = None) -> Database:
     """The record's database."""
-    known = given or settings()
-    return Database.of(require_database(known), prepared_statements=known.db_prepared_statements)
+    return Database.configured(given or settings())
 
 
 def surroundings(note: Callable[[str], None]) -> Surroundings:

@@ -29,6 +29,7 @@ from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.server import Postgres
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
         postgres = stack.enter_context(Postgres())
         postgres.create_database(DATABASE)
         url = postgres.url(DATABASE)
-        upgrade(url)
+        upgrade(Database.of(url))
         signer = Signer.create()
         answers = queue.SimpleQueue[int]()
         pubsub = stack.enter_context(

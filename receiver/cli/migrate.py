@@ -8,7 +8,8 @@ import sys
 import click
 
 from receiver.record import migrations, schema_check
-from receiver.settings import Settings, require_database
+from receiver.record.database import Database
+from receiver.settings import Settings
 
 
 @click.command("migrate")
@@ -17,11 +18,10 @@ from receiver.settings import Settings, require_database
 )
 def command(*, check: bool) -> None:
     """Bring the database's tables up to date."""
-    settings = Settings.from_environ(os.environ)
-    url, prepared = require_database(settings), settings.db_prepared_statements
-    found = migrations.current(url, prepared_statements=prepared)
+    database = Database.configured(Settings.from_environ(os.environ))
+    found = migrations.current(database)
     if found == schema_check.HEAD:
-        mended = [] if check else migrations.upgrade(url, prepared_statements=prepared)
+        mended = [] if check else migrations.upgrade(database)
         for index in mended:
             click.echo(f"mended the index {index}, which was not valid")
         click.echo(f"up to date at {found}")
@@ -32,8 +32,8 @@ def command(*, check: bool) -> None:
         click.echo(f"behind: {_named(found)} → {schema_check.HEAD}; run `receiver migrate`")
         sys.exit(1)
     else:
-        migrations.upgrade(url, prepared_statements=prepared)
-        now = migrations.current(url, prepared_statements=prepared)
+        migrations.upgrade(database)
+        now = migrations.current(database)
         click.echo(f"migrated: {_named(found)} → {now}")
 
 

@@ -25,6 +25,7 @@ from receiver.errors import ConfigurationError
 from receiver.local_postgres.server import Postgres
 from receiver.parsers import LOOPBACK
 from receiver.record import migrations
+from receiver.record.database import Database
 from receiver.settings import Settings
 
 DEFAULT_PORTS: Final = Ports(receiver=8080, pubsub=8085, postgres=5433)
@@ -98,7 +99,7 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
             listening(ports.pubsub) as listener,
             Postgres(folder.data(), port=ports.postgres, fsync=True) as postgres,
         ):
-            migrations.upgrade(postgres.url())
+            migrations.upgrade(Database.of(postgres.url()))
             project = LocalProject(
                 settings.project_id or PROJECT,
                 settings.environment,

@@ -33,7 +33,7 @@ from receiver.provision.google_admin import GoogleAdmin
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
 from receiver.record.database import Database
-from receiver.settings import PushAuth, require_database
+from receiver.settings import PushAuth
 
 if TYPE_CHECKING:
     from receiver.doctor.record_look import RecordSeen
@@ -141,8 +141,7 @@ class _Examination:
         return None
 
     async def _record(self) -> RecordSeen | None:
-        url = require_database(self.settings)
-        database = Database.of(url, prepared_statements=self.settings.db_prepared_statements)
+        database = Database.configured(self.settings)
         try:
             return await record_look.look(database, self.settings.namespace)
         except DatabaseUnavailable as error:

@@ -25,7 +25,7 @@ from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
 from receiver.google.pubsub import Pubsub
 from receiver.record.database import Database
-from receiver.settings import Settings, require_database
+from receiver.settings import Settings
 from receiver.tasks.call import Entry, TaskResult, TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 from receiver.telemetry.logs import record
@@ -77,9 +77,7 @@ class PubSubBackend:
         if self.settings.project_id is None:
             raise SettingError("GCP_PROJECT_ID", None, "set it to the project whose topics take the tasks")
         self._address = Address(self.settings.project_id, self.settings.environment, self.settings.namespace)
-        self._database = Database.of(
-            require_database(self.settings), prepared_statements=self.settings.db_prepared_statements
-        )
+        self._database = Database.configured(self.settings)
         self._emit = emit or record
         self._pubsub = pubsub
         self._begin()

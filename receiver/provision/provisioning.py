@@ -19,7 +19,6 @@ from receiver.provision.desired import PushTarget, desired, desired_grants
 from receiver.provision.observed import ALL_KINDS, Observed, observe
 from receiver.provision.planning import Delete, Needed, Plan, plan, removal
 from receiver.provision.resources import Grant, Kind, Wanted
-from receiver.settings import require_database
 
 if TYPE_CHECKING:
     from receiver.provision.google_admin import GoogleAdmin
@@ -76,12 +75,11 @@ async def needed_by_record(settings: Settings, scope: Scope) -> Needed:
     from receiver.record.database import Database  # noqa: PLC0415 - as above
 
     try:
-        url = require_database(settings)
+        database = Database.configured(settings)
     except SettingError as error:
         raise ConfigurationError(
             f"--prune asks the record first whether executions still need what it deletes: {error}"
         ) from None
-    database = Database.of(url, prepared_statements=settings.db_prepared_statements)
     async with queries.reading(database) as connection:
         counts = await queries.unfinished(connection, scope.namespace)
     return {

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import asyncpg
 from asyncpg import connect_utils
 
+from receiver import parsers
+from receiver.errors import SettingError
 from receiver.record import tls
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+    from receiver.settings import Settings
 
 CONNECT_TIMEOUT = 5.0
 """Seconds to make a connection: half of `connections.CALL_DEADLINE`."""
@@ -85,6 +89,22 @@ class Database:
         address, _, query = _SCHEME.sub("postgresql://", url, count=1).partition("?")
         kept = "&".join(each for each in query.split("&") if each.partition("=")[0] not in ONLY_LIBPQ)
         return cls(f"{address}?{kept}" if kept else address, prepared_statements)
+
+    @classmethod
+    def configured(cls, settings: Settings) -> Database:
+        """The database that the settings name.
+
+        Raises:
+            SettingError: they name none.
+        """
+        url = settings.database_url
+        if url is None:
+            raise SettingError(
+                "DATABASE_URL", None, "set it to the record's database, such as postgresql://user@host/name"
+            )
+        if settings.database_password is not None:
+            url = parsers.with_password(url, settings.database_password)
+        return cls.of(url, prepared_statements=settings.db_prepared_statements)
 
     async def connect(
         self, application: str, server_settings: Mapping[str, str] | None = None, **options: Any

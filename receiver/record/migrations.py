@@ -67,11 +67,8 @@ ADVICE: Final = {
 """By SQLSTATE: added to PostgreSQL's own words."""
 
 
-def upgrade(database_url: str, revision: str = "head", *, prepared_statements: bool = True) -> list[str]:
+def upgrade(database: Database, revision: str = "head") -> list[str]:
     """Brings the tables up to date, or to `revision`; returns the invalid indexes that were mended. For synchronous callers.
-
-    Args:
-        prepared_statements: False behind a pooler in transaction mode.
 
     Raises:
         DatabaseUnavailable: it cannot be reached.
@@ -81,26 +78,26 @@ def upgrade(database_url: str, revision: str = "head", *, prepared_statements: b
     async def work(engine: AsyncEngine) -> list[str]:
         return await _migrated(engine, command.upgrade, revision)
 
-    return _run(Database.of(database_url, prepared_statements=prepared_statements), work)
+    return _run(database, work)
 
 
-def downgrade(database_url: str, revision: str) -> None:
+def downgrade(database: Database, revision: str) -> None:
     """Takes the tables back to `revision`; `base` removes them and all they hold. Errors as `upgrade`."""
 
     async def work(engine: AsyncEngine) -> list[str]:
         return await _migrated(engine, command.downgrade, revision)
 
-    _run(Database.of(database_url), work)
+    _run(database, work)
 
 
-def current(database_url: str, *, prepared_statements: bool = True) -> str | None:
+def current(database: Database) -> str | None:
     """The version of the tables, None when there are none. Errors as `upgrade`."""
 
     async def work(engine: AsyncEngine) -> str | None:
         async with engine.connect() as connection:
             return await connection.run_sync(_version)
 
-    return _run(Database.of(database_url, prepared_statements=prepared_statements), work)
+    return _run(database, work)
 
 
 def configuration() -> Config:

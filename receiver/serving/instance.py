@@ -26,7 +26,7 @@ from receiver.record.ledger import Ledger, LedgerSettings
 from receiver.record.rejections import Rejections
 from receiver.serving.readiness import Readiness
 from receiver.serving.watchdog import Watchdog
-from receiver.settings import PushAuth, Settings, require_database, require_serving
+from receiver.settings import PushAuth, Settings, require_serving
 from receiver.tasks.backend import offer, withdraw
 from receiver.tasks.registry import load
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
@@ -78,9 +78,7 @@ class Service:
         self.registry = (registry or load(settings)).including(maintenance.ROUTES)
         self.emit = emit
         self.on_stuck: Callable[[], None] = lambda: None
-        self._database = Database.of(
-            require_database(settings), prepared_statements=settings.db_prepared_statements
-        )
+        self._database = Database.configured(settings)
         self._pool: TaskPool | None = None
         self._enqueuing: Backend | None = None
         self._started = False

@@ -28,7 +28,7 @@ from receiver.google.pubsub import Pubsub
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sql.sweeping import find_blocks
-from receiver.settings import SUBSCRIPTION_RETENTION, require_database
+from receiver.settings import SUBSCRIPTION_RETENTION
 from receiver.sweep.owed import Owed, PublishedCounts
 from receiver.sweep.pruning import PrunedCounts, Pruning
 from receiver.sweep.replays import Replayed, Replays
@@ -200,7 +200,7 @@ async def sweeping(around: Surroundings, pubsub: Publishes | None = None) -> Asy
         SettingError: `DATABASE_URL` or `GCP_PROJECT_ID` is not set.
     """
     settings = around.settings
-    database = Database.of(require_database(settings), prepared_statements=settings.db_prepared_statements)
+    database = Database.configured(settings)
     if settings.project_id is None:
         raise SettingError("GCP_PROJECT_ID", None, "set it to the project whose topics the tasks have")
     address = Address(settings.project_id, settings.environment, settings.namespace)

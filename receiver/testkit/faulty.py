@@ -23,7 +23,6 @@ from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
 from receiver.serving.instance import Service
-from receiver.settings import require_database
 from receiver.sweep import sweeper
 from receiver.sweep.sweeper import Surroundings
 
@@ -171,7 +170,7 @@ class Receiver:
 
     async def executions(self) -> list[Execution]:
         """The record, the oldest first."""
-        async with reading(Database.of(require_database(self._service.settings))) as connection:
+        async with reading(Database.configured(self._service.settings)) as connection:
             return (await executions(connection, limit=MOST_EXECUTIONS))[::-1]
 
 

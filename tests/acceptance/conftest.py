@@ -15,6 +15,7 @@ from receiver.dev.processes import Instance
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.stage import servers
 from tests.stage.executions import EFFECTS
@@ -166,5 +167,5 @@ def own_postgres() -> Iterator[Postgres]:
     Always started here, also where another server is given.
     """
     with servers.own(max_connections="8", autovacuum="off") as server:
-        upgrade(server.url())
+        upgrade(Database.of(server.url()))
         yield server

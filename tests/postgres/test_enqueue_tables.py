@@ -16,6 +16,7 @@ from receiver.endings.outcomes import Failed
 from receiver.enqueue import PubSubBackend
 from receiver.errors import SchemaError
 from receiver.record import migrations, schema_check
+from receiver.record.database import Database
 from receiver.tasks.context import TaskContext
 from tests.postgres.outbox import Published, mail
 from tests.postgres.record import Instance, connect
@@ -36,7 +37,7 @@ WITHOUT: dict[str, Callable[[], Any]] = {
 
 async def make_older(url: str) -> None:
     """The tables as before a step that adds a column."""
-    await asyncio.to_thread(migrations.upgrade, url, "0002")
+    await asyncio.to_thread(migrations.upgrade, Database.of(url), "0002")
     look = await connect(url)
     await look.execute("ALTER TABLE task_executions DROP COLUMN trace, DROP COLUMN label")
     await look.close()

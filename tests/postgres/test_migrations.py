@@ -36,14 +36,14 @@ async def tables(url: str) -> set[str]:
 
 def test_up_down_and_up_again(empty_database_url: str) -> None:
     url = empty_database_url
-    assert migrations.current(url) is None
+    assert migrations.current(Database.of(url)) is None
     for _ in range(2):
-        migrations.upgrade(url)
-        assert migrations.current(url) == schema_check.HEAD
+        migrations.upgrade(Database.of(url))
+        assert migrations.current(Database.of(url)) == schema_check.HEAD
         assert asyncio.run(tables(url)) == TABLES | {schema_check.VERSION_TABLE}
-        migrations.upgrade(url)  # again: nothing to do
-        migrations.downgrade(url, "base")
-        assert migrations.current(url) is None
+        migrations.upgrade(Database.of(url))  # again: nothing to do
+        migrations.downgrade(Database.of(url), "base")
+        assert migrations.current(Database.of(url)) is None
         assert not asyncio.run(tables(url)) & TABLES
 
 
@@ -146,7 +146,7 @@ def test_two_migrations_at_once_make_one(empty_database_url: str) -> None:
 
     def migrate() -> None:
         try:
-            migrations.upgrade(empty_database_url)
+            migrations.upgrade(Database.of(empty_database_url))
         except BaseException as error:  # noqa: BLE001 - for the main thread
             errors.append(error)
 
@@ -156,7 +156,7 @@ def test_two_migrations_at_once_make_one(empty_database_url: str) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert migrations.current(empty_database_url) == schema_check.HEAD
+    assert migrations.current(Database.of(empty_database_url)) == schema_check.HEAD
 
 
 async def test_a_step_waits_no_longer_than_its_lock_timeout(
@@ -170,10 +170,10 @@ async def test_a_step_waits_no_longer_than_its_lock_timeout(
         await look.execute("SELECT 1 FROM task_executions FOR UPDATE")
         await look.execute("LOCK TABLE task_executions IN ROW SHARE MODE")
         with pytest.raises(ReceiverError, match="lock timeout; somebody keeps the tables locked"):
-            await asyncio.to_thread(migrations.downgrade, database_url, "base")
+            await asyncio.to_thread(migrations.downgrade, Database.of(database_url), "base")
     await look.close()
     assert await tables(database_url) >= TABLES
-    assert await asyncio.to_thread(migrations.current, database_url) == schema_check.HEAD
+    assert await asyncio.to_thread(migrations.current, Database.of(database_url)) == schema_check.HEAD
 
 
 async def test_missing_tables_are_refused(empty_database_url: str) -> None:
@@ -203,13 +203,13 @@ async def test_a_newer_version_is_served_and_an_older_refused(
 
 def test_a_database_that_does_not_exist_is_one_clear_error(empty_database_url: str) -> None:
     with pytest.raises(ReceiverError, match="does not exist"):
-        migrations.upgrade(no_such_database(empty_database_url))
+        migrations.upgrade(Database.of(no_such_database(empty_database_url)))
 
 
 def test_a_database_that_is_down_is_one_clear_error(proxy: Proxy) -> None:
     proxy.refuse()
     with pytest.raises(DatabaseUnavailable, match="cannot be reached"):
-        migrations.upgrade(proxy.url)
+        migrations.upgrade(Database.of(proxy.url))
 
 
 async def test_a_role_without_rights_is_told_what_to_grant(database_url: str) -> None:
@@ -251,7 +251,9 @@ SELECT (n_tup_upd, n_tup_hot_upd)::text FROM pg_stat_user_tables WHERE relname =
 
 async def test_the_settlements_of_a_batch_stay_within_their_pages(empty_database_url: str) -> None:
     """HOT: no index is written by them. A full page, or an index on a column that they change, would make every one write all."""
-    await asyncio.to_thread(migrations.upgrade, empty_database_url)  # a table whose counters begin at zero
+    await asyncio.to_thread(
+        migrations.upgrade, Database.of(empty_database_url)
+    )  # a table whose counters begin at zero
     writer = await connect(empty_database_url)
     await writer.execute(ROWS, "row-")
     await writer.execute(SETTLED)
@@ -267,12 +269,12 @@ WAITS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX%'
 
 async def test_writers_go_on_while_an_index_is_built(empty_database_url: str) -> None:
     """The build waits for a transaction that began before it; whoever comes later waits for nobody."""
-    await asyncio.to_thread(migrations.upgrade, empty_database_url, "0002")
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), "0002")
     before, later = await connect(empty_database_url), await connect(empty_database_url)
     held = before.transaction()
     await held.start()
     await before.execute(ROWS, "before-")
-    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, empty_database_url))
+    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url)))
     try:
         while not await later.fetchval(WAITS):
             assert not building.done()
@@ -285,14 +287,14 @@ async def test_writers_go_on_while_an_index_is_built(empty_database_url: str) ->
         await building
         await before.close()
         await later.close()
-    assert await asyncio.to_thread(migrations.current, empty_database_url) == schema_check.HEAD
+    assert await asyncio.to_thread(migrations.current, Database.of(empty_database_url)) == schema_check.HEAD
 
 
 async def test_what_an_interrupted_build_has_left_is_built_anew(empty_database_url: str) -> None:
-    await asyncio.to_thread(migrations.upgrade, empty_database_url, "0002")
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), "0002")
     look = await connect(empty_database_url)
     await look.execute("CREATE INDEX task_executions_failed ON task_executions (label)")
-    await asyncio.to_thread(migrations.upgrade, empty_database_url)
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url))
     found = await look.fetchval("SELECT indexdef FROM pg_indexes WHERE indexname = 'task_executions_failed'")
     await look.close()
     assert found.endswith("(enqueued_at) WHERE (error_type IS NOT NULL)")

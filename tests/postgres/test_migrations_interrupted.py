@@ -78,19 +78,19 @@ async def hasty(empty_database_url: str, look: Any) -> AsyncIterator[str]:
 async def test_limits_of_role_and_database_do_not_end_a_migration(
     hasty: str, look: Any, old: Any, whose: str
 ) -> None:
-    await asyncio.to_thread(migrations.upgrade, hasty, "0002")
+    await asyncio.to_thread(migrations.upgrade, Database.of(hasty), "0002")
     name = await look.fetchval("SELECT current_database()")
     for [timeout] in await look.fetch(TIMEOUTS):
         await look.execute(
             f"ALTER {'ROLE hasty' if whose == 'role' else f'DATABASE {name}'} SET {timeout} = '100ms'"
         )
     await hold(old)
-    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, hasty))
+    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, Database.of(hasty)))
     # The build waits, and so does the connection with the advisory lock: both for longer than they would be let.
     await eventually(lambda: building.done() or _both_wait(look))
     await old.execute("COMMIT")
     await building
-    assert await asyncio.to_thread(migrations.current, hasty) == schema_check.HEAD
+    assert await asyncio.to_thread(migrations.current, Database.of(hasty)) == schema_check.HEAD
     assert await valid(look, "task_executions_failed")
 
 
@@ -100,9 +100,9 @@ async def _both_wait(look: Any) -> bool:
 
 async def test_a_build_that_was_killed_is_built_anew(empty_database_url: str, look: Any, old: Any) -> None:
     url = empty_database_url
-    await asyncio.to_thread(migrations.upgrade, url, "0002")
+    await asyncio.to_thread(migrations.upgrade, Database.of(url), "0002")
     await hold(old)
-    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, url))
+    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, Database.of(url)))
     await eventually(lambda: look.fetchval(WAITING, BUILD))
     await look.execute(f"SELECT pg_terminate_backend(({WAITING.replace('$1', repr(BUILD))}))")
     with pytest.raises(ReceiverError, match="the connection broke during the migration; run it again"):
@@ -128,7 +128,7 @@ async def test_an_invalid_index_of_an_up_to_date_record_is_mended(
     empty_database_url: str, look: Any, old: Any, statement: str, left: str
 ) -> None:
     url = empty_database_url
-    await asyncio.to_thread(migrations.upgrade, url)
+    await asyncio.to_thread(migrations.upgrade, Database.of(url))
     if statement.startswith("CREATE"):
         await look.execute("DROP INDEX task_executions_owed")
     await look.execute("CREATE INDEX theirs ON task_executions (label)")
@@ -159,9 +159,9 @@ async def test_a_step_tries_again_for_its_lock(
     monkeypatch.setattr(migrations, "LOCK_TIMEOUT", "200ms")
     monkeypatch.setattr(migrations, "ATTEMPT_PAUSE", 0.0)
     monkeypatch.setattr(migrations, "ATTEMPTS", 1000)
-    await asyncio.to_thread(migrations.upgrade, empty_database_url, "0001")
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), "0001")
     await hold(old)
-    migrating = asyncio.create_task(asyncio.to_thread(migrations.upgrade, empty_database_url))
+    migrating = asyncio.create_task(asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url)))
     seen: set[int] = set()
 
     async def tried_again() -> bool:
@@ -171,7 +171,7 @@ async def test_a_step_tries_again_for_its_lock(
     await eventually(tried_again)
     await old.execute("COMMIT")
     await migrating
-    assert await asyncio.to_thread(migrations.current, empty_database_url) == schema_check.HEAD
+    assert await asyncio.to_thread(migrations.current, Database.of(empty_database_url)) == schema_check.HEAD
 
 
 async def test_a_role_that_may_not_create_is_told_what_it_lacks(empty_database_url: str, look: Any) -> None:

@@ -92,8 +92,8 @@ async def test_migrations_and_queries_go_through_a_pooler(empty_database_url: st
     with Strict(empty_database_url) as pooler:
 
         def migrate() -> str | None:
-            migrations.upgrade(pooler.url, prepared_statements=False)
-            return migrations.current(pooler.url, prepared_statements=False)
+            migrations.upgrade(Database.of(pooler.url, prepared_statements=False))
+            return migrations.current(Database.of(pooler.url, prepared_statements=False))
 
         assert await asyncio.to_thread(migrate) == schema_check.HEAD
         connection = await connect(empty_database_url)

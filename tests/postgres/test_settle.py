@@ -29,6 +29,7 @@ from receiver.endings.outcomes import (
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.local_postgres.server import Postgres
 from receiver.record.connections import SERVER_SETTINGS
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, connect, failure, route
@@ -515,7 +516,7 @@ async def test_a_settlement_survives_a_crash_of_the_database(
     """PostgreSQL goes down at once and comes back while the outcome waits to be written."""
     await asyncio.to_thread(own_server.create_database, "crash")
     url = own_server.url("crash")
-    await asyncio.to_thread(upgrade, url)
+    await asyncio.to_thread(upgrade, Database.of(url))
     instance = instances(url=url)
     claimed = await instance.claim("crash")
     await asyncio.to_thread(own_server.halt, "immediate")

@@ -15,6 +15,7 @@ from receiver.dev.processes import Instance
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.soak.flat import Sample, uneven
 from tests.soak.pace import Pace
@@ -53,7 +54,7 @@ async def soak(seconds: float, rate: float | None, say: Callable[[str], None] = 
     report = Report(seconds=seconds)
     signer = Signer.create()
     with Postgres(settings={"max_wal_size": "4GB"}) as postgres, serve_certificates(signer) as certs_url:
-        await asyncio.to_thread(upgrade, postgres.url())
+        await asyncio.to_thread(upgrade, Database.of(postgres.url()))
         record = Record(postgres.url())
         await record.fetch("CREATE TABLE effects (number bigint)")
         instance = Instance(

@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 
 from receiver.local_postgres.server import Postgres
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 
 
@@ -85,5 +86,5 @@ def guarded() -> Iterator[Postgres]:
                 await connection.close()
 
         asyncio.run(prepare())
-        upgrade(address(server))
+        upgrade(Database.of(address(server)))
         yield server

@@ -20,6 +20,7 @@ from receiver.emulator import in_thread
 from receiver.emulator.faults import FaultSettings
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.stage.record import Record
 from tests.storm import traffic
@@ -216,7 +217,7 @@ def _chance(chance: random.Random) -> random.Random:
 
 async def _stage(postgres: Postgres) -> Record:
     await Record(postgres.url()).fetch("CREATE DATABASE storm")
-    await asyncio.to_thread(upgrade, postgres.url("storm"))
+    await asyncio.to_thread(upgrade, Database.of(postgres.url("storm")))
     connection = await Record(postgres.url("storm")).connect()
     try:
         await connection.execute(STAGE)

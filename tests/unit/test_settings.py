@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from receiver.errors import SettingError
 from receiver.parsers import is_loopback
+from receiver.record.database import Database
 from receiver.settings import (
     VARIABLES,
     PushAuth,
     Settings,
     environment_and_namespace,
-    require_database,
     require_serving,
 )
 
@@ -271,14 +271,15 @@ def test_a_push_is_meant_for_the_service_url_or_the_endpoint() -> None:
     assert settings.audiences == {url, f"{url}/tasks/pubsub/"}
 
 
-@pytest.mark.parametrize("missing", list(SERVING))
+@pytest.mark.parametrize("missing", sorted(SERVING))
 def test_serving_names_the_variable_that_is_missing(missing: str) -> None:
     settings = Settings.from_environ({name: value for name, value in SERVING.items() if name != missing})
+    required = Database.configured if missing == "DATABASE_URL" else require_serving
     with pytest.raises(SettingError, match=f"^{missing} is not set; set it to "):
-        require_serving(settings)
+        required(settings)
 
 
-def test_without_push_authentication_only_the_database_is_needed() -> None:
+def test_without_push_authentication_nothing_but_the_database_is_needed() -> None:
     settings = Settings(push_auth=PushAuth.OFF, database_url="postgresql://h/db")
     require_serving(settings)
     assert settings.audiences == frozenset()
@@ -295,7 +296,7 @@ def test_without_push_authentication_only_the_database_is_needed() -> None:
 )
 def test_a_password_that_comes_apart_is_put_into_the_address(address: str, complete: str) -> None:
     settings = Settings.from_environ({"DATABASE_URL": address, "DATABASE_PASSWORD": "p@/"})
-    assert require_database(settings) == complete
+    assert Database.configured(settings).dsn == complete
 
 
 def test_the_names_prefix_is_read_as_the_settings_read_it() -> None:

@@ -21,7 +21,7 @@ from receiver.local_postgres.server import Postgres
 from receiver.reading import queries
 from receiver.record import migrations
 from receiver.record.database import Database
-from receiver.settings import Settings, require_database
+from receiver.settings import Settings
 from tests.stage.canaries import Canary, address, guarded, sung
 from tests.stage.commands import Done, run_command
 from tests.stage.slow import some_quick
@@ -105,19 +105,19 @@ class Commands:
         return done
 
 
-def read(url: str) -> None:
+def read(database: Database) -> None:
     """What `receiver executions list` does."""
 
     async def visit() -> None:
-        async with queries.reading(Database.of(url)) as connection:
+        async with queries.reading(database) as connection:
             await queries.executions(connection)
 
     asyncio.run(visit())
 
 
-def look(url: str) -> None:
+def look(database: Database) -> None:
     """What `receiver doctor` does."""
-    asyncio.run(record_look.look(Database.of(url), "gyrinx"))
+    asyncio.run(record_look.look(database, "gyrinx"))
 
 
 @pytest.fixture
@@ -151,12 +151,12 @@ def test_the_doctor_is_silent_about_it_too(commands: Commands, postgres: Postgre
 @pytest.mark.parametrize("read", [migrations.current, read, look], ids=["migrate", "executions", "doctor"])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_no_error_of_an_address_holds_its_password(
-    postgres: Postgres, wrong: str, read: Callable[[str], object]
+    postgres: Postgres, wrong: str, read: Callable[[Database], object]
 ) -> None:
     """Every error that is made on purpose is what a command prints; any other would be a traceback."""
     environ = {"DATABASE_URL": WRONG[wrong].format(port=postgres.port)}
     with pytest.raises(ReceiverError) as refused:
-        read(require_database(Settings.from_environ(environ)))
+        read(Database.configured(Settings.from_environ(environ)))
     assert sung(str(refused.value)) & SECRETS == set()
     assert "\n" not in str(refused.value)
 

@@ -20,6 +20,7 @@ import pytest
 
 from receiver.dev.processes import Instance
 from receiver.local_postgres.server import Postgres
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.acceptance.conftest import Start
 from tests.stage.executions import make_effects
@@ -58,7 +59,7 @@ def postgres() -> Iterator[Postgres]:
     with Postgres(
         settings={"max_connections": "40", "autovacuum": "off", "track_activity_query_size": "16kB"}
     ) as server:
-        upgrade(server.url())
+        upgrade(Database.of(server.url()))
         make_effects(server.url())
         yield server
 
@@ -73,7 +74,7 @@ def truth(postgres: Postgres) -> Record:
 def beyond(postgres: Postgres) -> Record:
     """The record of `through`, seen past the proxy: a database of its own, so that connections can be told apart."""
     postgres.create_database("beyond")
-    upgrade(postgres.url("beyond"))
+    upgrade(Database.of(postgres.url("beyond")))
     make_effects(postgres.url("beyond"))
     return Record(postgres.url("beyond"))
 
@@ -344,5 +345,5 @@ async def test_a_database_that_is_silent_at_start_is_waited_for_beside_the_servi
         )
         ready = await asyncio.to_thread(instance.get, "/ready")
         assert (ready.status_code, ready.json()["schema"]) == (503, "not migrated")
-        await asyncio.to_thread(upgrade, empty_database_url)
+        await asyncio.to_thread(upgrade, Database.of(empty_database_url))
         assert (await asyncio.to_thread(instance.get, "/ready")).status_code == 200

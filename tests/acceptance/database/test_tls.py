@@ -101,7 +101,7 @@ def server() -> Iterator[TlsPostgres]:
     except NoPostgresError as reason:
         pytest.skip(str(reason))
     with tls_postgres.running() as running:
-        upgrade(running.url("verify-full"))
+        upgrade(Database.of(running.url("verify-full")))
         running.create_database("empty")
         yield running
 

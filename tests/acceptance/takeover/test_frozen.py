@@ -11,6 +11,7 @@ import pytest
 
 from receiver.local_postgres.server import Postgres
 from receiver.record.connections import PING_DEADLINE
+from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.acceptance.conftest import Launch
 from tests.stage.executions import EFFECTS, effects
@@ -120,7 +121,7 @@ async def test_a_delivery_that_comes_while_it_is_frozen_is_served_when_it_thaws(
 def own_server() -> Iterator[Postgres]:
     """A PostgreSQL that this test may restart."""
     with Postgres(settings={"max_connections": "20", "autovacuum": "off"}) as server:
-        upgrade(server.url())
+        upgrade(Database.of(server.url()))
         yield server
 
 

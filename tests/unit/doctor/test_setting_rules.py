@@ -6,6 +6,7 @@ import pytest
 
 from receiver.doctor.setting_rules import Configuration
 from receiver.errors import SettingError
+from receiver.record.database import Database
 from receiver.settings import Settings, require_serving
 from tests.unit.doctor.judging import GOOD, codes, configured
 
@@ -60,7 +61,9 @@ class TestConfiguration:
     def test_what_is_missing_is_what_serving_refuses(self, name: str, push_auth: str) -> None:
         environ = {**GOOD, "TASKS_PUSH_AUTH": push_auth, name: ""}
         try:
-            require_serving(Settings.from_environ(environ))
+            settings = Settings.from_environ(environ)
+            require_serving(settings)
+            Database.configured(settings)
             refused = []
         except SettingError as error:
             refused = [error.variable]
