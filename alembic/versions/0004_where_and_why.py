@@ -1,12 +1,17 @@
 """Whose a row is, where it ran, how its process died, and what its message carried.
 
-Every column has a constant default or none, so that no row is rewritten, and inserts of the previous release still work. None is in an
-index, so that claims and settlements stay HOT.
+Every column has a constant default or none, so that no row is rewritten, and inserts of the previous release still work. No claim and
+no settlement changes a column that is in an index, so that they stay HOT.
+
+The index is built CONCURRENTLY, outside of a transaction. When that is interrupted, the next try finds the columns, and an index that is
+not valid, which it removes.
 """
 
 from __future__ import annotations
 
 from alembic import op
+
+from receiver.record.migrations import LOCK_TIMEOUT
 
 revision = "0004"
 down_revision = "0003"
@@ -18,26 +23,38 @@ def upgrade() -> None:
     op.execute(
         """
         ALTER TABLE task_executions
-            ADD COLUMN environment TEXT NOT NULL DEFAULT 'dev',
-            ADD COLUMN crashes SMALLINT NOT NULL DEFAULT 0,
-            ADD COLUMN ran_on TEXT,
-            ADD COLUMN dead_letters SMALLINT NOT NULL DEFAULT 0,
-            ADD COLUMN dead_lettered_at TIMESTAMPTZ,
-            ADD COLUMN message_published_at TIMESTAMPTZ,
-            ADD COLUMN metadata JSONB,
-            ADD COLUMN attributes JSONB
+            ADD COLUMN IF NOT EXISTS environment TEXT NOT NULL DEFAULT 'dev',
+            ADD COLUMN IF NOT EXISTS crashes SMALLINT NOT NULL DEFAULT 0,
+            ADD COLUMN IF NOT EXISTS ran_on TEXT,
+            ADD COLUMN IF NOT EXISTS dead_letters SMALLINT NOT NULL DEFAULT 0,
+            ADD COLUMN IF NOT EXISTS dead_lettered_at TIMESTAMPTZ,
+            ADD COLUMN IF NOT EXISTS metadata JSONB,
+            ADD COLUMN IF NOT EXISTS attributes JSONB
         """
     )
-    op.execute("ALTER TABLE rejected_messages ADD COLUMN environment TEXT NOT NULL DEFAULT 'dev'")
+    op.execute(
+        "ALTER TABLE rejected_messages ADD COLUMN IF NOT EXISTS environment TEXT NOT NULL DEFAULT 'dev'"
+    )
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS task_executions_dead_lettered")
+        op.execute(
+            """
+            CREATE INDEX CONCURRENTLY task_executions_dead_lettered
+            ON task_executions (namespace, environment, dead_lettered_at) WHERE dead_lettered_at IS NOT NULL
+            """
+        )
+    op.execute(
+        f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
+    )  # the block above ended the transaction that had it
 
 
 def downgrade() -> None:
+    op.execute("DROP INDEX task_executions_dead_lettered")
     op.execute("ALTER TABLE rejected_messages DROP COLUMN environment")
     op.execute(
         """
         ALTER TABLE task_executions
             DROP COLUMN environment, DROP COLUMN crashes, DROP COLUMN ran_on, DROP COLUMN dead_letters,
-            DROP COLUMN dead_lettered_at, DROP COLUMN message_published_at, DROP COLUMN metadata,
-            DROP COLUMN attributes
+            DROP COLUMN dead_lettered_at, DROP COLUMN metadata, DROP COLUMN attributes
         """
     )

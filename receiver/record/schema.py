@@ -73,7 +73,6 @@ task_executions = Table(
     Column("ran_on", Text),
     Column("dead_letters", SmallInteger, nullable=False, server_default=text("0")),
     Column("dead_lettered_at", _moment),
-    Column("message_published_at", _moment),
     Column("metadata", JSONB(none_as_null=True)),
     Column("attributes", JSONB(none_as_null=True)),
     CheckConstraint("octet_length(task_id) BETWEEN 1 AND 255", name="task_executions_task_id_length"),
@@ -107,6 +106,13 @@ task_executions = Table(
     ),
     Index("task_executions_group_key", "group_key", postgresql_where=text("group_key IS NOT NULL")),
     Index("task_executions_failed", "enqueued_at", postgresql_where=text("error_type IS NOT NULL")),
+    Index(
+        "task_executions_dead_lettered",
+        "namespace",
+        "environment",
+        "dead_lettered_at",
+        postgresql_where=text("dead_lettered_at IS NOT NULL"),
+    ),
     # Otherwise a batch of claims fills whole pages, and none of its settlements is HOT.
     postgresql_with={"fillfactor": 50},
 )
