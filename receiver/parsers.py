@@ -68,6 +68,9 @@ account = text(
     "use a service account's address, such as pubsub-invoker@project.iam.gserviceaccount.com",
 )
 region = text(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", "use a region, such as europe-west2")
+service_name = text(
+    r"[a-z][a-z0-9-]{0,39}", "use name=https://host; a name is a lower-case letter, then letters, digits or -"
+)
 # 40 each leaves at least 161 of a topic's 251 characters to the task's path.
 _PART = r"[A-Za-z](?:(?!--)[A-Za-z0-9_.-]){0,39}"
 _PART_ALLOWED = "use a letter, then up to 39 letters, digits, `_`, `.` or `-`, without `--`"
@@ -143,6 +146,14 @@ def service_url(value: str) -> str:
     if parts is None or parts.path not in {"", "/"} or parts.query:
         raise Unreadable("use https://host, or http://host on loopback, without path or query")
     return value.rstrip("/")
+
+
+def service_urls(value: str) -> tuple[tuple[str, str], ...]:
+    """`name=https://host`, separated by commas, as pairs; each name once."""
+    pairs = [each.strip().partition("=")[::2] for each in value.split(",") if each.strip()]
+    if len(dict(pairs)) < len(pairs):
+        raise Unreadable("use name=https://host,name=https://host, each name once")
+    return tuple((service_name(name), service_url(url)) for name, url in pairs)
 
 
 def certificates_url(value: str) -> str:

@@ -68,6 +68,12 @@ class Settings:
         parsers.service_url,
         "the service's URL, https or http on loopback; required to serve",
     )
+    service_urls: tuple[tuple[str, str], ...] = setting(
+        "TASKS_SERVICE_URLS",
+        parsers.service_urls,
+        "name=URL of each further service that runs tasks, comma-separated; see TaskRoute(service=)",
+        "",
+    )
     service_account: str | None = setting(
         "TASKS_SERVICE_ACCOUNT", parsers.account, "service account in the tokens of pushes; required to serve"
     )
@@ -184,9 +190,13 @@ class Settings:
 
     @property
     def audiences(self) -> frozenset[str]:
-        """What a push token may be made for: the service's URL, or its push endpoint."""
-        url = self.service_url
-        return frozenset({url, url + PUSH_PATH}) if url else frozenset()
+        """What a push token may be made for: the URL of a service, or its push endpoint.
+
+        Each service accepts those of all: they share one record, one push account and one file of settings, so that a token for
+        one of them may do no more at another.
+        """
+        urls = [url for url in (self.service_url, *dict(self.service_urls).values()) if url]
+        return frozenset({*urls, *(url + PUSH_PATH for url in urls)})
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Settings:

@@ -164,14 +164,13 @@ class _Examination:
 
     def _google(self, admin: GoogleAdmin) -> GoogleLook | None:
         """How to look at the provisioned resources; None when the desired state is not known."""
+        why = "what should be there is not known: the plugins cannot be loaded"
         try:
             scope, push = Scope.of(self.settings), PushTarget.of(self.settings)
-        except SettingError as error:
-            why = str(error)
-        else:
             if self.declared.failure is None:
                 return GoogleLook(admin, self.declared.routes, scope, push)
-            why = "what should be there is not known: the plugins cannot be loaded"
+        except SettingError as error:
+            why = str(error)
         parts = (Check.PUBSUB, Check.SCHEDULER, Check.ROLES)
         self.unseen += [Unseen(check, why) for check in parts if check not in self.skipped]
         return None

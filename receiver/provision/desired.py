@@ -1,4 +1,5 @@
-"""The desired state: for every route a topic, a push subscription and, if scheduled, a job; and the dead letters.
+"""The desired state: for every route a topic and a push subscription, if scheduled a job, and for a foreign topic another
+subscription; and the dead letters.
 
 Pure: routes and settings in, resources out, as Google writes them.
 
@@ -8,8 +9,8 @@ Next: `receiver.provision.planning` compares them with what is there.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
@@ -36,11 +37,19 @@ MAKES_TOKENS: Final = "roles/iam.serviceAccountTokenCreator"
 
 @dataclass(frozen=True, slots=True)
 class PushTarget:
-    """The URL of pushes, the account of their tokens (None: no token), and the tries before a message is a dead letter."""
+    """How pushes are made.
+
+    Attributes:
+        url: of the service.
+        account: of the tokens; None: no token.
+        max_delivery_attempts: the tries before a message is a dead letter.
+        services: the URLs of further services, by the names that routes give them.
+    """
 
     url: str
     account: str | None
     max_delivery_attempts: int
+    services: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> PushTarget:
@@ -54,19 +63,39 @@ class PushTarget:
             raise SettingError(
                 "CLOUD_RUN_SERVICE_URL", None, "set it to the service's URL, which subscriptions push to"
             )
-        if not local and not url.startswith("https://"):
-            raise SettingError("CLOUD_RUN_SERVICE_URL", url, "Pub/Sub pushes to an https address only")
+        services = dict(settings.service_urls)
+        for variable, each in (
+            ("CLOUD_RUN_SERVICE_URL", url),
+            *(("TASKS_SERVICE_URLS", each) for each in services.values()),
+        ):
+            if not local and not each.startswith("https://"):
+                raise SettingError(variable, each, "Pub/Sub pushes to an https address only")
         if settings.push_auth is PushAuth.OFF:
             if not local:
                 raise SettingError(
                     "TASKS_PUSH_AUTH", "off", "subscriptions are made with tokens, except in an emulator"
                 )
-            return cls(url, None, settings.max_delivery_attempts)
+            return cls(url, None, settings.max_delivery_attempts, services)
         if settings.service_account is None:
             raise SettingError(
                 "TASKS_SERVICE_ACCOUNT", None, "set it to the service account in the tokens of pushes"
             )
-        return cls(url, settings.service_account, settings.max_delivery_attempts)
+        return cls(url, settings.service_account, settings.max_delivery_attempts, services)
+
+    def url_for(self, route: TaskRoute) -> str:
+        """The URL of the service that runs the route.
+
+        Raises:
+            SettingError: it is not known.
+        """
+        if route.service is None:
+            return self.url
+        if route.service not in self.services:
+            known = ", ".join(self.services) or None
+            raise SettingError(
+                "TASKS_SERVICE_URLS", known, f"add {route.service}=https://..., where {route.name} runs"
+            )
+        return self.services[route.service]
 
 
 def desired(routes: Sequence[TaskRoute], scope: Scope, push: PushTarget) -> tuple[Wanted, ...]:
@@ -78,13 +107,6 @@ def desired(routes: Sequence[TaskRoute], scope: Scope, push: PushTarget) -> tupl
         for wanted in _of_former_names(route, scope, push):
             found.setdefault(wanted.item.name, wanted)
     return tuple(found.values())
-
-
-def former_paths(route: TaskRoute) -> frozenset[str]:
-    """The paths under which its aliases may have had topics. A bare name most likely was a function of the same module."""
-    module = route.function.__module__
-    bare = {f"{module}.{alias}" for alias in route.aliases if "." not in alias}
-    return frozenset({*route.aliases, *bare}) - {route.path}
 
 
 def desired_grants(
@@ -130,24 +152,41 @@ def _of_route(route: TaskRoute, scope: Scope, push: PushTarget) -> Iterator[Want
 
 
 def _of_former_names(route: TaskRoute, scope: Scope, push: PushTarget) -> Iterator[Wanted]:
-    for path in sorted(former_paths(route)):
+    for path in sorted(route.former_paths):
         yield from _delivery(route, path, scope, push, former=route.path)
 
 
 def _delivery(
     route: TaskRoute, path: str, scope: Scope, push: PushTarget, former: str | None = None
 ) -> Iterator[Wanted]:
-    topic = scope.topic(path)
+    topic, dead_letters = scope.topic(path), scope.dead_letter_topic
+    to = "" if route.service is None else f"pushes to {route.service}"
     yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.labels}), former=former)
     body = _subscription(route, topic, scope, push)
-    needs = (topic, scope.dead_letter_topic)
-    yield Wanted(Resource(Kind.SUBSCRIPTION, scope.subscription(path), body), needs, former)
+    yield Wanted(
+        Resource(Kind.SUBSCRIPTION, scope.subscription(path), body), (topic, dead_letters), former, note=to
+    )
+    if route.topic is not None:
+        # The topic is another owner's: it is never made, changed or deleted, and nobody's role on it.
+        body = _subscription(route, route.topic, scope, push)
+        if route.topic_filter is not None:
+            body["filter"] = route.topic_filter
+        # Beside one under a former name it would take each message once more.
+        others = [scope.foreign_subscription(other) for other in route.former_paths if former is None]
+        yield Wanted(
+            Resource(Kind.SUBSCRIPTION, scope.foreign_subscription(path), body),
+            (dead_letters,),
+            former,
+            note=f"of {route.topic}" + (to and f", {to}"),
+            unless=tuple(sorted(others)),
+        )
 
 
 def _subscription(route: TaskRoute, topic: str, scope: Scope, push: PushTarget) -> dict[str, Any]:
-    config: dict[str, Any] = {"pushEndpoint": push.url + PUSH_PATH}
+    url = push.url_for(route)
+    config: dict[str, Any] = {"pushEndpoint": url + PUSH_PATH}
     if push.account is not None:
-        config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": push.url}
+        config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": url}
     return {
         "topic": topic,
         "pushConfig": config,

@@ -10,7 +10,7 @@ Next: `receiver.provision.rendering` shows it, `receiver.provision.applying` mak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -27,10 +27,11 @@ _WAYS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """It is not there."""
+    """It is not there. `note`: what is special about it."""
 
     item: Resource
     needs: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +186,8 @@ def _of_wanted(
         return
     found = observed.find(item.name)
     if found is None:
-        if one.former is None:
-            yield Create(item, one.needs)
+        if one.former is None and not _stands_for(item, one.unless, observed):
+            yield Create(item, one.needs, one.note)
         return
     whose = scope.whose(found)
     if whose is Belongs.OTHERS or (whose is Belongs.FORMER_SERVICES and not take_over):
@@ -205,6 +206,12 @@ def _of_wanted(
         yield Kept(item, f"{one.former} is still known by this name (its aliases)")
     else:
         yield Unchanged(item)
+
+
+def _stands_for(item: Resource, others: Iterable[str], observed: Observed) -> bool:
+    """Whether one of the others is there, on the same topic."""
+    there = [found for name in others if (found := observed.find(name)) is not None]
+    return any(found.body.get("topic") == item.body.get("topic") for found in there)
 
 
 def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
@@ -253,7 +260,7 @@ def _topic_of(found: Resource, scope: Scope) -> str:
     """The topic that this is or belongs to. A subscription may have lost its topic, so that its own name has to tell."""
     if found.kind is Kind.TOPIC:
         return found.name
-    return f"projects/{scope.project}/topics/{found.id.removesuffix('-sub')}"
+    return scope.own_topic(found.id)
 
 
 def _way_out(item: Resource, fixed: Sequence[Difference]) -> str:

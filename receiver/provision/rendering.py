@@ -100,7 +100,9 @@ def _lines(entry: Change | ChangeRefused | Kept) -> Iterator[Line]:
     sign, style, _ = _SIGNS[type(entry)]
     head = f"{sign} {entry.item.kind} {entry.item.id}"
     match entry:
-        case Create() | Give():
+        case Create(note=note):
+            yield f"{head} ({note})" if note else head, style
+        case Give():
             yield head, style
         case Update(differences=differences, adopted=adopted):
             yield f"{head} (had no owner)" if adopted else head, style

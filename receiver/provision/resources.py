@@ -87,11 +87,15 @@ class Wanted:
         item: the resource or grant.
         needs: full names of resources that must be there first.
         former: the task that this is a former name of. Such a resource is kept up to date while it is there, never made.
+        note: what is special about it, for people.
+        unless: full names of resources in whose place it would stand: it is not made while one of them is there.
     """
 
     item: Resource | Grant
     needs: tuple[str, ...] = ()
     former: str | None = None
+    note: str = ""
+    unless: tuple[str, ...] = ()
 
 
 def kind_of(name: str) -> Kind:

@@ -108,6 +108,18 @@ class Scope:
         topic = naming.topic_name(self.environment, self.namespace, path)
         return self._subscription(naming.subscription_name(topic))
 
+    def foreign_subscription(self, path: str) -> str:
+        """The full name of a task's push subscription on a topic that is not its own."""
+        return self._subscription(naming.foreign_subscription_name(self.environment, self.namespace, path))
+
+    def own_topic(self, subscription: str) -> str:
+        """The full name of the topic of the task that a subscription of ours, by its id, delivers to."""
+        path = subscription.removesuffix(naming.subscription_name(""))
+        foreign = naming.foreign_prefix(self.environment, self.namespace)
+        if path.startswith(foreign):
+            path = naming.topic_prefix(self.environment, self.namespace) + path.removeprefix(foreign)
+        return self._topic(path)
+
     def job(self, path: str) -> str:
         """The full name of a task's scheduler job."""
         name = naming.scheduler_job_name(self.environment, self.namespace, path)
@@ -132,9 +144,15 @@ class Scope:
     def contains(self, name: str) -> bool:
         """Whether a full resource name begins as this environment's do."""
         prefix = naming.topic_prefix(self.environment, self.namespace)
+        foreign = naming.foreign_prefix(self.environment, self.namespace)
         jobs = naming.scheduler_job_prefix(self.environment, self.namespace)
         return name in {self.dead_letter_topic, self.dead_letter_subscription} or name.startswith(
-            (self._topic(prefix), self._subscription(prefix), f"{self.jobs_parent}/jobs/{jobs}")
+            (
+                self._topic(prefix),
+                self._subscription(prefix),
+                self._subscription(foreign),
+                f"{self.jobs_parent}/jobs/{jobs}",
+            )
         )
 
     def whose(self, found: Resource) -> Belongs:

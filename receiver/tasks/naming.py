@@ -36,15 +36,22 @@ def topic_name(environment: str, namespace: str, path: str) -> str:
         namespace: the middle part.
         path: the task's full module path.
     """
-    prefix = topic_prefix(environment, namespace)
-    if _is_plain(path, r"[A-Za-z0-9_.~+%-]+", TOPIC_LIMIT - len(prefix)):
-        return prefix + path
-    return _hashed(prefix, re.sub(r"[^A-Za-z0-9_.~+%-]", "_", path), path, TOPIC_LIMIT)
+    return _for_pubsub(topic_prefix(environment, namespace), path)
 
 
 def subscription_name(topic: str) -> str:
     """The push subscription of a topic."""
     return f"{topic}-sub"
+
+
+def foreign_prefix(environment: str, namespace: str) -> str:
+    """The prefix of the subscriptions of one receiver on topics that are not its own. No topic of ours begins like that."""
+    return f"{environment}--{namespace}.foreign--"
+
+
+def foreign_subscription_name(environment: str, namespace: str, path: str) -> str:
+    """The push subscription of a task on a topic that is not its own, `{environment}--{namespace}.foreign--{path}-sub`."""
+    return subscription_name(_for_pubsub(foreign_prefix(environment, namespace), path))
 
 
 def scheduler_job_name(environment: str, namespace: str, path: str) -> str:
@@ -75,6 +82,12 @@ def scheduler_job_prefix(environment: str, namespace: str) -> str:
 def dead_letter_topic_name(environment: str, namespace: str) -> str:
     """The topic for messages that no subscription of this receiver could deliver."""
     return f"{environment}--{namespace}.dead-letters"
+
+
+def _for_pubsub(prefix: str, path: str) -> str:
+    if _is_plain(path, r"[A-Za-z0-9_.~+%-]+", TOPIC_LIMIT - len(prefix)):
+        return prefix + path
+    return _hashed(prefix, re.sub(r"[^A-Za-z0-9_.~+%-]", "_", path), path, TOPIC_LIMIT)
 
 
 def _is_plain(path: str, allowed: str, room: int) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-from receiver import settings
+from receiver import parsers, settings
 from receiver.errors import DeclarationError
 from receiver.tasks import naming
 from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezone
@@ -27,6 +27,8 @@ _OFF: Final = frozenset({"0", "false", "no", "off"})
 _ATTEMPTS_LIMIT: Final = 2**31 - 1  # the attempt is an integer column
 _TIMEOUT_LIMIT: Final = 3600  # seconds; Cloud Run's limit for a request
 _NAME_LIMIT: Final = 500  # the longest task_name that a message may carry
+_FILTER_LIMIT: Final = 256  # bytes; Pub/Sub's
+_TOPIC: Final = re.compile(r"projects/[a-z0-9][a-z0-9.:-]*/topics/(?!goog)[A-Za-z][A-Za-z0-9_.~+%-]{2,254}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ class TaskRoute:
         timeout: seconds from the arrival of the request, at most 3600 (Cloud Run's limit for a request);
             None: `ack_deadline` less 10 % (at least 2 s), so that Pub/Sub still waits for the answer.
         aliases: former names and paths that messages may still carry.
+        topic: a topic that is not the task's own, `projects/{project}/topics/{name}`; the function gets the data of its messages.
+        topic_filter: of those messages, in Pub/Sub's filter language; it cannot be changed later.
+        service: the name of the service that runs the task, as in `TASKS_SERVICE_URLS`; None: the one of `CLOUD_RUN_SERVICE_URL`.
 
     Raises:
         DeclarationError: a value that Pub/Sub, Cloud Scheduler or the receiver would refuse, naming task and field.
@@ -65,6 +70,9 @@ class TaskRoute:
     max_attempts: int | None = None
     timeout: float | None = None
     aliases: Sequence[str] = ()
+    topic: str | None = None
+    topic_filter: str | None = None
+    service: str | None = None
 
     function: Callable[..., Any] = field(init=False, repr=False, compare=False)
     """The plain function of `func`."""
@@ -85,6 +93,7 @@ class TaskRoute:
         self._check_delivery()
         self._check_schedule()
         self._check_names()
+        self._check_topic()
         object.__setattr__(self, "aliases", tuple(self.aliases))
 
     @cached_property
@@ -107,6 +116,12 @@ class TaskRoute:
         """Every name that a message may use for this task."""
         return self.paths | {self.name}
 
+    @cached_property
+    def former_paths(self) -> frozenset[str]:
+        """The paths under which its aliases may have had topics. A bare name most likely was a function of the same module."""
+        bare = {f"{self.function.__module__}.{alias}" for alias in self.aliases if "." not in alias}
+        return frozenset({*self.aliases, *bare}) - {self.path}
+
     @property
     def topic_name(self) -> str:
         """The Pub/Sub topic, by the present environment."""
@@ -116,6 +131,13 @@ class TaskRoute:
     def subscription_name(self) -> str:
         """The push subscription of `topic_name`."""
         return naming.subscription_name(self.topic_name)
+
+    @property
+    def foreign_subscription_name(self) -> str | None:
+        """The push subscription of `topic`, by the present environment; None without one."""
+        if self.topic is None:
+            return None
+        return naming.foreign_subscription_name(*settings.environment_and_namespace(os.environ), self.path)
 
     @property
     def scheduler_job_name(self) -> str:
@@ -193,6 +215,28 @@ class TaskRoute:
                 raise self._refusal(
                     "aliases", alias, f"use names and paths of 1-{_NAME_LIMIT} characters, without NUL"
                 )
+
+    def _check_topic(self) -> None:
+        topic: object = self.topic
+        if topic is not None and not (isinstance(topic, str) and _TOPIC.fullmatch(topic)):
+            raise self._refusal("topic", topic, "use the full name, projects/{project}/topics/{name}")
+        if topic is not None and (why := self.shape.mismatch((b"",), {})) is not None:
+            raise DeclarationError(
+                f"TaskRoute({self.path}): topic: the function gets the data of a message as its one argument ({why})"
+            )
+        words: object = self.topic_filter
+        if words is not None and not (
+            topic and isinstance(words, str) and 0 < len(words.encode()) <= _FILTER_LIMIT
+        ):
+            raise self._refusal(
+                "topic_filter", words, f"use a filter of 1-{_FILTER_LIMIT} bytes, beside a topic"
+            )
+        try:
+            _ = self.service is None or parsers.service_name(self.service)
+        except (parsers.Unreadable, TypeError):
+            raise self._refusal(
+                "service", self.service, "use a name of TASKS_SERVICE_URLS, such as heavy"
+            ) from None
 
     def _whole(self, name: str, value: object, low: int, high: int) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:

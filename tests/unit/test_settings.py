@@ -57,6 +57,12 @@ GOOD = [
     ("CLOUD_RUN_SERVICE_URL", "http://localhost:8080", "service_url", "http://localhost:8080"),
     ("CLOUD_RUN_SERVICE_URL", "http://127.9.8.7:1", "service_url", "http://127.9.8.7:1"),
     ("CLOUD_RUN_SERVICE_URL", "http://[::1]:80", "service_url", "http://[::1]:80"),
+    (
+        "TASKS_SERVICE_URLS",
+        "heavy=https://h.run.app/, gpu=https://g",
+        "service_urls",
+        (("heavy", "https://h.run.app"), ("gpu", "https://g")),
+    ),
     ("TASKS_SERVICE_ACCOUNT", "a@localhost", "service_account", "a@localhost"),
     ("TASKS_ENVIRONMENT", "prod", "environment", "prod"),
     ("TASKS_ENVIRONMENT", "a" * 40, "environment", "a" * 40),
@@ -116,6 +122,7 @@ BAD = {
         "https://a.run.app/#x", "https://u:hunter2@a.run.app", "https://a b", "https://a:0", "https://a:x",
         "https://a..-", "https://[::1", "ftp://localhost", "https://a\nb", "http://receiver:8080", "http://10.0.0.1:8080",
     ],
+    "TASKS_SERVICE_URLS": ["heavy", "https://a", "Heavy=https://a", "a=https://a,a=https://b", "a=https://a/b", "a=http://a.b"],
     "TASKS_SERVICE_ACCOUNT": ["nobody", "a@", "@b", "a b@c", "a@b@c", "é@b"],
     "TASKS_ENVIRONMENT": ["goog", "Google", "1a", "a--b", "a" * 41, "é", "a b", "-"],
     "TASKS_NAMESPACE": ["1a", "a--b", "a" * 41, "a/b", "a\nb"],
@@ -269,6 +276,8 @@ def test_a_push_is_meant_for_the_service_url_or_the_endpoint() -> None:
     url = "https://gyrinx-xyz123-ew.a.run.app"
     assert settings.service_url == url
     assert settings.audiences == {url, f"{url}/tasks/pubsub/"}
+    both = Settings.from_environ(SERVING | {"TASKS_SERVICE_URLS": "heavy=https://h.run.app"})
+    assert both.audiences == settings.audiences | {"https://h.run.app", "https://h.run.app/tasks/pubsub/"}
 
 
 @pytest.mark.parametrize("missing", sorted(SERVING))

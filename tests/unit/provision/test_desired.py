@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from receiver import TaskRoute
 from receiver.dev.scheduler import scheduled_message
 from receiver.errors import SettingError
-from receiver.provision.desired import PushTarget, desired, desired_grants, former_paths
+from receiver.provision.desired import PushTarget, desired, desired_grants
 from receiver.provision.resources import Grant, Kind, Resource
 from receiver.provision.scope import Scope
 from receiver.settings import Settings
@@ -116,7 +116,7 @@ def test_a_resource_needs_what_it_points_to() -> None:
 
 def test_a_former_name_keeps_its_resources_current_and_gets_no_new_ones() -> None:
     moved = TaskRoute(send_mail, aliases=["old.place.send_mail", "mail_out"], ack_deadline=60)
-    assert former_paths(moved) == {"old.place.send_mail", "mail_out", f"{HERE}.mail_out"}
+    assert moved.former_paths == {"old.place.send_mail", "mail_out", f"{HERE}.mail_out"}
     found = {one.item.name: one for one in wanted(moved)}
     old = found[f"{P}/subscriptions/prod--shop.tasks--old.place.send_mail-sub"]
     assert isinstance(old.item, Resource)

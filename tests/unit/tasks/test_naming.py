@@ -30,6 +30,7 @@ def test_the_references_names_come_out_exactly() -> None:
         == "prod--gyrinx-scheduler--gyrinx-core-tasks-cleanup_old_data"
     )
     assert naming.dead_letter_topic_name("prod", "gyrinx") == "prod--gyrinx.dead-letters"
+    assert naming.foreign_subscription_name("prod", "gyrinx", "m.f") == "prod--gyrinx.foreign--m.f-sub"
 
 
 @given(triples)
@@ -37,7 +38,8 @@ def test_the_references_names_come_out_exactly() -> None:
 @example(("a", "b", "\udcff"))
 def test_every_name_is_one_that_google_accepts(triple: tuple[str, str, str]) -> None:
     topic = naming.topic_name(*triple)
-    for name in (topic, naming.subscription_name(topic), naming.dead_letter_topic_name(*triple[:2])):
+    foreign = naming.foreign_subscription_name(*triple)
+    for name in (topic, naming.subscription_name(topic), foreign, naming.dead_letter_topic_name(*triple[:2])):
         assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_.~+%-]{2,254}", name)
         assert not name.lower().startswith("goog")
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,500}", naming.scheduler_job_name(*triple))

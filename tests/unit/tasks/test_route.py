@@ -202,6 +202,34 @@ def test_a_value_past_the_edge_is_refused_in_one_line_naming_task_and_field(fiel
     assert (field if field != "max_retry_delay" else "retry_delay") in message
 
 
+UPLOADS = "projects/shop-prod/topics/uploads"
+
+
+@pytest.mark.parametrize(
+    "topic", ["uploads", "projects/p/topics/goog-x", "projects/p/subscriptions/s", 1, ""]
+)
+def test_a_foreign_topic_has_its_full_name(topic: Any) -> None:
+    assert "topic is" in refusal(topic=topic)
+    assert TaskRoute(send_welcome_email, topic=UPLOADS).topic == UPLOADS
+
+
+def test_a_foreign_topics_task_takes_the_data_and_nothing_else() -> None:
+    assert "as its one argument (too many positional arguments)" in refusal(sync_stock, topic=UPLOADS)
+    assert "as its one argument" in refusal(notify, topic=UPLOADS)
+
+
+@pytest.mark.parametrize("words", ["", "é" * 129, 1])
+def test_a_filter_is_pubsubs_and_stands_beside_a_topic(words: Any) -> None:
+    assert "topic_filter is" in refusal(topic=UPLOADS, topic_filter=words)
+    assert "beside a topic" in refusal(topic_filter="attributes:x")
+
+
+@pytest.mark.parametrize("service", ["Heavy", "", 1, "a=b", "a" * 41])
+def test_a_service_has_a_name_that_settings_can_hold(service: Any) -> None:
+    assert "service is" in refusal(service=service)
+    assert TaskRoute(send_welcome_email, service="heavy-2").service == "heavy-2"
+
+
 def test_the_shortest_delay_is_not_above_the_longest() -> None:
     assert TaskRoute(send_welcome_email, min_retry_delay=20, max_retry_delay=20).min_retry_delay == 20
     assert "use at most max_retry_delay (20)" in refusal(min_retry_delay=21, max_retry_delay=20)
