@@ -26,6 +26,7 @@ from receiver.record.sql import claims, leases, outbox, rejected, replaying, set
 from receiver.record.sql import pruning as prune
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
+from receiver.record.whose import Whose
 from receiver.sweep import owed, pruning, sweeper
 from receiver.tasks.call import TaskResultStatus
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from receiver.record.database import Executor
 
-NAMESPACE = "gyrinx"
+WHOSE = Whose("gyrinx", "dev")
 PLANNED_ANEW: Mapping[str, str] = {"jit": "on"}
 RETENTION = timedelta(days=30)
 BATCH = 80
@@ -70,9 +71,7 @@ async def claim(executor: Executor, claimed: Sequence[ClaimItem]) -> int:
     """Claims them as the ledger does; how many were."""
     lease = timedelta(seconds=60)
     token = uuid4()
-    found = await claims.claim(
-        executor, claimed, token=token, namespace=NAMESPACE, owner="bench", lease=lease
-    )
+    found = await claims.claim(executor, claimed, token=token, whose=WHOSE, owner="bench", lease=lease)
     return sum(row.verdict == "claimed" for row in found.values())
 
 
@@ -125,7 +124,7 @@ def _ledger(rows: int) -> list[Question]:
     asks("hand back, 80", lambda e: leases.hand_back(e, pairs, instance="bench"))
     asks("find claimed", lambda e: claims.find_claimed(e, items(running), uuid4()))
     asks("find settled", lambda e: settlements.find_status(e, pairs))
-    asks("is done", lambda e: claims.is_done(e, done[0], namespace=NAMESPACE))
+    asks("is done", lambda e: claims.is_done(e, done[0], whose=WHOSE))
     asks("defer", lambda e: claims.defer(e, "deferred-1"))
     asks("exhaust", lambda e: claims.exhaust(e, "stranded-1", 1))
     asks("publish: mark", lambda e: outbox.mark_published(e, waiting))
@@ -135,7 +134,7 @@ def _ledger(rows: int) -> list[Question]:
             "ledger",
             "rejection: look up",
             rejected.IS_FINAL,
-            (done[0].task_id, NAMESPACE, [done[0].route.name]),
+            (done[0].task_id, *WHOSE, [done[0].route.name]),
             SERVER_SETTINGS,
         )
     )
@@ -147,16 +146,16 @@ def _sweeper(blocks: int) -> list[Question]:
         return Question("sweeper", name, statement, arguments, SERVER_SETTINGS)
 
     part = sweeper.part_of(blocks, blocks // sweeper.PATROL // 2)
-    lost = (NAMESPACE, owed.BATCH, owed.TAKEN, owed.STRANDED, timedelta(days=14))
+    lost = (*WHOSE, owed.BATCH, owed.TAKEN, owed.STRANDED, timedelta(days=14))
     return [
-        asks("take owed", sweeping.TAKE_OWED, NAMESPACE, owed.BATCH, owed.TAKEN, owed.YOUNG),
-        asks("take named", sweeping.TAKE_NAMED, NAMESPACE, 3, owed.TAKEN, ["owed-1", "owed-2", "running-1"]),
+        asks("take owed", sweeping.TAKE_OWED, *WHOSE, owed.BATCH, owed.TAKEN, owed.YOUNG),
+        asks("take named", sweeping.TAKE_NAMED, *WHOSE, 3, owed.TAKEN, ["owed-1", "owed-2", "running-1"]),
         asks("patrol of 16 MB", sweeping.TAKE_LOST, *lost, (part[0], 0), (part[0] + owed.BLOCKS, 0)),
         asks("find blocks", sweeping.FIND_BLOCKS),
         asks(
             "known now",
             rejected.FIND_KNOWN_NOW,
-            NAMESPACE,
+            *WHOSE,
             ["task_1", "task_2"],
             5,
             timedelta(0),
@@ -177,21 +176,21 @@ def _prune() -> list[Question]:
     ids = [f"01900000-{number:012d}" for number in range(1, 1 + pruning.PRUNE_ROWS)]
     older = RETENTION - timedelta(hours=1)
     return [
-        asks("find outdated", prune.FIND_OUTDATED, NAMESPACE, older, pruning.PRUNE_ROWS, None, ""),
-        asks("find outdated, none", prune.FIND_OUTDATED, NAMESPACE, RETENTION, pruning.PRUNE_ROWS, None, ""),
-        asks("remove 500", prune.PRUNE, NAMESPACE, ids, older),
-        asks("finalise 500", prune.FINALISE, NAMESPACE, ids, older),
+        asks("find outdated", prune.FIND_OUTDATED, *WHOSE, older, pruning.PRUNE_ROWS, None, ""),
+        asks("find outdated, none", prune.FIND_OUTDATED, *WHOSE, RETENTION, pruning.PRUNE_ROWS, None, ""),
+        asks("remove 500", prune.PRUNE, *WHOSE, ids, older),
+        asks("finalise 500", prune.FINALISE, *WHOSE, ids, older),
         asks(
             "find firings",
             prune.FIND_FIRINGS,
-            NAMESPACE,
+            *WHOSE,
             first,
             end,
             pruning.FIRINGS,
             pruning.PRUNE_ROWS,
             route.path,
         ),
-        asks("remove rejected", rejected.PRUNE_REJECTED, NAMESPACE, timedelta(days=20), pruning.PRUNE_ROWS),
+        asks("remove rejected", rejected.PRUNE_REJECTED, *WHOSE, timedelta(days=20), pruning.PRUNE_ROWS),
     ]
 
 
@@ -201,11 +200,11 @@ def _replays() -> list[Question]:
 
     failed = [f"01900000-{number:012d}" for number in range(1007, 100_007, 1000)]
     return [
-        asks("replay 99", replaying.REPLAY, NAMESPACE, failed),
-        asks("find states", replaying.FIND_STATES, NAMESPACE, failed),
-        asks("find rejected", rejected.FIND_REJECTED, NAMESPACE, ["77"]),
-        asks("rejected for", rejected.FIND_REJECTED_FOR, NAMESPACE, "unknown_task", None, "", 100, 10**6),
-        asks("mark replayed", rejected.MARK_REPLAYED, NAMESPACE, ["projects/p/subscriptions/s 77"]),
+        asks("replay 99", replaying.REPLAY, *WHOSE, failed),
+        asks("find states", replaying.FIND_STATES, *WHOSE, failed),
+        asks("find rejected", rejected.FIND_REJECTED, *WHOSE, ["77"]),
+        asks("rejected for", rejected.FIND_REJECTED_FOR, *WHOSE, "unknown_task", None, "", 100, 10**6),
+        asks("mark replayed", rejected.MARK_REPLAYED, *WHOSE, ["projects/p/subscriptions/s 77"]),
     ]
 
 
@@ -217,40 +216,36 @@ def _operators() -> list[Question]:
         return asks(name, _text(query))
 
     def standing(status: TaskResultStatus) -> Callable[[AsyncConnection], Awaitable[Any]]:
-        return lambda c: queries.executions(c, namespace=NAMESPACE, status=status)
+        return lambda c: queries.executions(c, WHOSE, status=status)
 
     day = timedelta(days=1)
     return [
-        listed(
-            "list", lambda c: queries.executions(c, namespace=NAMESPACE, besides=[maintenance.SWEEP.path])
-        ),
+        listed("list", lambda c: queries.executions(c, WHOSE, besides=[maintenance.SWEEP.path])),
         *(listed(f"list --status {status}", standing(status)) for status in TaskResultStatus),
         listed(
             "list --status FAILED --since 1d",
-            lambda c: queries.executions(c, namespace=NAMESPACE, status=TaskResultStatus.FAILED, since=day),
+            lambda c: queries.executions(c, WHOSE, status=TaskResultStatus.FAILED, since=day),
         ),
-        listed(
-            "list --task, a usual one", lambda c: queries.executions(c, namespace=NAMESPACE, task="task_7")
-        ),
-        listed("list --task, nobody's", lambda c: queries.executions(c, namespace=NAMESPACE, task="gone")),
+        listed("list --task, a usual one", lambda c: queries.executions(c, WHOSE, task="task_7")),
+        listed("list --task, nobody's", lambda c: queries.executions(c, WHOSE, task="gone")),
         listed(
             "list --task --since 1d",
-            lambda c: queries.executions(c, namespace=NAMESPACE, task="gone", since=day),
+            lambda c: queries.executions(c, WHOSE, task="gone", since=day),
         ),
         listed("show", lambda c: queries.execution(c, "01900000-000000001007")),
         listed("show: attempts", lambda c: queries.attempts(c, "01900000-000000001007")),
-        listed("unfinished (provision)", lambda c: queries.unfinished(c, NAMESPACE)),
-        listed("rejected list", lambda c: rejections(c, namespace=NAMESPACE)),
-        listed("rejected: count", lambda c: queries.rejected_count(c, namespace=NAMESPACE)),
-        asks("group of 1 000", groups.FIND_GROUP, "import-3", NAMESPACE, groups.MOST_UNITS),
+        listed("unfinished (provision)", lambda c: queries.unfinished(c, WHOSE)),
+        listed("rejected list", lambda c: rejections(c, whose=WHOSE)),
+        listed("rejected: count", lambda c: queries.rejected_count(c, whose=WHOSE)),
+        asks("group of 1 000", groups.FIND_GROUP, "import-3", *WHOSE, groups.MOST_UNITS),
         asks("/ready", schema_check.LOOK, schema_check.TABLES, schema_check.NEEDED),
-        asks("owed", record_look.OWED, NAMESPACE, record_look.PATIENT, asker="doctor"),
-        asks("expired leases", record_look.EXPIRED, NAMESPACE, record_look.PATIENT, asker="doctor"),
-        asks("rejected", record_look.REJECTED, NAMESPACE, asker="doctor"),
+        asks("owed", record_look.OWED, *WHOSE, record_look.PATIENT, asker="doctor"),
+        asks("expired leases", record_look.EXPIRED, *WHOSE, record_look.PATIENT, asker="doctor"),
+        asks("rejected", record_look.REJECTED, *WHOSE, asker="doctor"),
         asks(
             "last sweeps",
             record_look.SWEPT_RECENTLY + record_look.SWEPT,
-            NAMESPACE,
+            *WHOSE,
             maintenance.SWEEP.path,
             record_look.SWEEPS,
             asker="doctor",

@@ -12,6 +12,7 @@ from receiver.cli import arguments, listing, terminal
 from receiver.reading import queries
 from receiver.reading.history import Transition, history
 from receiver.reading.queries import Attempt, Execution
+from receiver.record.whose import Whose
 from receiver.tasks.call import TaskResultStatus
 from receiver.text import is_storable
 
@@ -45,28 +46,35 @@ def command() -> None:
 )
 @click.option("--task", metavar="NAME", help="Only of this task: its name or its path.")
 @click.option("--since", metavar="DURATION", help="Only those enqueued within 90s, 15m, 2h, 30d.")
+@click.option("--group", metavar="KEY", help="Only those with this group key.")
+@click.option("--label", metavar="TEXT", help="Only those with this label.")
+@click.option(
+    "--error", metavar="TYPE", help="Only those that failed so, such as ValueError or shop.OutOfStock."
+)
 @click.option("--all", "all_", is_flag=True, help="The receiver's own sweeps as well.")
 @listing.options
-def list_(*, status: str | None, task: str | None, since: str | None, all_: bool, **options: Any) -> None:
+def list_(
+    *, status: str | None, since: str | None, all_: bool, as_json: bool, namespace: str | None, **options: Any
+) -> None:
     """List executions, the newest first."""
-    as_json, namespace = options.pop("as_json"), options["namespace"]
     # A sweep a minute would bury everything else. Naming the task shows them.
-    besides = () if all_ or task else tuple(route.path for route in maintenance.ROUTES)
+    besides = () if all_ or options["task"] else tuple(route.path for route in maintenance.ROUTES)
     wanted = TaskResultStatus(status.upper()) if status else None
     within = None if since is None else arguments.duration("--since", since)
 
-    async def query(connection: AsyncConnection) -> tuple[list[Execution], int]:
+    async def query(connection: AsyncConnection, whose: Whose) -> tuple[list[Execution], int, str]:
         found = await queries.executions(
-            connection, status=wanted, task=task, since=within, besides=besides, **options
+            connection, whose, status=wanted, since=within, besides=besides, **options
         )
-        return found, await queries.rejected_count(connection, namespace=namespace)
+        none = "" if found else await _none(connection, whose)
+        return found, await queries.rejected_count(connection, whose), none
 
-    found, rejected = listing.read(query)
+    found, rejected, none = listing.read(query, namespace=namespace)
     if as_json:
         terminal.print_json(found)
         return
     console = terminal.console()
-    console.print(listing.table(found, COLUMNS) if found else "no executions")
+    console.print(listing.table(found, COLUMNS) if found else none)
     if rejected:
         console.print(f"{rejected} rejected message{'' if rejected == 1 else 's'} kept in rejected_messages")
 
@@ -77,8 +85,11 @@ def list_(*, status: str | None, task: str | None, since: str | None, all_: bool
 def show(*, task_id: str, as_json: bool) -> None:
     """Show one execution, its attempts and its history."""
 
-    async def query(connection: AsyncConnection) -> tuple[Execution | None, list[Attempt]]:
-        return await queries.execution(connection, task_id), await queries.attempts(connection, task_id)
+    async def query(connection: AsyncConnection, whose: Whose) -> tuple[Execution | None, list[Attempt]]:
+        found = await queries.execution(connection, task_id)
+        if found is not None and (other := Whose(found.namespace, found.environment)) != whose:
+            terminal.fail(f"execution {task_id!r} is not of {whose}: it is of {other}")
+        return found, await queries.attempts(connection, task_id)
 
     found, attempts = listing.read(query) if is_storable(task_id) else (None, [])
     if found is None:
@@ -95,6 +106,14 @@ def show(*, task_id: str, as_json: bool) -> None:
     for text in [attempt.error_traceback for attempt in attempts if attempt.error_traceback][-1:]:
         console.print()
         console.print(terminal.clean(text.rstrip()))
+
+
+async def _none(connection: AsyncConnection, whose: Whose) -> str:
+    """What an empty listing says. Somebody who has not set TASKS_ENVIRONMENT looks into the default one."""
+    others = await queries.others(connection, whose)
+    return "no executions" + (
+        f" of {whose}; there are some of {', '.join(map(str, others))}" if others else ""
+    )
 
 
 def _known(execution: Execution) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from receiver.cli import arguments, terminal
 from receiver.reading.groups import Group, find_group
 from receiver.record.connections import RecordConnection
+from receiver.record.whose import Whose
 from receiver.text import MAX_KEY_BYTES, is_key
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ async def _follow(
     end = None if seconds is None else time.monotonic() + seconds
     try:
         while True:
-            group = await find_group(connection, key, namespace=settings.namespace)
+            group = await find_group(connection, key, whose=Whose.of(settings))
             show(group)
             if group.complete or not group.total or (end is not None and time.monotonic() >= end):
                 return group

@@ -9,6 +9,7 @@ import click
 
 from receiver.cli import arguments, terminal
 from receiver.reading import queries
+from receiver.record.whose import Whose
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,18 +37,22 @@ def options(command: F) -> F:
         help="How many at most.",
     )
     namespace = click.option(
-        "--namespace", help="Only those of this receiver, where several share a database."
+        "--namespace",
+        metavar="NAME",
+        help="Those of another receiver that shares the database.  [default: $TASKS_NAMESPACE]",
     )
     return namespace(limit(as_json(command)))
 
 
-def read(query: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    """What the query finds in the record of `DATABASE_URL`, in one read-only transaction."""
-    database = arguments.database()
+def read(query: Callable[[AsyncConnection, Whose], Awaitable[T]], *, namespace: str | None = None) -> T:
+    """What the query finds in the record of `DATABASE_URL`, in one read-only transaction; only rows of `TASKS_ENVIRONMENT`."""
+    settings = arguments.settings()
+    database = arguments.database(settings)
+    whose = Whose(namespace or settings.namespace, settings.environment)
 
     async def run() -> T:
         async with queries.reading(database) as connection:
-            return await query(connection)
+            return await query(connection, whose)
 
     return asyncio.run(run())
 

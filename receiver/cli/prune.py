@@ -11,6 +11,7 @@ import click
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError
 from receiver.record.connections import RecordConnection
+from receiver.record.whose import Whose
 from receiver.settings import LEAST_RETENTION, retention_too_short
 from receiver.sweep.pruning import PrunedCounts, Pruning
 from receiver.telemetry import logs
@@ -45,7 +46,7 @@ def command(*, older_than: str | None, as_json: bool) -> None:
 
 async def _pruned(settings: Settings, older: timedelta) -> PrunedCounts:
     connection = RecordConnection(arguments.database(settings), "receiver prune")
-    pruning = Pruning(connection, namespace=settings.namespace, emit=logs.configure(settings))
+    pruning = Pruning(connection, whose=Whose.of(settings), emit=logs.configure(settings))
     total = PrunedCounts()
     try:
         for part in (pruning.prune(older), pruning.prune_sweeps()):

@@ -32,9 +32,9 @@ def command() -> None:
 @click.option("--reason", type=click.Choice([reason.value for reason in RejectionReason]), help="Only these.")
 @click.option("--task", metavar="NAME", help="Only those that named this task.")
 @listing.options
-def list_(*, as_json: bool, **options: Any) -> None:
+def list_(*, as_json: bool, namespace: str | None, **options: Any) -> None:
     """List rejected messages, those seen last first."""
-    found = listing.read(partial(rejections, **options))
+    found = listing.read(partial(rejections, **options), namespace=namespace)
     if as_json:
         terminal.print_json(found)
     else:

@@ -13,6 +13,7 @@ from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError, RejectionReason
 from receiver.record.connections import RecordConnection
 from receiver.record.sql import rejected, replaying
+from receiver.record.whose import Whose
 from receiver.sweep import replays, sweeper
 from receiver.tasks.call import TaskResultStatus
 from receiver.text import is_storable
@@ -73,24 +74,24 @@ async def _replayed(ids: Sequence[str], reason: str | None, task: str | None) ->
     connection = RecordConnection(arguments.database(around.settings), "receiver replay")
     try:
         async with sweeper.sweeping(around) as made:
-            namespace = around.settings.namespace
+            whose = Whose.of(around.settings)
             if reason is not None:
-                return await _for(made, connection, reason, task, namespace)
-            return await _named(made, connection, list(dict.fromkeys(ids)), namespace)
+                return await _for(made, connection, reason, task, whose)
+            return await _named(made, connection, list(dict.fromkeys(ids)), whose)
     finally:
         await connection.close()
 
 
-async def _named(made: Sweeper, connection: Executor, ids: list[str], namespace: str) -> Told:
+async def _named(made: Sweeper, connection: Executor, ids: list[str], whose: Whose) -> Told:
     """Each id is an execution's, or else a rejected message's."""
     told = Told()
     known = [id_ for id_ in ids if is_storable(id_)]
-    states = await replaying.find_states(connection, known, namespace=namespace)
-    moved = await replaying.replay(connection, [id_ for id_ in known if id_ in states], namespace=namespace)
+    states = await replaying.find_states(connection, known, whose=whose)
+    moved = await replaying.replay(connection, [id_ for id_ in known if id_ in states], whose=whose)
     given = await made.owed.publish_these(sorted(moved))
     told.executions, told.owed = given.published, len(moved) - given.published
     rest = [id_ for id_ in known if id_ not in states]
-    found = await rejected.find_rejected(connection, rest, namespace=namespace) if rest else []
+    found = await rejected.find_rejected(connection, rest, whose=whose) if rest else []
     replayed = await made.replays.replay(found)
     told.messages = len(replayed.keys)
     told.failures |= replayed.failures
@@ -103,12 +104,12 @@ async def _named(made: Sweeper, connection: Executor, ids: list[str], namespace:
     return told
 
 
-async def _for(made: Sweeper, connection: Executor, reason: str, task: str | None, namespace: str) -> Told:
+async def _for(made: Sweeper, connection: Executor, reason: str, task: str | None, whose: Whose) -> Told:
     told, after = Told(), ""
     while found := await rejected.find_rejected_for(
         connection,
         reason,
-        namespace=namespace,
+        whose=whose,
         task_name=task,
         after=after,
         limit=replays.REPLAY_MESSAGES,

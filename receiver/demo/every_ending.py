@@ -18,6 +18,7 @@ from receiver.emulator.signer import Signer
 from receiver.errors import ReceiverError
 from receiver.reading import queries
 from receiver.record.database import Database
+from receiver.record.whose import Whose
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from receiver.local_postgres.server import Postgres
 
 MODULE: Final = "receiver.demo.demo_tasks"
+WHOSE: Final = Whose("gyrinx", "dev")
+"""Both variables are left at their defaults."""
 MOST_AT_ONCE: Final = 3
 LARGEST_BODY: Final = 16 * 1024
 ENVIRONMENT: Final = {
@@ -45,8 +48,9 @@ RUNNING_TIMEOUT: Final = 10.0
 
 ORDERS: Final = "CREATE TABLE demo_orders (name text NOT NULL)"
 DEFERRED: Final = f"""
-INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at, run_after)
-VALUES ('not-due', 'greet', '{MODULE}.greet', 'gyrinx', '["Ada"]', '{{}}', 'READY', clock_timestamp(),
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, enqueued_at,
+                             run_after)
+VALUES ('not-due', 'greet', '{MODULE}.greet', '{WHOSE.namespace}', '{WHOSE.environment}', '["Ada"]', '{{}}', 'READY', clock_timestamp(),
         clock_timestamp() + interval '1 hour')
 """  # noqa: S608 - our own name
 MALFORMED: Final = b'{"message": {"data": "bm90IGpzb24=", "messageId": "1001"}}'
@@ -174,6 +178,6 @@ class Endings:
 
     async def _read(self) -> tuple[list[queries.Execution], int]:
         async with queries.reading(self._database) as connection:
-            found = await queries.executions(connection)
-            rejected = await queries.rejected_count(connection)
+            found = await queries.executions(connection, WHOSE)
+            rejected = await queries.rejected_count(connection, WHOSE)
         return found, rejected

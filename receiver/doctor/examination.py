@@ -33,6 +33,7 @@ from receiver.provision.google_admin import GoogleAdmin
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
 from receiver.record.database import Database
+from receiver.record.whose import Whose
 from receiver.settings import PushAuth
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class _Examination:
     async def _record(self) -> RecordSeen | None:
         database = Database.configured(self.settings)
         try:
-            return await record_look.look(database, self.settings.namespace)
+            return await record_look.look(database, Whose.of(self.settings))
         except DatabaseUnavailable as error:
             self.findings += judged(Check.DATABASE, UNAVAILABLE_RULES, error)
         return None

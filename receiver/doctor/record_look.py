@@ -26,6 +26,8 @@ from receiver.record.sqlstates import BROKEN
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from receiver.record.whose import Whose
+
 ANSWER: Final = timedelta(seconds=3)
 """For one question. Those about a large table may need a scan."""
 
@@ -104,34 +106,36 @@ SELECT current_setting('server_version_num')::int AS version, current_user::text
 
 OWED: Final = """
 SELECT count(*) AS count, clock_timestamp() - min(coalesce(run_after, enqueued_at)) AS since FROM task_executions
-WHERE namespace = $1 AND published_at IS NULL AND status = 'READY'
-  AND coalesce(run_after, enqueued_at) <= (SELECT clock_timestamp()) - $2::interval
+WHERE namespace = $1 AND environment = $2 AND published_at IS NULL AND status = 'READY'
+  AND coalesce(run_after, enqueued_at) <= (SELECT clock_timestamp()) - $3::interval
 """
 
 EXPIRED: Final = """
 SELECT count(*) AS count, clock_timestamp() - min(lease_expires_at) AS since FROM task_executions
-WHERE namespace = $1 AND status = 'RUNNING' AND lease_expires_at <= clock_timestamp() - $2::interval
+WHERE namespace = $1 AND environment = $2 AND status = 'RUNNING'
+  AND lease_expires_at <= clock_timestamp() - $3::interval
 """
 
 REJECTED: Final = """
 SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since FROM rejected_messages
-WHERE namespace = $1 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
+WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
 """
 
 SWEPT: Final = """
-SELECT NOT EXISTS (SELECT FROM task_executions WHERE namespace = $1) AS untouched,
+SELECT NOT EXISTS (SELECT FROM task_executions WHERE namespace = $1 AND environment = $2) AS untouched,
        (SELECT clock_timestamp() - max(finished_at) FROM recent WHERE status = 'SUCCESSFUL') AS ended,
        (SELECT error_type || ': ' || left(error_message, 200) FROM recent ORDER BY enqueued_at DESC LIMIT 1) AS failure
 """
 SWEPT_RECENTLY: Final = """
 WITH recent AS MATERIALIZED (
     SELECT status, enqueued_at, finished_at, error_type, error_message FROM task_executions
-    WHERE enqueued_at >= (SELECT clock_timestamp()) - $3::interval AND namespace = $1 AND task_path = $2
+    WHERE enqueued_at >= (SELECT clock_timestamp()) - $4::interval
+      AND namespace = $1 AND environment = $2 AND task_path = $3
 )
 """
 
 
-async def look(database: Database, namespace: str) -> RecordSeen:
+async def look(database: Database, whose: Whose) -> RecordSeen:
     """Runs all queries.
 
     Raises:
@@ -151,18 +155,18 @@ async def look(database: Database, namespace: str) -> RecordSeen:
             seen = replace(seen, read_only=True)
         async with _answer(connection) as executor:
             seen = replace(seen, invalid=[row["name"] for row in await invalid_indexes(executor)])
-        return await _waiting(connection, namespace, seen)
+        return await _waiting(connection, whose, seen)
 
 
 async def _waiting(
-    connection: asyncpg.Connection[asyncpg.Record], namespace: str, seen: RecordSeen
+    connection: asyncpg.Connection[asyncpg.Record], whose: Whose, seen: RecordSeen
 ) -> RecordSeen:
     unseen: list[str] = []
 
     async def ask(what: str, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]] | None:
         try:
             async with _answer(connection) as executor:
-                rows: Sequence[Mapping[str, Any]] = await executor.fetch(statement, namespace, *arguments)
+                rows: Sequence[Mapping[str, Any]] = await executor.fetch(statement, *whose, *arguments)
         except asyncpg.PostgresError as error:
             is_late = isinstance(error, asyncpg.QueryCanceledError)
             why = f"not found within {ANSWER.total_seconds():g} s" if is_late else error.args[0]

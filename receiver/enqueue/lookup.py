@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
     from receiver.tasks.call import Backend
 
 FIND = """
@@ -27,7 +28,7 @@ SELECT e.task_id, e.task_path, e.args, e.kwargs, e.status, e.final, e.attempt, e
                                           'traceback', a.error_traceback, 'instance', a.instance) ORDER BY a.fence)
         FROM task_attempts a WHERE a.task_id = e.task_id) AS attempts
 FROM task_executions e
-WHERE e.task_id = $1
+WHERE e.task_id = $1 AND e.namespace = $2 AND e.environment = $3
 """
 
 
@@ -41,7 +42,7 @@ class _Attempt(msgspec.Struct):
 _ATTEMPTS = msgspec.json.Decoder(list[_Attempt])
 
 
-async def find(executor: Executor, task_id: str, backend: Backend) -> TaskResult:
+async def find(executor: Executor, task_id: str, backend: Backend, *, whose: Whose) -> TaskResult:
     """The execution of this id.
 
     Raises:
@@ -49,13 +50,14 @@ async def find(executor: Executor, task_id: str, backend: Backend) -> TaskResult
         SchemaError: the tables are missing or older.
     """
     try:
-        rows = await executor.fetch(FIND, task_id) if is_storable(task_id) else []
+        rows = await executor.fetch(FIND, task_id, *whose) if is_storable(task_id) else []
     except asyncpg.PostgresError as error:
         await schema_check.explain(executor, error)
         raise
     if not rows:
         raise TaskResultMissing(
-            f"the record has no execution {task_id[:255]!r}: a wrong id, or pruned long after its end"
+            f"the record has no execution {task_id[:255]!r} of {whose}: "
+            "a wrong id, or pruned long after its end"
         )
     return _result(rows[0], backend)
 

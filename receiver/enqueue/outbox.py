@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from receiver.enqueue.publisher import Publisher
     from receiver.record.database import Database
     from receiver.record.sql.outbox import Inserted, NewRow
+    from receiver.record.whose import Whose
 
 ENQUEUE_CONNECTIONS: Final = 2
 """Connections of an event loop that enqueues: one inserts while the other marks."""
@@ -81,14 +82,14 @@ class Outbox:
         publisher: Publisher,
         close: Callable[[], Awaitable[None]],
         *,
-        namespace: str,
+        whose: Whose,
         wait: float,
         emit: Emit,
     ) -> None:
         self.pool = RecordPool(database, size=ENQUEUE_CONNECTIONS, application="receiver enqueue", wait=wait)
         self._publisher = publisher
         self._close = close
-        self._namespace = namespace
+        self._whose = whose
         self._emit = emit
         self._inserts = GroupCommit(self._write, orphaned=None, wait=wait)
         self._publications = GroupCommit(self._send, orphaned=None, wait=PUBLISH_TIMEOUT)
@@ -164,9 +165,9 @@ class Outbox:
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         """Inserts rows. When the answer is lost, it inserts again: rows that are there stay as they are."""
         try:
-            found = await outbox.insert(self.pool, rows, namespace=self._namespace)
+            found = await outbox.insert(self.pool, rows, whose=self._whose)
         except ConnectionFailed:
-            found = await outbox.insert(self.pool, rows, namespace=self._namespace)
+            found = await outbox.insert(self.pool, rows, whose=self._whose)
         except asyncpg.PostgresError as error:
             await schema_check.explain(self.pool, error)
             raise

@@ -18,6 +18,7 @@ import msgspec
 from receiver.errors import GoogleError, GoogleMissing, GoogleRefused
 from receiver.google.pubsub import Message, batches
 from receiver.record.sql.outbox import OutboxRow
+from receiver.record.whose import Whose
 from receiver.tasks.naming import topic_name
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class Address:
     project: str
     environment: str
     namespace: str
+
+    @property
+    def whose(self) -> Whose:
+        """Whose rows are published there."""
+        return Whose(self.namespace, self.environment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ class PubSubBackend:
     async def aget_result(self, task_id: str) -> TaskResult:
         """As `get_result`."""
         outbox = await self._outbox()
-        return await find(outbox.pool, task_id, self)
+        return await find(outbox.pool, task_id, self, whose=self._address.whose)
 
     def close(self) -> None:
         """Closes the connections of plain threads, once their calls are done. The backend may be used again."""
@@ -143,9 +143,7 @@ class PubSubBackend:
         if not begun.dialect.is_async:
             refuse_in_loop(call)
         rows = [row_of(entry) for entry in entries]
-        written = transactions.put_now(
-            begun, rows, namespace=self._address.namespace, publish=self._committed
-        )
+        written = transactions.put_now(begun, rows, whose=self._address.whose, publish=self._committed)
         return self._results(entries, rows, written)
 
     async def _aput_all(self, entries: Sequence[Entry], connection: Any) -> list[TaskResult]:
@@ -154,8 +152,7 @@ class PubSubBackend:
             return self._results(entries, rows, await self._write(rows))
         from receiver.enqueue import transactions  # noqa: PLC0415 - as above
 
-        namespace = self._address.namespace
-        written = await transactions.put(connection, rows, namespace=namespace, publish=self._committed)
+        written = await transactions.put(connection, rows, whose=self._address.whose, publish=self._committed)
         return self._results(entries, rows, written)
 
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
@@ -165,7 +162,7 @@ class PubSubBackend:
                 return [await outbox.put(rows[0])]
             return await outbox.put_many(rows)
         except ItemRefused as refused:
-            raise TypeError(f"PostgreSQL cannot hold the arguments: {refused}") from refused
+            raise TypeError(f"PostgreSQL cannot hold the task: {refused}") from refused
 
     def _committed(self, connection: Connection, rows: list[OutboxRow]) -> None:
         """Publishes after a caller's COMMIT, in its thread or its greenlet. It must not raise: the transaction has succeeded."""
@@ -237,7 +234,7 @@ class PubSubBackend:
             self._database,
             publisher,
             client.close,
-            namespace=self._address.namespace,
+            whose=self._address.whose,
             wait=self.settings.db_pool_timeout.total_seconds(),
             emit=self._emit,
         )

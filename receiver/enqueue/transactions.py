@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import RootTransaction
 
+    from receiver.record.whose import Whose
+
 COMMIT: Final = "_commit_impl"
 
 # The rows of each open transaction; weak, so that they end with it.
@@ -43,7 +45,7 @@ async def put(
     connection: Any,
     rows: Sequence[NewRow],
     *,
-    namespace: str,
+    whose: Whose,
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     """Writes rows on an AsyncConnection or an AsyncSession; raises as `put_now`."""
@@ -53,14 +55,14 @@ async def put(
         connection = await connection.connection()
     if not isinstance(connection, AsyncConnection):
         raise _unknown(connection, "aenqueue", "AsyncConnection or AsyncSession", "enqueue")
-    return await connection.run_sync(_put, rows, namespace, publish)
+    return await connection.run_sync(_put, rows, whose, publish)
 
 
 def put_now(
     connection: Any,
     rows: Sequence[NewRow],
     *,
-    namespace: str,
+    whose: Whose,
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     """Writes rows on a Connection or a Session.
@@ -73,7 +75,7 @@ def put_now(
         SchemaError: its database has no tables of ours, or older ones.
         SQLAlchemyError: from the driver; the caller must roll the transaction back.
     """
-    return _put(connection_of(connection), rows, namespace, publish)
+    return _put(connection_of(connection), rows, whose, publish)
 
 
 def connection_of(connection: Any) -> Connection:
@@ -90,11 +92,11 @@ def connection_of(connection: Any) -> Connection:
 def _put(
     connection: Connection,
     rows: Sequence[NewRow],
-    namespace: str,
+    whose: Whose,
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     try:
-        inserted = insert_on(connection, rows, namespace=namespace)
+        inserted = insert_on(connection, rows, whose=whose)
     except DBAPIError as error:
         ours = "the database of this connection (expected: the database of DATABASE_URL, with the same search_path)"
         explained = schema_error(error, ours)

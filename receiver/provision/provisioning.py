@@ -73,6 +73,7 @@ async def needed_by_record(settings: Settings, scope: Scope) -> Needed:
     # SQLAlchemy and the driver take long to load, and only --prune needs them.
     from receiver.reading import queries  # noqa: PLC0415 - as above
     from receiver.record.database import Database  # noqa: PLC0415 - as above
+    from receiver.record.whose import Whose  # noqa: PLC0415 - as above
 
     try:
         database = Database.configured(settings)
@@ -81,7 +82,7 @@ async def needed_by_record(settings: Settings, scope: Scope) -> Needed:
             f"--prune asks the record first whether executions still need what it deletes: {error}"
         ) from None
     async with queries.reading(database) as connection:
-        counts = await queries.unfinished(connection, scope.namespace)
+        counts = await queries.unfinished(connection, Whose(scope.namespace, scope.environment))
     return {
         scope.topic(path): f"{'1 execution is' if count == 1 else f'{count} executions are'} not final yet; "
         f"see `receiver executions list --task {path}`"

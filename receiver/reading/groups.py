@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 MOST_UNITS: Final = 1000
 """Units that are listed; the counts are of all units."""
@@ -47,9 +48,10 @@ class Group:
 
 FIND_GROUP: Final = """
 WITH members AS MATERIALIZED (
-    SELECT task_id, status, final, label, enqueued_at FROM task_executions WHERE group_key = $1 AND namespace = $2
+    SELECT task_id, status, final, label, enqueued_at FROM task_executions
+    WHERE group_key = $1 AND namespace = $2 AND environment = $3
 ),
-shown AS (SELECT * FROM members ORDER BY enqueued_at, task_id LIMIT $3)
+shown AS (SELECT * FROM members ORDER BY enqueued_at, task_id LIMIT $4)
 SELECT count(*) AS total, count(*) FILTER (WHERE status = 'READY') AS ready,
        count(*) FILTER (WHERE status = 'RUNNING') AS running,
        count(*) FILTER (WHERE status = 'SUCCESSFUL') AS successful,
@@ -61,9 +63,9 @@ FROM members
 """
 
 
-async def find_group(executor: Executor, key: str, *, namespace: str, units: int = MOST_UNITS) -> Group:
+async def find_group(executor: Executor, key: str, *, whose: Whose, units: int = MOST_UNITS) -> Group:
     """The group of this key; an unused key is a group without executions."""
-    (row,) = await executor.fetch(FIND_GROUP, key, namespace, units)
+    (row,) = await executor.fetch(FIND_GROUP, key, *whose, units)
     return Group(
         total=row["total"],
         ready=row["ready"],

@@ -20,6 +20,7 @@ from sqlalchemy.pool import NullPool
 from receiver.errors import DatabaseUnavailable
 from receiver.record.schema import rejected_messages, task_attempts, task_executions
 from receiver.record.sqlstates import schema_error
+from receiver.record.whose import Whose
 from receiver.tasks.call import TaskResultStatus
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ STATEMENT_TIMEOUT = "30s"
 LISTED = 50
 """How many executions a listing has by default: a screenful."""
 
+NEWEST = 1000
+"""How many executions `others` looks at."""
+
 
 @dataclass(frozen=True, slots=True)
 class Execution:
@@ -46,6 +50,7 @@ class Execution:
     task_name: str
     task_path: str
     namespace: str
+    environment: str
     args: Any
     kwargs: Any
     status: str
@@ -68,6 +73,12 @@ class Execution:
     group_key: str | None = None
     label: str | None = None
     trace: str | None = None
+    crashes: int = 0
+    ran_on: str | None = None
+    dead_letters: int = 0
+    dead_lettered_at: datetime | None = None
+    metadata: Any = None
+    attributes: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +144,14 @@ async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
 
 async def executions(
     connection: AsyncConnection,
+    whose: Whose,
     *,
     status: TaskResultStatus | None = None,
     task: str | None = None,
     since: timedelta | None = None,
-    namespace: str | None = None,
+    group: str | None = None,
+    label: str | None = None,
+    error: str | None = None,
     besides: Sequence[str] = (),
     limit: int = LISTED,
 ) -> list[Execution]:
@@ -147,29 +161,33 @@ async def executions(
         status: only those that stand there now.
         task: only those of this task, by its name or its path.
         since: only those enqueued within this time, by the database's clock.
-        namespace: only those of this receiver.
+        group: only those with this group key.
+        label: only those with this label.
+        error: only those whose last attempt failed so: the error's type, with its module or without.
         besides: paths of tasks whose executions are left out.
         limit: how many at most.
     """
-    query = select(*_EXECUTION).order_by(
-        task_executions.c.enqueued_at.desc(), task_executions.c.task_id.desc()
+    rows = task_executions.c
+    query = select(*_EXECUTION).where(
+        rows.namespace == whose.namespace, rows.environment == whose.environment
     )
-    if status is not None:
-        query = query.where(task_executions.c.status == status.value)
+    for column, value in ((rows.status, status), (rows.group_key, group), (rows.label, label)):
+        if value is not None:
+            query = query.where(column == str(value))
     if status is TaskResultStatus.FAILED:
-        query = query.where(task_executions.c.error_type.is_not(None))  # what its index is for
+        query = query.where(rows.error_type.is_not(None))  # what its index is for
     if task is not None:
-        query = query.where(or_(task_executions.c.task_name == task, task_executions.c.task_path == task))
+        query = query.where(or_(rows.task_name == task, rows.task_path == task))
+    if error is not None:
+        same = rows.error_type.endswith(f".{error}", autoescape=True)
+        query = query.where(rows.error_type.is_not(None), or_(rows.error_type == error, same))
     if since is not None:
         # In a subquery: PostgreSQL does not use an index for a value that may change during the search.
-        now = select(func.clock_timestamp()).scalar_subquery()
-        query = query.where(task_executions.c.enqueued_at >= now - since)
-    if namespace is not None:
-        query = query.where(task_executions.c.namespace == namespace)
+        query = query.where(rows.enqueued_at >= select(func.clock_timestamp()).scalar_subquery() - since)
     if besides:
-        query = query.where(task_executions.c.task_path.not_in(besides))
-    rows = await connection.execute(query.limit(limit))
-    return [Execution(**row) for row in rows.mappings()]
+        query = query.where(rows.task_path.not_in(besides))
+    query = query.order_by(rows.enqueued_at.desc(), rows.task_id.desc()).limit(limit)
+    return [Execution(**row) for row in (await connection.execute(query)).mappings()]
 
 
 async def execution(connection: AsyncConnection, task_id: str) -> Execution | None:
@@ -185,23 +203,37 @@ async def attempts(connection: AsyncConnection, task_id: str) -> list[Attempt]:
     return [Attempt(**row) for row in (await connection.execute(query)).mappings()]
 
 
-async def rejected_count(connection: AsyncConnection, *, namespace: str | None = None) -> int:
+async def rejected_count(connection: AsyncConnection, whose: Whose) -> int:
     """How many messages are kept that could not become an execution."""
-    query = select(func.count()).select_from(rejected_messages)
-    if namespace is not None:
-        query = query.where(rejected_messages.c.namespace == namespace)
+    rows = rejected_messages.c
+    query = select(func.count()).where(
+        rows.namespace == whose.namespace, rows.environment == whose.environment
+    )
     return int((await connection.execute(query)).scalar_one())
 
 
-async def unfinished(connection: AsyncConnection, namespace: str) -> dict[str, int]:
-    """How many executions of this receiver are not final, by the path of their task."""
-    query = (
-        select(task_executions.c.task_path, func.count().label("rows"))
-        .where(task_executions.c.namespace == namespace, task_executions.c.final.is_(False))
-        .group_by(task_executions.c.task_path)
+async def others(connection: AsyncConnection, whose: Whose) -> list[Whose]:
+    """Whose the newest executions are, if not of `whose`: the answer to an empty listing."""
+    rows = task_executions.c
+    newest = (
+        select(rows.namespace, rows.environment).order_by(rows.enqueued_at.desc()).limit(NEWEST).subquery()
     )
-    rows = await connection.execute(query)
-    return {row["task_path"]: row["rows"] for row in rows.mappings()}
+    query = select(newest).distinct().order_by(newest.c.namespace, newest.c.environment)
+    return [found for row in await connection.execute(query) if (found := Whose(*row)) != whose]
+
+
+async def unfinished(connection: AsyncConnection, whose: Whose) -> dict[str, int]:
+    """How many executions of this receiver are not final, by the path of their task."""
+    rows = task_executions.c
+    query = (
+        select(rows.task_path, func.count().label("rows"))
+        .where(
+            rows.namespace == whose.namespace, rows.environment == whose.environment, rows.final.is_(False)
+        )
+        .group_by(rows.task_path)
+    )
+    found = await connection.execute(query)
+    return {row["task_path"]: row["rows"] for row in found.mappings()}
 
 
 def _line(error: BaseException | None) -> str:

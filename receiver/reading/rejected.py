@@ -17,6 +17,8 @@ from receiver.record.schema import rejected_messages
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from receiver.record.whose import Whose
+
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
@@ -26,6 +28,7 @@ class Rejection:
     reason: str
     detail: str
     namespace: str
+    environment: str
     task_name: str | None
     count: int
     first_seen: datetime
@@ -48,10 +51,10 @@ _REJECTION = [
 
 async def rejections(
     connection: AsyncConnection,
+    whose: Whose,
     *,
     reason: str | None = None,
     task: str | None = None,
-    namespace: str | None = None,
     limit: int = LISTED,
 ) -> list[Rejection]:
     """Rejected messages, those seen last first; arguments as `executions`."""
@@ -59,18 +62,21 @@ async def rejections(
     for column, value in (
         (rejected_messages.c.reason, reason),
         (rejected_messages.c.task_name, task),
-        (rejected_messages.c.namespace, namespace),
+        (rejected_messages.c.namespace, whose.namespace),
+        (rejected_messages.c.environment, whose.environment),
     ):
         if value is not None:
             query = query.where(column == value)
     return [Rejection(**row) for row in (await connection.execute(query.limit(limit))).mappings()]
 
 
-async def rejection(connection: AsyncConnection, key: str) -> list[tuple[Rejection, bytes]]:
+async def rejection(connection: AsyncConnection, whose: Whose, key: str) -> list[tuple[Rejection, bytes]]:
     """The rejected messages of this key, or of this message id, each with its body."""
     own = func.substring(rejected_messages.c.key, "[^ ]*$")
     query = select(*_REJECTION, rejected_messages.c.body).where(
-        or_(rejected_messages.c.key == key, own == key)
+        rejected_messages.c.namespace == whose.namespace,
+        rejected_messages.c.environment == whose.environment,
+        or_(rejected_messages.c.key == key, own == key),
     )
     found = (await connection.execute(query.order_by(rejected_messages.c.key))).mappings()
     return [(Rejection(**{name: row[name] for name in _REJECTION_NAMES}), row["body"]) for row in found]

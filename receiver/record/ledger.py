@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from receiver.record.database import Database
     from receiver.record.heartbeat import Heartbeat, Lease
+    from receiver.record.whose import Whose
 
 LOCK_PAUSES = (0.01, 0.04, 0.1)
 """Seconds between the tries of a claim whose row is free but locked for a moment."""
@@ -84,7 +85,7 @@ ANSWER_MARGIN = 1.0
 class LedgerSettings:
     """What the ledger needs to know. `lease`: how long a claim lasts without a renewal. `wait`: see TASKS_DB_POOL_TIMEOUT."""
 
-    namespace: str
+    whose: Whose
     instance: str
     lease: timedelta
     wait: timedelta
@@ -136,7 +137,8 @@ class Ledger:
                 return Exhausted() if moved else Busy()
             case "foreign":
                 raise Rejected(
-                    RejectionReason.FOREIGN_TASK_ID, "its task_id belongs to an execution of another task"
+                    RejectionReason.FOREIGN_TASK_ID,
+                    "its task_id belongs to an execution of another task, receiver or environment",
                 )
             case _:
                 return Busy()
@@ -220,7 +222,7 @@ class Ledger:
                 self.pool,
                 distinct,
                 token=token,
-                namespace=self._settings.namespace,
+                whose=self._settings.whose,
                 owner=self._settings.instance,
                 lease=self._settings.lease,
             )
@@ -257,7 +259,7 @@ class Ledger:
 
         When its lease is lost, another instance may have finished it: the record is asked.
         """
-        if held.expired and await claims.is_done(self.pool, item, namespace=self._settings.namespace):
+        if held.expired and await claims.is_done(self.pool, item, whose=self._settings.whose):
             return Done()
         return Busy()
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from receiver.contract.identity import Identity
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 
 class Rejections:
@@ -32,10 +33,10 @@ class Rejections:
     """
 
     def __init__(
-        self, executor: Executor, *, namespace: str, instance: str, most: int, grace: timedelta
+        self, executor: Executor, *, whose: Whose, instance: str, most: int, grace: timedelta
     ) -> None:
         self._executor = executor
-        self._namespace = namespace
+        self._whose = whose
         self._instance = instance
         self._most = most
         self._grace = grace
@@ -47,17 +48,15 @@ class Rejections:
             DatabaseUnavailable: the message may not be kept; the delivery must be nacked.
         """
         if identity is not None and rejected.reason is not RejectionReason.FOREIGN_TASK_ID:
-            if await is_final(self._executor, identity, namespace=self._namespace):
+            if await is_final(self._executor, identity, whose=self._whose):
                 return Done()
-            await fail_ready(
-                self._executor, identity, rejected, namespace=self._namespace, instance=self._instance
-            )
+            await fail_ready(self._executor, identity, rejected, whose=self._whose, instance=self._instance)
         enough = await keep(
             self._executor,
             rejection_key(body),
             body,
             rejected,
-            namespace=self._namespace,
+            whose=self._whose,
             task_name=None if identity is None else min(identity.names, key=len),
             most=self._most,
             grace=self._grace,

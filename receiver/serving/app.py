@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from receiver.delivery.push import ClientGone, Push
 from receiver.delivery.replies import reply
+from receiver.record.whose import Whose
 from receiver.serving.group_status import STATUS_PATH, GroupStatus
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.settings import PUSH_PATH, Settings
@@ -86,7 +87,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     push = _PushRoute(owner)
     routes = [Route(PUSH_PATH, push, methods=["POST"]), Route("/health", health), Route("/ready", ready)]
     if owner.settings.status:
-        status = GroupStatus(owner.ledger.pool, owner.settings.namespace)
+        status = GroupStatus(owner.ledger.pool, Whose.of(owner.settings))
         routes.append(Route(STATUS_PATH, status.answer))
     app = _Application(push, routes=routes, lifespan=lifespan)
     app.router.redirect_slashes = False

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 STATUS_PATH: Final = "/tasks/status"
 
@@ -42,9 +43,9 @@ HEADERS: Final = {"cache-control": "no-store"}
 class GroupStatus:
     """The endpoint of one receiver's groups."""
 
-    def __init__(self, executor: Executor, namespace: str) -> None:
+    def __init__(self, executor: Executor, whose: Whose) -> None:
         self._executor = executor
-        self._namespace = namespace
+        self._whose = whose
         self._looking = asyncio.Lock()
         self._waiting = 0
         self._seen: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
@@ -75,7 +76,7 @@ class GroupStatus:
             # A request that waited behind a failure does not wait for another one.
             if now - self._failed < GIVEN_AGAIN_FOR:
                 raise DatabaseUnavailable("it did not answer a moment ago")
-            group = await find_group(self._executor, key, namespace=self._namespace)
+            group = await find_group(self._executor, key, whose=self._whose)
             body = msgspec.json.encode(group)
             self._seen[key] = (time.monotonic(), body)
             self._seen.move_to_end(key)

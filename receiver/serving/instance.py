@@ -24,6 +24,7 @@ from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from receiver.record.ledger import Ledger, LedgerSettings
 from receiver.record.rejections import Rejections
+from receiver.record.whose import Whose
 from receiver.serving.readiness import Readiness
 from receiver.serving.watchdog import Watchdog
 from receiver.settings import PushAuth, Settings, require_serving
@@ -89,7 +90,7 @@ class Service:
         self.heartbeat = Heartbeat(self._database, lease=settings.lease, emit=emit)
         self.ledger = Ledger(
             self._database,
-            LedgerSettings(settings.namespace, settings.instance, settings.lease, wait),
+            LedgerSettings(Whose.of(settings), settings.instance, settings.lease, wait),
             self.heartbeat,
             emit,
         )
@@ -110,7 +111,7 @@ class Service:
         )
         rejections = Rejections(
             self.ledger.pool,
-            namespace=settings.namespace,
+            whose=Whose.of(settings),
             instance=settings.instance,
             most=settings.max_rejections,
             grace=settings.rejection_grace,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from receiver.enqueue.publisher import Publisher
     from receiver.record.database import Executor
     from receiver.record.sql.sweeping import Held, Taken
+    from receiver.record.whose import Whose
 
 BATCH: Final = 1000
 """Rows taken at once: what one request to Pub/Sub may hold."""
@@ -74,11 +75,11 @@ class Owed:
     """
 
     def __init__(
-        self, executor: Executor, publisher: Publisher, *, namespace: str, forgotten: timedelta, emit: Emit
+        self, executor: Executor, publisher: Publisher, *, whose: Whose, forgotten: timedelta, emit: Emit
     ) -> None:
         self._executor = executor
         self._publisher = publisher
-        self._namespace = namespace
+        self._whose = whose
         self._forgotten = forgotten
         self._emit = emit
 
@@ -87,7 +88,7 @@ class Owed:
         fruitless = 0
         while fruitless < LOCKED_LOOKS:
             taken = await sweeping.take_owed(
-                self._executor, namespace=self._namespace, limit=BATCH, lease=TAKEN, young=YOUNG
+                self._executor, whose=self._whose, limit=BATCH, lease=TAKEN, young=YOUNG
             )
             if not taken.seen:
                 return
@@ -109,7 +110,7 @@ class Owed:
                 taken = await sweeping.take_lost(
                     self._executor,
                     (start, min(start + BLOCKS, blocks[1])),
-                    namespace=self._namespace,
+                    whose=self._whose,
                     limit=BATCH,
                     lease=TAKEN,
                     stranded=STRANDED,
@@ -124,7 +125,7 @@ class Owed:
 
     async def publish_these(self, task_ids: Sequence[str]) -> PublishedCounts:
         """Publishes those of these rows that are owed and due."""
-        taken = await sweeping.take_named(self._executor, task_ids, namespace=self._namespace, lease=TAKEN)
+        taken = await sweeping.take_named(self._executor, task_ids, whose=self._whose, lease=TAKEN)
         return await self._publish(taken)
 
     async def _publish(self, taken: Taken) -> PublishedCounts:

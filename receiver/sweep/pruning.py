@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 PRUNE_ROWS: Final = 500
 """Rows of one statement: it locks them for tens of milliseconds only."""
@@ -53,9 +54,9 @@ class PrunedCounts:
 class Pruning:
     """The pruning of one receiver's rows."""
 
-    def __init__(self, executor: Executor, *, namespace: str, emit: Emit) -> None:
+    def __init__(self, executor: Executor, *, whose: Whose, emit: Emit) -> None:
         self._executor = executor
-        self._namespace = namespace
+        self._whose = whose
         self._emit = emit
 
     async def prune(self, older: timedelta) -> AsyncIterator[PrunedCounts]:
@@ -65,7 +66,7 @@ class Pruning:
         seen = PRUNE_ROWS
         while seen == PRUNE_ROWS:
             seen = await rejected.prune_rejected(
-                self._executor, namespace=self._namespace, older=older, limit=PRUNE_ROWS
+                self._executor, whose=self._whose, older=older, limit=PRUNE_ROWS
             )
             yield PrunedCounts(rejected=seen)
 
@@ -75,7 +76,7 @@ class Pruning:
         while seen == PRUNE_ROWS:
             found = await pruning.find_firings(
                 self._executor,
-                namespace=self._namespace,
+                whose=self._whose,
                 task_name=SWEEP_PATH,
                 task_path=SWEEP_PATH,
                 older=FIRINGS,
@@ -88,12 +89,12 @@ class Pruning:
     async def _outdated(self, older: timedelta) -> AsyncIterator[PrunedCounts]:
         after = None
         while found := await pruning.find_outdated(
-            self._executor, namespace=self._namespace, older=older, limit=PRUNE_ROWS, after=after
+            self._executor, whose=self._whose, older=older, limit=PRUNE_ROWS, after=after
         ):
             after = found[-1]
             open_ = [row.task_id for row in found if not row.final]
             if open_:
-                moved = await pruning.finalise(self._executor, open_, namespace=self._namespace, older=older)
+                moved = await pruning.finalise(self._executor, open_, whose=self._whose, older=older)
                 yield PrunedCounts(finalised=len(moved))
             yield await self._prune([row.task_id for row in found if row.final], older)
 
@@ -108,7 +109,7 @@ class Pruning:
     async def _halved(self, task_ids: Sequence[str], older: timedelta, kept: list[str]) -> int:
         """Deletes the rows and returns how many; the refused ones are found by halving."""
         try:
-            return len(await pruning.prune(self._executor, task_ids, namespace=self._namespace, older=older))
+            return len(await pruning.prune(self._executor, task_ids, whose=self._whose, older=older))
         except ItemRefused:
             if len(task_ids) == 1:
                 kept.extend(task_ids)

@@ -87,7 +87,7 @@ class Replays:
         while found := await rejected.find_known_now(
             self._executor,
             list(self._paths),
-            namespace=self._address.namespace,
+            whose=self._address.whose,
             most=most,
             grace=grace,
             silent=SILENT,
@@ -114,7 +114,7 @@ class Replays:
             if each.key not in rows and (why := await self._as_it_was(each)) is not None:
                 failures[each.key] = why
         done = tuple(each.key for each in found if each.key not in failures)
-        await rejected.mark_replayed(self._executor, done, namespace=self._address.namespace)
+        await rejected.mark_replayed(self._executor, done, whose=self._address.whose)
         if failures:
             key, why = next(iter(failures.items()))
             self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))

@@ -3,7 +3,7 @@
 It runs every minute as a task (`receiver.maintenance`), and by hand (`receiver sweep`). Several may run at once.
 
 Invariants: every step is short, and after any of them the rest can be left to the next sweep. Each part has a share of the
-time, so a long one cannot starve the next. Only rows of its own namespace are touched.
+time, so a long one cannot starve the next. Only rows of its own namespace and environment are touched.
 
 An index finds what is due. No index finds what Pub/Sub has lost: it would cost every claim and settlement. So each sweep
 patrols a part of the table, `PATROL` blocks, and another part every minute.
@@ -28,6 +28,7 @@ from receiver.google.pubsub import Pubsub
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sql.sweeping import find_blocks
+from receiver.record.whose import Whose
 from receiver.settings import SUBSCRIPTION_RETENTION
 from receiver.sweep.owed import Owed, PublishedCounts
 from receiver.sweep.pruning import PrunedCounts, Pruning
@@ -123,12 +124,12 @@ class Sweeper:
         self.owed = Owed(
             executor,
             publisher,
-            namespace=settings.namespace,
+            whose=Whose.of(settings),
             forgotten=SUBSCRIPTION_RETENTION,
             emit=around.emit,
         )
         self.replays = Replays(executor, publisher, pubsub, address, paths=around.paths, emit=around.emit)
-        self._pruning = Pruning(executor, namespace=settings.namespace, emit=around.emit)
+        self._pruning = Pruning(executor, whose=Whose.of(settings), emit=around.emit)
 
     async def sweep(self, *, within: timedelta, everywhere: bool = False) -> Swept:
         """One sweep.

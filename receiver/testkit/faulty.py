@@ -22,6 +22,7 @@ from receiver.endings.outcomes import Ending, Outcome, Succeeded
 from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
+from receiver.record.whose import Whose
 from receiver.serving.instance import Service
 from receiver.sweep import sweeper
 from receiver.sweep.sweeper import Surroundings
@@ -120,7 +121,7 @@ class Receiver:
         self.runner = FaultyRunner(service.runner)
         rejections = Rejections(
             service.ledger.pool,
-            namespace=settings.namespace,
+            whose=Whose.of(settings),
             instance=settings.instance,
             most=settings.max_rejections,
             grace=settings.rejection_grace,
@@ -170,8 +171,9 @@ class Receiver:
 
     async def executions(self) -> list[Execution]:
         """The record, the oldest first."""
-        async with reading(Database.configured(self._service.settings)) as connection:
-            return (await executions(connection, limit=MOST_EXECUTIONS))[::-1]
+        settings = self._service.settings
+        async with reading(Database.configured(settings)) as connection:
+            return (await executions(connection, Whose.of(settings), limit=MOST_EXECUTIONS))[::-1]
 
 
 def _drop(_: Event) -> None:

@@ -24,10 +24,12 @@ from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from receiver.record.ledger import Ledger, LedgerSettings
 from receiver.record.task_pool import TaskPool
+from receiver.record.whose import Whose
 from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Event
 
-NAMESPACE = "test"
+WHOSE = Whose("test", "dev")
+NAMESPACE = WHOSE.namespace
 LONG = timedelta(seconds=60)
 
 
@@ -190,7 +192,7 @@ class Instance:
         url: str,
         name: str = "instance-1",
         *,
-        namespace: str = NAMESPACE,
+        whose: Whose = WHOSE,
         lease: timedelta = LONG,
         wait: float = 5.0,
         tasks_url: str | None = None,
@@ -204,7 +206,7 @@ class Instance:
         self.stuck = asyncio.Event()
         self.database = Database.of(url, prepared_statements=prepared_statements)
         self.heartbeat = Heartbeat(self.database, lease=lease, emit=self.events.append)
-        settings = LedgerSettings(namespace, name, lease, timedelta(seconds=wait))
+        settings = LedgerSettings(whose, name, lease, timedelta(seconds=wait))
         self.ledger = Ledger(self.database, settings, self.heartbeat, self.events.append)
         tasks = Database.of(tasks_url or url, prepared_statements=prepared_statements)
         self.pool = TaskPool(tasks, size=pool_size, wait=pool_wait)

@@ -14,7 +14,7 @@ from receiver.errors import Rejected, RejectionReason
 from receiver.record import ledger
 from receiver.record.sql import claims
 from tests.postgres.conftest import Instances
-from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, other_task, route, token
+from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, failure, other_task, route, token
 from tests.stage.proxy import Proxy
 
 
@@ -396,7 +396,7 @@ async def test_a_lease_is_a_matter_of_the_databases_clock(instance: Instance, lo
         item = claims.ClaimItem("clock", route(), "[]", "{}", None, None, 500)
         await other.execute("SELECT pg_sleep(0.05)")
         await claims.claim(
-            other, [item], token=token(), namespace=NAMESPACE, owner="here", lease=timedelta(seconds=60)
+            other, [item], token=token(), whose=WHOSE, owner="here", lease=timedelta(seconds=60)
         )
         began = await other.fetchval("SELECT now()")
     assert (await look.row("clock"))["started_at"] - began >= timedelta(seconds=0.05)

@@ -18,7 +18,7 @@ from receiver.serving.app import create_app
 from receiver.serving.instance import Service
 from receiver.settings import PushAuth, Settings
 from receiver.tasks.registry import Registry
-from tests.postgres.record import NAMESPACE, Look, route
+from tests.postgres.record import NAMESPACE, WHOSE, Look, route
 from tests.stage.proxy import Proxy
 
 KEY = "0190f5c4-import"
@@ -87,14 +87,14 @@ async def test_a_group_is_counts_labels_and_states_and_nothing_else(service: Ser
 
 async def test_it_is_complete_when_every_execution_is_final(database_url: str, look: Look) -> None:
     connection = RecordConnection(Database.of(database_url), "test")
-    nobody = await find_group(connection, KEY, namespace=NAMESPACE)
+    nobody = await find_group(connection, KEY, whose=WHOSE)
     assert (nobody.total, nobody.complete, nobody.units) == (0, False, [])
     await look.seed("a", "SUCCESSFUL", group_key=KEY)
     await look.seed("b", "FAILED", group_key=KEY)
-    assert not (await find_group(connection, KEY, namespace=NAMESPACE)).complete, "it may be tried again"
+    assert not (await find_group(connection, KEY, whose=WHOSE)).complete, "it may be tried again"
     await look.execute("UPDATE task_executions SET final = true")
-    assert (await find_group(connection, KEY, namespace=NAMESPACE)).complete
-    few = await find_group(connection, KEY, namespace=NAMESPACE, units=1)
+    assert (await find_group(connection, KEY, whose=WHOSE)).complete
+    few = await find_group(connection, KEY, whose=WHOSE, units=1)
     assert (few.total, few.units) == (2, [Unit(None, "SUCCESSFUL")])
     await connection.close()
 
@@ -157,6 +157,6 @@ async def test_a_database_that_is_away_is_a_503(proxy: Proxy) -> None:
 
 async def test_a_group_is_found_by_its_index(database_url: str, look: Look) -> None:
     connection = RecordConnection(Database.of(database_url), "receiver ledger")
-    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {FIND_GROUP}", KEY, NAMESPACE, 10))
+    plan = "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN {FIND_GROUP}", KEY, *WHOSE, 10))
     assert "task_executions_group_key" in plan, plan
     await connection.close()

@@ -18,7 +18,7 @@ from receiver.record.database import Database
 from receiver.record.sql import claims, leases, settlements
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
-from tests.postgres.record import NAMESPACE, route
+from tests.postgres.record import WHOSE, route
 
 SECONDS = float(os.environ.get("RECEIVER_LOCKS_SECONDS", "3"))
 """At least. A minute of it once in a while: what has to meet here meets rarely."""
@@ -99,7 +99,7 @@ async def _works(
                         for task_id in sorted(ids)  # as a group commit hands them in
                     ]
                     found = await claims.claim(
-                        connection, items, token=uuid4(), namespace=NAMESPACE, owner="worker", lease=LEASE
+                        connection, items, token=uuid4(), whose=WHOSE, owner="worker", lease=LEASE
                     )
                     moved = [row for row in found.values() if row.verdict == "claimed"]
                     for row in moved:

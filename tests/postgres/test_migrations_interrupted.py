@@ -16,7 +16,7 @@ from receiver.doctor import record_look
 from receiver.errors import ReceiverError
 from receiver.record import migrations, schema_check
 from receiver.record.database import Database
-from tests.postgres.record import NAMESPACE, connect
+from tests.postgres.record import WHOSE, connect
 from tests.stage.waiting import eventually
 
 WAITING = """
@@ -142,7 +142,7 @@ async def test_an_invalid_index_of_an_up_to_date_record_is_mended(
         await building
     await builder.close()
     assert await valid(look, left) is False
-    assert (await record_look.look(Database.of(url), NAMESPACE)).invalid == [left]
+    assert (await record_look.look(Database.of(url), WHOSE)).invalid == [left]
     await old.execute("COMMIT")
     done = await asyncio.to_thread(migrate, url)
     assert done.output == f"mended the index {left}, which was not valid\nup to date at {schema_check.HEAD}\n"

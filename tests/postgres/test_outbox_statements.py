@@ -13,7 +13,7 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sql import outbox
 from receiver.record.sql.outbox import NewRow
-from tests.postgres.record import NAMESPACE, Instance, Look
+from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look
 from tests.stage.waiting import eventually
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -32,7 +32,7 @@ async def connection(database_url: str) -> Any:
 
 async def test_a_new_row_is_ready_and_owed(connection: RecordConnection, look: Look) -> None:
     row = new("a", args='[1, "x"]', kwargs='{"b": null}', group_key="g", label="l", trace=TRACE)
-    done = await outbox.insert(connection, [row], namespace=NAMESPACE)
+    done = await outbox.insert(connection, [row], whose=WHOSE)
     kept = await look.row("a")
     assert (kept["status"], kept["final"], kept["attempt"], kept["fence"]) == ("READY", False, 0, 0)
     assert (json.loads(kept["args"]), json.loads(kept["kwargs"])) == ([1, "x"], {"b": None})
@@ -50,8 +50,8 @@ async def test_a_new_row_is_ready_and_owed(connection: RecordConnection, look: L
 async def test_a_statement_that_is_repeated_writes_nothing_again(
     connection: RecordConnection, look: Look
 ) -> None:
-    first = await outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE)
-    again = await outbox.insert(connection, [new("a"), new("c")], namespace=NAMESPACE)
+    first = await outbox.insert(connection, [new("a"), new("b")], whose=WHOSE)
+    again = await outbox.insert(connection, [new("a"), new("c")], whose=WHOSE)
     assert again["a"] == first["a"]
     assert again.keys() == {"a", "c"}
     assert await look.value("SELECT count(*) FROM task_executions") == 3
@@ -63,8 +63,8 @@ async def test_a_statement_that_is_repeated_while_the_first_one_commits_finds_it
     await connection.fetch("SET lock_timeout = 0")  # it would hurry the test, not the statement
     transaction = other.transaction()
     await transaction.start()
-    first = await outbox.insert(other, [new("a")], namespace=NAMESPACE)
-    again = asyncio.create_task(outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE))
+    first = await outbox.insert(other, [new("a")], whose=WHOSE)
+    again = asyncio.create_task(outbox.insert(connection, [new("a"), new("b")], whose=WHOSE))
     await eventually(lambda: look.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
     await transaction.commit()
     found = await again
@@ -76,7 +76,7 @@ async def test_what_waits_for_its_time_is_not_owed_yet(connection: RecordConnect
     now = datetime.now(UTC)
     hour = timedelta(hours=1)
     rows = [new("later", run_after=now + hour), new("past", run_after=now - hour), new("delayed", delay=hour)]
-    done = await outbox.insert(connection, rows, namespace=NAMESPACE)
+    done = await outbox.insert(connection, rows, whose=WHOSE)
     assert {name: each.due for name, each in done.items()} == {"later": False, "past": True, "delayed": False}
     delayed = done["delayed"]
     assert delayed.run_after is not None
@@ -85,7 +85,7 @@ async def test_what_waits_for_its_time_is_not_owed_yet(connection: RecordConnect
 
 
 async def test_a_published_row_is_owed_no_more(connection: RecordConnection, look: Look) -> None:
-    await outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE)
+    await outbox.insert(connection, [new("a"), new("b")], whose=WHOSE)
     assert await outbox.mark_published(connection, ["b", "a"]) == {"a", "b"}
     assert await outbox.find_owed(connection, ["a", "b"]) == set()
     at = (await look.row("a"))["published_at"]
@@ -96,7 +96,7 @@ async def test_a_published_row_is_owed_no_more(connection: RecordConnection, loo
 async def test_a_row_that_has_gone_on_is_left_alone(
     instance: Instance, connection: RecordConnection, look: Look
 ) -> None:
-    await outbox.insert(connection, [new("a")], namespace=NAMESPACE)
+    await outbox.insert(connection, [new("a")], whose=WHOSE)
     await instance.claim("a")
     before = await look.row("a")
     assert before["published_at"] is not None
@@ -108,7 +108,7 @@ async def test_a_row_that_has_gone_on_is_left_alone(
 async def test_a_row_that_somebody_holds_is_not_waited_for(
     connection: RecordConnection, look: Look, other: Any
 ) -> None:
-    await outbox.insert(connection, [new("a"), new("b")], namespace=NAMESPACE)
+    await outbox.insert(connection, [new("a"), new("b")], whose=WHOSE)
     async with other.transaction():
         await other.execute("SELECT FROM task_executions WHERE task_id = 'a' FOR UPDATE")
         assert await outbox.mark_published(connection, ["a", "b"]) == {"b"}
@@ -117,7 +117,7 @@ async def test_a_row_that_somebody_holds_is_not_waited_for(
 async def test_an_uncommitted_row_is_nobodys_to_publish(connection: RecordConnection, other: Any) -> None:
     transaction = other.transaction()
     await transaction.start()
-    await outbox.insert(other, [new("a")], namespace=NAMESPACE)
+    await outbox.insert(other, [new("a")], whose=WHOSE)
     assert await outbox.find_owed(connection, ["a"]) == set()
     await transaction.commit()
     assert await outbox.find_owed(connection, ["a"]) == {"a"}
@@ -126,7 +126,7 @@ async def test_an_uncommitted_row_is_nobodys_to_publish(connection: RecordConnec
 async def test_a_published_row_that_the_sweeper_took_up_is_marked_anew(
     connection: RecordConnection, look: Look
 ) -> None:
-    await outbox.insert(connection, [new("a")], namespace=NAMESPACE)
+    await outbox.insert(connection, [new("a")], whose=WHOSE)
     await outbox.mark_published(connection, ["a"])
     await look.execute(
         "UPDATE task_executions SET published_at = published_at - interval '8 days',"

@@ -18,7 +18,7 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sqlstates import LockedOut
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Look, connect
+from tests.postgres.record import WHOSE, Look, connect
 from tests.stage.proxy import Strict
 from tests.stage.waiting import eventually
 
@@ -100,7 +100,7 @@ async def test_migrations_and_queries_go_through_a_pooler(empty_database_url: st
         await Look(connection).seed("there")
         await connection.close()
         async with queries.reading(Database.of(pooler.url, prepared_statements=False)) as reading:
-            [found] = await queries.executions(reading)
+            [found] = await queries.executions(reading, WHOSE)
         assert found.task_id == "there"
         assert pooler.refused == []
 

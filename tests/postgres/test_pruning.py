@@ -14,7 +14,7 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sql import pruning, replaying
 from receiver.sweep.sweeper import Swept
-from tests.postgres.record import NAMESPACE, Instance, Look, call
+from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call
 from tests.postgres.sweeps import Sweeps
 
 DAYS = timedelta(days=1)
@@ -112,12 +112,10 @@ async def test_the_guard_is_asked_again_when_the_row_is_locked(look: Look, datab
     """A row that was replayed since it was found is no longer over."""
     await look.seed("a", "FAILED", **ended(31), final=True)
     connection = RecordConnection(Database.of(database_url), "test")
-    [found] = await pruning.find_outdated(
-        connection, namespace=NAMESPACE, older=RETENTION, limit=5, after=None
-    )
-    assert await replaying.replay(connection, ["a"], namespace=NAMESPACE) == {"a"}
-    assert await pruning.prune(connection, [found.task_id], namespace=NAMESPACE, older=RETENTION) == set()
-    assert await pruning.finalise(connection, [found.task_id], namespace=NAMESPACE, older=RETENTION) == set()
+    [found] = await pruning.find_outdated(connection, whose=WHOSE, older=RETENTION, limit=5, after=None)
+    assert await replaying.replay(connection, ["a"], whose=WHOSE) == {"a"}
+    assert await pruning.prune(connection, [found.task_id], whose=WHOSE, older=RETENTION) == set()
+    assert await pruning.finalise(connection, [found.task_id], whose=WHOSE, older=RETENTION) == set()
     await connection.close()
     assert await look.state("a") == ("READY", False, 0, 1)
 

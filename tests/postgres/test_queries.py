@@ -17,13 +17,16 @@ from receiver.reading.history import history
 from receiver.reading.queries import Attempt, Execution
 from receiver.record.database import Database
 from receiver.record.schema import task_attempts, task_executions
+from receiver.record.whose import Whose
 from receiver.tasks.call import TaskResultStatus
 from tests.stage.servers import no_such_database
 
+WHOSE = Whose("shop", "dev")
+
 INSERT = """
-INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt, fence,
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, final, attempt, fence,
                              claim_token, lease_owner, lease_expires_at, error_type, enqueued_at, started_at, finished_at)
-SELECT $1, $2, 'shop.' || $2, $3, '[1, "two"]', '{"three": null}', $4, $4 = 'SUCCESSFUL', 1, 1,
+SELECT $1, $2, 'shop.' || $2, $3, $6, '[1, "two"]', '{"three": null}', $4, $4 = 'SUCCESSFUL', 1, 1,
        CASE $4 WHEN 'RUNNING' THEN gen_random_uuid() END, CASE $4 WHEN 'RUNNING' THEN 'box' END,
        CASE $4 WHEN 'RUNNING' THEN clock_timestamp() END, CASE $4 WHEN 'FAILED' THEN 'ValueError' END,
        clock_timestamp() - $5::interval, CASE WHEN $4 <> 'READY' THEN clock_timestamp() END,
@@ -45,13 +48,16 @@ class Record:
         *,
         task: str = "greet",
         namespace: str = "shop",
+        environment: str = "dev",
         age: float = 0,
     ) -> None:
-        await self.connection.execute(INSERT, task_id, task, namespace, status, timedelta(seconds=age))
+        await self.connection.execute(
+            INSERT, task_id, task, namespace, status, timedelta(seconds=age), environment
+        )
 
-    async def ids(self, **filters: Any) -> list[str]:
+    async def ids(self, whose: Whose = WHOSE, **filters: Any) -> list[str]:
         async with queries.reading(self.database) as connection:
-            return [row.task_id for row in await queries.executions(connection, **filters)]
+            return [row.task_id for row in await queries.executions(connection, whose, **filters)]
 
 
 @pytest.fixture
@@ -115,8 +121,13 @@ async def test_executions_are_filtered_by_age(record: Record) -> None:
 async def test_executions_are_filtered_by_the_receiver_they_belong_to(record: Record) -> None:
     await record.add("ours", namespace="shop")
     await record.add("theirs", namespace="blog")
-    assert set(await record.ids()) == {"ours", "theirs"}
-    assert await record.ids(namespace="shop") == ["ours"]
+    await record.add("copied", environment="production")
+    assert await record.ids() == ["ours"]
+    assert await record.ids(Whose("blog", "dev")) == ["theirs"]
+    assert await record.ids(Whose("shop", "production")) == ["copied"]
+    async with queries.reading(record.database) as connection:
+        there = await queries.others(connection, WHOSE)
+    assert there == [Whose("blog", "dev"), Whose("shop", "production")]
 
 
 async def test_filters_add_up(record: Record) -> None:
@@ -173,15 +184,15 @@ async def test_rejected_messages_are_counted(record: Record) -> None:
             namespace,
         )
     async with queries.reading(record.database) as connection:
-        assert await queries.rejected_count(connection) == 2
-        assert await queries.rejected_count(connection, namespace="blog") == 1
+        assert await queries.rejected_count(connection, WHOSE) == 1
+        assert await queries.rejected_count(connection, Whose("gone", "dev")) == 0
 
 
 async def test_a_visit_sees_one_snapshot_and_cannot_write(record: Record) -> None:
     async with queries.reading(record.database) as connection:
-        assert await queries.executions(connection) == []
+        assert await queries.executions(connection, WHOSE) == []
         await record.add("late")
-        assert await queries.executions(connection) == []
+        assert await queries.executions(connection, WHOSE) == []
     with pytest.raises(DatabaseUnavailable, match="read-only transaction"):
         async with queries.reading(record.database) as connection:
             await connection.execute(task_executions.delete())
@@ -190,7 +201,7 @@ async def test_a_visit_sees_one_snapshot_and_cannot_write(record: Record) -> Non
 async def test_a_database_without_tables_asks_for_migrate(empty_database_url: str) -> None:
     with pytest.raises(SchemaError, match="receiver migrate"):
         async with queries.reading(Database.of(empty_database_url)) as connection:
-            await queries.executions(connection)
+            await queries.executions(connection, WHOSE)
 
 
 async def test_older_tables_ask_for_migrate(record: Record) -> None:
@@ -209,7 +220,7 @@ async def test_a_database_that_cannot_be_reached_is_one_line(database_url: str, 
     )
     with pytest.raises(DatabaseUnavailable) as caught:
         async with queries.reading(Database.of(url)) as connection:
-            await queries.executions(connection)
+            await queries.executions(connection, WHOSE)
     assert "\n" not in str(caught.value)
     assert ("does not exist" if database == "nowhere" else port) in str(caught.value)
 
@@ -234,7 +245,7 @@ async def plan(record: Record, **filters: Any) -> str:
             sent.append((statement, parameters))
 
         event.listen(connection.sync_connection, "before_cursor_execute", note)
-        await queries.executions(connection, **filters)
+        await queries.executions(connection, WHOSE, **filters)
         [(statement, parameters)] = sent
         await connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         rows = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)

@@ -15,7 +15,7 @@ from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason
 from receiver.record.connections import RecordPool
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
-from tests.postgres.record import NAMESPACE, Look, identity
+from tests.postgres.record import NAMESPACE, WHOSE, Look, identity
 from tests.stage.proxy import Proxy
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
@@ -38,7 +38,7 @@ async def pool(database_url: str) -> Any:
 
 
 def rejections(pool: RecordPool, *, most: int = 3, grace: float = 0) -> Rejections:
-    return Rejections(pool, namespace=NAMESPACE, instance="here", most=most, grace=timedelta(seconds=grace))
+    return Rejections(pool, whose=WHOSE, instance="here", most=most, grace=timedelta(seconds=grace))
 
 
 async def kept(look: Look) -> list[dict[str, Any]]:
@@ -57,6 +57,7 @@ async def test_a_rejected_message_is_kept_whole(pool: RecordPool, look: Look) ->
         "reason": "unknown_task",
         "detail": UNKNOWN.detail,
         "namespace": NAMESPACE,
+        "environment": WHOSE.environment,
         "count": 1,
         "replayed_at": None,
         "task_name": "noop",

@@ -13,7 +13,7 @@ from receiver.errors import Rejected, RejectionReason
 from receiver.record.rejections import Rejections
 from receiver.record.sql import rejected, replaying
 from receiver.sweep.sweeper import Swept
-from tests.postgres.record import NAMESPACE, Instance, Look, call, failure, identity, route
+from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, route
 from tests.postgres.sweeps import Post, Sweeps
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
@@ -38,7 +38,7 @@ async def reject(
     instance: Instance, pushed: bytes, rejected: Rejected = UNKNOWN, *, times: int = 1, name: str = "noop"
 ) -> None:
     """Rejects a push so often."""
-    room = Rejections(instance.ledger.pool, namespace=NAMESPACE, instance="i", most=1, grace=timedelta(0))
+    room = Rejections(instance.ledger.pool, whose=WHOSE, instance="i", most=1, grace=timedelta(0))
     known: Identity | None = identify(pushed)
     for _ in range(times):
         await room.reject(pushed, rejected, known or identity("a", name))
@@ -170,9 +170,9 @@ async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
     assert await look.state("a") == ("FAILED", True, 1, 1)
     assert isinstance(await instance.ledger.claim(call("a", declared)), Done)
     pool = instance.ledger.pool
-    assert await replaying.replay(pool, ["a", "nobody"], namespace=NAMESPACE) == {"a"}
+    assert await replaying.replay(pool, ["a", "nobody"], whose=WHOSE) == {"a"}
     assert await look.state("a") == ("READY", False, 0, 1)
-    assert await replaying.replay(pool, ["a"], namespace=NAMESPACE) == set()
+    assert await replaying.replay(pool, ["a"], whose=WHOSE) == set()
     async with sweeps.sweeper() as sweeper:
         assert (await sweeper.owed.publish_these(["a"])).published == 1
     [message] = post.messages()
@@ -190,6 +190,6 @@ async def test_nothing_but_a_failure_is_replayed(look: Look, instance: Instance)
     await look.seed("elsewhere", "FAILED", namespace="elsewhere")
     before = await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id")
     ids = ["READY", "RUNNING", "SUCCESSFUL", "elsewhere"]
-    assert await replaying.replay(instance.ledger.pool, ids, namespace=NAMESPACE) == set()
+    assert await replaying.replay(instance.ledger.pool, ids, whose=WHOSE) == set()
     assert await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id") == before
     assert isinstance(await instance.ledger.claim(call("RUNNING")), Busy)

@@ -22,7 +22,7 @@ from receiver.serving.instance import Service
 from receiver.settings import PushAuth, Settings
 from receiver.tasks.registry import Registry
 from tests.postgres.conftest import Instances
-from tests.postgres.record import NAMESPACE, connect, noop
+from tests.postgres.record import NAMESPACE, WHOSE, connect, noop
 
 GOOD = {"database": "ok", "schema": "ok", "certificates": "ok"}
 ON = "ALTER TABLE task_executions ENABLE ROW LEVEL SECURITY"
@@ -102,7 +102,7 @@ async def service(url: str) -> AsyncIterator[Service]:
 
 async def codes(url: str) -> dict[str, str]:
     """What doctor finds wrong: its code, and what it says."""
-    seen = await record_look.look(Database.of(url), NAMESPACE)
+    seen = await record_look.look(Database.of(url), WHOSE)
     return {
         each.code: each.what for each in judge_record(seen, Fleet(1, 1, known=True)) if each.code != "sweeper"
     }

@@ -30,7 +30,7 @@ from receiver.errors import Rejected, RejectionReason
 from receiver.record.connections import RecordConnection
 from receiver.record.rejections import Rejections
 from receiver.record.sql import leases, replaying, sweeping
-from tests.postgres.record import NAMESPACE, Instance, Look, call, connect, identity, route
+from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, route
 
 T = TypeVar("T")
 
@@ -78,7 +78,7 @@ class Record(RuleBasedStateMachine):
         self.owners = [Instance(self.url, f"owner-{number}") for number in range(2)]
         self.connection = RecordConnection(self.owners[0].database, "machine")
         self.rejections = Rejections(
-            self.owners[0].ledger.pool, namespace=NAMESPACE, instance="x", most=5, grace=timedelta(0)
+            self.owners[0].ledger.pool, whose=WHOSE, instance="x", most=5, grace=timedelta(0)
         )
 
     async def _close(self) -> None:
@@ -219,14 +219,14 @@ class Record(RuleBasedStateMachine):
         any_age = timedelta(0)
         taken = self.do(
             sweeping.take_owed(
-                self.connection, namespace=NAMESPACE, limit=9, lease=any_age, young=timedelta(hours=young)
+                self.connection, whose=WHOSE, limit=9, lease=any_age, young=timedelta(hours=young)
             )
         )
         lost = self.do(
             sweeping.take_lost(
                 self.connection,
                 (0, 1000),
-                namespace=NAMESPACE,
+                whose=WHOSE,
                 limit=9,
                 lease=any_age,
                 stranded=any_age,
@@ -241,7 +241,7 @@ class Record(RuleBasedStateMachine):
     @rule(task_id=TASK_IDS)
     def replay(self, task_id: str) -> None:
         model = self.models[task_id]
-        moved = self.do(replaying.replay(self.connection, [task_id], namespace=NAMESPACE))
+        moved = self.do(replaying.replay(self.connection, [task_id], whose=WHOSE))
         assert moved == ({task_id} if model.status == "FAILED" else set())
         if moved:
             model.status, model.final, model.attempt = "READY", False, 0

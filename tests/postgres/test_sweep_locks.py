@@ -16,7 +16,7 @@ from receiver.record.database import Database
 from receiver.record.sql import claims, leases, pruning, replaying, settlements, sweeping
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
-from tests.postgres.record import NAMESPACE, Look, route
+from tests.postgres.record import WHOSE, Look, route
 from tests.postgres.test_lock_discipline import IDS, LEASE, until_moved
 
 NOW = timedelta(0)
@@ -92,7 +92,7 @@ class _Work:
                             connection,
                             _items(ids),
                             token=uuid4(),
-                            namespace=NAMESPACE,
+                            whose=WHOSE,
                             owner="worker",
                             lease=lease,
                         )
@@ -109,9 +109,9 @@ class _Work:
             case "sweep" | "patrol":
                 moved = await self._swept(kind, ids)
             case "replay":
-                moved = await replaying.replay(connection, ids, namespace=NAMESPACE)
+                moved = await replaying.replay(connection, ids, whose=WHOSE)
             case "prune":
-                older: dict[str, Any] = {"namespace": NAMESPACE, "older": NOW}
+                older: dict[str, Any] = {"whose": WHOSE, "older": NOW}
                 found = await pruning.find_outdated(connection, **older, limit=20, after=None)
                 outdated = [row.task_id for row in found]
                 self._chance.shuffle(outdated)
@@ -128,7 +128,7 @@ class _Work:
         return len(moved)
 
     async def _swept(self, kind: str, ids: list[str]) -> tuple[Any, ...]:
-        terms: dict[str, Any] = {"namespace": NAMESPACE, "limit": 20, "lease": LEASE}
+        terms: dict[str, Any] = {"whose": WHOSE, "limit": 20, "lease": LEASE}
         if kind == "sweep":
             await self._connection.fetch(OWE, ids)
             taken = await sweeping.take_owed(self._connection, **terms, young=NOW)

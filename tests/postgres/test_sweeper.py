@@ -16,7 +16,7 @@ from receiver.record.sql import pruning, rejected, sweeping
 from receiver.sweep import owed, sweeper
 from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
-from tests.postgres.record import NAMESPACE, Instance, Look, call, other_task, route
+from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, other_task, route
 from tests.postgres.sweeps import ENVIRONMENT, Post, Sweeps
 
 LEASE = timedelta(minutes=2)
@@ -324,28 +324,28 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
         if analyse:
             await look.execute("ANALYZE task_executions")
         for statement, arguments, found in (
-            (sweeping.TAKE_OWED, (NAMESPACE, 10, LEASE, YOUNG), "task_executions_owed"),
+            (sweeping.TAKE_OWED, (*WHOSE, 10, LEASE, YOUNG), "task_executions_owed"),
             (
                 sweeping.TAKE_LOST,
-                (NAMESPACE, 10, LEASE, LEASE, LEASE, (0, 0), (9, 0)),
+                (*WHOSE, 10, LEASE, LEASE, LEASE, (0, 0), (9, 0)),
                 "Tid Range Scan on task_executions",
             ),
             (
                 pruning.FIND_OUTDATED,
-                (NAMESPACE, LEASE, 10, None, ""),
+                (*WHOSE, LEASE, 10, None, ""),
                 "task_executions_enqueued_at",
             ),
             (
                 pruning.FIND_FIRINGS,
-                (NAMESPACE, "a", "b", LEASE, 10, "p"),
+                (*WHOSE, "a", "b", LEASE, 10, "p"),
                 "task_executions_pkey",
             ),
             (
                 rejected.FIND_KNOWN_NOW,
-                (NAMESPACE, ["a"], 1, LEASE, LEASE, [], 10, 10),
+                (*WHOSE, ["a"], 1, LEASE, LEASE, [], 10, 10),
                 "rejected_messages_unknown",
             ),
-            (rejected.PRUNE_REJECTED, (NAMESPACE, LEASE, 10), "rejected_messages_first_seen"),
+            (rejected.PRUNE_REJECTED, (*WHOSE, LEASE, 10), "rejected_messages_first_seen"),
         ):
             plan = "\n".join(
                 row["QUERY PLAN"] for row in await connection.fetch(f"EXPLAIN {statement}", *arguments)
@@ -366,7 +366,7 @@ async def connection(database_url: str) -> Any:
 
 
 async def _take(connection: RecordConnection) -> sweeping.Taken:
-    return await sweeping.take_owed(connection, namespace=NAMESPACE, limit=10, lease=LEASE, young=YOUNG)
+    return await sweeping.take_owed(connection, whose=WHOSE, limit=10, lease=LEASE, young=YOUNG)
 
 
 async def _rows(look: Look) -> dict[str, dict[str, Any]]:

@@ -23,9 +23,21 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.sql.dml import ReturningInsert
 
+    from receiver.record.whose import Whose
+
 NEW_ROW: Final = tuple(NewRow.__dataclass_fields__)
 
-PLAIN: Final = ("task_id", "task_name", "task_path", "namespace", "status", "group_key", "label", "trace")
+PLAIN: Final = (
+    "task_id",
+    "task_name",
+    "task_path",
+    "namespace",
+    "environment",
+    "status",
+    "group_key",
+    "label",
+    "trace",
+)
 
 _columns = task_executions.c
 _now = func.clock_timestamp()
@@ -54,11 +66,11 @@ def _insert() -> ReturningInsert[Any]:
 INSERT_ON: Final = _insert()
 
 
-def insert_on(connection: Connection, rows: Sequence[NewRow], *, namespace: str) -> list[Inserted]:
+def insert_on(connection: Connection, rows: Sequence[NewRow], *, whose: Whose) -> list[Inserted]:
     """New rows, READY, in the order of `rows`; errors as SQLAlchemy raises them."""
     given = [
         {f"new_{name}": getattr(row, name) for name in NEW_ROW}
-        | {"new_namespace": namespace, "new_status": "READY"}
+        | {"new_namespace": whose.namespace, "new_environment": whose.environment, "new_status": "READY"}
         for row in rows
     ]
     found = {row["task_id"]: row for row in connection.execute(INSERT_ON, given).mappings()}

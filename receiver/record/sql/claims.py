@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from receiver.endings.calls import Call
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
     from receiver.tasks.route import TaskRoute
 
 
@@ -63,9 +64,9 @@ WITH input AS MATERIALIZED (
         AS i(task_id, route, args, kwargs, enqueued_at, trace)
 ),
 created AS (
-    INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, attempt, fence,
+    INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, attempt, fence,
                                  claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace)
-    SELECT i.task_id, i.task_name, i.task_path, $11, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
+    SELECT i.task_id, i.task_name, i.task_path, $11, $15, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
            $14::uuid, $12, clock_timestamp() + $13::interval,
            coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace
     FROM input i
@@ -79,7 +80,7 @@ free AS (
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id
     WHERE NOT e.final
-      AND e.namespace = $11
+      AND e.namespace = $11 AND e.environment = $15
       AND e.task_path = ANY (i.paths)
       AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
       AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
@@ -121,7 +122,7 @@ async def claim(
     items: Sequence[ClaimItem],
     *,
     token: UUID,
-    namespace: str,
+    whose: Whose,
     owner: str,
     lease: timedelta,
 ) -> dict[str, ClaimRow]:
@@ -146,10 +147,11 @@ async def claim(
         [route.path for route in routes.values()],
         ["\n".join(route.paths) for route in routes.values()],
         [route.max_attempts for route in routes.values()],
-        namespace,
+        whose.namespace,
         owner,
         lease,
         token,
+        whose.environment,
     )
     claimed = {
         row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows
@@ -158,7 +160,7 @@ async def claim(
     if not others:
         return claimed
     try:
-        return claimed | await _verdicts(executor, others, namespace)
+        return claimed | await _verdicts(executor, others, whose)
     except (DatabaseUnavailable, OutOfConnections):
         if not claimed:
             raise
@@ -169,7 +171,7 @@ VERDICTS = """
 SELECT i.task_id,
        CASE
            WHEN e.task_id IS NULL THEN 'busy'
-           WHEN e.namespace <> $5 THEN 'foreign'
+           WHEN e.namespace <> $5 OR e.environment <> $6 THEN 'foreign'
            WHEN e.final AND e.task_name = i.task_name THEN 'done'
            WHEN NOT e.task_path = ANY (string_to_array(i.paths, E'\\n')) THEN 'foreign'
            WHEN e.final THEN 'done'
@@ -184,7 +186,7 @@ LEFT JOIN task_executions e ON e.task_id = i.task_id
 # A statement of its own: few deliveries need it, and as part of the claim every one paid for it.
 
 
-async def _verdicts(executor: Executor, items: Sequence[ClaimItem], namespace: str) -> dict[str, ClaimRow]:
+async def _verdicts(executor: Executor, items: Sequence[ClaimItem], whose: Whose) -> dict[str, ClaimRow]:
     """Why these could not be claimed a moment ago, by their rows; a row that cannot be seen is busy."""
     rows = await executor.fetch(
         VERDICTS,
@@ -192,7 +194,7 @@ async def _verdicts(executor: Executor, items: Sequence[ClaimItem], namespace: s
         [item.route.name for item in items],
         ["\n".join(item.route.paths) for item in items],
         [item.route.max_attempts for item in items],
-        namespace,
+        *whose,
     )
     return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"], 0, 0) for row in rows}
 
@@ -212,14 +214,15 @@ async def find_claimed(executor: Executor, items: Sequence[ClaimItem], token: UU
 
 IS_DONE = """
 SELECT task_id FROM task_executions
-WHERE task_id = $1 AND final AND namespace = $2 AND (task_name = $3 OR task_path = ANY ($4::text[]))
+WHERE task_id = $1 AND final AND namespace = $2 AND environment = $3
+  AND (task_name = $4 OR task_path = ANY ($5::text[]))
 """
 
 
-async def is_done(executor: Executor, item: ClaimItem, *, namespace: str) -> bool:
+async def is_done(executor: Executor, item: ClaimItem, *, whose: Whose) -> bool:
     """Whether the item's execution is final; nothing is claimed."""
     route = item.route
-    return bool(await executor.fetch(IS_DONE, item.task_id, namespace, route.name, list(route.paths)))
+    return bool(await executor.fetch(IS_DONE, item.task_id, *whose, route.name, list(route.paths)))
 
 
 DEFER = """

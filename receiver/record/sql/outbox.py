@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from receiver.errors import ItemRefused
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime, timedelta
 
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,9 @@ WITH input AS MATERIALIZED (
         AS i(task_id, task_name, task_path, args, kwargs, run_after, delay, group_key, label, trace)
 ),
 created AS (
-    INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at, run_after,
-                                 group_key, label, trace)
-    SELECT i.task_id, i.task_name, i.task_path, $11, i.args::jsonb, i.kwargs::jsonb, 'READY', clock_timestamp(),
+    INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, enqueued_at,
+                                 run_after, group_key, label, trace)
+    SELECT i.task_id, i.task_name, i.task_path, $11, $12, i.args::jsonb, i.kwargs::jsonb, 'READY', clock_timestamp(),
            coalesce(i.run_after, clock_timestamp() + i.delay), i.group_key, i.label, i.trace
     FROM input i
     ORDER BY i.task_id COLLATE "C"
@@ -80,6 +83,7 @@ stands AS (
     SELECT task_id, enqueued_at, run_after FROM created
     UNION ALL
     SELECT e.task_id, e.enqueued_at, e.run_after FROM input i JOIN task_executions e ON e.task_id = i.task_id
+    WHERE e.namespace = $11 AND e.environment = $12
 )
 SELECT task_id, enqueued_at, run_after, coalesce(run_after <= clock_timestamp(), true) AS due FROM stands
 """
@@ -87,16 +91,23 @@ SELECT task_id, enqueued_at, run_after, coalesce(run_after <= clock_timestamp(),
 # the table as it was before the statement: no row comes twice.
 
 
-async def insert(executor: Executor, rows: Sequence[NewRow], *, namespace: str) -> dict[str, Inserted]:
-    """A new row, READY; by task_id. May be repeated when its answer was lost."""
-    found = await _insert(executor, rows, namespace)
+async def insert(executor: Executor, rows: Sequence[NewRow], *, whose: Whose) -> dict[str, Inserted]:
+    """A new row, READY; by task_id. May be repeated when its answer was lost.
+
+    Raises:
+        ItemRefused: the id of a row is an execution's of another receiver or environment; the other rows are there.
+    """
+    found = await _insert(executor, rows, whose)
     if len(found) < len(rows):
         # The first statement was still under way: the second one waited for its commit, and its snapshot is older.
-        found = await _insert(executor, rows, namespace)
+        found = await _insert(executor, rows, whose)
+    for row in rows:
+        if row.task_id not in found:
+            raise ItemRefused("23505", f"the id {row.task_id!r} is taken by another receiver or environment")
     return found
 
 
-async def _insert(executor: Executor, rows: Sequence[NewRow], namespace: str) -> dict[str, Inserted]:
+async def _insert(executor: Executor, rows: Sequence[NewRow], whose: Whose) -> dict[str, Inserted]:
     found = await executor.fetch(
         INSERT,
         [row.task_id for row in rows],
@@ -109,7 +120,7 @@ async def _insert(executor: Executor, rows: Sequence[NewRow], namespace: str) ->
         [row.group_key for row in rows],
         [row.label for row in rows],
         [row.trace for row in rows],
-        namespace,
+        *whose,
     )
     return {
         row["task_id"]: Inserted(row["task_id"], row["enqueued_at"], row["run_after"], row["due"])

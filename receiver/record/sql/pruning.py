@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,31 +31,32 @@ class Outdated:
 FIND_OUTDATED: Final = """
 SELECT e.enqueued_at, e.task_id, e.final
 FROM task_executions e
-WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $2::interval
-  AND e.enqueued_at >= coalesce($4::timestamptz, '-infinity')
-  AND (e.enqueued_at > coalesce($4::timestamptz, '-infinity') OR e.task_id > $5::text)
-  AND e.finished_at <= (SELECT clock_timestamp()) - $2::interval
-  AND e.namespace = $1
+WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $3::interval
+  AND e.enqueued_at >= coalesce($5::timestamptz, '-infinity')
+  AND (e.enqueued_at > coalesce($5::timestamptz, '-infinity') OR e.task_id > $6::text)
+  AND e.finished_at <= (SELECT clock_timestamp()) - $3::interval
+  AND e.namespace = $1 AND e.environment = $2
 ORDER BY e.enqueued_at, e.task_id
-LIMIT $3
+LIMIT $4
 """
 # By the index on enqueued_at: a row that finished so long ago was enqueued even earlier. An index on finished_at would cost
 # every settlement its HOT update.
 
 
 async def find_outdated(
-    executor: Executor, *, namespace: str, older: timedelta, limit: int, after: Outdated | None
+    executor: Executor, *, whose: Whose, older: timedelta, limit: int, after: Outdated | None
 ) -> list[Outdated]:
     """SUCCESSFUL and FAILED rows that ended longer ago than `older`, in the order of enqueueing, after `after`."""
     since = (None, "") if after is None else (after.enqueued_at, after.task_id)
-    rows = await executor.fetch(FIND_OUTDATED, namespace, older, limit, *since)
+    rows = await executor.fetch(FIND_OUTDATED, *whose, older, limit, *since)
     return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]
 
 
 FINALISE: Final = """
 WITH held AS (
-    SELECT e.task_id FROM unnest($2::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
-    WHERE e.namespace = $1 AND e.status = 'FAILED' AND NOT e.final AND e.finished_at <= clock_timestamp() - $3::interval
+    SELECT e.task_id FROM unnest($3::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
+    WHERE e.namespace = $1 AND e.environment = $2 AND e.status = 'FAILED' AND NOT e.final
+      AND e.finished_at <= clock_timestamp() - $4::interval
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )
@@ -65,47 +67,48 @@ RETURNING e.task_id
 
 
 async def finalise(
-    executor: Executor, task_ids: Sequence[str], *, namespace: str, older: timedelta
+    executor: Executor, task_ids: Sequence[str], *, whose: Whose, older: timedelta
 ) -> set[str]:
     """FAILED longer ago than `older` → final: Pub/Sub keeps no message so long, so nothing tries it again."""
-    return {row["task_id"] for row in await executor.fetch(FINALISE, namespace, list(task_ids), older)}
+    return {row["task_id"] for row in await executor.fetch(FINALISE, *whose, list(task_ids), older)}
 
 
 PRUNE: Final = """
 WITH held AS (
-    SELECT e.task_id FROM unnest($2::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
-    WHERE e.namespace = $1 AND e.final AND e.finished_at <= clock_timestamp() - $3::interval
+    SELECT e.task_id FROM unnest($3::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
+    WHERE e.namespace = $1 AND e.environment = $2 AND e.final AND e.finished_at <= clock_timestamp() - $4::interval
     ORDER BY e.task_id
     FOR UPDATE OF e SKIP LOCKED
 )
 DELETE FROM task_executions e USING held h
-WHERE e.task_id = h.task_id AND e.namespace = $1 AND e.final AND e.finished_at <= clock_timestamp() - $3::interval
+WHERE e.task_id = h.task_id AND e.final AND e.finished_at <= clock_timestamp() - $4::interval
 RETURNING e.task_id
 """
 
 
-async def prune(executor: Executor, task_ids: Sequence[str], *, namespace: str, older: timedelta) -> set[str]:
+async def prune(executor: Executor, task_ids: Sequence[str], *, whose: Whose, older: timedelta) -> set[str]:
     """Final longer ago than `older` → deleted.
 
     Raises:
         ItemRefused: a row of the application's refers to one of them; none is deleted.
     """
-    return {row["task_id"] for row in await executor.fetch(PRUNE, namespace, list(task_ids), older)}
+    return {row["task_id"] for row in await executor.fetch(PRUNE, *whose, list(task_ids), older)}
 
 
 FIND_FIRINGS: Final = """
 SELECT e.enqueued_at, e.task_id, e.final FROM task_executions e
-WHERE e.task_id >= $2::text COLLATE "C" AND e.task_id < $3::text COLLATE "C"
-  AND e.namespace = $1 AND e.task_path = $6 AND e.final AND e.finished_at <= clock_timestamp() - $4::interval
+WHERE e.task_id >= $3::text COLLATE "C" AND e.task_id < $4::text COLLATE "C"
+  AND e.namespace = $1 AND e.environment = $2 AND e.task_path = $7
+  AND e.final AND e.finished_at <= clock_timestamp() - $5::interval
 ORDER BY e.task_id
-LIMIT $5
+LIMIT $6
 """
 
 
 async def find_firings(
-    executor: Executor, *, namespace: str, task_name: str, task_path: str, older: timedelta, limit: int
+    executor: Executor, *, whose: Whose, task_name: str, task_path: str, older: timedelta, limit: int
 ) -> list[Outdated]:
     """Final firings of one schedule that ended longer ago than `older`: their ids all begin alike."""
     first, end = f"scheduled-{task_name}-", f"scheduled-{task_name}."  # `.` follows `-` bytewise
-    rows = await executor.fetch(FIND_FIRINGS, namespace, first, end, older, limit, task_path)
+    rows = await executor.fetch(FIND_FIRINGS, *whose, first, end, older, limit, task_path)
     return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]

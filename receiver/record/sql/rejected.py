@@ -16,24 +16,26 @@ if TYPE_CHECKING:
     from receiver.contract.identity import Identity
     from receiver.errors import Rejected
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 
 IS_FINAL: Final = """
 SELECT final FROM task_executions
-WHERE task_id = $1 AND namespace = $2 AND (task_name = ANY ($3) OR task_path = ANY ($3))
+WHERE task_id = $1 AND namespace = $2 AND environment = $3 AND (task_name = ANY ($4) OR task_path = ANY ($4))
 """
 
 
-async def is_final(executor: Executor, identity: Identity, *, namespace: str) -> bool:
+async def is_final(executor: Executor, identity: Identity, *, whose: Whose) -> bool:
     """Whether the execution that a message means is final: the message is a late duplicate of it."""
-    rows = await executor.fetch(IS_FINAL, identity.task_id, namespace, list(identity.names))
+    rows = await executor.fetch(IS_FINAL, identity.task_id, *whose, list(identity.names))
     return bool(rows and rows[0]["final"])
 
 
 FAIL_READY: Final = """
 WITH held AS (
     SELECT task_id, fence, attempt FROM task_executions
-    WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND (task_name = ANY ($3) OR task_path = ANY ($3))
+    WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND environment = $8
+      AND (task_name = ANY ($3) OR task_path = ANY ($3))
     FOR NO KEY UPDATE
 ),
 ended AS (
@@ -52,24 +54,26 @@ RETURNING e.task_id
 
 
 async def fail_ready(
-    executor: Executor, identity: Identity, rejected: Rejected, *, namespace: str, instance: str
+    executor: Executor, identity: Identity, rejected: Rejected, *, whose: Whose, instance: str
 ) -> None:
     """READY → FAILED, not final: the execution's message was rejected, and its next delivery may be understood."""
     await executor.fetch(
         FAIL_READY,
         identity.task_id,
-        namespace,
+        whose.namespace,
         list(identity.names),
         f"{rejected.reason}: {rejected.detail}",
         identity.message_id,
         identity.delivery_attempt,
         instance,
+        whose.environment,
     )
 
 
 KEEP: Final = """
-INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, task_name, count, first_seen, last_seen)
-SELECT $1, $2, $3, $4, $5, $8, 1, seen.at, seen.at FROM (SELECT clock_timestamp() AS at) AS seen
+INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, environment, task_name, count, first_seen,
+                                    last_seen)
+SELECT $1, $2, $3, $4, $5, $9, $8, 1, seen.at, seen.at FROM (SELECT clock_timestamp() AS at) AS seen
 ON CONFLICT (key) DO UPDATE
 SET count = r.count + 1, last_seen = clock_timestamp(), reason = EXCLUDED.reason, detail = EXCLUDED.detail,
     task_name = EXCLUDED.task_name
@@ -83,14 +87,23 @@ async def keep(
     body: bytes,
     rejected: Rejected,
     *,
-    namespace: str,
+    whose: Whose,
     task_name: str | None,
     most: int,
     grace: timedelta,
 ) -> bool:
     """A rejected message → kept, or counted once more; whether it came `most` times over at least `grace`."""
     rows = await executor.fetch(
-        KEEP, key, body, rejected.reason, rejected.detail, namespace, most, grace, task_name
+        KEEP,
+        key,
+        body,
+        rejected.reason,
+        rejected.detail,
+        whose.namespace,
+        most,
+        grace,
+        task_name,
+        whose.environment,
     )
     return bool(rows[0]["enough"])
 
@@ -104,6 +117,7 @@ class RejectedMessage:
     reason: str
     detail: str
     namespace: str
+    environment: str
     count: int
     first_seen: datetime
     last_seen: datetime
@@ -111,19 +125,21 @@ class RejectedMessage:
     task_name: str | None
 
 
-COLUMNS: Final = "key, body, reason, detail, namespace, count, first_seen, last_seen, replayed_at, task_name"
+COLUMNS: Final = (
+    "key, body, reason, detail, namespace, environment, count, first_seen, last_seen, replayed_at, task_name"
+)
 
 FIND_KNOWN_NOW: Final = f"""
 WITH found AS MATERIALIZED (
 SELECT key, octet_length(body) AS size FROM rejected_messages
-WHERE reason = 'unknown_task' AND replayed_at IS NULL AND namespace = $1 AND task_name = ANY ($2)
-  AND (count >= $3 AND last_seen - first_seen >= $4::interval OR last_seen <= clock_timestamp() - $5::interval)
-  AND NOT key = ANY ($6)
+WHERE reason = 'unknown_task' AND replayed_at IS NULL AND namespace = $1 AND environment = $2 AND task_name = ANY ($3)
+  AND (count >= $4 AND last_seen - first_seen >= $5::interval OR last_seen <= clock_timestamp() - $6::interval)
+  AND NOT key = ANY ($7)
 ORDER BY task_name, key
-LIMIT $7
+LIMIT $8
 ),
 added AS (SELECT key, sum(size) OVER (ORDER BY key) - size AS before FROM found)
-SELECT {COLUMNS} FROM added JOIN rejected_messages USING (key) WHERE before < $8
+SELECT {COLUMNS} FROM added JOIN rejected_messages USING (key) WHERE before < $9
 """  # noqa: S608 - names of our own
 
 
@@ -131,7 +147,7 @@ async def find_known_now(
     executor: Executor,
     names: Sequence[str],
     *,
-    namespace: str,
+    whose: Whose,
     most: int,
     grace: timedelta,
     silent: timedelta,
@@ -150,32 +166,41 @@ async def find_known_now(
         size: bytes of their bodies, about; one is always found.
     """
     rows = await executor.fetch(
-        FIND_KNOWN_NOW, namespace, list(names), most, grace, silent, list(besides), limit, size
+        FIND_KNOWN_NOW,
+        *whose,
+        list(names),
+        most,
+        grace,
+        silent,
+        list(besides),
+        limit,
+        size,
     )
     return [RejectedMessage(**row) for row in rows]
 
 
 FIND_REJECTED: Final = f"""
 SELECT {COLUMNS} FROM rejected_messages
-WHERE namespace = $1 AND (key = ANY ($2) OR substring(key FROM '[^ ]*$') = ANY ($2))
+WHERE namespace = $1 AND environment = $2 AND (key = ANY ($3) OR substring(key FROM '[^ ]*$') = ANY ($3))
 ORDER BY key
 """  # noqa: S608 - names of our own
 
 
-async def find_rejected(executor: Executor, ids: Sequence[str], *, namespace: str) -> list[RejectedMessage]:
+async def find_rejected(executor: Executor, ids: Sequence[str], *, whose: Whose) -> list[RejectedMessage]:
     """Rejected messages by their keys, or by their message ids alone."""
-    return [RejectedMessage(**row) for row in await executor.fetch(FIND_REJECTED, namespace, list(ids))]
+    return [RejectedMessage(**row) for row in await executor.fetch(FIND_REJECTED, *whose, list(ids))]
 
 
 FIND_REJECTED_FOR: Final = f"""
 WITH found AS MATERIALIZED (
 SELECT key, octet_length(body) AS size FROM rejected_messages
-WHERE namespace = $1 AND reason = $2 AND ($3::text IS NULL OR task_name = $3) AND replayed_at IS NULL AND key > $4
+WHERE namespace = $1 AND environment = $2 AND reason = $3 AND ($4::text IS NULL OR task_name = $4)
+  AND replayed_at IS NULL AND key > $5
 ORDER BY key
-LIMIT $5
+LIMIT $6
 ),
 added AS (SELECT key, sum(size) OVER (ORDER BY key) - size AS before FROM found)
-SELECT {COLUMNS} FROM added JOIN rejected_messages USING (key) WHERE before < $6 ORDER BY key
+SELECT {COLUMNS} FROM added JOIN rejected_messages USING (key) WHERE before < $7 ORDER BY key
 """  # noqa: S608 - names of our own
 
 
@@ -183,7 +208,7 @@ async def find_rejected_for(
     executor: Executor,
     reason: str,
     *,
-    namespace: str,
+    whose: Whose,
     task_name: str | None,
     after: str,
     limit: int,
@@ -196,14 +221,14 @@ async def find_rejected_for(
         limit: messages at most.
         size: bytes of their bodies, about; one is always found.
     """
-    rows = await executor.fetch(FIND_REJECTED_FOR, namespace, reason, task_name, after, limit, size)
+    rows = await executor.fetch(FIND_REJECTED_FOR, *whose, reason, task_name, after, limit, size)
     return [RejectedMessage(**row) for row in rows]
 
 
 MARK_REPLAYED: Final = """
 WITH held AS (
-    SELECT r.key FROM unnest($2::text[]) AS i(key) JOIN rejected_messages r ON r.key = i.key
-    WHERE r.namespace = $1
+    SELECT r.key FROM unnest($3::text[]) AS i(key) JOIN rejected_messages r ON r.key = i.key
+    WHERE r.namespace = $1 AND r.environment = $2
     ORDER BY r.key
     FOR NO KEY UPDATE OF r
 )
@@ -213,30 +238,30 @@ RETURNING r.key
 """
 
 
-async def mark_replayed(executor: Executor, keys: Sequence[str], *, namespace: str) -> None:
+async def mark_replayed(executor: Executor, keys: Sequence[str], *, whose: Whose) -> None:
     """Rejected messages → replayed: Pub/Sub has them again."""
-    await executor.fetch(MARK_REPLAYED, namespace, list(keys))
+    await executor.fetch(MARK_REPLAYED, *whose, list(keys))
 
 
 PRUNE_REJECTED: Final = """
 WITH old AS MATERIALIZED (
     SELECT key FROM rejected_messages
-    WHERE first_seen <= (SELECT clock_timestamp()) - $2::interval AND last_seen <= clock_timestamp() - $2::interval
-      AND namespace = $1
-    ORDER BY first_seen LIMIT $3
+    WHERE first_seen <= (SELECT clock_timestamp()) - $3::interval AND last_seen <= clock_timestamp() - $3::interval
+      AND namespace = $1 AND environment = $2
+    ORDER BY first_seen LIMIT $4
 ),
 held AS (
     SELECT r.key FROM old o JOIN rejected_messages r ON r.key = o.key
-    WHERE r.last_seen <= clock_timestamp() - $2::interval
+    WHERE r.last_seen <= clock_timestamp() - $3::interval
     ORDER BY r.key
     FOR UPDATE OF r SKIP LOCKED
 )
 DELETE FROM rejected_messages r USING held h
-WHERE r.key = h.key AND r.last_seen <= clock_timestamp() - $2::interval
+WHERE r.key = h.key AND r.last_seen <= clock_timestamp() - $3::interval
 RETURNING r.key
 """
 
 
-async def prune_rejected(executor: Executor, *, namespace: str, older: timedelta, limit: int) -> int:
+async def prune_rejected(executor: Executor, *, whose: Whose, older: timedelta, limit: int) -> int:
     """Rejected messages that were last seen longer ago than `older` → deleted; returns how many."""
-    return len(await executor.fetch(PRUNE_REJECTED, namespace, older, limit))
+    return len(await executor.fetch(PRUNE_REJECTED, *whose, older, limit))

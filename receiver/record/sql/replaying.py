@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 
 REPLAY: Final = """
 WITH held AS (
-    SELECT e.task_id FROM unnest($2::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
-    WHERE e.namespace = $1 AND e.status = 'FAILED'
+    SELECT e.task_id FROM unnest($3::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
+    WHERE e.namespace = $1 AND e.environment = $2 AND e.status = 'FAILED'
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e
 )
@@ -32,18 +33,18 @@ RETURNING e.task_id
 # `attempt` starts again at 0: `max_attempts` would otherwise end the execution before it runs.
 
 
-async def replay(executor: Executor, task_ids: Sequence[str], *, namespace: str) -> set[str]:
+async def replay(executor: Executor, task_ids: Sequence[str], *, whose: Whose) -> set[str]:
     """FAILED, final or not → READY and owed, its attempts counted anew; returns those that moved."""
-    return {row["task_id"] for row in await executor.fetch(REPLAY, namespace, list(task_ids))}
+    return {row["task_id"] for row in await executor.fetch(REPLAY, *whose, list(task_ids))}
 
 
 FIND_STATES: Final = """
-SELECT e.task_id, e.status FROM unnest($2::text[]) AS i(task_id)
-JOIN task_executions e ON e.task_id = i.task_id AND e.namespace = $1
+SELECT e.task_id, e.status FROM unnest($3::text[]) AS i(task_id)
+JOIN task_executions e ON e.task_id = i.task_id AND e.namespace = $1 AND e.environment = $2
 """
 
 
-async def find_states(executor: Executor, task_ids: Sequence[str], *, namespace: str) -> dict[str, str]:
+async def find_states(executor: Executor, task_ids: Sequence[str], *, whose: Whose) -> dict[str, str]:
     """The status of each of these executions; ids without a row are missing from the result."""
-    rows = await executor.fetch(FIND_STATES, namespace, list(task_ids))
+    rows = await executor.fetch(FIND_STATES, *whose, list(task_ids))
     return {row["task_id"]: row["status"] for row in rows}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from receiver.record.database import Executor
+    from receiver.record.whose import Whose
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,23 +50,23 @@ class Taken:
 _FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_timestamp())"
 
 _OWED: Final = f"""
-    e.namespace = $1 AND e.published_at IS NULL AND e.status = 'READY'
+    e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND e.status = 'READY'
     AND coalesce(e.run_after, e.enqueued_at) <= (SELECT clock_timestamp())
-    AND (e.run_after IS NOT NULL OR e.enqueued_at <= (SELECT clock_timestamp()) - $4::interval)
+    AND (e.run_after IS NOT NULL OR e.enqueued_at <= (SELECT clock_timestamp()) - $5::interval)
     AND {_FREE}
 """
 
 _LOST: Final = f"""
-    e.namespace = $1 AND {_FREE}
-    AND (e.status = 'RUNNING' AND e.lease_expires_at <= clock_timestamp() - $4::interval
-             AND (e.published_at IS NULL OR e.published_at <= clock_timestamp() - $4::interval)
-         OR e.status = 'READY' AND e.published_at <= clock_timestamp() - $5::interval
+    e.namespace = $1 AND e.environment = $2 AND {_FREE}
+    AND (e.status = 'RUNNING' AND e.lease_expires_at <= clock_timestamp() - $5::interval
+             AND (e.published_at IS NULL OR e.published_at <= clock_timestamp() - $5::interval)
+         OR e.status = 'READY' AND e.published_at <= clock_timestamp() - $6::interval
              AND (e.run_after IS NULL OR e.run_after <= clock_timestamp()))
 """
 
 _TAKE: Final = """
 WITH candidates AS MATERIALIZED (
-    SELECT e.task_id FROM task_executions e WHERE {guard} {where} LIMIT $2
+    SELECT e.task_id FROM task_executions e WHERE {guard} {where} LIMIT $3
 ),
 held AS (
     SELECT e.task_id
@@ -75,7 +76,7 @@ held AS (
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 taken AS (
-    UPDATE task_executions e SET publishing_until = clock_timestamp() + $3::interval
+    UPDATE task_executions e SET publishing_until = clock_timestamp() + $4::interval
     FROM held h WHERE e.task_id = h.task_id
     RETURNING e.task_id, e.status, e.published_at IS NOT NULL AS published, e.publishing_until,
               pg_column_size(e.args) + pg_column_size(e.kwargs) AS weight
@@ -89,17 +90,18 @@ TAKE_OWED: Final = _TAKE.format(guard=_OWED, where="ORDER BY coalesce(e.run_afte
 # Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
 # use an index for a value that may change during the search.
 
-TAKE_LOST: Final = _TAKE.format(guard=_LOST, where="AND e.ctid >= $6::tid AND e.ctid < $7::tid")
+TAKE_LOST: Final = _TAKE.format(guard=_LOST, where="AND e.ctid >= $7::tid AND e.ctid < $8::tid")
 
 TAKE_NAMED: Final = _TAKE.format(
-    guard=f"e.namespace = $1 AND e.published_at IS NULL AND e.status = 'READY' AND e.task_id = ANY ($4) AND {_FREE}"
+    guard=f"e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND e.status = 'READY'"
+    f" AND e.task_id = ANY ($5) AND {_FREE}"
     " AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())",
     where="",
 )
 
 
 async def take_owed(
-    executor: Executor, *, namespace: str, limit: int, lease: timedelta, young: timedelta
+    executor: Executor, *, whose: Whose, limit: int, lease: timedelta, young: timedelta
 ) -> Taken:
     """READY rows that are due and not published, the longest due first.
 
@@ -107,22 +109,20 @@ async def take_owed(
         lease: for how long they are the caller's.
         young: rows without `run_after` that are younger are left to their enqueuer.
     """
-    return _taken(await executor.fetch(TAKE_OWED, namespace, limit, lease, young))
+    return _taken(await executor.fetch(TAKE_OWED, *whose, limit, lease, young))
 
 
-async def take_named(
-    executor: Executor, task_ids: Sequence[str], *, namespace: str, lease: timedelta
-) -> Taken:
+async def take_named(executor: Executor, task_ids: Sequence[str], *, whose: Whose, lease: timedelta) -> Taken:
     """Those of these rows that are owed and due, however young."""
     ids = list(task_ids)
-    return _taken(await executor.fetch(TAKE_NAMED, namespace, len(ids), lease, ids))
+    return _taken(await executor.fetch(TAKE_NAMED, *whose, len(ids), lease, ids))
 
 
 async def take_lost(
     executor: Executor,
     blocks: tuple[int, int],
     *,
-    namespace: str,
+    whose: Whose,
     limit: int,
     lease: timedelta,
     stranded: timedelta,
@@ -137,7 +137,7 @@ async def take_lost(
         blocks: the first, and the one after the last.
     """
     first, end = ((block, 0) for block in blocks)
-    return _taken(await executor.fetch(TAKE_LOST, namespace, limit, lease, stranded, forgotten, first, end))
+    return _taken(await executor.fetch(TAKE_LOST, *whose, limit, lease, stranded, forgotten, first, end))
 
 
 FIND_BLOCKS: Final = """

@@ -21,6 +21,7 @@ from receiver.local_postgres.server import Postgres
 from receiver.reading import queries
 from receiver.record import migrations
 from receiver.record.database import Database
+from receiver.record.whose import Whose
 from receiver.settings import Settings
 from tests.stage.canaries import Canary, address, guarded, sung
 from tests.stage.commands import Done, run_command
@@ -110,14 +111,14 @@ def read(database: Database) -> None:
 
     async def visit() -> None:
         async with queries.reading(database) as connection:
-            await queries.executions(connection)
+            await queries.executions(connection, Whose("gyrinx", "dev"))
 
     asyncio.run(visit())
 
 
 def look(database: Database) -> None:
     """What `receiver doctor` does."""
-    asyncio.run(record_look.look(database, "gyrinx"))
+    asyncio.run(record_look.look(database, Whose("gyrinx", "dev")))
 
 
 @pytest.fixture

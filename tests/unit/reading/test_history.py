@@ -20,6 +20,7 @@ ROW = Execution(
     task_name="greet",
     task_path="shop.greet",
     namespace="shop",
+    environment="dev",
     args=[],
     kwargs={},
     status="READY",
