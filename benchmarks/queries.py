@@ -107,6 +107,9 @@ def _ledger(rows: int) -> list[Question]:
     running = [f"running-{number}" for number in range(1, BATCH + 1)]
     waiting = [f"waiting-{number}" for number in range(1, BATCH + 1)]
     pairs = [(each, 1) for each in running]
+    taken = [
+        sweeping.Held(each, "READY", published=False, until=datetime.now(UTC), weight=0) for each in waiting
+    ]
     done = items([f"01900000-{rows // 2:012d}"])
     asks("claim, 80 new; verdicts", lambda e: claim(e, items([f"new-{number}" for number in range(BATCH)])))
     asks("claim, 80 READY", lambda e: claim(e, items(waiting)))
@@ -127,8 +130,8 @@ def _ledger(rows: int) -> list[Question]:
     asks("is done", lambda e: claims.is_done(e, done[0], whose=WHOSE))
     asks("defer", lambda e: claims.defer(e, "deferred-1"))
     asks("exhaust", lambda e: claims.exhaust(e, "stranded-1", 1))
-    asks("publish: mark", lambda e: outbox.mark_published(e, waiting))
-    asks("publish: find owed", lambda e: outbox.find_owed(e, waiting))
+    asks("publish: mark", lambda e: outbox.mark_published(e, taken))
+    asks("publish: find ours", lambda e: outbox.find_ours(e, taken))
     made.append(
         Question(
             "ledger",
@@ -148,7 +151,7 @@ def _sweeper(blocks: int) -> list[Question]:
     part = sweeper.part_of(blocks, blocks // sweeper.PATROL // 2)
     lost = (*WHOSE, owed.BATCH, owed.TAKEN, owed.STRANDED, timedelta(days=14))
     return [
-        asks("take owed", sweeping.TAKE_OWED, *WHOSE, owed.BATCH, owed.TAKEN, owed.YOUNG),
+        asks("take owed", sweeping.TAKE_OWED, *WHOSE, owed.BATCH, owed.TAKEN),
         asks("take named", sweeping.TAKE_NAMED, *WHOSE, 3, owed.TAKEN, ["owed-1", "owed-2", "running-1"]),
         asks("patrol of 16 MB", sweeping.TAKE_LOST, *lost, (part[0], 0), (part[0] + owed.BLOCKS, 0)),
         asks("find blocks", sweeping.FIND_BLOCKS),

@@ -103,7 +103,7 @@ class Outbox:
     async def put(self, row: NewRow) -> Inserted:
         """Writes a row and publishes it; errors as `put_many`. The sweeper publishes a row that is due later."""
         inserted = await self._inserts.submit(row)
-        if inserted.due:
+        if inserted.until:
             # Raised when its turn does not come within `PUBLISH_TIMEOUT`: an outage, of which `_send` emits an event.
             with contextlib.suppress(DatabaseUnavailable):
                 await self._publications.submit(_Publication(outbox_row(row, inserted)))
@@ -126,7 +126,7 @@ class Outbox:
                     failed = error
                     break
                 done += written
-                due = [outbox_row(row, one) for row, one in zip(part, written, strict=True) if one.due]
+                due = [outbox_row(row, one) for row, one in zip(part, written, strict=True) if one.until]
                 publishing.create_task(self._publish(due, within=PUBLISH_TIMEOUT + len(due) / 1000))
             else:
                 failed = None
@@ -142,8 +142,8 @@ class Outbox:
         """
         try:
             async with asyncio.timeout(AFTER_COMMIT_TIMEOUT):
-                owed = await outbox.find_owed(self.pool, [row.task_id for row in rows])
-                await self._publish([row for row in rows if row.task_id in owed], within=AFTER_COMMIT_TIMEOUT)
+                ours = await outbox.find_ours(self.pool, rows)
+                await self._publish([row for row in rows if row.task_id in ours], within=AFTER_COMMIT_TIMEOUT)
         except TimeoutError:
             self._later(f"it took more than {AFTER_COMMIT_TIMEOUT:g} s")
         except DatabaseUnavailable as error:
@@ -165,9 +165,9 @@ class Outbox:
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         """Inserts rows. When the answer is lost, it inserts again: rows that are there stay as they are."""
         try:
-            found = await outbox.insert(self.pool, rows, whose=self._whose)
+            found = await outbox.insert(self.pool, rows, whose=self._whose, ours=outbox.ENQUEUER)
         except ConnectionFailed:
-            found = await outbox.insert(self.pool, rows, whose=self._whose)
+            found = await outbox.insert(self.pool, rows, whose=self._whose, ours=outbox.ENQUEUER)
         except asyncpg.PostgresError as error:
             await schema_check.explain(self.pool, error)
             raise
@@ -190,7 +190,7 @@ class Outbox:
         self._tell(done.failures)
         if done.task_ids:
             try:
-                await outbox.mark_published(self.pool, done.task_ids)
+                await outbox.mark_published(self.pool, [row for row in rows if row.task_id in done.task_ids])
             except DatabaseUnavailable as error:
                 # The sweeper publishes them again; the record absorbs the duplicates.
                 self._emit(ReceiverTrouble("published tasks are not marked as such", str(error)))
@@ -210,5 +210,12 @@ class Outbox:
 def outbox_row(row: NewRow, inserted: Inserted) -> OutboxRow:
     """The row as the publisher takes it."""
     return OutboxRow(
-        row.task_id, row.task_name, row.task_path, row.args, row.kwargs, inserted.enqueued_at, row.trace
+        row.task_id,
+        row.task_name,
+        row.task_path,
+        row.args,
+        row.kwargs,
+        inserted.enqueued_at,
+        row.trace,
+        inserted.until,
     )

@@ -1,6 +1,6 @@
 """Rows in a caller's transaction: written on the caller's connection, by its driver, and published right after its commit.
 
-Invariant: nothing is published before COMMIT has returned, and then only rows that our own connection sees (`find_owed`): a row
+Invariant: nothing is published before COMMIT has returned, and then only rows that our own connection sees (`find_ours`): a row
 that was rolled back with a savepoint, or whose transaction is not over, is not there. The caller's commit waits for the
 publication, `outbox.AFTER_COMMIT_TIMEOUT` at most; the sweeper publishes the rest.
 
@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import Session, scoped_session
 
 from receiver.enqueue.outbox import outbox_row
+from receiver.record.sql import outbox
 from receiver.record.sql.caller import insert_on
 from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
 from receiver.record.sqlstates import schema_error
@@ -96,14 +97,14 @@ def _put(
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     try:
-        inserted = insert_on(connection, rows, whose=whose)
+        inserted = insert_on(connection, rows, whose=whose, ours=outbox.ENQUEUER)
     except DBAPIError as error:
         ours = "the database of this connection (expected: the database of DATABASE_URL, with the same search_path)"
         explained = schema_error(error, ours)
         if explained is None:
             raise
         raise explained from error
-    due = [outbox_row(row, one) for row, one in zip(rows, inserted, strict=True) if one.due]
+    due = [outbox_row(row, one) for row, one in zip(rows, inserted, strict=True) if one.until]
     transaction = connection.get_transaction()
     if _commits_by_itself(connection):
         publish(connection, due)

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import GoogleError, GoogleRefused
-from receiver.record.sql import sweeping
+from receiver.record.sql import outbox, sweeping
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -36,9 +36,6 @@ TAKEN: Final = timedelta(minutes=2)
 
 WEIGHT: Final = 1_000_000
 """Stored bytes of arguments that are loaded at once. Stored bytes are compressed, at most ninety times."""
-
-YOUNG: Final = timedelta(seconds=60)
-"""Rows younger than this are left to their enqueuer, which publishes right after its commit."""
 
 STRANDED: Final = timedelta(hours=1)
 """How long after the end of its lease a RUNNING row is published again. A redelivery would take it over within minutes."""
@@ -87,9 +84,7 @@ class Owed:
         """Publishes batch after batch, the longest due first, until nothing is due or Pub/Sub cannot be reached."""
         fruitless = 0
         while fruitless < LOCKED_LOOKS:
-            taken = await sweeping.take_owed(
-                self._executor, whose=self._whose, limit=BATCH, lease=TAKEN, young=YOUNG
-            )
+            taken = await sweeping.take_owed(self._executor, whose=self._whose, limit=BATCH, lease=TAKEN)
             if not taken.seen:
                 return
             if not taken.rows:  # another sweeper is taking them: look again
@@ -139,7 +134,7 @@ class Owed:
             by_id = {row.task_id: row for row in portion}
             published = await self._publisher.publish(await sweeping.load(self._executor, portion))
             done = [by_id[task_id] for task_id in published.task_ids]
-            await sweeping.mark_swept(self._executor, done)
+            await outbox.mark_published(self._executor, done)
             given |= published.task_ids
             failed += len(published.failures)
             reached = await self._put_off(by_id, published.failures) or bool(done)

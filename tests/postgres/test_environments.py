@@ -102,7 +102,7 @@ async def test_an_enqueue_with_such_an_id_is_refused_and_others_are_written(
     rows = [outbox.NewRow(task_id, "noop", "noop", "[]", "{}") for task_id in ("owed", "new")]
     before = await look.row("owed")
     with pytest.raises(ItemRefused, match="'owed' is taken by another receiver or environment"):
-        await outbox.insert(instance.ledger.pool, rows, whose=WHOSE)
+        await outbox.insert(instance.ledger.pool, rows, whose=WHOSE, ours=None)
     assert (await look.row("new"))["environment"] == WHOSE.environment
     assert await look.row("owed") == before
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from receiver.record.connections import RecordConnection
-from receiver.record.database import Database
-from receiver.record.sql import outbox
-from receiver.record.sql.outbox import NewRow
+from receiver.record.database import Database, Executor
+from receiver.record.sql import outbox, replaying, sweeping
+from receiver.record.sql.outbox import Inserted, NewRow
 from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look
 from tests.stage.waiting import eventually
 
@@ -21,6 +21,14 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 def new(task_id: str, **changed: Any) -> NewRow:
     return NewRow(task_id, "noop", "tests.postgres.record.noop", **({"args": "[]", "kwargs": "{}"} | changed))
+
+
+async def write(executor: Executor, rows: list[NewRow]) -> dict[str, Inserted]:
+    return await outbox.insert(executor, rows, whose=WHOSE, ours=outbox.ENQUEUER)
+
+
+def ours(written: dict[str, Inserted]) -> list[Inserted]:
+    return list(written.values())
 
 
 @pytest.fixture
@@ -32,7 +40,7 @@ async def connection(database_url: str) -> Any:
 
 async def test_a_new_row_is_ready_and_owed(connection: RecordConnection, look: Look) -> None:
     row = new("a", args='[1, "x"]', kwargs='{"b": null}', group_key="g", label="l", trace=TRACE)
-    done = await outbox.insert(connection, [row], whose=WHOSE)
+    done = await write(connection, [row])
     kept = await look.row("a")
     assert (kept["status"], kept["final"], kept["attempt"], kept["fence"]) == ("READY", False, 0, 0)
     assert (json.loads(kept["args"]), json.loads(kept["kwargs"])) == ([1, "x"], {"b": None})
@@ -43,15 +51,16 @@ async def test_a_new_row_is_ready_and_owed(connection: RecordConnection, look: L
         NAMESPACE,
     )
     assert (kept["published_at"], kept["run_after"]) == (None, None)
-    assert (done["a"].enqueued_at, done["a"].run_after, done["a"].due) == (kept["enqueued_at"], None, True)
-    assert await outbox.find_owed(connection, ["a", "b"]) == {"a"}
+    assert done["a"] == Inserted("a", kept["enqueued_at"], None, kept["publishing_until"])
+    assert kept["publishing_until"] - kept["enqueued_at"] >= outbox.ENQUEUER
+    assert await outbox.find_ours(connection, ours(done)) == {"a"}
 
 
 async def test_a_statement_that_is_repeated_writes_nothing_again(
     connection: RecordConnection, look: Look
 ) -> None:
-    first = await outbox.insert(connection, [new("a"), new("b")], whose=WHOSE)
-    again = await outbox.insert(connection, [new("a"), new("c")], whose=WHOSE)
+    first = await write(connection, [new("a"), new("b")])
+    again = await write(connection, [new("a"), new("c")])
     assert again["a"] == first["a"]
     assert again.keys() == {"a", "c"}
     assert await look.value("SELECT count(*) FROM task_executions") == 3
@@ -63,8 +72,8 @@ async def test_a_statement_that_is_repeated_while_the_first_one_commits_finds_it
     await connection.fetch("SET lock_timeout = 0")  # it would hurry the test, not the statement
     transaction = other.transaction()
     await transaction.start()
-    first = await outbox.insert(other, [new("a")], whose=WHOSE)
-    again = asyncio.create_task(outbox.insert(connection, [new("a"), new("b")], whose=WHOSE))
+    first = await write(other, [new("a")])
+    again = asyncio.create_task(write(connection, [new("a"), new("b")]))
     await eventually(lambda: look.value("SELECT count(*) FROM pg_locks WHERE NOT granted"))
     await transaction.commit()
     found = await again
@@ -76,63 +85,79 @@ async def test_what_waits_for_its_time_is_not_owed_yet(connection: RecordConnect
     now = datetime.now(UTC)
     hour = timedelta(hours=1)
     rows = [new("later", run_after=now + hour), new("past", run_after=now - hour), new("delayed", delay=hour)]
-    done = await outbox.insert(connection, rows, whose=WHOSE)
-    assert {name: each.due for name, each in done.items()} == {"later": False, "past": True, "delayed": False}
+    done = await write(connection, rows)
+    assert [name for name, each in done.items() if each.until] == ["past"]
     delayed = done["delayed"]
     assert delayed.run_after is not None
     assert timedelta(0) <= delayed.run_after - delayed.enqueued_at - hour < timedelta(seconds=1)
-    assert await outbox.find_owed(connection, done) == {"past"}
+    assert await outbox.find_ours(connection, ours(done)) == {"past"}
 
 
 async def test_a_published_row_is_owed_no_more(connection: RecordConnection, look: Look) -> None:
-    await outbox.insert(connection, [new("a"), new("b")], whose=WHOSE)
-    assert await outbox.mark_published(connection, ["b", "a"]) == {"a", "b"}
-    assert await outbox.find_owed(connection, ["a", "b"]) == set()
+    taken = ours(await write(connection, [new("a"), new("b")]))
+    assert await outbox.mark_published(connection, taken[::-1]) == {"a", "b"}
+    assert await outbox.find_ours(connection, taken) == set()
     at = (await look.row("a"))["published_at"]
-    assert await outbox.mark_published(connection, ["a"]) == set()
+    assert await outbox.mark_published(connection, taken) == set()
     assert (await look.row("a"))["published_at"] == at
 
 
 async def test_a_row_that_has_gone_on_is_left_alone(
     instance: Instance, connection: RecordConnection, look: Look
 ) -> None:
-    await outbox.insert(connection, [new("a")], whose=WHOSE)
+    taken = ours(await write(connection, [new("a")]))
     await instance.claim("a")
     before = await look.row("a")
     assert before["published_at"] is not None
-    assert await outbox.find_owed(connection, ["a"]) == set()
-    assert await outbox.mark_published(connection, ["a"]) == set()
+    assert await outbox.find_ours(connection, taken) == set()
+    assert await outbox.mark_published(connection, taken) == set()
     assert await look.row("a") == before
+
+
+async def test_a_mark_that_comes_late_does_not_swallow_a_replay(
+    instance: Instance, connection: RecordConnection, look: Look
+) -> None:
+    """The message arrives and fails before its enqueuer has marked it; marked now, the replay would be nobody's."""
+    taken = ours(await write(connection, [new("a")]))
+    await instance.finish(await instance.claim("a", bound=["one too many"]))
+    assert await replaying.replay(connection, ["a"], whose=WHOSE) == {"a"}
+    assert await outbox.mark_published(connection, taken) == set()
+    assert (await look.row("a"))["published_at"] is None
 
 
 async def test_a_row_that_somebody_holds_is_not_waited_for(
     connection: RecordConnection, look: Look, other: Any
 ) -> None:
-    await outbox.insert(connection, [new("a"), new("b")], whose=WHOSE)
+    taken = ours(await write(connection, [new("a"), new("b")]))
     async with other.transaction():
         await other.execute("SELECT FROM task_executions WHERE task_id = 'a' FOR UPDATE")
-        assert await outbox.mark_published(connection, ["a", "b"]) == {"b"}
+        assert await outbox.mark_published(connection, taken) == {"b"}
 
 
 async def test_an_uncommitted_row_is_nobodys_to_publish(connection: RecordConnection, other: Any) -> None:
     transaction = other.transaction()
     await transaction.start()
-    await outbox.insert(other, [new("a")], whose=WHOSE)
-    assert await outbox.find_owed(connection, ["a"]) == set()
+    taken = ours(await write(other, [new("a")]))
+    assert await outbox.find_ours(connection, taken) == set()
     await transaction.commit()
-    assert await outbox.find_owed(connection, ["a"]) == {"a"}
+    assert await outbox.find_ours(connection, taken) == {"a"}
 
 
-async def test_a_published_row_that_the_sweeper_took_up_is_marked_anew(
+async def test_its_enqueuer_and_a_sweeper_never_both_publish_a_row(
     connection: RecordConnection, look: Look
 ) -> None:
-    await outbox.insert(connection, [new("a")], whose=WHOSE)
-    await outbox.mark_published(connection, ["a"])
-    await look.execute(
-        "UPDATE task_executions SET published_at = published_at - interval '8 days',"
-        " publishing_until = clock_timestamp() + interval '1 min'"
-    )
-    assert await outbox.mark_published(connection, ["a"]) == {"a"}
-    row = await look.row("a")
-    assert row["publishing_until"] is None
-    assert row["published_at"] > row["enqueued_at"]
+    terms: dict[str, Any] = {"whose": WHOSE, "limit": 10, "lease": timedelta(minutes=2)}
+    taken = ours(await write(connection, [new("a")]))
+    assert (await sweeping.take_owed(connection, **terms)).rows == ()
+    await look.execute("UPDATE task_executions SET publishing_until = clock_timestamp()")  # a minute later
+    (swept,) = (await sweeping.take_owed(connection, **terms)).rows
+    assert await outbox.find_ours(connection, taken) == set()
+    assert await outbox.mark_published(connection, taken) == set()
+    assert await outbox.mark_published(connection, [swept]) == {"a"}
+
+
+async def test_what_nobody_publishes_here_is_the_sweepers_at_once(connection: RecordConnection) -> None:
+    written = await outbox.insert(connection, [new("a")], whose=WHOSE, ours=None)
+    assert written["a"].until is None
+    taken = await sweeping.take_owed(connection, whose=WHOSE, limit=10, lease=timedelta(minutes=2))
+    assert [row.task_id for row in taken.rows] == ["a"]

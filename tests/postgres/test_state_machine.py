@@ -29,7 +29,7 @@ from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, Lost, N
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.connections import RecordConnection
 from receiver.record.rejections import Rejections
-from receiver.record.sql import leases, replaying, sweeping
+from receiver.record.sql import leases, outbox, replaying, sweeping
 from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, route
 
 T = TypeVar("T")
@@ -213,15 +213,11 @@ class Record(RuleBasedStateMachine):
             model.status, model.fence = "FAILED", model.fence + 1
             model.endings.append("REJECTED")
 
-    @rule(young=st.booleans())
-    def sweep(self, *, young: bool) -> None:
+    @rule()
+    def sweep(self) -> None:
         """Publishing, again or for the first time, moves nothing that the model knows of."""
         any_age = timedelta(0)
-        taken = self.do(
-            sweeping.take_owed(
-                self.connection, whose=WHOSE, limit=9, lease=any_age, young=timedelta(hours=young)
-            )
-        )
+        taken = self.do(sweeping.take_owed(self.connection, whose=WHOSE, limit=9, lease=any_age))
         lost = self.do(
             sweeping.take_lost(
                 self.connection,
@@ -236,7 +232,7 @@ class Record(RuleBasedStateMachine):
         for row in (*taken.rows, *lost.rows):
             model = self.models[row.task_id]
             assert model.status == "READY" or (model.status == "RUNNING" and model.expired)
-        self.do(sweeping.mark_swept(self.connection, [*taken.rows, *lost.rows]))
+        self.do(outbox.mark_published(self.connection, [*taken.rows, *lost.rows]))
 
     @rule(task_id=TASK_IDS)
     def replay(self, task_id: str) -> None:

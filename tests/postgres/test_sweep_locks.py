@@ -13,7 +13,7 @@ from uuid import uuid4
 from receiver.errors import DatabaseUnavailable
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import claims, leases, pruning, replaying, settlements, sweeping
+from receiver.record.sql import claims, leases, outbox, pruning, replaying, settlements, sweeping
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
 from tests.postgres.record import WHOSE, Look, route
@@ -131,7 +131,7 @@ class _Work:
         terms: dict[str, Any] = {"whose": WHOSE, "limit": 20, "lease": LEASE}
         if kind == "sweep":
             await self._connection.fetch(OWE, ids)
-            taken = await sweeping.take_owed(self._connection, **terms, young=NOW)
+            taken = await sweeping.take_owed(self._connection, **terms)
         else:
             taken = await sweeping.take_lost(
                 self._connection, (0, 1000), **terms, stranded=NOW, forgotten=NOW
@@ -139,7 +139,7 @@ class _Work:
         rows = await sweeping.load(self._connection, taken.rows)
         assert {row.task_id for row in rows} <= {row.task_id for row in taken.rows}
         if self._chance.random() < 0.5:
-            await sweeping.mark_swept(self._connection, taken.rows)
+            await outbox.mark_published(self._connection, taken.rows)
         else:
             await sweeping.postpone(self._connection, taken.rows, pause=NOW)
         return taken.rows

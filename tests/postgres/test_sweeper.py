@@ -12,7 +12,7 @@ import pytest
 from receiver.endings.outcomes import NotDue, Succeeded
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import pruning, rejected, sweeping
+from receiver.record.sql import outbox, pruning, rejected, sweeping
 from receiver.sweep import owed, sweeper
 from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
@@ -20,7 +20,6 @@ from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, other_
 from tests.postgres.sweeps import ENVIRONMENT, Post, Sweeps
 
 LEASE = timedelta(minutes=2)
-YOUNG = timedelta(seconds=60)
 
 
 def ago(**time: float) -> datetime:
@@ -61,9 +60,8 @@ async def test_a_row_that_its_enqueuer_left_is_published_once(sweeps: Sweeps, lo
 async def test_only_what_is_due_is_published(sweeps: Sweeps, look: Look, post: Post) -> None:
     old: dict[str, Any] = {"enqueued_at": ago(seconds=90)}
     await look.seed("due", **old)
-    await look.seed("deferred and due", run_after=ago(seconds=1))  # however young: nobody else publishes it
+    await look.seed("deferred and due", run_after=ago(seconds=1))
     await look.seed("its lease is over", **old, publishing_until=ago(seconds=1))
-    await look.seed("young", enqueued_at=ago(seconds=40))
     await look.seed("deferred", **old, run_after=ahead(minutes=1))
     await look.seed("published", **old, published_at=ago(seconds=80))
     await look.seed("somebody publishes it", **old, publishing_until=ahead(minutes=1))
@@ -209,7 +207,7 @@ async def test_a_claim_in_between_wins(
     claimed = await instance.claim("a")
     before = await look.row("a")
     assert await sweeping.load(connection, taken.rows) == []
-    assert await sweeping.mark_swept(connection, taken.rows) == set()
+    assert await outbox.mark_published(connection, taken.rows) == set()
     assert await look.row("a") == before
     assert isinstance(await instance.settle(claimed, Succeeded("1")), Succeeded)
 
@@ -222,7 +220,7 @@ async def test_an_early_delivery_in_between_wins(
     taken = await _take(connection)
     await look.execute("UPDATE task_executions SET run_after = clock_timestamp() + interval '1 h'")
     assert isinstance(await instance.ledger.claim(call("a")), NotDue)
-    assert await sweeping.mark_swept(connection, taken.rows) == set()
+    assert await outbox.mark_published(connection, taken.rows) == set()
     assert (await look.row("a"))["published_at"] is None
 
 
@@ -235,9 +233,9 @@ async def test_a_sweeper_that_lost_its_time_marks_nothing_of_the_next_ones(
     await look.execute("UPDATE task_executions SET publishing_until = clock_timestamp()")
     second = await _take(connection)
     assert len(second.rows) == 1
-    assert await sweeping.mark_swept(connection, first.rows) == set()
+    assert await outbox.mark_published(connection, first.rows) == set()
     await sweeping.postpone(connection, first.rows)
-    assert await sweeping.mark_swept(connection, second.rows) == {"a"}
+    assert await outbox.mark_published(connection, second.rows) == {"a"}
 
 
 async def test_what_was_delivered_early_is_owed_and_swept(
@@ -324,7 +322,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
         if analyse:
             await look.execute("ANALYZE task_executions")
         for statement, arguments, found in (
-            (sweeping.TAKE_OWED, (*WHOSE, 10, LEASE, YOUNG), "task_executions_owed"),
+            (sweeping.TAKE_OWED, (*WHOSE, 10, LEASE), "task_executions_owed"),
             (
                 sweeping.TAKE_LOST,
                 (*WHOSE, 10, LEASE, LEASE, LEASE, (0, 0), (9, 0)),
@@ -366,7 +364,7 @@ async def connection(database_url: str) -> Any:
 
 
 async def _take(connection: RecordConnection) -> sweeping.Taken:
-    return await sweeping.take_owed(connection, whose=WHOSE, limit=10, lease=LEASE, young=YOUNG)
+    return await sweeping.take_owed(connection, whose=WHOSE, limit=10, lease=LEASE)
 
 
 async def _rows(look: Look) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Interval, Text, bindparam, cast, func, insert
+from sqlalchemy import Interval, Text, bindparam, case, cast, func, insert
 from sqlalchemy.dialects.postgresql import JSONB
 
 from receiver.record.schema import task_executions
@@ -19,8 +19,9 @@ from receiver.record.sql.outbox import Inserted, NewRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection
     from sqlalchemy.sql.dml import ReturningInsert
 
     from receiver.record.whose import Whose
@@ -47,30 +48,38 @@ def _insert() -> ReturningInsert[Any]:
     values = {name: bindparam(f"new_{name}", type_=_columns[name].type) for name in PLAIN}
     # As text with a cast: the caller's engine may have a JSON serialiser of its own.
     documents = {name: cast(bindparam(f"new_{name}", type_=Text), JSONB) for name in ("args", "kwargs")}
-    due = func.coalesce(
-        bindparam("new_run_after", type_=_columns.run_after.type),
-        _now + bindparam("new_delay", type_=Interval),
-    )
+    is_due = func.coalesce(_due("again") <= _now, True)
+    until = case((is_due, _now + bindparam("new_ours", type_=Interval)), else_=None)
     return (
         insert(task_executions)
-        .values(**values, **documents, enqueued_at=_now, run_after=due)
+        .values(**values, **documents, enqueued_at=_now, run_after=_due("new"), publishing_until=until)
         .returning(
             _columns.task_id,
             _columns.enqueued_at,
             _columns.run_after,
-            func.coalesce(_columns.run_after <= _now, True).label("due"),
+            _columns.publishing_until,
         )
     )
+
+
+def _due(prefix: str) -> ColumnElement[Any]:
+    """When it may run. Each use has parameters of its own: for asyncpg, SQLAlchemy loses one that is used twice in several rows."""
+    moment = bindparam(f"{prefix}_run_after", type_=_columns.run_after.type)
+    return func.coalesce(moment, _now + bindparam(f"{prefix}_delay", type_=Interval))
 
 
 INSERT_ON: Final = _insert()
 
 
-def insert_on(connection: Connection, rows: Sequence[NewRow], *, whose: Whose) -> list[Inserted]:
-    """New rows, READY, in the order of `rows`; errors as SQLAlchemy raises them."""
+def insert_on(
+    connection: Connection, rows: Sequence[NewRow], *, whose: Whose, ours: timedelta | None
+) -> list[Inserted]:
+    """New rows, READY, in the order of `rows`; `ours` as for `outbox.insert`; errors as SQLAlchemy raises them."""
     given = [
         {f"new_{name}": getattr(row, name) for name in NEW_ROW}
         | {"new_namespace": whose.namespace, "new_environment": whose.environment, "new_status": "READY"}
+        | {"new_ours": ours}
+        | {"again_run_after": row.run_after, "again_delay": row.delay}
         for row in rows
     ]
     found = {row["task_id"]: row for row in connection.execute(INSERT_ON, given).mappings()}
@@ -78,10 +87,8 @@ def insert_on(connection: Connection, rows: Sequence[NewRow], *, whose: Whose) -
 
 
 def _inserted(row: Any) -> Inserted:
-    run_after = row["run_after"]
     return Inserted(
         row["task_id"],
         row["enqueued_at"].astimezone(UTC),
-        run_after.astimezone(UTC) if run_after is not None else None,
-        bool(row["due"]),
+        *(moment and moment.astimezone(UTC) for moment in (row["run_after"], row["publishing_until"])),
     )

@@ -1,22 +1,39 @@
 """nothing → READY, and READY stays READY while it is published: the row is the outbox.
 
-A row that is READY, due and without `published_at` is owed to Pub/Sub. The publisher marks it afterwards. Its message may
-arrive before that; then the claim marks the row as well.
+A row that is READY, due and without `published_at` is owed to Pub/Sub. `publishing_until` says that somebody publishes it, until
+that time: its enqueuer, which takes it with the insert, or a sweeper. Who has published it marks the row that still carries the
+very time that was set. Whatever moves the row in between clears the time, and then the mark changes nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final, Protocol
 
 from receiver.errors import ItemRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import datetime, timedelta
+    from collections.abc import Sequence
+    from datetime import datetime
 
     from receiver.record.database import Executor
     from receiver.record.whose import Whose
+
+ENQUEUER: Final = timedelta(seconds=60)
+"""How long a new row is its enqueuer's to publish; then the sweeper takes it."""
+
+
+class Publishing(Protocol):
+    """A row that is somebody's to publish until that time."""
+
+    @property
+    def task_id(self) -> str:
+        """Its id."""
+
+    @property
+    def until(self) -> datetime | None:
+        """The `publishing_until` that was set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +59,7 @@ class NewRow:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """What a message is made of. `args` and `kwargs` are JSON text, `trace` a W3C traceparent."""
+    """What a message is made of. `args` and `kwargs` are JSON text, `trace` a W3C traceparent, `until` as in `Publishing`."""
 
     task_id: str
     task_name: str
@@ -51,16 +68,17 @@ class OutboxRow:
     kwargs: str = field(repr=False)
     enqueued_at: datetime
     trace: str | None
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """A row that is written. `due`: it may be published now."""
+    """A row that is written. `until`: it is due, and ours to publish until then; None leaves it to the sweeper."""
 
     task_id: str
     enqueued_at: datetime
     run_after: datetime | None
-    due: bool
+    until: datetime | None
 
 
 INSERT = """
@@ -71,43 +89,51 @@ WITH input AS MATERIALIZED (
 ),
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, enqueued_at,
-                                 run_after, group_key, label, trace)
+                                 run_after, publishing_until, group_key, label, trace)
     SELECT i.task_id, i.task_name, i.task_path, $11, $12, i.args::jsonb, i.kwargs::jsonb, 'READY', clock_timestamp(),
-           coalesce(i.run_after, clock_timestamp() + i.delay), i.group_key, i.label, i.trace
+           coalesce(i.run_after, clock_timestamp() + i.delay),
+           CASE WHEN coalesce(i.run_after <= clock_timestamp(), i.delay <= interval '0', true)
+                THEN clock_timestamp() + $13::interval END,
+           i.group_key, i.label, i.trace
     FROM input i
     ORDER BY i.task_id COLLATE "C"
     ON CONFLICT (task_id) DO NOTHING
-    RETURNING task_id, enqueued_at, run_after
-),
-stands AS (
-    SELECT task_id, enqueued_at, run_after FROM created
-    UNION ALL
-    SELECT e.task_id, e.enqueued_at, e.run_after FROM input i JOIN task_executions e ON e.task_id = i.task_id
-    WHERE e.namespace = $11 AND e.environment = $12
+    RETURNING task_id, enqueued_at, run_after, publishing_until
 )
-SELECT task_id, enqueued_at, run_after, coalesce(run_after <= clock_timestamp(), true) AS due FROM stands
+SELECT task_id, enqueued_at, run_after, publishing_until FROM created
+UNION ALL
+SELECT e.task_id, e.enqueued_at, e.run_after, e.publishing_until
+FROM input i JOIN task_executions e ON e.task_id = i.task_id
+WHERE e.namespace = $11 AND e.environment = $12
 """
 # The enqueuer makes the ids, so that an existing row is from the same statement, whose answer was lost. The last SELECT sees
 # the table as it was before the statement: no row comes twice.
 
 
-async def insert(executor: Executor, rows: Sequence[NewRow], *, whose: Whose) -> dict[str, Inserted]:
+async def insert(
+    executor: Executor, rows: Sequence[NewRow], *, whose: Whose, ours: timedelta | None
+) -> dict[str, Inserted]:
     """A new row, READY; by task_id. May be repeated when its answer was lost.
+
+    Args:
+        ours: for how long those that are due are the caller's to publish; None leaves all to the sweeper.
 
     Raises:
         ItemRefused: the id of a row is an execution's of another receiver or environment; the other rows are there.
     """
-    found = await _insert(executor, rows, whose)
+    found = await _insert(executor, rows, whose, ours)
     if len(found) < len(rows):
         # The first statement was still under way: the second one waited for its commit, and its snapshot is older.
-        found = await _insert(executor, rows, whose)
+        found = await _insert(executor, rows, whose, ours)
     for row in rows:
         if row.task_id not in found:
             raise ItemRefused("23505", f"the id {row.task_id!r} is taken by another receiver or environment")
     return found
 
 
-async def _insert(executor: Executor, rows: Sequence[NewRow], whose: Whose) -> dict[str, Inserted]:
+async def _insert(
+    executor: Executor, rows: Sequence[NewRow], whose: Whose, ours: timedelta | None
+) -> dict[str, Inserted]:
     found = await executor.fetch(
         INSERT,
         [row.task_id for row in rows],
@@ -121,45 +147,52 @@ async def _insert(executor: Executor, rows: Sequence[NewRow], whose: Whose) -> d
         [row.label for row in rows],
         [row.trace for row in rows],
         *whose,
+        ours,
     )
     return {
-        row["task_id"]: Inserted(row["task_id"], row["enqueued_at"], row["run_after"], row["due"])
+        row["task_id"]: Inserted(
+            row["task_id"], row["enqueued_at"], row["run_after"], row["publishing_until"]
+        )
         for row in found
     }
 
 
-FIND_OWED = """
-SELECT task_id
-FROM task_executions
-WHERE task_id = ANY ($1::text[])
-  AND status = 'READY' AND published_at IS NULL AND (run_after IS NULL OR run_after <= clock_timestamp())
+FIND_OURS = """
+SELECT e.task_id
+FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
+JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
+WHERE e.status = 'READY'
 """
-# Not a join: on a table without statistics the planner compared every row with every id, 3 000 in half a second.
 
 
-async def find_owed(executor: Executor, task_ids: Iterable[str]) -> set[str]:
-    """Which of these rows are committed, due, and not published."""
-    return {row["task_id"] for row in await executor.fetch(FIND_OWED, list(task_ids))}
+async def find_ours(executor: Executor, rows: Sequence[Publishing]) -> set[str]:
+    """Which of these rows are committed, and still the caller's to publish."""
+    return {row["task_id"] for row in await executor.fetch(FIND_OURS, *pairs(rows))}
 
 
-MARK_PUBLISHED = """
+MARK = """
 WITH held AS (
     SELECT e.task_id
-    FROM unnest($1::text[]) AS i(task_id)
-    JOIN task_executions e ON e.task_id = i.task_id
-    WHERE e.status = 'READY' AND (e.published_at IS NULL OR e.publishing_until IS NOT NULL)
+    FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
+    JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
+    WHERE e.status IN ('READY', 'RUNNING')
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )
-UPDATE task_executions e
-SET published_at = clock_timestamp(), publishing_until = NULL
-FROM held h
-WHERE e.task_id = h.task_id
+UPDATE task_executions e SET {change}
+FROM held h WHERE e.task_id = h.task_id
 RETURNING e.task_id
 """
-# A locked row is being claimed: its message has arrived, and the claim marks it.
+
+MARK_PUBLISHED = MARK.format(change="published_at = clock_timestamp(), publishing_until = NULL")
+# A locked row is being claimed: its message has arrived.
 
 
-async def mark_published(executor: Executor, task_ids: Iterable[str]) -> set[str]:
-    """READY stays READY, published. Rows that have moved on are left alone."""
-    return {row["task_id"] for row in await executor.fetch(MARK_PUBLISHED, list(task_ids))}
+async def mark_published(executor: Executor, rows: Sequence[Publishing]) -> set[str]:
+    """Pub/Sub has the message: `published_at` is now. A row that moved on meanwhile is left alone."""
+    return {row["task_id"] for row in await executor.fetch(MARK_PUBLISHED, *pairs(rows))}
+
+
+def pairs(rows: Sequence[Publishing]) -> tuple[list[str], list[datetime | None]]:
+    """The ids and the times, as arguments of a statement."""
+    return [row.task_id for row in rows], [row.until for row in rows]

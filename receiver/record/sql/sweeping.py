@@ -1,11 +1,10 @@
 """READY stays READY, RUNNING stays RUNNING, while the sweeper gives the message to Pub/Sub (again).
 
-`publishing_until` says that a sweeper is publishing the row, until that time. What the sweeper writes afterwards names
-exactly the time that it set. So several sweepers take different rows, a sweeper that dies loses its rows when the time is
-over, and a claim or an early delivery in between, which clears the time, wins. Nothing here touches status, fence,
-attempt or lease.
+`publishing_until` says that a sweeper (or its enqueuer) publishes the row, until that time. What the sweeper writes afterwards
+names exactly the time that it set. So several sweepers take different rows, a sweeper that dies loses its rows when the time
+is over, and a claim or an early delivery in between, which clears the time, wins. Nothing here touches status, fence, attempt or lease.
 
-Next: `receiver.sweep.owed` publishes between `take_*` and `mark_*`, with no transaction open.
+Next: `receiver.sweep.owed` publishes between `take_*` and `outbox.mark_published`, with no transaction open.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.record.sql.outbox import OutboxRow
+from receiver.record.sql.outbox import MARK, OutboxRow, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +51,6 @@ _FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_times
 _OWED: Final = f"""
     e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND e.status = 'READY'
     AND coalesce(e.run_after, e.enqueued_at) <= (SELECT clock_timestamp())
-    AND (e.run_after IS NOT NULL OR e.enqueued_at <= (SELECT clock_timestamp()) - $5::interval)
     AND {_FREE}
 """
 
@@ -100,16 +98,9 @@ TAKE_NAMED: Final = _TAKE.format(
 )
 
 
-async def take_owed(
-    executor: Executor, *, whose: Whose, limit: int, lease: timedelta, young: timedelta
-) -> Taken:
-    """READY rows that are due and not published, the longest due first.
-
-    Args:
-        lease: for how long they are the caller's.
-        young: rows without `run_after` that are younger are left to their enqueuer.
-    """
-    return _taken(await executor.fetch(TAKE_OWED, *whose, limit, lease, young))
+async def take_owed(executor: Executor, *, whose: Whose, limit: int, lease: timedelta) -> Taken:
+    """READY rows that are due and not published, the longest due first; for `lease` they are the caller's."""
+    return _taken(await executor.fetch(TAKE_OWED, *whose, limit, lease))
 
 
 async def take_named(executor: Executor, task_ids: Sequence[str], *, whose: Whose, lease: timedelta) -> Taken:
@@ -153,7 +144,7 @@ async def find_blocks(executor: Executor) -> tuple[int, int]:
 
 
 LOAD: Final = """
-SELECT e.task_id, e.task_name, e.task_path, e.args::text AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace
+SELECT e.task_id, e.task_name, e.task_path, e.args::text AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace, i.until
 FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
 JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
 """
@@ -161,36 +152,14 @@ JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
 
 async def load(executor: Executor, rows: Sequence[Held]) -> list[OutboxRow]:
     """The content of the messages, for the rows that are still the caller's."""
-    return [OutboxRow(**row) for row in await executor.fetch(LOAD, *_pairs(rows))]
+    return [OutboxRow(**row) for row in await executor.fetch(LOAD, *pairs(rows))]
 
 
-_MARK: Final = """
-WITH held AS (
-    SELECT e.task_id
-    FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
-    JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
-    WHERE e.status IN ('READY', 'RUNNING')
-    ORDER BY e.task_id
-    FOR NO KEY UPDATE OF e SKIP LOCKED
-)
-UPDATE task_executions e SET {change}
-FROM held h WHERE e.task_id = h.task_id
-RETURNING e.task_id
-"""
-
-MARK_SWEPT: Final = _MARK.format(change="published_at = clock_timestamp(), publishing_until = NULL")
-# A locked row is being claimed: its message has arrived.
-
-POSTPONE: Final = _MARK.format(
+POSTPONE: Final = MARK.format(
     change="""publishing_until = clock_timestamp() + CASE WHEN $3::interval IS NOT NULL THEN $3::interval ELSE least(
         $5::interval,
         greatest($4::interval, clock_timestamp() - coalesce(e.published_at, e.run_after, e.enqueued_at))) END"""
 )
-
-
-async def mark_swept(executor: Executor, rows: Sequence[Held]) -> set[str]:
-    """Pub/Sub has the message: `published_at` is now. A row that moved on meanwhile is left alone."""
-    return {row["task_id"] for row in await executor.fetch(MARK_SWEPT, *_pairs(rows))}
 
 
 async def postpone(
@@ -206,7 +175,7 @@ async def postpone(
     Without `pause`, each waits again as long as it has waited so far, between `least` and `most`. So a message that Pub/Sub
     refuses is tried at doubling intervals, without a column that counts.
     """
-    await executor.fetch(POSTPONE, *_pairs(rows), pause, least, most)
+    await executor.fetch(POSTPONE, *pairs(rows), pause, least, most)
 
 
 def _taken(found: Sequence[Mapping[str, Any]]) -> Taken:
@@ -216,7 +185,3 @@ def _taken(found: Sequence[Mapping[str, Any]]) -> Taken:
         if row["task_id"] is not None
     )
     return Taken(rows, found[0]["seen"])
-
-
-def _pairs(rows: Sequence[Held]) -> tuple[list[str], list[datetime]]:
-    return [row.task_id for row in rows], [row.until for row in rows]

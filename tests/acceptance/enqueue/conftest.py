@@ -101,7 +101,7 @@ class House:
     async def sweep(self) -> None:
         """A sweep, as the scheduler causes it, a minute after whatever was enqueued."""
         await self.record.fetch(
-            "UPDATE task_executions SET enqueued_at = enqueued_at - interval '61 s' WHERE status = 'READY'"
+            "UPDATE task_executions SET publishing_until = publishing_until - interval '61 s' WHERE status = 'READY'"
         )
         answer = await asyncio.to_thread(self.instance.pusher().send, scheduled_message(SWEEP.name))
         assert (answer.status_code, answer.text) == (200, "The task completed.")

@@ -24,7 +24,7 @@ from receiver.errors import GoogleUnavailable
 from receiver.google.pubsub import Pubsub
 from receiver.record.connections import RecordConnection
 from receiver.record.ledger import Ledger
-from receiver.record.sql import outbox, sweeping
+from receiver.record.sql import outbox
 from receiver.record.sqlstates import ConnectionFailed
 from receiver.record.task_transaction import CommitUnknown, TaskTransaction
 from receiver.serving import app
@@ -112,11 +112,10 @@ def install() -> None:
     _around(transactions, "put", "before the outbox's row", "after the outbox's row")
     _around(Publisher, "publish", "before the publish", "after the publish", during="publish sent")
     _around(outbox, "mark_published", "before the mark", "after the mark")
-    _around(sweeping, "mark_swept", "before the mark", "after the mark")
     _before(app, "reply", "before the answer")
     _before(app, "Delivered", "after the answer")
     # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own.
-    owed.YOUNG = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]
+    outbox.ENQUEUER = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]
     owed.TAKEN = timedelta(seconds=float(os.environ["STORM_SWEEP_LEASE"]))  # type: ignore[misc]
     if os.environ.get("STORM_LIES"):
         Liar(os.environ["STORM_LIES"]).install()
