@@ -112,6 +112,7 @@ class RejectionReason(StrEnum):
     UNKNOWN_TASK = "unknown_task"
     BAD_ARGUMENTS = "bad_arguments"
     FOREIGN_TASK_ID = "foreign_task_id"
+    DEAD_LETTER = "dead_letter"
 
 
 class Rejected(Refusal):

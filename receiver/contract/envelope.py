@@ -23,6 +23,9 @@ T = TypeVar("T")
 SCHEDULED_PREFIX: Final = "scheduled-"
 """Before the task's name: the `task_id` in every firing of a scheduled task."""
 
+FOREIGN_PREFIX: Final = "message-"
+"""Before the digest that is the id of an execution whose message is no task's."""
+
 _LARGE: Final = 64 * 1024
 """Bytes from which a text is decoded without garbage collection; ordinary ones are far smaller."""
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from receiver.contract.message import Delivery
     from receiver.delivery.admission import Admission, Admitted, Place
+    from receiver.delivery.dead_letter import DeadLetters
     from receiver.endings.outcomes import Outcome
     from receiver.record.ledger import Ledger
     from receiver.record.rejections import Rejections
@@ -88,6 +89,7 @@ class PushEndpoint:
         ledger: Ledger,
         runner: Runs,
         rejections: Rejections,
+        dead_letters: DeadLetters,
         emit: Emit,
     ) -> None:
         self._verifier = verifier
@@ -96,6 +98,7 @@ class PushEndpoint:
         self._ledger = ledger
         self._runner = runner
         self._rejections = rejections
+        self._dead_letters = dead_letters
         self._emit = emit
 
     async def answer(self, push: Push) -> Ending:  # noqa: PLR0911 - a table: one line an ending
@@ -126,11 +129,15 @@ class PushEndpoint:
         try:
             return await self.receive(push, body)
         except Rejected as rejected:
+            if push.delivery is None and (taken := await self._dead_letters.receive_unread(body)) is not None:
+                return taken
             return await self._rejections.reject(body, rejected, _identity(push, body))
 
     async def receive(self, push: Push, body: bytes) -> Ending:
         """The path of a message whose sender is verified."""
         push.delivery = delivery = decode(body)
+        if delivery.subscription.endswith(self._dead_letters.subscription):
+            return await self._dead_letters.receive(body, delivery)
         push.route = route = self._registry.find(delivery.task_name)
         if route is None:
             raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")

@@ -16,6 +16,7 @@ from receiver.endings.outcomes import (
     Abandoned,
     Broken,
     Busy,
+    DeadLettered,
     Denied,
     Disconnected,
     Done,
@@ -62,6 +63,8 @@ def reply(ending: Ending) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table: o
             return Reply(200, "The message was rejected repeatedly and has been set aside.")
         case Refused():
             return Reply(400, "The message was rejected.")
+        case DeadLettered():
+            return Reply(200, "The dead letter is recorded.")
         case Oversized():
             return Reply(400, "The message is too large.")
         case Disconnected():

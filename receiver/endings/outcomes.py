@@ -99,6 +99,12 @@ class Exhausted(msgspec.Struct, frozen=True):
 NotStarted = Done | Busy | NotDue | Exhausted
 
 
+class DeadLettered(msgspec.Struct, frozen=True):
+    """A dead letter was delivered, and the record knows it. `what` became of which execution, for the log."""
+
+    what: str
+
+
 class Denied(msgspec.Struct, frozen=True):
     """The push has no valid token."""
 
@@ -135,4 +141,15 @@ class Broken(msgspec.Struct, frozen=True):
     """An error of the receiver itself; it is logged with its traceback."""
 
 
-Ending = Outcome | NotStarted | Denied | Oversized | Refused | Full | Disconnected | Unrecorded | Broken
+Ending = (
+    Outcome
+    | NotStarted
+    | DeadLettered
+    | Denied
+    | Oversized
+    | Refused
+    | Full
+    | Disconnected
+    | Unrecorded
+    | Broken
+)

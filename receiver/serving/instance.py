@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from receiver import maintenance
 from receiver.delivery.admission import Admission, Threads
 from receiver.delivery.certificates import Certificates
+from receiver.delivery.dead_letter import DeadLetters
 from receiver.delivery.push import PushEndpoint
 from receiver.delivery.runner import Runner
 from receiver.delivery.verifier import NoVerifier, Verifier
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from receiver.delivery.push import Runs, Verifies
     from receiver.record.task_pool import TaskPool
     from receiver.tasks.call import Backend
     from receiver.tasks.registry import Registry
@@ -109,13 +111,6 @@ class Service:
             max_inflight_bytes=settings.max_inflight_bytes,
             max_body_bytes=settings.max_body_bytes,
         )
-        rejections = Rejections(
-            self.ledger.pool,
-            whose=Whose.of(settings),
-            instance=settings.instance,
-            most=settings.max_rejections,
-            grace=settings.rejection_grace,
-        )
         self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
         self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
         self._readiness = Readiness(self.ledger.pool, self.certificates, emit)
@@ -124,8 +119,21 @@ class Service:
             if self.certificates is not None
             else NoVerifier()
         )
-        self.endpoint = PushEndpoint(
-            verifier, self.registry, self.admission, self.ledger, self.runner, rejections, emit
+        self.endpoint = self.endpoint_with(verifier, self.runner)
+
+    def endpoint_with(self, verifier: Verifies, runner: Runs) -> PushEndpoint:
+        """The push endpoint of this instance, with another verifier or runner: the test kit's."""
+        settings = self.settings
+        rejections = Rejections(
+            self.ledger.pool,
+            whose=Whose.of(settings),
+            instance=settings.instance,
+            most=settings.max_rejections,
+            grace=settings.rejection_grace,
+        )
+        dead_letters = DeadLetters(self.ledger.pool, self.registry, settings)
+        return PushEndpoint(
+            verifier, self.registry, self.admission, self.ledger, runner, rejections, dead_letters, self.emit
         )
 
     async def check_schema(self) -> None:

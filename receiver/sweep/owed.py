@@ -1,4 +1,4 @@
-"""Publishes owed rows: READY rows that are due and were not published, or were forgotten by Pub/Sub.
+"""Publishes owed rows: rows that are due and whose message Pub/Sub does not have, or has forgotten.
 
 Invariants: while Pub/Sub is asked, no transaction is open and no row locked. Only a row that Pub/Sub has taken is marked. A
 row that Pub/Sub refuses is postponed alone. A sweeper that dies in between loses its rows after `TAKEN`; they are published
@@ -140,9 +140,9 @@ class Owed:
             reached = await self._put_off(by_id, published.failures) or bool(done)
         moved = [row for row in taken.rows if row.task_id in given]
         return PublishedCounts(
-            published=sum(row.status == TaskResultStatus.READY and not row.published for row in moved),
-            forgotten=sum(row.status == TaskResultStatus.READY and row.published for row in moved),
-            stranded=sum(row.status == TaskResultStatus.RUNNING for row in moved),
+            published=sum(not row.published for row in moved),
+            forgotten=sum(row.published and row.status == TaskResultStatus.READY for row in moved),
+            stranded=sum(row.published and row.status == TaskResultStatus.RUNNING for row in moved),
             failed=failed,
             reached=reached,
         )

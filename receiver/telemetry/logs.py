@@ -23,6 +23,7 @@ from receiver.contract.failure import TRACEBACK_LIMIT, Failure, error_type
 from receiver.endings.outcomes import (
     Abandoned,
     Broken,
+    DeadLettered,
     Denied,
     Ending,
     Exhausted,
@@ -41,7 +42,8 @@ from receiver.text import clean
 if TYPE_CHECKING:
     from receiver.settings import Settings
 
-_WARNINGS, _ERRORS = (Denied, Refused, Oversized, Exhausted), (Failed, Abandoned, Lost, Unrecorded, Broken)
+_WARNINGS = (Denied, Refused, Oversized, Exhausted, DeadLettered)
+_ERRORS = (Failed, Abandoned, Lost, Unrecorded, Broken)
 _LEVELS = dict.fromkeys(_WARNINGS, logging.WARNING) | dict.fromkeys(_ERRORS, logging.ERROR)
 """Endings that are not here are INFO."""
 
@@ -118,8 +120,8 @@ def _why(ending: Ending) -> str | None:
     match ending:
         case Failed(failure=failure):
             return f"{failure.error_type}: {failure.message}"
-        case Denied(reason=reason):
-            return reason
+        case Denied(reason=why) | DeadLettered(what=why):
+            return why
         case Refused(reason=reason, detail=detail):
             return f"{reason}: {detail}"
         case Full(resource=resource):

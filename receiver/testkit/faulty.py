@@ -15,13 +15,12 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from receiver.contract.failure import Failure
-from receiver.delivery.push import Push, PushEndpoint
+from receiver.delivery.push import Push
 from receiver.delivery.replies import reply
 from receiver.delivery.verifier import NoVerifier
 from receiver.endings.outcomes import Ending, Outcome, Succeeded
 from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
-from receiver.record.rejections import Rejections
 from receiver.record.whose import Whose
 from receiver.serving.instance import Service
 from receiver.sweep import sweeper
@@ -46,6 +45,7 @@ _TIMES = (
     ("task_executions", "published_at"),
     ("task_executions", "started_at"),
     ("task_executions", "finished_at"),
+    ("task_executions", "dead_lettered_at"),
     ("rejected_messages", "first_seen"),
     ("rejected_messages", "last_seen"),
 )
@@ -119,16 +119,7 @@ class Receiver:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._service = service = Service(settings, registry, emit=_drop)
         self.runner = FaultyRunner(service.runner)
-        rejections = Rejections(
-            service.ledger.pool,
-            whose=Whose.of(settings),
-            instance=settings.instance,
-            most=settings.max_rejections,
-            grace=settings.rejection_grace,
-        )
-        self._endpoint = PushEndpoint(
-            NoVerifier(), registry, service.admission, service.ledger, self.runner, rejections, _drop
-        )
+        self._endpoint = service.endpoint_with(NoVerifier(), self.runner)
 
     def knows(self, name: str) -> bool:
         """Whether a route has this name."""

@@ -175,7 +175,7 @@ WITH held AS (
     SELECT e.task_id
     FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
     JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
-    WHERE e.status IN ('READY', 'RUNNING')
+    WHERE NOT e.final
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )

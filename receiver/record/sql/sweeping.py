@@ -1,4 +1,4 @@
-"""READY stays READY, RUNNING stays RUNNING, while the sweeper gives the message to Pub/Sub (again).
+"""READY stays READY, RUNNING stays RUNNING, FAILED stays FAILED, while the sweeper gives the message to Pub/Sub (again).
 
 `publishing_until` says that a sweeper (or its enqueuer) publishes the row, until that time. What the sweeper writes afterwards
 names exactly the time that it set. So several sweepers take different rows, a sweeper that dies loses its rows when the time
@@ -49,7 +49,8 @@ class Taken:
 _FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_timestamp())"
 
 _OWED: Final = f"""
-    e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND e.status = 'READY'
+    e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND NOT e.final
+    AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
     AND coalesce(e.run_after, e.enqueued_at) <= (SELECT clock_timestamp())
     AND {_FREE}
 """
@@ -57,7 +58,7 @@ _OWED: Final = f"""
 _LOST: Final = f"""
     e.namespace = $1 AND e.environment = $2 AND {_FREE}
     AND (e.status = 'RUNNING' AND e.lease_expires_at <= clock_timestamp() - $5::interval
-             AND (e.published_at IS NULL OR e.published_at <= clock_timestamp() - $5::interval)
+             AND e.published_at <= clock_timestamp() - $5::interval
          OR e.status = 'READY' AND e.published_at <= clock_timestamp() - $6::interval
              AND (e.run_after IS NULL OR e.run_after <= clock_timestamp()))
 """
@@ -86,7 +87,8 @@ ORDER BY t.task_id
 
 TAKE_OWED: Final = _TAKE.format(guard=_OWED, where="ORDER BY coalesce(e.run_after, e.enqueued_at)")
 # Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
-# use an index for a value that may change during the search.
+# use an index for a value that may change during the search. RUNNING or FAILED and not published: its message has become a dead
+# letter while it ran (`dead_letters.take_back`).
 
 TAKE_LOST: Final = _TAKE.format(guard=_LOST, where="AND e.ctid >= $7::tid AND e.ctid < $8::tid")
 
@@ -99,7 +101,7 @@ TAKE_NAMED: Final = _TAKE.format(
 
 
 async def take_owed(executor: Executor, *, whose: Whose, limit: int, lease: timedelta) -> Taken:
-    """READY rows that are due and not published, the longest due first; for `lease` they are the caller's."""
+    """Rows that are due, not published and not running, the longest due first; for `lease` they are the caller's."""
     return _taken(await executor.fetch(TAKE_OWED, *whose, limit, lease))
 
 

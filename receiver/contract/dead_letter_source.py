@@ -1,0 +1,44 @@
+"""Where a dead letter comes from. Pub/Sub publishes a copy with an id of its own, and says the rest in four attributes.
+
+Next: `receiver.delivery.dead_letter` finds the execution by it; `receiver.sweep.replays` finds the topic.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX: Final = "CloudPubSubDeadLetterSource"
+
+
+class DeadLetterSource(msgspec.Struct, frozen=True):
+    """The source of a dead letter.
+
+    Attributes:
+        subscription: the one that gave the message up, without its project.
+        published_at: when the message was published there, in UTC, to the millisecond.
+        attributes: those of the message itself.
+    """
+
+    subscription: str
+    published_at: datetime | None
+    attributes: dict[str, str]
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, str]) -> DeadLetterSource:
+        """The source that these attributes name. What is missing or not readable is "" or None."""
+        try:
+            moment = datetime.fromisoformat(attributes.get(f"{PREFIX}TopicPublishTime", ""))
+            published_at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
+            published_at = None
+        return cls(
+            attributes.get(f"{PREFIX}Subscription", "").rpartition("/")[2],
+            published_at,
+            {name: value for name, value in attributes.items() if not name.startswith(PREFIX)},
+        )

@@ -1,0 +1,160 @@
+"""A dead letter: Pub/Sub has given a message up, and pushes its copy here, to the subscription of the dead letters.
+
+It is recognised by that subscription's name. Its attributes are not believed for that, because anybody who publishes can write
+them. Nothing runs here: the execution is owed again or made final in the record, and a message without an execution is kept.
+
+Invariant: 200 only after that is committed.
+
+Which execution it is: the payload's id. An id that was made from the message's own (a firing, a payload without an id) cannot be
+made again, because the copy has another. Then it is the task's execution with the publish time of the source.
+
+Next: `receiver.record.sql.dead_letters`; the sweep publishes what is owed.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from receiver.contract.dead_letter_source import DeadLetterSource
+from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX, open_envelope
+from receiver.contract.identity import rejection_key
+from receiver.endings.outcomes import DeadLettered, Done
+from receiver.errors import Rejected, RejectionReason
+from receiver.record.sql import dead_letters, rejected
+from receiver.record.whose import Whose
+from receiver.tasks import naming
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from receiver.contract.message import Delivery
+    from receiver.record.database import Executor
+    from receiver.settings import Settings
+    from receiver.tasks.registry import Registry
+    from receiver.tasks.route import TaskRoute
+
+WORDS = {
+    "owed": "owed again",
+    "running": "it runs, and is owed unless it ends well",
+    "ended": "FAILED, final",
+    "unknown": "left alone, its task is not known here",
+}
+"""For the log: what became of an execution, by the verdict of `dead_letters.take_back`."""
+
+
+class DeadLetters:
+    """The dead letters of one receiver.
+
+    Attributes:
+        subscription: how the full name of their subscription ends.
+    """
+
+    def __init__(self, executor: Executor, registry: Registry, settings: Settings) -> None:
+        self._executor = executor
+        self._registry = registry
+        self._whose = Whose.of(settings)
+        namespace, environment = self._whose
+        topic = naming.dead_letter_topic_name(environment, namespace)
+        self.subscription = f"/subscriptions/{naming.subscription_name(topic)}"
+        self._foreign = {
+            naming.foreign_subscription_name(environment, namespace, path): route
+            for route in registry.routes
+            if route.topic is not None
+            for path in (route.path, *route.former_paths)
+        }
+
+    async def receive(self, body: bytes, delivery: Delivery) -> Done | DeadLettered:
+        """What became of the execution, or that the message is kept.
+
+        Raises:
+            DatabaseUnavailable: it may not be committed; the dead letter must be nacked.
+        """
+        source = DeadLetterSource.of(delivery.attributes)
+        if source.subscription in self._foreign:
+            return await self._receive_foreign(body, source)
+        name = delivery.task_name
+        route = self._registry.find(name)
+        names = [name] if route is None else sorted(route.names)
+        if delivery.is_scheduled:
+            prefix = f"{SCHEDULED_PREFIX}{name}-"
+        elif delivery.task_id == delivery.message_id:
+            prefix = ""
+        else:
+            return await self._taken_back(body, [delivery.task_id], names, route)
+        # Without a time in the payload a claim has written the message's; here that is the copy's.
+        moment = (
+            source.published_at if delivery.enqueued_at == delivery.publish_time else delivery.enqueued_at
+        )
+        arguments = (delivery.args.decode(), delivery.kwargs.decode())
+        ids = await self._published_at(moment, names, prefix, arguments)
+        return await self._taken_back(body, ids, names, route)
+
+    async def receive_unread(self, body: bytes) -> Done | DeadLettered | None:
+        """As `receive`, for a body without a task's payload; None when it is no dead letter."""
+        try:
+            envelope = open_envelope(body)
+        except Rejected:
+            return None
+        if not (envelope.subscription or "").endswith(self.subscription):
+            return None
+        return await self._receive_foreign(body, DeadLetterSource.of(envelope.message.attributes or {}))
+
+    async def _receive_foreign(self, body: bytes, source: DeadLetterSource) -> Done | DeadLettered:
+        """Of a topic that is not a task's own, or of nobody known."""
+        route = self._foreign.get(source.subscription)
+        names = [] if route is None else sorted(route.names)
+        ids = await self._published_at(source.published_at, names, FOREIGN_PREFIX, None)
+        return await self._taken_back(body, ids, names, route)
+
+    async def _published_at(
+        self,
+        moment: datetime | None,
+        names: Sequence[str],
+        prefix: str,
+        arguments: tuple[str, str] | None,
+    ) -> list[str]:
+        """The executions whose id was made from a message of that time."""
+        if moment is None:
+            return []
+        return await dead_letters.find_published_at(
+            self._executor,
+            moment,
+            names,
+            whose=self._whose,
+            prefix=prefix,
+            arguments=arguments,
+        )
+
+    async def _taken_back(
+        self, body: bytes, ids: Sequence[str], names: Sequence[str], route: TaskRoute | None
+    ) -> Done | DeadLettered:
+        verdicts = await dead_letters.take_back(
+            self._executor,
+            ids,
+            names,
+            whose=self._whose,
+            max_attempts=None if route is None else route.max_attempts,
+            known=route is not None,
+        )
+        if not verdicts:
+            return await self._kept(body, min(names, key=len, default=None), route)
+        told = [f"{task_id}: {WORDS[verdict]}" for task_id, verdict in verdicts.items() if verdict != "done"]
+        return DeadLettered("; ".join(told)) if told else Done()
+
+    async def _kept(self, body: bytes, task_name: str | None, route: TaskRoute | None) -> DeadLettered:
+        if route is not None and route not in self._registry.declared:
+            return DeadLettered("a sweep that never ran; the next one does its work")
+        reason = Rejected(RejectionReason.DEAD_LETTER, "Pub/Sub gave it up, and no execution of it is known")
+        await rejected.keep(
+            self._executor,
+            rejection_key(body),
+            body,
+            reason,
+            whose=self._whose,
+            task_name=task_name,
+            most=1,
+            grace=timedelta(0),
+        )
+        return DeadLettered("kept: no execution of it is known")

@@ -1,0 +1,129 @@
+"""The message of an execution has become a dead letter: READY or FAILED → READY and owed, or FAILED → final.
+
+`published_at IS NULL` says that Pub/Sub does not have the message. So a RUNNING row is only marked: the sweep publishes it
+when its lease ends, or when it has failed. Nothing here runs a task, raises a fence or ends a lease.
+
+Next: `receiver.delivery.dead_letter` says which execution it is, `receiver.sweep.owed` publishes.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from receiver.record.database import Executor
+    from receiver.record.whose import Whose
+
+FIRST_PAUSE: Final = timedelta(minutes=1)
+"""Until a message that was given up is published again; each further time four times as long."""
+
+LONGEST_PAUSE: Final = timedelta(hours=6)
+"""A message needs hours to be given up a hundred times over: a day has a few such rounds."""
+
+SAME_TIME: Final = timedelta(milliseconds=1)
+"""Pub/Sub shows a message's publish time in milliseconds, and the copy's attribute may round it the other way."""
+
+
+FIND_PUBLISHED_AT: Final = """
+SELECT e.task_id FROM task_executions e
+WHERE e.enqueued_at BETWEEN $1::timestamptz - $2::interval AND $1::timestamptz + $2::interval
+  AND e.namespace = $3 AND e.environment = $4 AND (e.task_name = ANY ($5) OR e.task_path = ANY ($5))
+  AND starts_with(e.task_id, $6)
+  AND ($7::text IS NULL OR e.args = $7::text::jsonb AND e.kwargs = $8::text::jsonb)
+ORDER BY e.task_id
+"""
+
+
+async def find_published_at(
+    executor: Executor,
+    moment: datetime,
+    names: Sequence[str],
+    *,
+    whose: Whose,
+    prefix: str,
+    arguments: tuple[str, str] | None,
+) -> list[str]:
+    """The executions whose id was made from a message that was published then.
+
+    Two equal messages of one millisecond cannot be told apart: both are found.
+
+    Args:
+        moment: what a claim has written as `enqueued_at`.
+        names: of the task, or its paths.
+        prefix: how the ids begin.
+        arguments: `args` and `kwargs` as JSON text; None when they cannot be known.
+    """
+    args, kwargs = arguments or (None, None)
+    rows = await executor.fetch(
+        FIND_PUBLISHED_AT, moment, SAME_TIME, *whose, list(names), prefix, args, kwargs
+    )
+    return [row["task_id"] for row in rows]
+
+
+TAKE_BACK: Final = """
+WITH held AS (
+    SELECT e.task_id,
+           CASE WHEN e.final THEN 'done'
+                WHEN e.status = 'READY' THEN 'owed'
+                WHEN e.status = 'RUNNING' THEN 'running'
+                WHEN e.attempt < $5 THEN 'owed'
+                WHEN $6 THEN 'ended'
+                ELSE 'unknown' END AS verdict
+    FROM task_executions e
+    WHERE e.task_id = ANY ($1) AND e.namespace = $2 AND e.environment = $3
+      AND (e.task_name = ANY ($4) OR e.task_path = ANY ($4))
+    ORDER BY e.task_id
+    FOR NO KEY UPDATE OF e
+),
+moved AS (
+    UPDATE task_executions e
+    SET dead_letters = least(e.dead_letters + 1, 32767), dead_lettered_at = clock_timestamp(),
+        final = h.verdict = 'ended',
+        published_at = CASE WHEN h.verdict IN ('owed', 'running') THEN NULL ELSE e.published_at END,
+        publishing_until = CASE WHEN h.verdict IN ('owed', 'running') THEN NULL ELSE e.publishing_until END,
+        run_after = CASE WHEN h.verdict <> 'owed' THEN e.run_after ELSE greatest(
+            e.run_after, clock_timestamp() + least($7::interval * power(4, least(e.dead_letters, 10)), $8::interval)) END,
+        status = CASE h.verdict WHEN 'owed' THEN 'READY' ELSE e.status END,
+        started_at = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.started_at END,
+        finished_at = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.finished_at END,
+        error_type = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.error_type END,
+        error_message = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.error_message END,
+        error_traceback = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.error_traceback END
+    FROM held h WHERE e.task_id = h.task_id AND h.verdict <> 'done'
+)
+SELECT task_id, verdict FROM held
+"""
+
+
+async def take_back(
+    executor: Executor,
+    task_ids: Sequence[str],
+    names: Sequence[str],
+    *,
+    whose: Whose,
+    max_attempts: int | None,
+    known: bool,
+) -> dict[str, str]:
+    """What became of each of these executions; ids without a row of this task are missing.
+
+    READY, or FAILED with attempts left → READY and `owed`, after a pause that grows. RUNNING stays, as not published:
+    `running`. FAILED without attempts left, or without `max_attempts` → final, with its own error: `ended`. Final stays: `done`.
+
+    Args:
+        known: whether the task has a route here. A FAILED execution of another task stays as it is: `unknown`.
+    """
+    rows = await executor.fetch(
+        TAKE_BACK,
+        list(task_ids),
+        *whose,
+        list(names),
+        max_attempts,
+        known,
+        FIRST_PAUSE,
+        LONGEST_PAUSE,
+    )
+    return {row["task_id"]: row["verdict"] for row in rows}
