@@ -73,7 +73,7 @@ def _receiver_tables(receiver_database_url: str) -> str:
     from receiver.record.database import Database  # noqa: PLC0415 - as above
     from receiver.record.migrations import upgrade  # noqa: PLC0415 - as above
 
-    upgrade(Database.of(receiver_database_url))
+    upgrade(Database.of(receiver_database_url), environment="dev")  # that of the queue
     return receiver_database_url
 
 

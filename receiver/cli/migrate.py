@@ -18,7 +18,9 @@ from receiver.settings import Settings
 )
 def command(*, check: bool) -> None:
     """Bring the database's tables up to date."""
-    database = Database.configured(Settings.from_environ(os.environ))
+    settings = Settings.from_environ(os.environ)
+    database = Database.configured(settings)
+    environment = settings.environment if os.environ.get("TASKS_ENVIRONMENT", "").strip() else None
     found = migrations.current(database)
     if found == schema_check.HEAD:
         mended = [] if check else migrations.upgrade(database)
@@ -32,7 +34,7 @@ def command(*, check: bool) -> None:
         click.echo(f"behind: {_named(found)} → {schema_check.HEAD}; run `receiver migrate`")
         sys.exit(1)
     else:
-        migrations.upgrade(database)
+        migrations.upgrade(database, environment=environment)
         now = migrations.current(database)
         click.echo(f"migrated: {_named(found)} → {now}")
 

@@ -99,7 +99,7 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
             listening(ports.pubsub) as listener,
             Postgres(folder.data(), port=ports.postgres, fsync=True) as postgres,
         ):
-            migrations.upgrade(Database.of(postgres.url()))
+            migrations.upgrade(Database.of(postgres.url()), environment=settings.environment)
             project = LocalProject(
                 settings.project_id or PROJECT,
                 settings.environment,

@@ -72,6 +72,7 @@ class RecordSeen:
         undeletable: tables of ours that this role may not delete from.
         filtered: tables of ours of which policies may hide rows from this role.
         invalid: indexes of ours that are not valid.
+        others: other environments with rows of this receiver.
         schema: why the tables cannot be used; nothing below is known then.
     """
 
@@ -88,6 +89,7 @@ class RecordSeen:
     expired: Waiting | None = None
     rejected: Mapping[str, Waiting] | None = None
     sweeps: Sweeps | None = None
+    others: Sequence[str] = ()
     unseen: tuple[str, ...] = ()
 
 
@@ -120,6 +122,15 @@ REJECTED: Final = """
 SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since FROM rejected_messages
 WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
 """
+
+OTHERS: Final = """
+SELECT DISTINCT environment FROM (
+    (SELECT namespace, environment FROM task_executions ORDER BY enqueued_at LIMIT 1000)
+    UNION ALL (SELECT namespace, environment FROM task_executions ORDER BY enqueued_at DESC LIMIT 1000)
+) AS e
+WHERE namespace = $1 AND environment <> $2 ORDER BY environment
+"""
+# The oldest rows and the newest: counting all would read the whole table.
 
 SWEPT: Final = """
 SELECT NOT EXISTS (SELECT FROM task_executions WHERE namespace = $1 AND environment = $2) AS untouched,
@@ -178,12 +189,14 @@ async def _waiting(
     swept = await ask("the last sweep", SWEPT_RECENTLY + SWEPT, SWEEP.path, SWEEPS)
     rejected = await ask("rejected messages", REJECTED)
     expired = await ask("expired leases", EXPIRED, PATIENT)
+    others = await ask("other environments", OTHERS)
     return replace(
         seen,
         owed=None if owed is None else _counted(owed[0]),
         expired=None if expired is None else _counted(expired[0]),
         rejected=None if rejected is None else {row["reason"]: _counted(row) for row in rejected},
         sweeps=None if swept is None else Sweeps(**swept[0]),
+        others=[row["environment"] for row in others or ()],
         unseen=tuple(unseen),
     )
 

@@ -213,6 +213,16 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         f"receiver provision --apply --only {SWEEP.name}",
     ),
     Rule(
+        lambda seen, _: (
+            Severity.WARNING if seen.record.sweeps and seen.record.sweeps.untouched else Severity.NOTE
+        ),
+        "environments",
+        lambda seen: [", ".join(seen.record.others)] if seen.record.others else [],
+        "there are executions of this receiver in other environments: {item}",
+        "they are neither published nor shown nor pruned from here",
+        "if they are yours, export TASKS_ENVIRONMENT; in a copy of their database, delete them (docs/running.md)",
+    ),
+    Rule(
         Severity.WARNING,
         "owed",
         lambda seen: _counted(seen.record.owed, "execution is", "executions are"),

@@ -67,16 +67,20 @@ ADVICE: Final = {
 """By SQLSTATE: added to PostgreSQL's own words."""
 
 
-def upgrade(database: Database, revision: str = "head") -> list[str]:
+def upgrade(database: Database, revision: str = "head", *, environment: str | None = None) -> list[str]:
     """Brings the tables up to date, or to `revision`; returns the invalid indexes that were mended. For synchronous callers.
 
+    Args:
+        environment: `TASKS_ENVIRONMENT`, None when it is unset: that of rows which were written before rows had one.
+
     Raises:
+        SettingError: there are such rows, and it is unset.
         DatabaseUnavailable: it cannot be reached.
         ReceiverError: it refuses, with its own words.
     """
 
     async def work(engine: AsyncEngine) -> list[str]:
-        return await _migrated(engine, command.upgrade, revision)
+        return await _migrated(engine, command.upgrade, revision, environment)
 
     return _run(database, work)
 
@@ -140,14 +144,16 @@ def _without_transaction_timeout(connection: Any, _: object) -> None:
     connection.run_async(lambda driver: driver.execute(NO_TRANSACTION_TIMEOUT))
 
 
-async def _migrated(engine: AsyncEngine, way: Callable[[Config, str], None], revision: str) -> list[str]:
+async def _migrated(
+    engine: AsyncEngine, way: Callable[[Config, str], None], revision: str, environment: str | None = None
+) -> list[str]:
     """Runs the steps, again while another transaction locks a table; returns the indexes that were mended."""
     async with engine.connect() as guard:
         await _lock(guard)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with engine.connect() as connection:
-                    await connection.run_sync(_steps, way, revision)
+                    await connection.run_sync(_steps, way, revision, environment)
                     await connection.commit()
                     return await _mend_indexes(connection) if way is command.upgrade else []
             except DBAPIError as error:
@@ -199,9 +205,11 @@ async def _driver(connection: AsyncConnection) -> asyncpg.Connection[asyncpg.Rec
     return driver
 
 
-def _steps(connection: Connection, way: Callable[[Config, str], None], revision: str) -> None:
+def _steps(
+    connection: Connection, way: Callable[[Config, str], None], revision: str, environment: str | None
+) -> None:
     config = configuration()
-    config.attributes["connection"] = connection
+    config.attributes |= {"connection": connection, "environment": environment}
     way(config, revision)
 
 

@@ -99,8 +99,9 @@ task_executions = Table(
     Index("task_executions_enqueued_at", "enqueued_at"),
     # Neither a claim nor a settlement changes what these are made of, so that their updates stay HOT.
     Index(
-        "task_executions_owed",
+        "task_executions_due",
         "namespace",
+        "environment",
         text("coalesce(run_after, enqueued_at)"),
         postgresql_where=text("published_at IS NULL"),
     ),

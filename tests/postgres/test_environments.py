@@ -127,6 +127,7 @@ async def test_nothing_shows_or_counts_them(copied: list[str], database_url: str
     assert (seen.owed, seen.expired, seen.rejected) == (record_look.Waiting(), record_look.Waiting(), {})
     assert seen.sweeps is not None
     assert seen.sweeps.untouched
+    assert seen.others == ["production"]
 
 
 async def test_a_delivery_writes_its_own_environment(look: Look, database_url: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError
+from receiver.errors import DatabaseUnavailable, ReceiverError, SchemaError, SettingError
 from receiver.record import migrations, schema_check
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
@@ -264,6 +264,55 @@ async def test_the_settlements_of_a_batch_stay_within_their_pages(empty_database
     await look.connection.close()
 
 
+async def release_0003(url: str) -> Look:
+    """The tables of that release, and a row that it inserted."""
+    await asyncio.to_thread(migrations.upgrade, Database.of(url), "0003")
+    look = Look(await connect(url))
+    await look.execute(INSERT_OF_0003, "before")
+    return look
+
+
+INSERT_OF_0003 = """
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at, run_after,
+                             group_key, label, trace)
+VALUES ($1, 'n', 'p', 's', '[]', '{}', 'READY', clock_timestamp(), NULL, NULL, NULL, NULL)
+"""
+KEEP_OF_0003 = """
+INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, task_name, count, first_seen, last_seen)
+VALUES ('k', '', 'unknown_task', '', 's', 'n', 1, now(), now())
+"""
+
+
+async def test_rows_of_the_previous_release_get_the_environment_of_the_migration(
+    empty_database_url: str,
+) -> None:
+    """Those that are there, and those that it inserts while the new revision is deployed beside it."""
+    look = await release_0003(empty_database_url)
+    before = await look.value("SELECT xmin::text FROM task_executions")
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), environment="production")
+    await look.execute(INSERT_OF_0003, "after")
+    await look.execute(KEEP_OF_0003)
+    assert (await look.row("before"))["environment"] == "production"
+    assert (await look.row("after"))["environment"] == "production"
+    assert await look.value("SELECT environment FROM rejected_messages") == "production"
+    rewritten = "SELECT xmin::text FROM task_executions WHERE task_id = 'before'"
+    assert await look.value(rewritten) == before, "a rewrite locks a large table for minutes"
+    await look.connection.close()
+
+
+async def test_rows_without_an_environment_are_not_guessed_to_be_of_the_default(
+    empty_database_url: str,
+) -> None:
+    """Its default would strand every row of production."""
+    look = await release_0003(empty_database_url)
+    with pytest.raises(SettingError, match="TASKS_ENVIRONMENT is not set; the record has rows"):
+        await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url))
+    assert await asyncio.to_thread(migrations.current, Database.of(empty_database_url)) == "0003"
+    await look.execute("DELETE FROM task_executions")
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url))
+    await look.connection.close()
+
+
 WAITS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%CREATE INDEX%' AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()"
 
 
@@ -274,7 +323,9 @@ async def test_writers_go_on_while_an_index_is_built(empty_database_url: str) ->
     held = before.transaction()
     await held.start()
     await before.execute(ROWS, "before-")
-    building = asyncio.create_task(asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url)))
+    building = asyncio.create_task(
+        asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), environment="production")
+    )
     try:
         while not await later.fetchval(WAITS):
             assert not building.done()

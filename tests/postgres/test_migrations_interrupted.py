@@ -63,7 +63,7 @@ async def valid(look: Any, index: str) -> bool | None:
 
 
 def migrate(url: str) -> Result:
-    return CliRunner().invoke(group, ["migrate"], env={"DATABASE_URL": url})
+    return CliRunner().invoke(group, ["migrate"], env={"DATABASE_URL": url, "TASKS_ENVIRONMENT": "dev"})
 
 
 @pytest.fixture
@@ -117,10 +117,10 @@ async def test_a_build_that_was_killed_is_built_anew(empty_database_url: str, lo
 @pytest.mark.parametrize(
     ("statement", "left"),
     [
-        ("REINDEX INDEX CONCURRENTLY task_executions_owed", "task_executions_owed_ccnew"),
+        ("REINDEX INDEX CONCURRENTLY task_executions_due", "task_executions_due_ccnew"),
         (
-            "CREATE INDEX CONCURRENTLY task_executions_owed ON task_executions (namespace)",
-            "task_executions_owed",
+            "CREATE INDEX CONCURRENTLY task_executions_due ON task_executions (namespace)",
+            "task_executions_due",
         ),
     ],
 )
@@ -130,7 +130,7 @@ async def test_an_invalid_index_of_an_up_to_date_record_is_mended(
     url = empty_database_url
     await asyncio.to_thread(migrations.upgrade, Database.of(url))
     if statement.startswith("CREATE"):
-        await look.execute("DROP INDEX task_executions_owed")
+        await look.execute("DROP INDEX task_executions_due")
     await look.execute("CREATE INDEX theirs ON task_executions (label)")
     await look.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'theirs'::regclass")
     await hold(old)
@@ -146,8 +146,8 @@ async def test_an_invalid_index_of_an_up_to_date_record_is_mended(
     await old.execute("COMMIT")
     done = await asyncio.to_thread(migrate, url)
     assert done.output == f"mended the index {left}, which was not valid\nup to date at {schema_check.HEAD}\n"
-    assert await valid(look, "task_executions_owed")
-    assert await valid(look, "task_executions_owed_ccnew") is None
+    assert await valid(look, "task_executions_due")
+    assert await valid(look, "task_executions_due_ccnew") is None
     assert await valid(look, "theirs") is False  # it is not ours to mend
     assert (await asyncio.to_thread(migrate, url)).output == f"up to date at {schema_check.HEAD}\n"
 

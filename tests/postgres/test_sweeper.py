@@ -322,7 +322,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
         if analyse:
             await look.execute("ANALYZE task_executions")
         for statement, arguments, found in (
-            (sweeping.TAKE_OWED, (*WHOSE, 10, LEASE), "task_executions_owed"),
+            (sweeping.TAKE_OWED, (*WHOSE, 10, LEASE), "task_executions_due"),
             (
                 sweeping.TAKE_LOST,
                 (*WHOSE, 10, LEASE, LEASE, LEASE, (0, 0), (9, 0)),

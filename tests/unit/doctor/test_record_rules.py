@@ -23,7 +23,7 @@ class TestDatabase:
                 replace(WELL, undeletable=("task_attempts",)),
                 {"privileges": "WARNING"},
             ),
-            (replace(WELL, invalid=["task_executions_owed"]), {"invalid-index": "WARNING"}),
+            (replace(WELL, invalid=["task_executions_due"]), {"invalid-index": "WARNING"}),
             (replace(WELL, connections=90), {}),
             (replace(WELL, connections=89), {"connections": "WARNING"}),
             (replace(WELL, connections=9), {"connections": "ERROR"}),
@@ -33,6 +33,11 @@ class TestDatabase:
             (replace(WELL, sweeps=Sweeps(untouched=False, ended=None)), {"sweeper": "WARNING"}),
             (replace(WELL, sweeps=Sweeps(untouched=False, ended=11 * MINUTE)), {"sweeper": "WARNING"}),
             (replace(WELL, sweeps=Sweeps(untouched=True, ended=None)), {"sweeper": "NOTE"}),
+            (replace(WELL, others=["production"]), {"environments": "NOTE"}),
+            (
+                replace(WELL, others=["production"], sweeps=Sweeps(untouched=True, ended=MINUTE)),
+                {"environments": "WARNING"},
+            ),
             (replace(WELL, owed=None, expired=None, rejected=None, sweeps=None), {}),
         ],
     )
