@@ -22,7 +22,7 @@ from receiver.reading import groups, queries
 from receiver.reading.rejected import rejections
 from receiver.record import schema_check
 from receiver.record.connections import SERVER_SETTINGS
-from receiver.record.sql import claims, leases, outbox, rejected, replaying, settlements, sweeping
+from receiver.record.sql import claims, crashes, leases, outbox, rejected, replaying, settlements, sweeping
 from receiver.record.sql import pruning as prune
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
@@ -129,7 +129,7 @@ def _ledger(rows: int) -> list[Question]:
     asks("find settled", lambda e: settlements.find_status(e, pairs))
     asks("is done", lambda e: claims.is_done(e, done[0], whose=WHOSE))
     asks("defer", lambda e: claims.defer(e, "deferred-1"))
-    asks("exhaust", lambda e: claims.exhaust(e, "stranded-1", 1))
+    asks("exhaust", lambda e: crashes.exhaust(e, "stranded-1", 1))
     asks("publish: mark", lambda e: outbox.mark_published(e, taken))
     asks("publish: find ours", lambda e: outbox.find_ours(e, taken))
     made.append(

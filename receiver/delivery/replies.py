@@ -55,6 +55,8 @@ def reply(ending: Ending) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table: o
             return Reply(200, "The task was already completed.")
         case NotDue():
             return Reply(200, "The task is not due yet and will be delivered later.")
+        case Exhausted(crashed=True):
+            return Reply(200, "The task ended its process repeatedly and will not be retried.")
         case Exhausted():
             return Reply(200, "The task has no attempts left.")
         case Failed(final=True):

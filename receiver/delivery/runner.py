@@ -109,6 +109,11 @@ class Runner:
         limit = time.monotonic() - CALL_OFF_GRACE - self._lease.total_seconds()
         return any(run.claimed.call.deadline < limit for run in list(self._runs))
 
+    def overdue(self) -> set[tuple[str, int]]:
+        """The pairs whose code has not returned by its deadline. May be called from any thread."""
+        now = time.monotonic()
+        return {run.claimed.pair for run in list(self._runs) if run.claimed.call.deadline < now}
+
     @property
     def running(self) -> int:
         """How many executions have code that has not returned, abandoned ones included."""

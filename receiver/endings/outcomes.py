@@ -93,7 +93,9 @@ class NotDue(msgspec.Struct, frozen=True):
 
 
 class Exhausted(msgspec.Struct, frozen=True):
-    """The attempts were used up before this delivery: FAILED, final."""
+    """The attempts were used up before this delivery, or it has `crashed` its process too often: FAILED, final."""
+
+    crashed: bool = False
 
 
 NotStarted = Done | Busy | NotDue | Exhausted

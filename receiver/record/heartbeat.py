@@ -25,7 +25,7 @@ from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from datetime import timedelta
 
     from receiver.record.database import Database
@@ -43,9 +43,10 @@ class Lease:
     Attributes:
         confirmed: when it was last known to start, by `time.monotonic()`, taken before the statement was sent.
         gone: whether it is lost, or was given back.
+        released: called once, when it is given back.
     """
 
-    __slots__ = ("_heartbeat", "_kept", "confirmed", "fence", "gone", "lost", "task_id")
+    __slots__ = ("_heartbeat", "_kept", "confirmed", "fence", "gone", "lost", "released", "task_id")
 
     def __init__(self, heartbeat: Heartbeat, task_id: str, fence: int, confirmed: float) -> None:
         self._heartbeat = heartbeat
@@ -54,6 +55,7 @@ class Lease:
         self.fence = fence
         self.confirmed = confirmed
         self.lost: Callable[[], None] | None = None
+        self.released: Callable[[], None] | None = None
         self.gone = False
 
     @property
@@ -95,6 +97,9 @@ class Lease:
             return
         self._heartbeat.release(self)
         self.gone = True
+        released, self.released = self.released, None
+        if released is not None:
+            released()
         self.lost = None  # breaks a circle with the claim: the task's arguments are freed at once
 
 
@@ -115,15 +120,20 @@ class Heartbeat:
         self._stopping = asyncio.Event()
         self._stopped = False
         self._left: timedelta | None = None
+        self._overdue: Collection[tuple[str, int]] = ()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Starts the thread; its connection is opened when there is something to renew."""
         self._thread.start()
 
-    def leave(self, *, left: timedelta | None = None) -> None:
-        """Tells the thread to end, and does not wait. Executions that are still held stay RUNNING for at most `left`."""
-        self._left = left
+    def leave(self, *, left: timedelta | None = None, overdue: Collection[tuple[str, int]] = ()) -> None:
+        """Tells the thread to end, and does not wait. Executions that are still held stay RUNNING for at most `left`.
+
+        Args:
+            overdue: those past their deadline: the exit counts as their crash.
+        """
+        self._left, self._overdue = left, overdue
         self._stopped = True
         self._wake()
 
@@ -132,9 +142,15 @@ class Heartbeat:
         while self._thread.is_alive():  # noqa: ASYNC110 - waiting for a thread would take another thread
             await asyncio.sleep(0.005)
 
-    def stop(self, *, left: timedelta | None = None, within: float = 5.0) -> None:
+    def stop(
+        self,
+        *,
+        left: timedelta | None = None,
+        overdue: Collection[tuple[str, int]] = (),
+        within: float = 5.0,
+    ) -> None:
         """`leave`, then waits for the thread for `within` seconds; may be called from any thread."""
-        self.leave(left=left)
+        self.leave(left=left, overdue=overdue)
         if self._thread.is_alive():
             self._thread.join(timeout=within)
 
@@ -237,7 +253,7 @@ class Heartbeat:
         if self._left is None or not pairs:
             return
         try:
-            await leases.shorten_leases(connection, pairs, left=self._left)
+            await leases.shorten_leases(connection, pairs, left=self._left, overdue=self._overdue)
         except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out
             self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 

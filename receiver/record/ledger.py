@@ -1,70 +1,50 @@
 """`claim` and `settle`: the two commits of a delivery, and how to find out what happened when an answer is lost.
 
-`claim` makes an execution this instance's, or says why not. `settle` writes how it ended, if it still is. Both go
-through a group commit: one statement for all requests that arrived meanwhile. The guards are in the statements. This
-module decides what a lost answer means:
+`claim` makes an execution this instance's, or says why not (`claimer`). `settle` writes how it ended, if it still is. Both
+go through a group commit: one statement for all requests that arrived meanwhile. The guards are in the statements. This
+module decides what a lost answer to a settlement means:
 
-- A claim without an answer is looked for by its token. Found, it is ours. Not found, the delivery ends as unrecorded and
-  comes again; if the claim commits after all, it is handed back (`lost_claims`).
 - A settlement without an answer is repeated, which the fence makes harmless, and then looked up (`settler`).
 - A COMMIT of a task's transaction without an answer is contested with a fenced FAILED. If that moves the row, the
   transaction did not commit. If not, the row says what happened.
-
-An execution that this instance holds is not claimed again here, even when its lease is lost: its old code may still run.
 
 Invariant: 200 is sent only after the row was seen to be committed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from receiver.contract.failure import Failure
-from receiver.endings.calls import Call, Claimed
+from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import (
     Abandoned,
-    Busy,
-    Done,
     Effects,
     Ending,
-    Exhausted,
     Failed,
     HandedBack,
     Lost,
-    NotDue,
-    NotStarted,
     Outcome,
     Skipped,
     Succeeded,
     Unrecorded,
 )
-from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected, RejectionReason
+from receiver.errors import DatabaseUnavailable, ItemRefused
+from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordPool
-from receiver.record.group_commit import GroupCommit
-from receiver.record.lost_claims import LostClaims
 from receiver.record.settler import Settler
-from receiver.record.sql import claims, leases, settlements
-from receiver.record.sql.claims import ClaimItem, ClaimRow
+from receiver.record.sql import leases, settlements
 from receiver.record.sql.settlements import SettleItem
-from receiver.record.sqlstates import ConnectionFailed, TransientConflict
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from uuid import UUID
-
     from receiver.record.database import Database
-    from receiver.record.heartbeat import Heartbeat, Lease
+    from receiver.record.heartbeat import Heartbeat
     from receiver.record.whose import Whose
-
-LOCK_PAUSES = (0.01, 0.04, 0.1)
-"""Seconds between the tries of a claim whose row is free but locked for a moment."""
 
 LEDGER_CONNECTIONS = 4
 """One for the batch of claims, one for the batch of settlements, one that may wait for a locked row, one for what is rare or
@@ -98,63 +78,20 @@ class Ledger:
         self, database: Database, settings: LedgerSettings, heartbeat: Heartbeat, emit: Emit
     ) -> None:
         self._settings = settings
-        self._heartbeat = heartbeat
         self._emit = emit
         wait = settings.wait.total_seconds()
         self.pool = RecordPool(database, size=LEDGER_CONNECTIONS, application="receiver ledger", wait=wait)
-        self._claims = GroupCommit(self._write_claims, orphaned=self._hand_back_orphan, wait=wait)
         self._settler = Settler(self.pool)
-        self._lost_claims = LostClaims(self.pool, instance=settings.instance, lease=settings.lease, emit=emit)
-
-    async def claim(self, call: Call) -> Claimed | NotStarted:
-        """Makes the execution this instance's, or says why it is not.
-
-        Raises:
-            Rejected: the task_id is another task's, or PostgreSQL cannot hold the arguments.
-            OutOfConnections: no connection in time; nothing was done.
-            DatabaseUnavailable: the database is down, or its answer is not known.
-        """
-        item = ClaimItem.of(call)
-        if (held := self._heartbeat.find(item.task_id)) is not None:
-            return await self._beside(item, held)
-        try:
-            sent, row = await self._claimed(item)
-        except ItemRefused as refused:
-            raise Rejected(
-                RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
-            ) from refused
-        except TransientConflict as conflict:  # a migration may lock the table: nothing was done
-            raise OutOfConnections(str(conflict)) from conflict
-        match row.verdict:
-            case "claimed":
-                return await self._held(call, item, row, since=sent)
-            case "done":
-                return Done()
-            case "not_due":
-                return NotDue() if await claims.defer(self.pool, item.task_id) else Busy()
-            case "exhausted" if call.route.max_attempts is not None:
-                moved = await claims.exhaust(self.pool, item.task_id, call.route.max_attempts)
-                return Exhausted() if moved else Busy()
-            case "foreign":
-                raise Rejected(
-                    RejectionReason.FOREIGN_TASK_ID,
-                    "its task_id belongs to an execution of another task, receiver or environment",
-                )
-            case _:
-                return Busy()
-
-    async def _claimed(self, item: ClaimItem) -> tuple[float, ClaimRow]:
-        """What a claim found, and when it was sent.
-
-        A message may arrive while its enqueuer still marks the row as published. That takes milliseconds; a 429 would cost the
-        task a backoff of 10 s or more.
-        """
-        for pause in LOCK_PAUSES:
-            sent, row = time.monotonic(), await self._claims.submit(item)
-            if row.verdict != "locked":
-                return sent, row
-            await asyncio.sleep(pause)
-        return time.monotonic(), await self._claims.submit(item)
+        self._claimer = Claimer(
+            self.pool,
+            heartbeat,
+            whose=settings.whose,
+            instance=settings.instance,
+            lease=settings.lease,
+            wait=wait,
+            emit=emit,
+        )
+        self.claim = self._claimer.claim
 
     async def settle(self, claimed: Claimed, outcome: Outcome) -> Ending:
         """Writes how the run ended, and says how the delivery ends: the outcome itself once it is committed.
@@ -181,9 +118,8 @@ class Ledger:
 
     async def close(self) -> None:
         """Waits for what is being written, then closes the connections."""
-        await self._claims.close()
         await self._settler.close()
-        await self._lost_claims.close()
+        await self._claimer.close()
         await self.pool.close()
 
     async def _record(self, claimed: Claimed, outcome: Succeeded | Skipped | Failed) -> Ending:
@@ -212,66 +148,6 @@ class Ledger:
                 return await self._record(claimed, _not_storable(claimed, str(refused.reason)))
             return await self._record(claimed, claimed.failed(Failure.of(refused.reason)))
 
-    async def _write_claims(self, items: Sequence[ClaimItem]) -> list[ClaimRow]:
-        """One row for each item. A second copy of one execution gets the first one's answer, or Busy if that is claimed."""
-        first = {item.task_id: item for item in reversed(items)}
-        distinct = [item for item in items if first[item.task_id] is item]
-        token = uuid4()
-        try:
-            found = await claims.claim(
-                self.pool,
-                distinct,
-                token=token,
-                whose=self._settings.whose,
-                owner=self._settings.instance,
-                lease=self._settings.lease,
-            )
-        except ConnectionFailed:
-            found = await self._find_claimed(distinct, token)
-            if not found:
-                raise
-        rows = [found.get(item.task_id, _busy(item)) for item in items]
-        return [
-            row if row.verdict != "claimed" or first[item.task_id] is item else _busy(item)
-            for item, row in zip(items, rows, strict=True)
-        ]
-
-    async def _find_claimed(self, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
-        """The claims of a batch whose answer was lost: all that it could make, or none yet."""
-        found: dict[str, ClaimRow] = {}
-        try:
-            found = await claims.find_claimed(self.pool, items, token)
-        finally:
-            if not found:
-                self._lost_claims.expect(items, token)
-        return found
-
-    async def _held(self, call: Call, item: ClaimItem, row: ClaimRow, *, since: float) -> Claimed | Busy:
-        """The claim, its lease renewed from now on. Handed back when this instance holds another one, whose code may run."""
-        lease = self._heartbeat.hold((row.task_id, row.fence), since=since)
-        if lease is not None:
-            return Claimed(call, row.fence, row.attempt, lease)
-        await self._hand_back_orphan(item, row)
-        return Busy()
-
-    async def _beside(self, item: ClaimItem, held: Lease) -> Done | Busy:
-        """The answer while this instance holds the execution: its code runs here, or its end is being recorded.
-
-        When its lease is lost, another instance may have finished it: the record is asked.
-        """
-        if held.expired and await claims.is_done(self.pool, item, whose=self._settings.whose):
-            return Done()
-        return Busy()
-
-    async def _hand_back_orphan(self, item: ClaimItem, row: ClaimRow) -> None:
-        """Hands back a claim whose request has gone: it is READY again at once."""
-        if row.verdict != "claimed":
-            return
-        try:
-            await leases.hand_back(self.pool, [(row.task_id, row.fence)], instance=self._settings.instance)
-        except (DatabaseUnavailable, TransientConflict) as error:
-            self._emit(ReceiverTrouble("claim not handed back; its lease runs out", str(error), item.task_id))
-
 
 def _patience(claimed: Claimed) -> float:
     """Until when, by `time.monotonic()`, a settlement is tried: while its request can be answered, within the bounds above."""
@@ -285,7 +161,3 @@ def _not_storable(claimed: Claimed, why: str) -> Failed:
     return claimed.failed(
         Failure("ResultNotStorable", f"the task returned, but its result cannot be stored: {why}"), final=True
     )
-
-
-def _busy(item: ClaimItem) -> ClaimRow:
-    return ClaimRow(item.task_id, "busy", 0, 0)

@@ -178,7 +178,7 @@ class Service:
 
     async def stop(self) -> None:
         """After `drain`: leaves a short lease to what does not stop, and closes every connection within `CLOSE_SECONDS`."""
-        self.heartbeat.leave(left=LEASE_AFTER_EXIT)
+        self.heartbeat.leave(left=LEASE_AFTER_EXIT, overdue=self.runner.overdue())
         if self._started:
             withdraw(self._enqueue_backend, self._enqueuing)
         self._readiness.close()
@@ -229,7 +229,7 @@ class Service:
 
     def _farewell(self) -> None:
         """Shortens the leases, in the watchdog's thread, before it ends a process whose loop is blocked."""
-        self.heartbeat.stop(left=LEASE_AFTER_EXIT, within=CLOSE_SECONDS)
+        self.heartbeat.stop(left=LEASE_AFTER_EXIT, overdue=self.runner.overdue(), within=CLOSE_SECONDS)
 
     def _stuck(self) -> None:
         self.emit(

@@ -116,7 +116,7 @@ def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
     )
 
 
-def _why(ending: Ending) -> str | None:
+def _why(ending: Ending) -> str | None:  # noqa: PLR0911 - a table: one line an ending
     match ending:
         case Failed(failure=failure):
             return f"{failure.error_type}: {failure.message}"
@@ -126,6 +126,8 @@ def _why(ending: Ending) -> str | None:
             return f"{reason}: {detail}"
         case Full(resource=resource):
             return f"no {resource}"
+        case Exhausted(crashed=True):
+            return "its process died under it again and again"
         case Skipped(switch=switch):
             return f"{switch} is off"
         case _:

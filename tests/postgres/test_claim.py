@@ -11,7 +11,7 @@ import pytest
 from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, NotDue, Succeeded
 from receiver.errors import Rejected, RejectionReason
-from receiver.record import ledger
+from receiver.record import claimer
 from receiver.record.sql import claims
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, failure, other_task, route, token
@@ -76,7 +76,7 @@ async def test_an_expired_lease_is_taken_over_and_the_attempt_that_lost_it_is_wr
     started = (await look.row("stalled"))["started_at"]
     await look.expire("stalled")
     claimed = await instance.claim("stalled")
-    assert (claimed.fence, claimed.attempt) == (5, 3)
+    assert (claimed.fence, claimed.attempt) == (5, 2)  # the attempt that did not end is not counted
     [line] = await look.attempts("stalled")
     assert (line["fence"], line["attempt"], line["ending"]) == (4, 2, "LEASE_EXPIRED")
     assert (line["error_type"], line["instance"], line["started_at"]) == ("LeaseExpired", "somebody", started)
@@ -158,20 +158,6 @@ async def test_attempts_that_are_used_up_make_the_failure_final(instance: Instan
     assert await instance.ledger.claim(call("spent", route(max_attempts=3))) == Done()
 
 
-async def test_a_killed_last_attempt_ends_in_a_final_failure_that_says_so(
-    instance: Instance, look: Look
-) -> None:
-    await look.seed("killed", "RUNNING", attempt=2, fence=2)
-    declared = route(max_attempts=2)
-    assert await instance.ledger.claim(call("killed", declared)) == Busy()
-    await look.expire("killed")
-    assert await instance.ledger.claim(call("killed", declared)) == Exhausted()
-    row = await look.row("killed")
-    assert await look.state("killed") == ("FAILED", True, 2, 2)
-    assert (row["error_type"], row["error_message"]) == ("AttemptsExhausted", "2 of 2 attempts used up")
-    assert await look.endings("killed") == ["LEASE_EXPIRED"]
-
-
 async def test_what_this_instance_still_holds_it_does_not_claim_again(instance: Instance, look: Look) -> None:
     """The record has forgotten the lease; here the old code may still run."""
     claimed = await instance.claim("held")
@@ -208,7 +194,7 @@ async def test_of_two_claims_from_one_instance_only_the_first_is_kept(
     assert isinstance(kept, Claimed)
     assert await second == Busy()
     assert instance.heartbeat.held == [("twice", 1)]
-    assert await look.state("twice") == ("READY", False, 1, 2)
+    assert await look.state("twice") == ("READY", False, 0, 2)
     assert await look.endings("twice") == ["LEASE_EXPIRED", "HANDED_BACK"]
 
 
@@ -292,7 +278,7 @@ async def test_a_row_that_its_enqueuer_is_marking_is_claimed_a_moment_later(
     instance: Instance, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not 429: the task would wait for its backoff."""
-    monkeypatch.setattr(ledger, "LOCK_PAUSES", (0.01,) * 1000)
+    monkeypatch.setattr(claimer, "LOCK_PAUSES", (0.01,) * 1000)
     await look.seed("marked")
     async with other.transaction():
         await other.execute("UPDATE task_executions SET published_at = now() WHERE task_id = 'marked'")

@@ -362,7 +362,7 @@ async def test_a_settlement_that_repeats_itself_after_a_takeover_is_lost(
     newer = await instances("newer").claim("silent")
     proxy.accept()
     assert await settling == Lost()
-    assert await look.state("silent") == ("RUNNING", False, 2, newer.fence)
+    assert await look.state("silent") == ("RUNNING", False, 1, newer.fence)
 
 
 async def test_a_claim_whose_reply_is_lost_is_found_by_its_token(
@@ -553,7 +553,7 @@ async def test_leaving_never_lengthens_a_lease_nor_touches_anothers(instances: I
     await look.expire("expired")
     await look.expire("taken")
     await second.claim("taken")
-    before = [await look.row("expired"), await look.row("taken")]
+    before = [await look.row("expired") | {"ran_on": None}, await look.row("taken")]  # leaving is no crash
     first.heartbeat.start()
     await asyncio.to_thread(first.heartbeat.stop, left=timedelta(seconds=3))
     assert [await look.row("expired"), await look.row("taken")] == before

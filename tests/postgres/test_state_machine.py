@@ -26,10 +26,11 @@ from hypothesis.stateful import (
 from receiver.contract.failure import Failure
 from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, Lost, NotStarted, Outcome, Succeeded
-from receiver.errors import Rejected, RejectionReason
+from receiver.errors import Rejected, RejectionReason, Saturated
+from receiver.record import claimer
 from receiver.record.connections import RecordConnection
 from receiver.record.rejections import Rejections
-from receiver.record.sql import leases, outbox, replaying, sweeping
+from receiver.record.sql import crashes, leases, outbox, replaying, sweeping
 from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, route
 
 T = TypeVar("T")
@@ -50,6 +51,8 @@ class Model:
     fence: int = 0
     owner: int | None = None
     expired: bool = False
+    crashes: int = 0
+    left: bool = False
     endings: list[str] = field(default_factory=list)
 
 
@@ -66,6 +69,7 @@ class Record(RuleBasedStateMachine):
         self.held: dict[
             tuple[int, str], int
         ] = {}  # what an owner has not settled: its code may still run there
+        self.suspects: set[tuple[int, str]] = set()  # those of them that were claimed as suspects
         self.do(self._open())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -103,24 +107,37 @@ class Record(RuleBasedStateMachine):
     @rule(task_id=TASK_IDS, owner=OWNERS)
     def claim(self, task_id: str, owner: int) -> None:
         model = self.models[task_id]
+        here = (owner, task_id)
+        expected = Busy() if here in self.held else self._expected(model)
+        died = model.status == "RUNNING" and not model.left
+        is_suspect = expected is None and model.crashes + died >= crashes.SUSPECT
+        if is_suspect and any(one == owner for one, _ in self.suspects):
+            with pytest.raises(Saturated):
+                self.do(self.owners[owner].ledger.claim(call(task_id, DECLARED)))
+            return
         got = self.do(self.owners[owner].ledger.claim(call(task_id, DECLARED)))
-        match Busy() if (owner, task_id) in self.held else self._expected(model):
+        match expected:
             case None:
                 assert isinstance(got, Claimed), got
                 if model.status == "RUNNING":
                     model.endings.append("LEASE_EXPIRED")
-                model.status, model.owner, model.expired = "RUNNING", owner, False
-                model.attempt += 1
+                else:
+                    model.attempt += 1
+                model.status, model.owner, model.expired, model.left = "RUNNING", owner, False, False
+                model.crashes += died
                 model.fence += 1
+                if is_suspect:
+                    self.suspects.add(here)
                 assert (got.attempt, got.fence) == (model.attempt, model.fence)
                 self.claims.append((owner, got))
                 self.held[owner, task_id] = got.fence
-            case Exhausted() as expected:
+            case Exhausted():
                 assert got == expected
                 if model.status == "RUNNING":
                     model.endings.append("LEASE_EXPIRED")
+                model.crashes += died
                 model.status, model.final, model.owner = "FAILED", True, None
-            case expected:
+            case _:
                 assert got == expected
 
     @staticmethod
@@ -129,7 +146,10 @@ class Record(RuleBasedStateMachine):
             return Done()
         if model.status == "RUNNING" and not model.expired:
             return Busy()
-        return Exhausted() if model.attempt >= MAX_ATTEMPTS else None
+        lost = model.status == "RUNNING"
+        if model.crashes + (lost and not model.left) >= crashes.CRASHED:
+            return Exhausted(crashed=True)
+        return Exhausted() if model.attempt - lost >= MAX_ATTEMPTS else None
 
     @precondition(lambda self: self.claims)
     @rule(
@@ -151,6 +171,7 @@ class Record(RuleBasedStateMachine):
         ending = self.do(self.owners[owner].settle(claimed, outcomes[kind]))
         if self.held.get((owner, claimed.task_id)) == claimed.fence:
             del self.held[owner, claimed.task_id]
+            self.suspects.discard((owner, claimed.task_id))
         if not ours:
             # Nothing moves (see the invariant); only what this owner wrote before may be confirmed to it.
             same = model.status == ("SUCCESSFUL" if isinstance(ending, Succeeded) else "FAILED")
@@ -185,7 +206,12 @@ class Record(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         _, claimed = data.draw(st.sampled_from(self.claims))
-        self.do(leases.shorten_leases(self.connection, [claimed.pair], left=timedelta(seconds=50)))
+        model = self.models[claimed.task_id]
+        overdue = [claimed.pair] if data.draw(st.booleans()) else []
+        left = timedelta(seconds=50)
+        self.do(leases.shorten_leases(self.connection, [claimed.pair], left=left, overdue=overdue))
+        if model.status == "RUNNING" and model.fence == claimed.fence and not overdue:
+            model.left = True
 
     @precondition(lambda self: self.held)
     @rule(data=st.data())
@@ -193,6 +219,7 @@ class Record(RuleBasedStateMachine):
         """The code is gone without a settlement, as when the process was killed and another has its name."""
         owner, task_id = data.draw(st.sampled_from(sorted(self.held)))
         del self.held[owner, task_id]
+        self.suspects.discard((owner, task_id))
         lease = self.owners[owner].heartbeat.find(task_id)
         assert lease is not None
         lease.give_back()
@@ -241,6 +268,7 @@ class Record(RuleBasedStateMachine):
         assert moved == ({task_id} if model.status == "FAILED" else set())
         if moved:
             model.status, model.final, model.attempt = "READY", False, 0
+            model.crashes = min(model.crashes, crashes.SUSPECT)
 
     # --- what holds -----------------------------------------------------------------------------------------------
 
@@ -251,8 +279,9 @@ class Record(RuleBasedStateMachine):
             if row is None:
                 assert not model.status
                 continue
-            seen = (row["status"], row["final"], row["attempt"], row["fence"])
-            assert seen == (model.status, model.final, model.attempt, model.fence), task_id
+            seen = (row["status"], row["final"], row["attempt"], row["fence"], row["crashes"])
+            known = (model.status, model.final, model.attempt, model.fence, model.crashes)
+            assert seen == known, task_id
             owner = None if model.owner is None else f"owner-{model.owner}"
             assert row["lease_owner"] == owner
             if owner is not None:
@@ -261,7 +290,8 @@ class Record(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(100)
-def test_the_record_behaves_as_its_model(database_url: str) -> None:
+def test_the_record_behaves_as_its_model(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claimer, "SUSPECT_WAIT", 0.001)
     machine = type("Record", (Record,), {"url": database_url})
     run_state_machine_as_test(
         machine,

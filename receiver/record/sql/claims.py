@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections
+from receiver.record.sql.crashes import COUNTED, CRASHED, DIED, SUSPECT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,10 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClaimRow(msgspec.Struct, frozen=True, gc=False):
-    """What a claim found. `verdict`: claimed, done, busy, not_due, exhausted, foreign, or locked (free, but its row is locked)."""
+    """What a claim found.
+
+    `verdict`: claimed, done, busy, not_due, exhausted, foreign, suspect, or locked (free, but its row is locked).
+    """
 
     task_id: str
     verdict: str
@@ -55,7 +59,7 @@ class ClaimRow(msgspec.Struct, frozen=True, gc=False):
     attempt: int
 
 
-CLAIM = """
+CLAIM: Final = f"""
 WITH input AS MATERIALIZED (
     SELECT i.task_id, i.args, i.kwargs, i.enqueued_at, i.trace,
            ($7::text[])[i.route] AS task_name, ($8::text[])[i.route] AS task_path,
@@ -65,10 +69,10 @@ WITH input AS MATERIALIZED (
 ),
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, attempt, fence,
-                                 claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace)
+                                 claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace, ran_on)
     SELECT i.task_id, i.task_name, i.task_path, $11, $15, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
            $14::uuid, $12, clock_timestamp() + $13::interval,
-           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace
+           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace, $12
     FROM input i
     WHERE NOT EXISTS (SELECT FROM task_executions e WHERE e.task_id = i.task_id)
     ORDER BY i.task_id COLLATE "C"
@@ -76,7 +80,7 @@ created AS (
     RETURNING task_id, fence, attempt
 ),
 free AS (
-    SELECT i.*, e.status, e.fence, e.attempt, e.started_at, e.lease_owner
+    SELECT i.*, e.status, e.fence, e.attempt, e.started_at, e.lease_owner, {COUNTED} AS counted, {DIED} AS died
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id
     WHERE NOT e.final
@@ -84,13 +88,14 @@ free AS (
       AND e.task_path = ANY (i.paths)
       AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
       AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
-      AND (i.max_attempts IS NULL OR e.attempt < i.max_attempts)
+      AND (i.max_attempts IS NULL OR {COUNTED} < i.max_attempts)
+      AND e.crashes + {DIED} < $16
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 taken AS (
     UPDATE task_executions e
-    SET status = 'RUNNING', attempt = f.attempt + 1, fence = f.fence + 1,
+    SET status = 'RUNNING', attempt = f.counted + 1, fence = f.fence + 1, crashes = e.crashes + f.died, ran_on = $12,
         claim_token = $14::uuid, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
         args = f.args::jsonb, kwargs = f.kwargs::jsonb,
         started_at = clock_timestamp(), finished_at = NULL, publishing_until = NULL,
@@ -110,7 +115,7 @@ expired AS (
 SELECT task_id, fence, attempt FROM created
 UNION ALL
 SELECT task_id, fence, attempt FROM taken
-"""
+"""  # noqa: S608 - expressions of our own
 # A new row is inserted as RUNNING. Existing rows are left out of the INSERT: ON CONFLICT would wait for a transaction that
 # updates one. An existing row is locked only if it is free, and skipped when it is locked: no claim waits for a row.
 # `free` carries the input's columns, so that no two CTEs are joined: they have no index, and joining eighty rows to eighty
@@ -125,11 +130,15 @@ async def claim(
     whose: Whose,
     owner: str,
     lease: timedelta,
+    suspects: bool = False,
 ) -> dict[str, ClaimRow]:
     """READY, FAILED, lease-expired or new → RUNNING, with the fence raised and the attempt counted. Ids are distinct.
 
+    A run whose process died under it is counted in `crashes`, and its attempt is not counted.
+
     Args:
         token: unique to this call; `find_claimed` finds its claims by it.
+        suspects: claims suspects too; the caller runs no other suspect.
 
     Returns, by task_id, what is claimed and why the rest is not. Ids whose state is unknown are missing from the result.
     """
@@ -152,6 +161,7 @@ async def claim(
         lease,
         token,
         whose.environment,
+        _limit(suspects=suspects),
     )
     claimed = {
         row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows
@@ -160,14 +170,19 @@ async def claim(
     if not others:
         return claimed
     try:
-        return claimed | await _verdicts(executor, others, whose)
+        return claimed | await _verdicts(executor, others, whose, suspects=suspects)
     except (DatabaseUnavailable, OutOfConnections):
         if not claimed:
             raise
         return claimed  # these are committed: the others' error is not theirs
 
 
-VERDICTS = """
+def _limit(*, suspects: bool) -> int:
+    """An execution with fewer crashes may be claimed."""
+    return CRASHED if suspects else SUSPECT
+
+
+VERDICTS: Final = f"""
 SELECT i.task_id,
        CASE
            WHEN e.task_id IS NULL THEN 'busy'
@@ -177,16 +192,19 @@ SELECT i.task_id,
            WHEN e.final THEN 'done'
            WHEN e.status = 'RUNNING' AND e.lease_expires_at > clock_timestamp() THEN 'busy'
            WHEN e.run_after > clock_timestamp() THEN 'not_due'
-           WHEN e.attempt >= i.max_attempts THEN 'exhausted'
+           WHEN {COUNTED} >= i.max_attempts OR e.crashes + {DIED} >= {CRASHED} THEN 'exhausted'
+           WHEN e.crashes + {DIED} >= $7 THEN 'suspect'
            ELSE 'locked'
        END AS verdict
 FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS i(task_id, task_name, paths, max_attempts)
 LEFT JOIN task_executions e ON e.task_id = i.task_id
-"""
+"""  # noqa: S608 - as above
 # A statement of its own: few deliveries need it, and as part of the claim every one paid for it.
 
 
-async def _verdicts(executor: Executor, items: Sequence[ClaimItem], whose: Whose) -> dict[str, ClaimRow]:
+async def _verdicts(
+    executor: Executor, items: Sequence[ClaimItem], whose: Whose, *, suspects: bool
+) -> dict[str, ClaimRow]:
     """Why these could not be claimed a moment ago, by their rows; a row that cannot be seen is busy."""
     rows = await executor.fetch(
         VERDICTS,
@@ -195,6 +213,7 @@ async def _verdicts(executor: Executor, items: Sequence[ClaimItem], whose: Whose
         ["\n".join(item.route.paths) for item in items],
         [item.route.max_attempts for item in items],
         *whose,
+        _limit(suspects=suspects),
     )
     return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"], 0, 0) for row in rows}
 
@@ -235,33 +254,3 @@ RETURNING task_id
 async def defer(executor: Executor, task_id: str) -> bool:
     """READY stays READY, not published: it was delivered before its time, and the sweeper publishes it later."""
     return bool(await executor.fetch(DEFER, task_id))
-
-
-EXHAUST = """
-WITH held AS (
-    SELECT task_id, status, fence, attempt, started_at, lease_owner, error_type, error_message, error_traceback
-    FROM task_executions
-    WHERE task_id = $1 AND NOT final AND attempt >= $2
-      AND (status <> 'RUNNING' OR lease_expires_at <= clock_timestamp())
-    FOR NO KEY UPDATE SKIP LOCKED
-),
-expired AS (
-    INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
-    SELECT task_id, fence, attempt, started_at, clock_timestamp(), 'LEASE_EXPIRED',
-           'LeaseExpired', 'the instance that ran it stopped renewing its lease', lease_owner
-    FROM held WHERE status = 'RUNNING'
-)
-UPDATE task_executions e
-SET status = 'FAILED', final = true, finished_at = coalesce(e.finished_at, clock_timestamp()),
-    error_type = coalesce(h.error_type, 'AttemptsExhausted'),
-    error_message = coalesce(h.error_message, format('%s of %s attempts used up', h.attempt, $2::int)),
-    error_traceback = h.error_traceback, claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
-FROM held h
-WHERE e.task_id = h.task_id
-RETURNING e.task_id
-"""
-
-
-async def exhaust(executor: Executor, task_id: str, max_attempts: int) -> bool:
-    """Not running, and no attempt left → FAILED, final."""
-    return bool(await executor.fetch(EXHAUST, task_id, max_attempts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from datetime import timedelta
 
     from receiver.record.database import Executor
@@ -21,8 +21,8 @@ held AS (
     FOR NO KEY UPDATE OF e
 ),
 ended AS (
-    INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, instance)
-    SELECT task_id, fence, attempt, started_at, clock_timestamp(), 'HANDED_BACK', $3 FROM held
+    INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, instance, error_message)
+    SELECT task_id, fence, attempt, started_at, clock_timestamp(), 'HANDED_BACK', $3, $4 FROM held
 )
 UPDATE task_executions e
 SET status = 'READY', attempt = h.attempt - 1, started_at = NULL,
@@ -34,30 +34,43 @@ RETURNING e.task_id, e.fence
 
 
 async def hand_back(
-    executor: Executor, pairs: Sequence[tuple[str, int]], *, instance: str
+    executor: Executor, pairs: Sequence[tuple[str, int]], *, instance: str, why: str | None = None
 ) -> set[tuple[str, int]]:
-    """RUNNING → READY: the attempt is not counted, the fence stays. Only for code that has stopped and was rolled back."""
-    rows = await executor.fetch(HAND_BACK, [pair[0] for pair in pairs], [pair[1] for pair in pairs], instance)
+    """RUNNING → READY: the attempt is not counted, the fence stays. Only for code that has stopped and was rolled back.
+
+    Args:
+        why: for the history; None: the instance stops, or the claim was answered too late.
+    """
+    ids, fences = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    rows = await executor.fetch(HAND_BACK, ids, fences, instance, why)
     return {(row["task_id"], row["fence"]) for row in rows}
 
 
 _EXTEND = """
 WITH held AS (
-    SELECT e.task_id
-    FROM unnest($1::text[], $2::bigint[]) AS i(task_id, fence)
+    SELECT i.*
+    FROM {input}
     JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )
 UPDATE task_executions e
-SET lease_expires_at = {until}
+SET {change}
 FROM held h
 WHERE e.task_id = h.task_id
 RETURNING e.task_id, e.fence
 """
 
-RENEW = _EXTEND.format(until="clock_timestamp() + $3::interval")
-SHORTEN_LEASES = _EXTEND.format(until="least(e.lease_expires_at, clock_timestamp() + $3::interval)")
+RENEW = _EXTEND.format(
+    input="unnest($1::text[], $2::bigint[]) AS i(task_id, fence)",
+    change="lease_expires_at = clock_timestamp() + $3::interval",
+)
+SHORTEN_LEASES = _EXTEND.format(
+    input="unnest($1::text[], $2::bigint[], $4::bool[]) AS i(task_id, fence, overdue)",
+    change="""lease_expires_at = least(e.lease_expires_at, clock_timestamp() + $3::interval),
+    ran_on = CASE WHEN h.overdue THEN e.ran_on END""",
+)
+# Without `ran_on` the takeover is no crash: a deploy makes no suspects. Code that should have ended by itself has killed its process.
 
 
 async def renew(
@@ -68,6 +81,22 @@ async def renew(
     return {(row["task_id"], row["fence"]) for row in rows}
 
 
-async def shorten_leases(executor: Executor, pairs: Sequence[tuple[str, int]], *, left: timedelta) -> None:
-    """RUNNING stays RUNNING, for no longer than `left`: the owner exits, and only that ends its code."""
-    await executor.fetch(SHORTEN_LEASES, [pair[0] for pair in pairs], [pair[1] for pair in pairs], left)
+async def shorten_leases(
+    executor: Executor,
+    pairs: Sequence[tuple[str, int]],
+    *,
+    left: timedelta,
+    overdue: Collection[tuple[str, int]] = (),
+) -> None:
+    """RUNNING stays RUNNING, for no longer than `left`: the owner exits, and only that ends its code.
+
+    Args:
+        overdue: those of the pairs that are past their deadline: the exit counts as their crash.
+    """
+    await executor.fetch(
+        SHORTEN_LEASES,
+        [pair[0] for pair in pairs],
+        [pair[1] for pair in pairs],
+        left,
+        [pair in overdue for pair in pairs],
+    )

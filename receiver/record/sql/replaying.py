@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from receiver.record.sql.crashes import SUSPECT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from receiver.record.whose import Whose
 
 
-REPLAY: Final = """
+REPLAY: Final = f"""
 WITH held AS (
     SELECT e.task_id FROM unnest($3::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
     WHERE e.namespace = $1 AND e.environment = $2 AND e.status = 'FAILED'
@@ -25,12 +27,14 @@ WITH held AS (
     FOR NO KEY UPDATE OF e
 )
 UPDATE task_executions e
-SET status = 'READY', final = false, attempt = 0, started_at = NULL, finished_at = NULL, published_at = NULL,
-    publishing_until = NULL, error_type = NULL, error_message = NULL, error_traceback = NULL
+SET status = 'READY', final = false, attempt = 0, crashes = least(crashes, {SUSPECT}), started_at = NULL,
+    finished_at = NULL, published_at = NULL, publishing_until = NULL,
+    error_type = NULL, error_message = NULL, error_traceback = NULL
 FROM held h WHERE e.task_id = h.task_id
 RETURNING e.task_id
-"""
-# `attempt` starts again at 0: `max_attempts` would otherwise end the execution before it runs.
+"""  # noqa: S608 - a number of our own
+# `attempt` starts again at 0: `max_attempts` would otherwise end the execution before it runs. What has crashed stays a
+# suspect, with three tries.
 
 
 async def replay(executor: Executor, task_ids: Sequence[str], *, whose: Whose) -> set[str]:

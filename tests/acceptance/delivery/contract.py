@@ -42,6 +42,12 @@ FINAL_FAILURE = Ending(
     "acks",
     "FAILED, final",
 )
+CRASHED = Ending(
+    "its process died under it five times, the last three while it was the only suspect of its instance",
+    200,
+    "acks",
+    "FAILED, final, `error_type` `Crashed`",
+)
 NOT_DUE = Ending(
     "delivered before its `run_after`",
     200,
@@ -64,6 +70,12 @@ SET_ASIDE = Ending(
 TOO_LARGE = Ending("larger than `TASKS_MAX_BODY_BYTES`", 400, "nacks", "not kept")
 FORBIDDEN = Ending("OIDC token missing, bad, or not ours", 403, "nacks", "nothing is read or written")
 BUSY = Ending("the same execution is running elsewhere", 429, "nacks, backs off", "unchanged")
+SUSPECT = Ending(
+    "its process died under it twice or more, and another such execution runs on this instance",
+    429,
+    "nacks, backs off",
+    "unchanged",
+)
 NO_ROOM = Ending(
     "no database connection in time, PostgreSQL out of slots, no thread in time, more in flight than "
     "`TASKS_MAX_CONCURRENCY` or `TASKS_MAX_INFLIGHT_BYTES`",
@@ -85,8 +97,8 @@ UNRECORDED = Ending(
 )
 
 ENDINGS: Final = (
-    RETURNED, DUPLICATE, SWITCHED_OFF, FINAL_FAILURE, NOT_DUE, REJECTED, SET_ASIDE, TOO_LARGE, FORBIDDEN, BUSY, NO_ROOM,
-    RAISED, UNRECORDED,
+    RETURNED, DUPLICATE, SWITCHED_OFF, FINAL_FAILURE, CRASHED, NOT_DUE, REJECTED, SET_ASIDE, TOO_LARGE, FORBIDDEN, BUSY,
+    SUSPECT, NO_ROOM, RAISED, UNRECORDED,
 )  # fmt: skip
 
 OPENING, CLOSING = "<!-- contract -->", "<!-- /contract -->"
@@ -210,7 +222,7 @@ CASES: Final = (
     _returned("a row under a former path", with_row(
         push("renamed"), "renamed", task_path="former_tasks.renamed"), _done(task_path="former_tasks.renamed")),
     _returned("retry of a failure", push("fail_once", times=2), _done("printed", 2), attempts=("FAILED",), calls=2),
-    _returned("after a lease ran out", with_row(push("succeed"), "succeed", **LEFT_RUNNING), _done(attempt=3),
+    _returned("after a lease ran out", with_row(push("succeed"), "succeed", **LEFT_RUNNING), _done(attempt=2),
               attempts=("LEASE_EXPIRED",)),
     _returned("a time is stored as text", push("return_something", kind="time"), _done("2026-01-02T03:04:05Z")),
     _returned("message without task_id", play.without_task_id, _done()),
@@ -247,9 +259,13 @@ CASES: Final = (
     Case("attempts found used up", FINAL_FAILURE, "The task has no attempts left.",
          with_row(push("try_twice"), "try_twice", **FAILED),
          _row("FAILED", final=True, attempt=2, error_message="out of paper")),
-    Case("attempts found used up by a lease that ran out", FINAL_FAILURE, "The task has no attempts left.",
-         with_row(push("try_twice"), "try_twice", **LEFT_RUNNING), _row("FAILED", final=True, attempt=2),
-         ("LEASE_EXPIRED",)),
+    Case("last attempt, after a lease ran out in it", FINAL_FAILURE, "The task failed and will not be retried.",
+         with_row(push("try_twice"), "try_twice", **LEFT_RUNNING), _row("FAILED", final=True, attempt=2, crashes=1),
+         ("LEASE_EXPIRED", "FAILED"), calls=1),
+
+    Case("its fifth crash", CRASHED, "The task ended its process repeatedly and will not be retried.",
+         with_row(push("succeed"), "succeed", **LEFT_RUNNING, crashes=4),
+         _row("FAILED", final=True, attempt=2, error_type="Crashed", crashes=5), ("LEASE_EXPIRED",)),
 
     Case("before its run_after", NOT_DUE, "The task is not due yet and will be delivered later.",
          with_row(push("succeed"), "succeed", run_after_in=3600, published_at_in=-1),
@@ -293,6 +309,9 @@ CASES: Final = (
     Case("duplicate while running elsewhere", BUSY, "The task is already running.", with_row(
         push("succeed"), "succeed", **LEFT_RUNNING | {"lease_expires_at_in": 60}),
         _row("RUNNING", final=False, attempt=2)),
+
+    Case("beside another suspect", SUSPECT, "The service is at capacity.", play.two_suspects,
+         _row("READY", final=False, attempt=0, crashes=2)),
 
     _full("concurrency", play.beside("wait", "succeed", others=3)),
     _full("bytes in flight", play.beside("wait", "wait", others=1, size=400_000)),

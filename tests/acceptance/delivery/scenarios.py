@@ -74,7 +74,8 @@ FAILED: dict[str, Any] = {
 }  # fmt: skip
 LEFT_RUNNING: dict[str, Any] = {
     "status": "RUNNING", "attempt": 2, "fence": 2, "started_at_in": -90, "lease_expires_at_in": -30,
-    "lease_owner": "an instance that is gone", "claim_token": "7f3c5a38-9d7b-4d56-8f35-6ad2cb4f0000",
+    "lease_owner": "an instance that is gone", "ran_on": "an instance that is gone",
+    "claim_token": "7f3c5a38-9d7b-4d56-8f35-6ad2cb4f0000",
 }  # fmt: skip
 
 
@@ -132,6 +133,15 @@ async def running(stage: Stage, task: str, *labels: str, **kwargs: Any) -> Async
             stage.let_go(name)
         answers = await asyncio.gather(*pushes)
     assert {answer.status for answer in answers} == {200}
+
+
+async def two_suspects(stage: Stage) -> Sent:
+    """A suspect while another one runs."""
+    first = f"{stage.label}-first"
+    await stage.record.insert(first, "wait", crashes=2)
+    await stage.record.insert(stage.label, "succeed", crashes=2)
+    async with running(stage, "wait", first):
+        return await send(stage, message(stage, "succeed"))
 
 
 def beside(task: str, then: str, *, others: int, size: int = 0) -> Scenario:

@@ -170,7 +170,7 @@ async def test_a_task_that_closes_every_descriptor_of_its_process_is_taken_over(
     assert {each.status for each in again} <= {0, 429}
     row = await record.row(label)
     assert row is not None
-    assert (row["status"], row["attempt"]) == ("RUNNING", 2)
+    assert (row["status"], row["attempt"]) == ("RUNNING", 1)
 
 
 async def test_a_task_may_call_off_itself_and_what_it_started(
@@ -206,34 +206,80 @@ async def delivered_until(
         ("die", "kill_itself"),
     ],
 )
-async def test_a_task_that_ends_its_process_is_stopped_by_max_attempts(
+async def test_a_task_that_ends_its_process_is_stopped(
     begin: Start, database_url: str, record: Record, marks: Marks, label: str, task: str, how: str
 ) -> None:
-    """The attempt was counted before it ran, so two dead processes are enough; the neighbour only starts anew."""
+    """Two dead processes cost no attempt and make it a suspect; after the fifth it is not run again. Its neighbour starts anew."""
     await record.fetch("CREATE TABLE effects (label text)")
     neighbour = f"{label}-neighbour"
-    for attempt in (1, 2):
+    for death in (1, 2):
         victim = begin(database_url, {"TASKS_LEASE_SECONDS": str(LEASE)})
-        if attempt == 1:
+        if death == 1:
             beside = asyncio.ensure_future(push(victim, message("gated_effect", neighbour)))
             await marks.called(neighbour)
-        answers = await delivered_until(victim, message(task, label, how=how), marks, label, attempt)
+        answers = await delivered_until(victim, message(task, label, how=how), marks, label, death)
         assert {answer.status for answer in answers} <= {0, 429}
         await asyncio.to_thread(victim.process.wait, 20)
-        if attempt == 1:
+        if death == 1:
             assert (await beside).status == 0
         row = await record.row(label)
         assert row is not None
-        assert (row["status"], row["attempt"], marks.calls(label)) == ("RUNNING", attempt, attempt)
+        assert (row["status"], row["attempt"], marks.calls(label)) == ("RUNNING", 1, death)
+        assert row["crashes"] == death - 1  # the takeover will find out
+    await record.fetch("UPDATE task_executions SET crashes = 4 WHERE task_id = $1", label)
     survivor = begin(database_url, {"TASKS_LEASE_SECONDS": str(LEASE)})
     answers = await until_acked(survivor, message(task, label, how=how))
     assert {answer.status for answer in answers} <= {200, 429}
-    assert answers[-1].text == "The task has no attempts left."
+    assert answers[-1].text == "The task ended its process repeatedly and will not be retried."
     row = await record.row(label)
     assert row is not None
-    assert (row["status"], row["final"], row["attempt"], marks.calls(label)) == ("FAILED", True, 2, 2)
+    assert (row["status"], row["final"], row["error_type"], marks.calls(label)) == (
+        "FAILED",
+        True,
+        "Crashed",
+        2,
+    )
     assert [each["ending"] for each in await record.attempts(label)] == ["LEASE_EXPIRED"] * 2
     marks.let_go(neighbour)
     await until_acked(survivor, message("gated_effect", neighbour))
     assert len(await record.fetch("SELECT 1 FROM effects WHERE label = $1", neighbour)) == 1
     assert survivor.process.poll() is None
+
+
+@pytest.mark.slow
+async def test_a_poison_ends_as_crashed_and_ten_innocents_that_come_with_it_succeed(
+    begin: Start, database_url: str, record: Record, marks: Marks, label: str
+) -> None:
+    """Always pushed together, to one instance after the other, with three attempts each: every death takes down what runs there."""
+    poison, innocents = f"{label}-poison", [f"{label}-innocent-{number}" for number in range(10)]
+    left = {poison: "die_soon"} | dict.fromkeys(innocents, "take_a_while")
+    deaths = 0
+    while left:
+        instance = begin(database_url)
+        while left and instance.process.poll() is None:
+            answers = await asyncio.gather(
+                *(push(instance, message(task, task_id), patience=30) for task_id, task in left.items())
+            )
+            acked = [task_id for task_id, answer in zip(left, answers, strict=True) if answer.status == 200]
+            for task_id in acked:
+                del left[task_id]
+            if 0 in {answer.status for answer in answers}:
+                await asyncio.to_thread(instance.process.wait, 20)
+        if left:
+            deaths += 1
+            assert deaths <= 5, left
+            # Its process is dead: nothing is gained by waiting for its leases.
+            await record.fetch("UPDATE task_executions SET lease_expires_at = now() WHERE status = 'RUNNING'")
+    rows = {row["task_id"]: row for row in await record.fetch("SELECT * FROM task_executions")}
+    assert {rows[task_id]["status"] for task_id in innocents} == {"SUCCESSFUL"}
+    assert {rows[task_id]["attempt"] for task_id in innocents} == {1}
+    assert (rows[poison]["status"], rows[poison]["final"], rows[poison]["error_type"]) == (
+        "FAILED",
+        True,
+        "Crashed",
+    )
+    assert (deaths, marks.calls(poison)) == (5, 5)
+    # The record says who was in flight where the first process died: all eleven.
+    lines = await record.fetch("SELECT task_id, instance FROM task_attempts ORDER BY ended_at")
+    first = {line["task_id"] for line in lines if line["instance"] == lines[0]["instance"]}
+    assert first == {poison, *innocents}

@@ -246,8 +246,20 @@ def test_a_crash_leaves_the_lease_until_it_runs_out(task_queue, calls):
     task_queue.advance(2)
     assert [done.status for done in task_queue.deliver_all()] == [200]
     (row,) = task_queue.executions
-    assert (row.status, row.attempt, row.return_value) == ("SUCCESSFUL", 2, 2)
+    assert (row.status, row.attempt, row.return_value) == ("SUCCESSFUL", 1, 1)
     assert orders() == ["book"]
+
+def test_the_fifth_crash_ends_it(task_queue, calls):
+    for _ in range(5):
+        task_queue.crash_next()
+    assert task_queue.push(greet, "Ada").status == 0
+    for _ in range(4):
+        task_queue.advance(61)
+        assert [done.status for done in task_queue.deliver_all()] == [0]
+    task_queue.advance(61)
+    assert [done.status for done in task_queue.deliver_all()] == [200]
+    (row,) = task_queue.executions
+    assert (row.status, row.final, row.error_type, row.attempt, len(calls)) == ("FAILED", True, "Crashed", 1, 5)
 
 def test_a_crash_of_a_thread(task_queue, calls):
     task_queue.crash_next()

@@ -100,7 +100,8 @@ async def takes_over(
     answer, _ = await redelivered(second, message(task, label))
     assert answer.status == 200
     row = await row_of(record, label)
-    assert (row["status"], row["attempt"], row["fence"]) == ("SUCCESSFUL", 2, 2)
+    assert (row["status"], row["attempt"], row["fence"]) == ("SUCCESSFUL", 1, 2)
+    assert row["crashes"] == 1  # its instance had to exit because of it
     assert row["started_at"] >= left["lease_expires_at"]
     assert (row["started_at"] - left["lease_expires_at"]).total_seconds() < 2
     assert [line["ending"] for line in await record.attempts(label)] == ["LEASE_EXPIRED"]

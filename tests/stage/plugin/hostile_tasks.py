@@ -507,6 +507,21 @@ def die_in_thread(label: str, how: str) -> None:
     DIES[how]()
 
 
+@task
+async def die_soon(label: str) -> None:
+    """Dies when what came with it is running too."""
+    note(label)
+    await asyncio.sleep(0.3)
+    exit_at_once()
+
+
+@task
+async def take_a_while(label: str) -> None:
+    """Runs for longer than `die_soon`."""
+    note(label)
+    await asyncio.sleep(0.4)
+
+
 tasks = [
     TaskRoute(plain),
     TaskRoute(effect),
@@ -527,4 +542,6 @@ tasks = [
     TaskRoute(leave_a_child),
     TaskRoute(die, max_attempts=2),
     TaskRoute(die_in_thread, max_attempts=2),
+    TaskRoute(die_soon, max_attempts=3),
+    TaskRoute(take_a_while, max_attempts=3),
 ]

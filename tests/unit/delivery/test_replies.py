@@ -45,6 +45,7 @@ TABLE: list[tuple[Ending, int, str]] = [
     (Done(), 200, "The task was already completed."),
     (NotDue(), 200, "The task is not due yet and will be delivered later."),
     (Exhausted(), 200, "The task has no attempts left."),
+    (Exhausted(crashed=True), 200, "The task ended its process repeatedly and will not be retried."),
     (Failed(FAILURE, final=True), 200, "The task failed and will not be retried."),
     (
         Refused(RejectionReason.UNKNOWN_TASK, SECRET, acked=True),

@@ -231,6 +231,7 @@ LEVELS: list[tuple[Ending, str, str]] = [
     (Disconnected(), "INFO", ""),
     (HandedBack(), "INFO", ""),
     (Exhausted(), "WARNING", ""),
+    (Exhausted(crashed=True), "WARNING", "its process died under it again and again"),
     (DeadLettered("id: owed again"), "WARNING", "id: owed again"),
     (Denied("expired"), "WARNING", "expired"),
     (Oversized(), "WARNING", ""),
