@@ -176,6 +176,7 @@ class Proxy:
 
         async def refuse() -> None:
             self._stop_listening()
+            await asyncio.sleep(0)
 
         self._call(refuse)
 
@@ -199,18 +200,25 @@ class Proxy:
             self.port = self._server.sockets[0].getsockname()[1]
 
     def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        """Accepts nothing from now on; the port is closed one turn later.
+
+        asyncio needs the server for one more turn to take what it has just accepted, and else leaves that socket open.
+        """
+        server, self._server = self._server, None
+        if server is not None:
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            self._loop.call_soon(server.close)
 
     async def _close(self) -> None:
         self._stop_listening()
-        for link in list(self._links):
-            link.cut()
-        for pump in list(self._pumps):
-            pump.cancel()
-        if self._pumps:
-            await asyncio.wait(self._pumps)
+        while asyncio.all_tasks() - {asyncio.current_task()}:
+            for link in list(self._links):
+                link.cut()
+            for pump in self._pumps:
+                if not pump.cancelling():
+                    pump.cancel()
+            await asyncio.sleep(0)
 
     async def _connected(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         me = asyncio.current_task()
