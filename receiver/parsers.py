@@ -12,7 +12,7 @@ import ipaddress
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from receiver.text import is_storable
 
@@ -221,18 +221,9 @@ def dsn(value: str) -> str:
 
 def password(value: str) -> str:
     """Any text that PostgreSQL's protocol can carry."""
-    if not is_storable(value):
+    if not value or not is_storable(value):
         raise Unreadable("use UTF-8 text without NUL")
     return value
-
-
-def with_password(address: str, secret: str) -> str:
-    """The database address with `secret` in place of its own; user, host and query stay."""
-    scheme, _, rest = address.partition("://")
-    authority = re.match(r"[^/?]*", rest)
-    end = authority.end() if authority else 0
-    user, _, host = rest[:end].rpartition("@")
-    return f"{scheme}://{user.partition(':')[0]}:{quote(secret, safe='')}@{host}{rest[end:]}"
 
 
 def is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ import socket
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -43,6 +44,13 @@ _CLOUD_RUN_GRACE: Final = timedelta(seconds=8)
 
 _ZERO, _SECOND, _HOUR, _DAY = timedelta(0), timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 _MIB: Final = 1024**2
+
+
+class DatabaseAuth(StrEnum):
+    """What a login to the database shows."""
+
+    PASSWORD = "password"  # noqa: S105 - the word, not a password
+    IAM = "iam"
 
 
 class PushAuth(StrEnum):
@@ -94,6 +102,15 @@ class Settings:
         parsers.password,
         "password of the record, such as from a secret; replaces the one in DATABASE_URL",
         secret=True,
+    )
+    database_password_file: Path | None = setting(
+        "DATABASE_PASSWORD_FILE", Path, "file with that password; read again when a login is refused"
+    )
+    database_auth: DatabaseAuth = setting(
+        "DATABASE_AUTH",
+        parsers.choice(DatabaseAuth, "use password or iam"),
+        "password, or iam: a token of the service account for each new connection",
+        "password",
     )
     modules: tuple[str, ...] = setting(
         "TASKS_MODULES",
@@ -226,22 +243,6 @@ VARIABLES: Final = (
     Variable("TASKS_FAULT_SEED", None, "local only: makes the faults repeatable"),
 )
 """Every variable of ours, in the order of docs/settings.md."""
-
-
-def require_serving(settings: Settings) -> None:
-    """Checks that everything is set that serving needs beside the database; with push authentication off, nothing is.
-
-    Raises:
-        SettingError: names the first missing variable and what it is for.
-    """
-    needed = {
-        "project_id": "the Google Cloud project, such as gyrinx-prod",
-        "service_url": "this service's URL, the audience of push tokens",
-        "service_account": "the service account in the tokens of pushes",
-    }
-    for name, purpose in needed.items():
-        if getattr(settings, name) is None and settings.push_auth is PushAuth.OIDC:
-            raise SettingError(_FIELDS[name].name, None, f"set it to {purpose}")
 
 
 def environment_and_namespace(environ: Mapping[str, str]) -> tuple[str, str]:

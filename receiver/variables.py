@@ -18,7 +18,7 @@ T = TypeVar("T")
 FAULT: Final = "TASKS_FAULT_"
 """How the variables of `receiver.emulator.faults` begin."""
 
-_HIDDEN: Final = "(hidden)"
+HIDDEN: Final = "(hidden)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Variable:
         try:
             return self.parse(text)
         except Unreadable as error:
-            raise SettingError(self.name, _HIDDEN if self.secret else shown(text), str(error)) from None
+            raise SettingError(self.name, HIDDEN if self.secret else shown(text), str(error)) from None
 
 
 @overload
@@ -82,10 +82,10 @@ def refuse_typos(environ: Mapping[str, str], variables: Iterable[Variable]) -> N
         if name in ours or not name.startswith("TASKS_"):
             continue
         if close := difflib.get_close_matches(name, ours, n=1, cutoff=0.8):
-            raise SettingError(name, _HIDDEN, f"there is no such variable: did you mean {close[0]}?")
+            raise SettingError(name, HIDDEN, f"there is no such variable: did you mean {close[0]}?")
         if name.startswith(FAULT):
             known = ", ".join(known.removeprefix(FAULT) for known in ours if known.startswith(FAULT))
-            raise SettingError(name, _HIDDEN, f"there is no such fault: {FAULT}* can be {known}")
+            raise SettingError(name, HIDDEN, f"there is no such fault: {FAULT}* can be {known}")
 
 
 def shown(value: str) -> str:

@@ -21,7 +21,7 @@ from receiver.record import schema_check
 from receiver.record.database import Database, begin_with
 from receiver.record.schema import invalid_indexes
 from receiver.record.schema_check import SURELY_PASS, shut
-from receiver.record.sqlstates import BROKEN
+from receiver.record.sqlstates import BROKEN, NotConnected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,10 +37,6 @@ within Pub/Sub's longest backoff of ten minutes."""
 
 SWEEPS: Final = timedelta(minutes=15)
 """How far back sweeps are looked for."""
-
-
-class LoginRefused(DatabaseUnavailable):
-    """The database answers, and refuses this role or database name; or it has no free connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +146,7 @@ async def look(database: Database, whose: Whose) -> RecordSeen:
     """Runs all queries.
 
     Raises:
-        LoginRefused: the database refuses the connection.
+        NotConnected: the database answers, and refuses this role, password or database name; or it has no free connection.
         DatabaseUnavailable: it cannot be reached.
     """
     async with _connected(database) as connection:
@@ -210,9 +206,9 @@ async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asy
     try:
         connection = await database.connect("receiver doctor")
     except (asyncpg.PostgresError, asyncpg.ClientConfigurationError) as error:
-        raise LoginRefused(str(error.args[0])) from error
+        raise NotConnected(str(error.args[0])) from error
     except ValueError as error:  # an address that asyncpg cannot read; its words may quote it
-        raise LoginRefused("the driver cannot read the address") from error
+        raise NotConnected("the driver cannot read the address") from error
     except BROKEN as error:
         why = (
             "no answer"

@@ -48,7 +48,7 @@ class Configuration:
 
     @property
     def missing(self) -> list[str]:
-        """The unset variables that the service needs to start (`settings.require_serving`)."""
+        """The unset variables that the service needs to start (`serving.instance.require_serving`)."""
         settings = self.settings
         values = {"DATABASE_URL": settings.database_url}
         if settings.push_auth is PushAuth.OIDC:

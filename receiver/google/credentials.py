@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import google.auth
 from google.auth import exceptions
@@ -24,9 +25,11 @@ from receiver.errors import GoogleUnavailable, NoCredentials
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import requests
     from google.auth.credentials import Credentials as GoogleCredentials
+    from google.auth.transport.requests import Request
 
-SCOPE: Final = "https://www.googleapis.com/auth/cloud-platform"
+CLOUD_PLATFORM: Final = "https://www.googleapis.com/auth/cloud-platform"
 
 TOKEN_TIMEOUT: Final = 20.0
 """Seconds to wait for a token. Without credentials google-auth looks for the metadata server for up to 12 s."""
@@ -45,7 +48,7 @@ class Credentials:
     """
 
     def __init__(self, find: Callable[[], GoogleCredentials] | None = None) -> None:
-        self._find = find or _default
+        self._find = find or partial(_default, CLOUD_PLATFORM)
         self._found: GoogleCredentials | None = None
         self._refresh: asyncio.Task[GoogleCredentials] | None = None
 
@@ -90,36 +93,84 @@ class Credentials:
 
     async def _run(self) -> GoogleCredentials:
         try:
-            self._found = await asyncio.to_thread(self._refreshed)
+            self._found = await asyncio.to_thread(_refreshed, self._found, self._find)
         finally:
             self._refresh = None
         return self._found
 
-    def _refreshed(self) -> GoogleCredentials:
-        """The credentials, with a new token; in a thread."""
-        from google.auth.transport.requests import Request  # noqa: PLC0415 - a slow import: off the loop, and never for an emulator
 
-        try:
-            found = self._found or self._find()
-            found.refresh(Request())
-        except exceptions.DefaultCredentialsError as error:
-            raise NoCredentials(f"there are no Google credentials here; {HINT}") from error
-        except exceptions.GoogleAuthError as error:
-            # The metadata server's outage is a RefreshError around the TransportError, and not called retryable.
-            away = isinstance(error, exceptions.TransportError) or isinstance(
-                error.__cause__, exceptions.TransportError
-            )
-            if away or getattr(error, "retryable", False):
-                raise GoogleUnavailable(f"no access token ({_line(error)})") from error
-            raise NoCredentials(f"Google refuses the credentials ({_line(error)}); {HINT}") from error
-        return found
+class AccessToken:
+    """A token with one scope, for servers that are not Google's APIs. Threads may share it.
+
+    Args:
+        scope: what the token is for.
+        find: as for `Credentials`.
+    """
+
+    def __init__(self, scope: str, find: Callable[[], GoogleCredentials] | None = None) -> None:
+        self._find = find or partial(_default, scope)
+        self._found: GoogleCredentials | None = None
+
+    def fetch(self) -> tuple[str, str | None]:
+        """The token, and the service account's address where it is known. Blocks.
+
+        It is kept until shortly before its end (225 s, as google-auth defines it), or to its end while no other can be had.
+
+        Raises:
+            NoCredentials, GoogleUnavailable: as `Credentials.headers`.
+        """
+        found = self._found
+        if found is None or found.token_state is not TokenState.FRESH:
+            try:
+                found = self._found = _refreshed(found, self._find)
+            except GoogleUnavailable:
+                if found is None or found.token_state is TokenState.INVALID:
+                    raise
+        return str(found.token), getattr(found, "service_account_email", None)
+
+    def forget(self) -> None:
+        """The token was refused: the next one is new."""
+        self._found = None
 
 
-def _default() -> GoogleCredentials:
+def _refreshed(found: GoogleCredentials | None, find: Callable[[], GoogleCredentials]) -> GoogleCredentials:
+    """The credentials, with a new token; in a thread."""
+    try:
+        found = found or find()
+        found.refresh(_request())
+    except exceptions.DefaultCredentialsError as error:
+        raise NoCredentials(f"there are no Google credentials here; {HINT}") from error
+    except exceptions.GoogleAuthError as error:
+        # The metadata server's outage is a RefreshError around the TransportError, and not called retryable.
+        away = isinstance(error, exceptions.TransportError) or isinstance(
+            error.__cause__, exceptions.TransportError
+        )
+        if away or getattr(error, "retryable", False):
+            raise GoogleUnavailable(f"no access token ({_line(error)})") from error
+        raise NoCredentials(f"Google refuses the credentials ({_line(error)}); {HINT}") from error
+    return found
+
+
+def _request() -> Request:
+    """How google-auth sends its requests. Plain http is the metadata server's: no proxy of the environment may see it."""
+    import requests  # noqa: PLC0415 - a slow import: off the loop, and never for an emulator
+    from google.auth.transport.requests import Request  # noqa: PLC0415 - as above
+    from requests.adapters import HTTPAdapter  # noqa: PLC0415 - as above
+
+    class Direct(HTTPAdapter):
+        def send(self, *args: Any, **options: Any) -> requests.Response:
+            return super().send(*args, **options | {"proxies": None})
+
+    session = requests.Session()
+    session.mount("http://", Direct())
+    return Request(session)
+
+
+def _default(scope: str) -> GoogleCredentials:
     # Without this, a laptop without credentials logs three warnings before the error: no metadata server answers there.
     logging.getLogger("google.auth.compute_engine._metadata").setLevel(logging.ERROR)
     found: GoogleCredentials
-    found, _ = google.auth.default(scopes=[SCOPE])
+    found, _ = google.auth.default(scopes=[scope], request=_request())
     return found
 
 

@@ -13,15 +13,16 @@ Next: `receiver.record.connections` for the record's own statements, `receiver.r
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 from asyncpg import connect_utils
 
-from receiver import parsers
 from receiver.errors import SettingError
 from receiver.record import tls
+from receiver.record.logins import Login, encrypted, login_of
+from receiver.settings import DatabaseAuth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from receiver.record.logins import Credential
     from receiver.settings import Settings
 
 CONNECT_TIMEOUT = 5.0
@@ -53,6 +55,7 @@ ONLY_LIBPQ = frozenset(
 """Parameters of an address that libpq takes itself. asyncpg would send them to the server, which refuses them."""
 
 _SCHEME = re.compile(r"^(postgres|postgresql)(\+(asyncpg|psycopg|psycopg2))?://")
+_ROLE = re.compile(r"(?<=://)[^/?]*(?=@)")
 
 
 class Executor(Protocol):
@@ -76,17 +79,22 @@ class Database:
     """The record's database.
 
     Args:
-        dsn: for asyncpg; it holds the password.
+        dsn: for asyncpg; it may hold a password.
         prepared_statements: False behind a pooler in transaction mode.
+        login: what replaces the role and the password of `dsn`.
     """
 
     dsn: str = field(repr=False)
     prepared_statements: bool = True
+    login: Login = field(default_factory=Login, repr=False, compare=False)
 
     @classmethod
     def of(cls, url: str, *, prepared_statements: bool = True) -> Database:
         """The database of a `DATABASE_URL`, for whatever driver it is written."""
-        address, _, query = _SCHEME.sub("postgresql://", url, count=1).partition("?")
+        plain = _SCHEME.sub("postgresql://", url, count=1)
+        # As in `sa@project.iam@host`: asyncpg takes the first @ for the end of the role.
+        plain = _ROLE.sub(lambda role: role[0].replace("@", "%40"), plain, count=1)
+        address, _, query = plain.partition("?")
         kept = "&".join(each for each in query.split("&") if each.partition("=")[0] not in ONLY_LIBPQ)
         return cls(f"{address}?{kept}" if kept else address, prepared_statements)
 
@@ -95,16 +103,17 @@ class Database:
         """The database that the settings name.
 
         Raises:
-            SettingError: they name none.
+            SettingError: they name none, or not how to log in.
         """
         url = settings.database_url
         if url is None:
             raise SettingError(
                 "DATABASE_URL", None, "set it to the record's database, such as postgresql://user@host/name"
             )
-        if settings.database_password is not None:
-            url = parsers.with_password(url, settings.database_password)
-        return cls.of(url, prepared_statements=settings.db_prepared_statements)
+        if settings.database_auth is DatabaseAuth.IAM:
+            url = encrypted(url)
+        named = cls.of(url, prepared_statements=settings.db_prepared_statements)
+        return replace(named, login=login_of(settings))
 
     async def connect(
         self, application: str, server_settings: Mapping[str, str] | None = None, **options: Any
@@ -117,20 +126,26 @@ class Database:
             options: as for `asyncpg.connect`.
 
         Raises:
+            LoginRefused: the role or its password is refused.
             TlsFailed: the server's certificate is refused, or TLS lacks a file.
             OSError, TimeoutError, asyncpg.PostgresError: as asyncpg raises them.
         """
         if not self.prepared_statements:
             options["statement_cache_size"] = 0
             server_settings = None
+        options["server_settings"] = {"application_name": application, **(server_settings or {})}
+
+        async def connect(shown: Credential) -> asyncpg.Connection[asyncpg.Record]:
+            return await self._connect(user=shown.user, password=shown.password, **options)
+
+        return await self.login.run(connect)
+
+    async def _connect(self, **options: Any) -> asyncpg.Connection[asyncpg.Record]:
         try:
-            return await asyncpg.connect(
-                self.dsn,
-                timeout=CONNECT_TIMEOUT,
-                server_settings={"application_name": application, **(server_settings or {})},
-                **options,
-            )
+            return await asyncpg.connect(self.dsn, timeout=CONNECT_TIMEOUT, **options)
         except (OSError, asyncpg.ClientConfigurationError) as error:
+            if tls.may_go_without(error, self.dsn):
+                return await asyncpg.connect(self.dsn, timeout=CONNECT_TIMEOUT, ssl=False, **options)
             why = tls.explained(error, self.dsn)
             if why is None:
                 raise

@@ -44,6 +44,10 @@ class NotConnected(DatabaseUnavailable):
     """No connection could be made; nothing was sent."""
 
 
+class LoginRefused(NotConnected):
+    """PostgreSQL refuses the role, or its password: check DATABASE_URL and DATABASE_PASSWORD."""
+
+
 def sqlstate(error: BaseException | None) -> str:
     """The error's SQLSTATE, whether asyncpg, SQLAlchemy or another driver raised it; "" when it has none."""
     cause = getattr(error, "orig", None) or error
@@ -84,6 +88,12 @@ def is_out_of_slots(error: asyncpg.PostgresError) -> bool:
     return state.startswith("53") or (
         state.startswith("08") and any(words in str(error) for words in NO_SLOT)
     )
+
+
+def is_login_refused(error: asyncpg.PostgresError) -> bool:
+    """Whether the role or its password is refused; PgBouncer says so in class 08."""
+    state = sqlstate(error)
+    return state.startswith("28") or (state.startswith("08") and "authentication failed" in str(error))
 
 
 def ends_connection(error: asyncpg.PostgresError) -> bool:

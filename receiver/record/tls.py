@@ -24,13 +24,25 @@ FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
 """The parameters of `DATABASE_URL` that name files. The driver also reads them from `PGSSLROOTCERT` and the like."""
 
 
+DEMANDED = ("require", "verify-ca", "verify-full")
+"""The values of `sslmode` with which no connection goes without TLS."""
+
+
 class TlsFailed(DatabaseUnavailable):
     """There is no TLS connection. The message may be shown to anybody, as on /ready: it holds no name and no path."""
 
 
+def may_go_without(error: Exception, dsn: str) -> bool:
+    """Whether the peer cut the connection when it was asked for TLS, and TLS is only preferred.
+
+    The driver goes on without TLS after a No. Some proxies that encrypt by themselves hang up instead.
+    """
+    return _is_cut(error) and _asked(dsn).get("sslmode") == "prefer"
+
+
 def explained(error: Exception, dsn: str) -> str | None:
     """Why there is no TLS connection and what to do; None when the error is about something else."""
-    asked = {name: values[-1] for name, values in parse_qs(urlsplit(dsn).query).items()}
+    asked = _asked(dsn)
     why = None
     match error:
         case ssl.SSLCertVerificationError(verify_code=code) if code in OTHER_HOST:
@@ -63,4 +75,20 @@ def explained(error: Exception, dsn: str) -> str | None:
             )
         case ConnectionError() if "SSL upgrade" in str(error):
             why = "the database's server has no TLS; turn it on there (ssl=on)"
+        case _ if _is_cut(error) and asked["sslmode"] in DEMANDED:
+            why = (
+                "the connection to the database is cut when TLS begins; behind a proxy that encrypts by itself, such as Cloud "
+                "SQL's, set sslmode=disable in DATABASE_URL"
+            )
     return why
+
+
+def _asked(dsn: str) -> dict[str, str]:
+    """The parameters of the address; `sslmode` as the driver finds it."""
+    asked = {name: values[-1] for name, values in parse_qs(urlsplit(dsn).query).items()}
+    return {"sslmode": os.environ.get("PGSSLMODE", "prefer")} | asked
+
+
+def _is_cut(error: Exception) -> bool:
+    """Whether the peer hung up before it had answered anything."""
+    return isinstance(error, ConnectionResetError) or "connection_lost" in str(error)

@@ -21,6 +21,7 @@ from receiver.delivery.dead_letter import DeadLetters
 from receiver.delivery.push import PushEndpoint
 from receiver.delivery.runner import Runner
 from receiver.delivery.verifier import NoVerifier, Verifier
+from receiver.errors import SettingError
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from receiver.record.ledger import Ledger, LedgerSettings
@@ -28,7 +29,7 @@ from receiver.record.rejections import Rejections
 from receiver.record.whose import Whose
 from receiver.serving.readiness import Readiness
 from receiver.serving.watchdog import Watchdog
-from receiver.settings import PushAuth, Settings, require_serving
+from receiver.settings import PushAuth, Settings
 from receiver.tasks.backend import offer, withdraw
 from receiver.tasks.registry import load
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
@@ -54,7 +55,7 @@ CLOSE_SECONDS = 0.3
 """For shortening leases and closing connections; a silent database must not keep the process."""
 
 STUCK_EXIT_CODE = 1
-"""Of an instance that gives up on a task that does not stop: the platform sees a failure and starts another instance."""
+"""Of an instance that gives up, on a task that does not stop or on a login: the platform sees a failure and starts another one."""
 
 OVERTIME = 1.6
 """Seconds after the grace at which a shutdown that hangs is ended."""
@@ -69,7 +70,7 @@ class Service:
         emit: takes the events.
 
     Attributes:
-        on_stuck: called when a task has not stopped for a lease past its deadline; ends the process.
+        on_stuck: called when a task has not stopped for a lease past its deadline, or logins are refused; ends the process.
 
     Raises:
         ConfigurationError: a setting is missing or a plugin cannot be loaded.
@@ -82,6 +83,7 @@ class Service:
         self.emit = emit
         self.on_stuck: Callable[[], None] = lambda: None
         self._database = Database.configured(settings)
+        self._database.login.on_lasting_refusal = self._locked_out
         self._pool: TaskPool | None = None
         self._enqueuing: Backend | None = None
         self._started = False
@@ -232,11 +234,37 @@ class Service:
         self.heartbeat.stop(left=LEASE_AFTER_EXIT, overdue=self.runner.overdue(), within=CLOSE_SECONDS)
 
     def _stuck(self) -> None:
-        self.emit(
-            ReceiverTrouble("instance gives up", "a task has not stopped for a lease past its deadline")
+        self._give_up("a task has not stopped for a lease past its deadline")
+
+    def _locked_out(self) -> None:
+        """Only a new instance is given a new secret. May be called in the heartbeat's thread."""
+        self._give_up(
+            "PostgreSQL has refused the login for a minute; a new instance reads DATABASE_PASSWORD or DATABASE_URL again"
         )
+
+    def _give_up(self, why: str) -> None:
+        self.emit(ReceiverTrouble("instance gives up", why))
         self.admission.close()
         self.on_stuck()
+
+
+def require_serving(settings: Settings) -> None:
+    """Checks that what push tokens are compared with is set; with push authentication off, nothing is.
+
+    Raises:
+        SettingError: names the first missing variable and what it is for.
+    """
+    needed = {
+        "GCP_PROJECT_ID": (settings.project_id, "the Google Cloud project, such as gyrinx-prod"),
+        "CLOUD_RUN_SERVICE_URL": (settings.service_url, "this service's URL, the audience of push tokens"),
+        "TASKS_SERVICE_ACCOUNT": (
+            settings.service_account,
+            "the service account in the tokens of pushes",
+        ),
+    }
+    for name, (value, purpose) in needed.items():
+        if value is None and settings.push_auth is PushAuth.OIDC:
+            raise SettingError(name, None, f"set it to {purpose}")
 
 
 def _client() -> httpx.AsyncClient:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.record import schema_check
+from receiver.record.sqlstates import LoginRefused
 from receiver.record.tls import TlsFailed
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
@@ -101,6 +102,8 @@ class Readiness:
             found["schema"] = error.state
         except schema_check.ReadOnly:
             found["database"] = "read-only"
+        except LoginRefused:
+            found |= {"database": "login refused", "schema": "unknown"}
         except DatabaseUnavailable as error:
             why = str(error) if isinstance(error, TlsFailed) else "unavailable"
             found |= {"database": why, "schema": "unknown"}

@@ -42,7 +42,14 @@ DAY: Final = timedelta(days=1)
 START_TIMEOUT: Final = 30.0
 """Seconds until it must answer; it takes a tenth of one."""
 
-HBA: Final = f"hostssl all {MUTUAL} all cert\nhostssl all all all trust\n"
+ACCOUNT_ROLE: Final = "us@shop.iam"
+"""The role of a service account: its password comes in clear text, and only under TLS, as with Cloud SQL's IAM login."""
+
+HBA: Final = f"""
+hostssl all {MUTUAL} all cert
+hostssl all "{ACCOUNT_ROLE}" all password
+hostssl all all all trust
+"""
 
 
 class NoPostgresError(Exception):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,12 +11,13 @@ from hypothesis import strategies as st
 from receiver.errors import SettingError
 from receiver.parsers import is_loopback
 from receiver.record.database import Database
+from receiver.serving.instance import require_serving
 from receiver.settings import (
     VARIABLES,
+    DatabaseAuth,
     PushAuth,
     Settings,
     environment_and_namespace,
-    require_serving,
 )
 
 SERVING = {
@@ -73,6 +75,8 @@ GOOD = [
     ("DATABASE_URL", "postgresql+psycopg://u:p@/db?host=/cloudsql/P:R:I", "database_url", None),
     ("DATABASE_URL", "postgresql+psycopg2://u:p@h/db?connect_timeout=10&keepalives=1", "database_url", None),
     ("DATABASE_PASSWORD", " s3cret \r\n", "database_password", " s3cret "),
+    ("DATABASE_PASSWORD_FILE", "/secrets/password", "database_password_file", Path("/secrets/password")),
+    ("DATABASE_AUTH", "IAM", "database_auth", DatabaseAuth.IAM),
     ("TASKS_MODULES", "a.tasks, b ,,a.tasks", "modules", ("a.tasks", "b", "a.tasks")),
     ("TASKS_SETUP", "django:setup", "setup", "django:setup"),
     ("TASKS_PUSH_AUTH", "OFF", "push_auth", PushAuth.OFF),
@@ -135,6 +139,7 @@ BAD = {
         "postgresql://u:hunter2@h/db?sslmode=require&", "postgresql://u:hunter2@h/db?channel_binding=require",
     ],
     "DATABASE_PASSWORD": ["hunter2\x00", "hunter2\udcff"],
+    "DATABASE_AUTH": ["on", "token"],
     "TASKS_MODULES": ["my-plugin", "a:b", "a..b", ".a", "a b"],
     "TASKS_SETUP": ["django", "django:", ":setup", "dj-ango:setup", "a:b:c"],
     "TASKS_PUSH_AUTH": ["on", "none"],
@@ -292,20 +297,6 @@ def test_without_push_authentication_nothing_but_the_database_is_needed() -> Non
     settings = Settings(push_auth=PushAuth.OFF, database_url="postgresql://h/db")
     require_serving(settings)
     assert settings.audiences == frozenset()
-
-
-@pytest.mark.parametrize(
-    ("address", "complete"),
-    [
-        ("postgresql://u@h:5432/db", "postgresql://u:p%40%2F@h:5432/db"),
-        ("postgresql://u:old@h/db?sslmode=require", "postgresql://u:p%40%2F@h/db?sslmode=require"),
-        ("postgresql://u@/db?host=/cloudsql/P:R:I", "postgresql://u:p%40%2F@/db?host=/cloudsql/P:R:I"),
-        ("postgresql://h", "postgresql://:p%40%2F@h"),
-    ],
-)
-def test_a_password_that_comes_apart_is_put_into_the_address(address: str, complete: str) -> None:
-    settings = Settings.from_environ({"DATABASE_URL": address, "DATABASE_PASSWORD": "p@/"})
-    assert Database.configured(settings).dsn == complete
 
 
 def test_the_names_prefix_is_read_as_the_settings_read_it() -> None:

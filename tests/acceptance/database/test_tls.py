@@ -29,10 +29,11 @@ from receiver.tasks.call import TaskResult
 from receiver.tasks.naming import topic_name
 from tests.stage import tls_postgres
 from tests.stage.commands import Done, clean_environ, run_command
+from tests.stage.metadata import metadata
 from tests.stage.receivers import PLUGIN, new_instance
 from tests.stage.record import NAMESPACE, Record
 from tests.stage.slow import some_quick
-from tests.stage.tls_postgres import UNNAMED, NoPostgresError, TlsPostgres
+from tests.stage.tls_postgres import ACCOUNT_ROLE, UNNAMED, NoPostgresError, TlsPostgres
 from tests.stage.waiting import eventually
 
 MODULE = "tls_tasks"
@@ -197,6 +198,26 @@ async def test_a_service_and_an_application_do_all_they_do(
     finally:
         receiver.configure(None)
         await backend.aclose()
+
+
+def test_a_service_and_its_commands_log_in_with_tokens(
+    server: TlsPostgres, signer: Signer, certs_url: str, folder: Path, tmp_path: Path, label: str
+) -> None:
+    """As with Cloud SQL's IAM login: the server takes the account's token for its password, and takes it under TLS only."""
+    with metadata() as machine:
+        server.psql(f"CREATE ROLE \"{ACCOUNT_ROLE}\" LOGIN SUPERUSER PASSWORD '{machine.tokens[0]}'")
+        server.create_database("tokens")
+        url = server.url("verify-full", database="tokens").replace("postgres@", "")
+        env = {"DATABASE_AUTH": "iam", "CLOUDSDK_CONFIG": str(tmp_path)} | machine.environ
+        done = run_command("migrate", cwd=tmp_path, env=clean_environ() | {"DATABASE_URL": url} | env)
+        assert done.stdout.startswith("migrated: nothing"), done.stderr
+        with new_instance(url, signer, certs_url, folder, env, MODULE) as instance:
+            assert instance.get("/ready").json() == READY
+            assert instance.pusher().send(message("leaf", [label], task_id=label)).status_code == 200
+        assert set(machine.scopes) == {"https://www.googleapis.com/auth/sqlservice.login"}
+        in_clear = clean_environ() | {"DATABASE_URL": server.url("disable").replace("postgres@", "")} | env
+        done = run_command("executions", "list", cwd=tmp_path, env=in_clear)
+        assert "PostgreSQL refuses the login: no pg_hba.conf entry" in done.stderr
 
 
 @pytest.mark.parametrize("run", LOOPS.values(), ids=LOOPS)

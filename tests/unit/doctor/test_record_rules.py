@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from receiver.doctor.findings import Check, judged
-from receiver.doctor.record_look import LoginRefused, RecordSeen, Sweeps, Waiting
+from receiver.doctor.record_look import RecordSeen, Sweeps, Waiting
 from receiver.doctor.record_rules import UNAVAILABLE_RULES, judge_record
 from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.record.sqlstates import NotConnected
 from tests.unit.doctor.judging import FLEET, HOUR, MINUTE, WELL, codes
 
 
@@ -47,7 +48,7 @@ class TestDatabase:
     def test_a_database_that_cannot_be_asked_is_one_finding(self) -> None:
         for error, code in (
             (DatabaseUnavailable("no answer"), "database-unreachable"),
-            (LoginRefused("no such role"), "database-refuses"),
+            (NotConnected("no such role"), "database-refuses"),
         ):
             (found,) = judged(Check.DATABASE, UNAVAILABLE_RULES, error)
             assert (found.code, str(error) in found.what) == (code, True)

@@ -7,7 +7,8 @@ import pytest
 from receiver.doctor.setting_rules import Configuration
 from receiver.errors import SettingError
 from receiver.record.database import Database
-from receiver.settings import Settings, require_serving
+from receiver.serving.instance import require_serving
+from receiver.settings import Settings
 from tests.unit.doctor.judging import GOOD, codes, configured
 
 

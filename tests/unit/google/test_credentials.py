@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import pytest
 from google.auth import exceptions
@@ -19,7 +15,8 @@ from google.auth.compute_engine import _metadata
 from google.auth.credentials import TokenState
 
 from receiver.errors import GoogleUnavailable, NoCredentials
-from receiver.google.credentials import Credentials
+from receiver.google.credentials import AccessToken, Credentials
+from tests.stage.metadata import ACCOUNT, Metadata, metadata
 from tests.unit.google.google import Account, credentials
 
 
@@ -124,66 +121,69 @@ async def test_no_token_is_one_line_that_says_what_to_do(
     assert "\n" not in str(caught.value)
 
 
-def answer_as_metadata(monkeypatch: pytest.MonkeyPatch, server: HTTPServer) -> None:
+def answer_as_metadata(monkeypatch: pytest.MonkeyPatch, server: Metadata) -> None:
     """google-auth takes this server for the metadata server of the machine; it reads one of the two names at import."""
-    place = f"127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", place)
-    monkeypatch.setenv("GCE_METADATA_IP", place)
-
-
-class Metadata(BaseHTTPRequestHandler):
-    """The metadata server of an instance with a service account, or without one."""
-
-    has_account: ClassVar = True
-
-    def do_GET(self) -> None:
-        path = urlsplit(self.path).path
-        found = {
-            "/": {},
-            "/computeMetadata/v1/project/project-id": "shop",
-            "/computeMetadata/v1/instance/service-accounts/default/": {"email": "us@shop.test"},
-            "/computeMetadata/v1/instance/service-accounts/default/token": {
-                "access_token": "secret",
-                "expires_in": 3599,
-            },
-        }.get(path)
-        known = self.headers["metadata-flavor"] == "Google" and found is not None
-        self.send_response(200 if known and (self.has_account or "accounts" not in path) else 404)
-        self.send_header("metadata-flavor", "Google")
-        self.send_header("content-type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(found).encode())
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class NoAccount(Metadata):
-    has_account = False
-
-
-@contextmanager
-def serving(handler: type[Metadata]) -> Iterator[HTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", server.place)
+    monkeypatch.setenv("GCE_METADATA_IP", server.place)
 
 
 async def test_on_a_machine_of_googles_the_token_is_its_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(Metadata) as server:
+    with metadata() as server:
         answer_as_metadata(monkeypatch, server)
         ours = Credentials()
         assert await ours.headers() == {"authorization": "Bearer secret"}
         assert ours._found is not None
         assert ours._found.token_state is TokenState.FRESH
+    assert server.scopes == ["https://www.googleapis.com/auth/cloud-platform"]
+
+
+async def test_no_proxy_sees_how_a_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.path)
+            self.send_error(502)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with metadata() as server, ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        answer_as_metadata(monkeypatch, server)
+        assert await Credentials().headers() == {"authorization": "Bearer secret"}
+        assert await asyncio.to_thread(AccessToken("a-scope").fetch) == ("secret", ACCOUNT)
+        proxy.shutdown()
+        thread.join()
+    assert seen == []
+
+
+async def test_a_token_for_another_server_has_one_scope_and_is_kept_until_it_nears_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with metadata() as server:
+        answer_as_metadata(monkeypatch, server)
+        token = AccessToken("a-scope")
+        assert await asyncio.to_thread(token.fetch) == ("secret", ACCOUNT)
+        server.tokens, server.lifetime = ["second"], 100
+        assert await asyncio.to_thread(token.fetch) == ("secret", ACCOUNT)
+        token.forget()
+        assert await asyncio.to_thread(token.fetch) == ("second", ACCOUNT)
+        server.tokens = ["third"]
+        assert await asyncio.to_thread(token.fetch) == ("third", ACCOUNT)
+        assert server.scopes == ["a-scope"] * 3
+        server.has_account = False  # as in an outage
+        assert await asyncio.to_thread(token.fetch) == ("third", ACCOUNT)
 
 
 async def test_an_instance_without_an_account_has_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(NoAccount) as server:
+    with metadata() as server:
+        server.has_account = False
         answer_as_metadata(monkeypatch, server)
         with pytest.raises(GoogleUnavailable, match=r"service-accounts/default.* Status: 404") as caught:
             await Credentials().headers()
@@ -209,7 +209,7 @@ async def test_a_key_file_wins_over_the_platform(monkeypatch: pytest.MonkeyPatch
     key = tmp_path / "key.json"
     key.write_text("{}")
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(key))
-    with serving(Metadata) as server:
+    with metadata() as server:
         answer_as_metadata(monkeypatch, server)
         with pytest.raises(NoCredentials, match="GOOGLE_APPLICATION_CREDENTIALS"):
             await Credentials().headers()
