@@ -79,9 +79,9 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
         url = postgres.url(DATABASE)
         upgrade(Database.of(url))
         signer = Signer.create()
-        answers = queue.SimpleQueue[int]()
+        answers = queue.SimpleQueue[tuple[str, int]]()
         pubsub = stack.enter_context(
-            running(signer, observe=lambda _subscription, _message, status: answers.put(status))
+            running(signer, observe=lambda subscription, _, status: answers.put((subscription.name, status)))
         )
         # Its working folder is ours, so that it runs from a checkout as from an installation.
         receiver = Instance(

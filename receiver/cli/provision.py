@@ -45,6 +45,7 @@ PUBSUB = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION})
 @click.option("--skip-pubsub", is_flag=True, help="Leave topics and subscriptions alone.")
 @click.option("--grant", is_flag=True, help="Also give Pub/Sub's own account the roles that it needs.")
 @click.option("--prune", is_flag=True, help="Also delete topics and subscriptions that no task uses.")
+@click.option("--resume", is_flag=True, help="Also let subscriptions push again that somebody has paused.")
 @click.option(
     "--take-over", is_flag=True, help="What belongs to another service of this environment is ours: it moved."
 )
@@ -62,6 +63,7 @@ def command(
     skip_pubsub: bool,
     grant: bool,
     prune: bool,
+    resume: bool,
     take_over: bool,
     destroy: bool,
 ) -> None:
@@ -72,12 +74,14 @@ def command(
     changes = (applies or destroy) and not only_plan
     if applies and only_plan:
         raise click.UsageError("--plan and --apply exclude each other")
-    if destroy and (only or grant or prune):
+    if destroy and (only or grant or prune or resume):
         raise click.UsageError(
-            "--destroy deletes a whole environment; it goes with no --only, --grant or --prune"
+            "--destroy deletes a whole environment; it goes with no --only, --grant, --prune or --resume"
         )
-    if skip_pubsub and (skip_scheduler or grant or prune):
-        raise click.UsageError("--skip-pubsub leaves nothing to do for --skip-scheduler, --grant or --prune")
+    if skip_pubsub and (skip_scheduler or grant or prune or resume):
+        raise click.UsageError(
+            "--skip-pubsub leaves nothing to do for --skip-scheduler, --grant, --prune or --resume"
+        )
     if prune and only:
         raise click.UsageError("--prune looks at all tasks; it goes with no --only")
     if as_json and changes and not yes:
@@ -85,7 +89,7 @@ def command(
     settings = Settings.from_environ(os.environ)
     scope = Scope.of(settings)
     kinds = _kinds(settings, skip_scheduler=skip_scheduler, skip_pubsub=skip_pubsub, grant=grant)
-    options = ProvisionOptions(kinds, only, grant, take_over, prune)
+    options = ProvisionOptions(kinds, only, grant, take_over, prune, resume)
     push = None if destroy else PushTarget.of(settings)
     # Outside the loop: plugins may query while they are imported, and Django refuses that inside a running loop.
     tasks = None if destroy else registry.load(settings).including(maintenance.ROUTES)

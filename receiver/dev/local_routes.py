@@ -115,7 +115,11 @@ def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProjec
     dead_letters = dead_letter_topic_name(project.environment, project.namespace)
     dead_topic = project.topic(dead_letters)
     _put_topic(broker, dead_topic)
-    _put(broker, {"name": project.subscription(subscription_name(dead_letters)), "topic": dead_topic})
+    letters = {"name": project.subscription(subscription_name(dead_letters)), "topic": dead_topic}
+    _put(
+        broker,
+        letters | _pushing(project) | {"retryPolicy": {"minimumBackoff": "10s"}, "expirationPolicy": {}},
+    )
     wanted = set()
     for route in routes:
         _put_topic(broker, project.topic(route.topic_name))
@@ -150,8 +154,14 @@ def _subscription(route: LocalRoute, project: LocalProject, dead_letters: str) -
         },
         "deadLetterPolicy": {"deadLetterTopic": dead_letters, "maxDeliveryAttempts": MAX_DELIVERY_ATTEMPTS},
         "expirationPolicy": {},
+        **_pushing(project),
+    }
+
+
+def _pushing(project: LocalProject) -> dict[str, Any]:
+    return {
         "pushConfig": {
             "pushEndpoint": project.url + PUSH_PATH,
             "oidcToken": {"serviceAccountEmail": project.email, "audience": project.url},
-        },
+        }
     }

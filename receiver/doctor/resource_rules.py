@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from receiver.doctor.findings import Rule, Severity
 from receiver.provision.desired import MAKES_TOKENS, PUBLISHER, SUBSCRIBER
-from receiver.provision.planning import ChangeRefused, Create, Delete, Kept, Update
+from receiver.provision.planning import ChangeRefused, Create, Delete, Kept, Paused, Update
 from receiver.provision.resources import Kind
 
 if TYPE_CHECKING:
     from receiver.doctor.google_look import Provisioned, Roles
     from receiver.provision.resources import Grant, Resource
 
-E = TypeVar("E", Delete, Kept, ChangeRefused)
+E = TypeVar("E", Delete, Kept, Paused, ChangeRefused)
 
 APPLY: Final = "receiver provision --apply"
 NAMED: Final = 3
@@ -41,6 +41,17 @@ def _missing(seen: Provisioned) -> Iterator[Mapping[str, str]]:
             yield {"what": f"there is no {kind} {names[0]}" if len(names) == 1 else many, "why": why}
 
 
+def _is_pulled(entry: Update) -> bool:
+    """Whether it is a subscription without a push endpoint. Those of tasks that are ours are `Paused`."""
+    return any(one.field == "pushConfig.pushEndpoint" and one.old is None for one in entry.differences)
+
+
+def _pulled(seen: Provisioned) -> Iterator[str]:
+    for entry in seen.plan.entries:
+        if isinstance(entry, Update) and _is_pulled(entry):
+            yield entry.item.id
+
+
 def _drifted(fields: Sequence[str], seen: Provisioned) -> Iterator[str]:
     """One finding for each resource in which some of these fields differ. No fields: the fields that no other rule has."""
     for entry in seen.plan.entries:
@@ -48,7 +59,8 @@ def _drifted(fields: Sequence[str], seen: Provisioned) -> Iterator[str]:
             named = [
                 str(one)
                 for one in entry.differences
-                if (one.field in fields if fields else one.field not in _NAMED_FIELDS)
+                if not (one.field.startswith("pushConfig.") and _is_pulled(entry))
+                and (one.field in fields if fields else one.field not in _NAMED_FIELDS)
             ]
             if named:
                 yield f"{entry.item.kind} {entry.item.id}: {', '.join(named)}"
@@ -156,6 +168,22 @@ RESOURCE_RULES: Final[tuple[Rule[Provisioned], ...]] = (
     *(
         Rule(severity, code, partial(_drifted, fields), "{item}", why, APPLY)
         for severity, code, fields, why in _DRIFT
+    ),
+    Rule(
+        Severity.ERROR,
+        "pulled",
+        _pulled,
+        "subscription {item} has no push endpoint",
+        "its messages reach nobody; those of the dead letters leave their executions waiting for ever",
+        APPLY,
+    ),
+    Rule(
+        Severity.WARNING,
+        "paused",
+        partial(_entries, Paused),
+        "subscription {item.item.id} is paused: its push endpoint is empty",
+        "its messages wait, and Pub/Sub drops them after 7 days",
+        "receiver provision --resume --apply",
     ),
     Rule(
         Severity.WARNING,

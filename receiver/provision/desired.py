@@ -22,7 +22,7 @@ from receiver.settings import DEAD_LETTER_RETENTION, PUSH_PATH, SUBSCRIPTION_RET
 from receiver.tasks.route import TaskRoute
 
 DEAD_LETTER_ACK_DEADLINE: Final = timedelta(seconds=60)
-"""For people who pull dead letters by hand."""
+"""To write one down takes milliseconds, or as long as a slow database takes."""
 
 JOB_RETRIES: Final = 3
 """Times that Cloud Scheduler tries again when publishing fails. Its default is 0, its limit 5."""
@@ -100,7 +100,7 @@ class PushTarget:
 
 def desired(routes: Sequence[TaskRoute], scope: Scope, push: PushTarget) -> tuple[Wanted, ...]:
     """Everything that these routes need, each resource once."""
-    found = {wanted.item.name: wanted for wanted in _dead_letters(scope)}
+    found = {wanted.item.name: wanted for wanted in _dead_letters(scope, push)}
     for route in routes:
         found |= {wanted.item.name: wanted for wanted in _of_route(route, scope, push)}
     for route in routes:
@@ -129,12 +129,12 @@ def desired_grants(
         yield Wanted(Grant(f"projects/-/serviceAccounts/{push.account}", MAKES_TOKENS, agent))
 
 
-def _dead_letters(scope: Scope) -> Iterator[Wanted]:
+def _dead_letters(scope: Scope, push: PushTarget) -> Iterator[Wanted]:
     topic = scope.dead_letter_topic
     yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.labels}))
     body = {
         "topic": topic,
-        "pushConfig": {},
+        "pushConfig": _push_config(push.url, push),
         "ackDeadlineSeconds": int(DEAD_LETTER_ACK_DEADLINE.total_seconds()),
         "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"},
         "messageRetentionDuration": _duration(DEAD_LETTER_RETENTION),
@@ -183,13 +183,9 @@ def _delivery(
 
 
 def _subscription(route: TaskRoute, topic: str, scope: Scope, push: PushTarget) -> dict[str, Any]:
-    url = push.url_for(route)
-    config: dict[str, Any] = {"pushEndpoint": url + PUSH_PATH}
-    if push.account is not None:
-        config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": url}
     return {
         "topic": topic,
-        "pushConfig": config,
+        "pushConfig": _push_config(push.url_for(route), push),
         "ackDeadlineSeconds": route.ack_deadline,
         # Always: without it Pub/Sub tries again at once.
         "retryPolicy": {
@@ -205,6 +201,13 @@ def _subscription(route: TaskRoute, topic: str, scope: Scope, push: PushTarget) 
         "expirationPolicy": {},
         "labels": scope.labels,
     }
+
+
+def _push_config(url: str, push: PushTarget) -> dict[str, Any]:
+    config: dict[str, Any] = {"pushEndpoint": url + PUSH_PATH}
+    if push.account is not None:
+        config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": url}
+    return config
 
 
 def _job(route: TaskRoute, schedule: str, scope: Scope) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The plan: the resources to create, change and delete, so that the observed state becomes the desired one.
 
-Pure. Every resource gets exactly one of the values below, so that a plan can be read before anything happens.
+Pure. Every resource gets one of the values below, so that a plan can be read before anything happens.
 
 Invariants: a change names only what `Scope.contains`, or a wanted grant. Another owner's resource is never changed. A resource
 is deleted only when it says that it is ours. The plan of a state that equals the desired one holds no change.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 from receiver.provision.fields import Difference, differences
 from receiver.provision.observed import Observed
@@ -78,6 +78,17 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """Somebody has emptied the push endpoint of this subscription, Google's way to pause one. It stays so.
+
+    Other fields of it may differ: then it has an `Update` as well.
+    """
+
+    item: Resource
+    why: ClassVar[str] = "paused: it has no push endpoint, and its messages wait; --resume gives it one again"
+
+
+@dataclass(frozen=True, slots=True)
 class Unchanged:
     """It is as it should be."""
 
@@ -88,7 +99,7 @@ Needed: TypeAlias = Mapping[str, str]
 """Full names of topics that executions in the record still need although no task has them, each with the reason."""
 
 Change: TypeAlias = Create | Give | Update | Delete
-Entry: TypeAlias = Create | Give | Update | Delete | ChangeRefused | Kept | Unchanged
+Entry: TypeAlias = Create | Give | Update | Delete | ChangeRefused | Kept | Paused | Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +129,11 @@ class Plan:
         return tuple(entry for entry in self.entries if isinstance(entry, Kept))
 
     @property
+    def paused(self) -> tuple[Paused, ...]:
+        """The subscriptions that an operator has paused."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Paused))
+
+    @property
     def unchanged(self) -> int:
         """How many are as they should be."""
         return sum(isinstance(entry, Unchanged) for entry in self.entries)
@@ -136,6 +152,7 @@ def plan(
     take_over: bool = False,
     prune: Needed | None = None,
     orphans: bool = True,
+    resume: bool = False,
 ) -> Plan:
     """The changes from `observed` to `wanted`.
 
@@ -143,11 +160,14 @@ def plan(
         take_over: resources of another service with our environment and namespace count as ours: the service has moved.
         prune: delete the topics and subscriptions that no task needs, except these. None: delete none.
         orphans: also look at what is not wanted; False when `wanted` holds only some of the tasks.
+        resume: give subscriptions that are paused their push endpoint again.
     """
     entries = [
         entry
         for one in wanted
-        for entry in _of_wanted(one, observed, scope, take_over=take_over, pruning=prune is not None)
+        for entry in _of_wanted(
+            one, observed, scope, take_over=take_over, pruning=prune is not None, resume=resume
+        )
     ]
     entries = list(_without_needs(entries))
     if orphans:
@@ -175,7 +195,7 @@ def removal(observed: Observed, scope: Scope, *, take_over: bool = False) -> Pla
 
 
 def _of_wanted(
-    one: Wanted, observed: Observed, scope: Scope, *, take_over: bool, pruning: bool
+    one: Wanted, observed: Observed, scope: Scope, *, take_over: bool, pruning: bool, resume: bool
 ) -> Iterator[Entry]:
     item = one.item
     if isinstance(item, Grant):
@@ -195,17 +215,39 @@ def _of_wanted(
         return
     changed = differences(item, found)
     fixed = [difference for difference in changed if difference.fixed is not None]
-    if fixed and one.former is not None:
-        what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
-        yield Kept(found, f"a former name of {one.former}, and of no more use: {what}")
-    elif fixed:
-        yield ChangeRefused(item, _way_out(item, fixed))
-    elif changed:
+    if fixed:
+        yield _unchangeable(one, item, found, fixed)
+        return
+    if paused := not resume and whose is not Belongs.UNOWNED and _is_paused(found, scope):
+        changed = tuple(
+            difference for difference in changed if not difference.field.startswith("pushConfig.")
+        )
+        yield Paused(item)
+    if changed:
         yield Update(item, found, changed, one.needs, adopted=whose is Belongs.UNOWNED)
     elif one.former is not None and pruning:
         yield Kept(item, f"{one.former} is still known by this name (its aliases)")
-    else:
+    elif not paused:
         yield Unchanged(item)
+
+
+def _unchangeable(one: Wanted, item: Resource, found: Resource, fixed: Sequence[Difference]) -> Entry:
+    """Google cannot change these fields. Deleting loses the messages that wait, so people must decide."""
+    what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
+    if one.former is not None:
+        return Kept(found, f"a former name of {one.former}, and of no more use: {what}")
+    project, name = item.name.split("/")[1], item.id
+    return ChangeRefused(
+        item,
+        f"{what}. Pub/Sub cannot change that: `gcloud pubsub subscriptions delete {name} --project {project}` "
+        "loses the messages that wait in it; apply then creates it again",
+    )
+
+
+def _is_paused(found: Resource, scope: Scope) -> bool:
+    """Whether a subscription has no push endpoint. That of the dead letters had none before the receiver took them."""
+    is_push = found.kind is Kind.SUBSCRIPTION and found.name != scope.dead_letter_subscription
+    return is_push and not found.body.get("pushConfig", {}).get("pushEndpoint")
 
 
 def _stands_for(item: Resource, others: Iterable[str], observed: Observed) -> bool:
@@ -261,16 +303,6 @@ def _topic_of(found: Resource, scope: Scope) -> str:
     if found.kind is Kind.TOPIC:
         return found.name
     return scope.own_topic(found.id)
-
-
-def _way_out(item: Resource, fixed: Sequence[Difference]) -> str:
-    """Google cannot change these fields. Deleting loses the messages that wait, so people must decide."""
-    what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
-    project, name = item.name.split("/")[1], item.id
-    return (
-        f"{what}. Pub/Sub cannot change that: `gcloud pubsub subscriptions delete {name} --project {project}` "
-        "loses the messages that wait in it; apply then creates it again"
-    )
 
 
 def is_within(entry: Change, scope: Scope) -> bool:

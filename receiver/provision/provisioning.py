@@ -38,6 +38,7 @@ class ProvisionOptions:
         grant: also the roles of Pub/Sub's own account.
         take_over: resources of another service with our environment and namespace are ours: the service has moved.
         prune: delete the topics and subscriptions that no task needs.
+        resume: give subscriptions that are paused their push endpoint again.
     """
 
     kinds: frozenset[Kind] = ALL_KINDS
@@ -45,6 +46,7 @@ class ProvisionOptions:
     grant: bool = False
     take_over: bool = False
     prune: bool = False
+    resume: bool = False
 
 
 async def wanted_by(
@@ -159,6 +161,7 @@ class ProvisionRun:
             take_over=options.take_over,
             prune=needed if options.prune else None,
             orphans=not options.only,
+            resume=options.resume,
         )
 
 

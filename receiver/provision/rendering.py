@@ -14,6 +14,7 @@ from receiver.provision.planning import (
     Entry,
     Give,
     Kept,
+    Paused,
     Plan,
     Unchanged,
     Update,
@@ -27,6 +28,7 @@ _SIGNS: Final[dict[type[Entry], tuple[str, str, str]]] = {
     Delete: ("-", "red", "delete"),
     ChangeRefused: ("!", "bold red", "refused"),
     Kept: ("=", "dim", "kept"),
+    Paused: ("=", "yellow", "paused"),
     Unchanged: (" ", "dim", "unchanged"),
 }
 
@@ -36,8 +38,8 @@ Line: TypeAlias = tuple[str, str]
 
 
 def lines(plan: Plan) -> list[Line]:
-    """One line for each change, and one for each field of an update. Refused and kept resources have their reason."""
-    entries = (*plan.changes, *plan.refused, *plan.kept)
+    """One line for each change, and one for each field of an update. Other resources have their reason."""
+    entries = (*plan.changes, *plan.refused, *plan.paused, *plan.kept)
     return [line for entry in entries for line in _lines(entry)]
 
 
@@ -52,6 +54,8 @@ def summary(plan: Plan) -> str:
     ]
     if plan.refused:
         parts.append(f"{len(plan.refused)} refused")
+    if plan.paused:
+        parts.append(f"{len(plan.paused)} paused")
     if plan.kept:
         parts.append(f"{len(plan.kept)} kept")
     return ", ".join(parts)
@@ -79,6 +83,7 @@ def as_json(plan: Plan, scope: Scope) -> dict[str, Any]:
         "settled": plan.is_settled,
         "changes": [_as_json(change) for change in plan.changes],
         "refused": [_as_json(entry) for entry in plan.refused],
+        "paused": [_as_json(entry) for entry in plan.paused],
         "kept": [_as_json(entry) for entry in plan.kept],
         "unchanged": plan.unchanged,
     }
@@ -96,7 +101,7 @@ def results_as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
     ]
 
 
-def _lines(entry: Change | ChangeRefused | Kept) -> Iterator[Line]:
+def _lines(entry: Change | ChangeRefused | Paused | Kept) -> Iterator[Line]:
     sign, style, _ = _SIGNS[type(entry)]
     head = f"{sign} {entry.item.kind} {entry.item.id}"
     match entry:
@@ -110,7 +115,7 @@ def _lines(entry: Change | ChangeRefused | Kept) -> Iterator[Line]:
                 yield f"    {difference}", style
         case Delete(why=why):
             yield f"{head} ({why})", style
-        case ChangeRefused(why=why) | Kept(why=why):
+        case ChangeRefused(why=why) | Paused(why=why) | Kept(why=why):
             yield f"{head}: {why}", style
 
 
@@ -118,7 +123,7 @@ def _named(entry: Entry) -> dict[str, Any]:
     return {"action": _SIGNS[type(entry)][2], "kind": entry.item.kind.value, "name": entry.item.name}
 
 
-def _as_json(entry: Change | ChangeRefused | Kept) -> dict[str, Any]:
+def _as_json(entry: Change | ChangeRefused | Paused | Kept) -> dict[str, Any]:
     match entry:
         case Create(item=item):
             return {**_named(entry), "body": item.body}
@@ -127,5 +132,5 @@ def _as_json(entry: Change | ChangeRefused | Kept) -> dict[str, Any]:
         case Update(differences=differences, adopted=adopted):
             fields = [{"field": one.field, "old": one.old, "new": one.new} for one in differences]
             return {**_named(entry), "adopted": adopted, "fields": fields}
-        case Delete(why=why) | ChangeRefused(why=why) | Kept(why=why):
+        case Delete(why=why) | ChangeRefused(why=why) | Paused(why=why) | Kept(why=why):
             return {**_named(entry), "why": why}

@@ -132,7 +132,7 @@ class Scope:
 
     @property
     def dead_letter_subscription(self) -> str:
-        """The full name of its pull subscription, without which dead letters would be lost."""
+        """The full name of its subscription, which pushes them to the service."""
         topic = naming.dead_letter_topic_name(self.environment, self.namespace)
         return self._subscription(naming.subscription_name(topic))
 

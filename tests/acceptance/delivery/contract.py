@@ -67,6 +67,13 @@ SET_ASIDE = Ending(
     "acks",
     "kept in `rejected_messages`, replayable",
 )
+GIVEN_UP = Ending(
+    "a dead letter: Pub/Sub has given the message up, and the record knows it",
+    200,
+    "acks",
+    "READY and owed again, or FAILED and final when no attempt is left or `max_attempts` is not set; a running one goes "
+    "on; a message without a row is kept in `rejected_messages`",
+)
 TOO_LARGE = Ending("larger than `TASKS_MAX_BODY_BYTES`", 400, "nacks", "not kept")
 FORBIDDEN = Ending("OIDC token missing, bad, or not ours", 403, "nacks", "nothing is read or written")
 BUSY = Ending("the same execution is running elsewhere", 429, "nacks, backs off", "unchanged")
@@ -97,8 +104,8 @@ UNRECORDED = Ending(
 )
 
 ENDINGS: Final = (
-    RETURNED, DUPLICATE, SWITCHED_OFF, FINAL_FAILURE, CRASHED, NOT_DUE, REJECTED, SET_ASIDE, TOO_LARGE, FORBIDDEN, BUSY,
-    SUSPECT, NO_ROOM, RAISED, UNRECORDED,
+    RETURNED, DUPLICATE, SWITCHED_OFF, FINAL_FAILURE, CRASHED, NOT_DUE, REJECTED, SET_ASIDE, GIVEN_UP, TOO_LARGE,
+    FORBIDDEN, BUSY, SUSPECT, NO_ROOM, RAISED, UNRECORDED,
 )  # fmt: skip
 
 OPENING, CLOSING = "<!-- contract -->", "<!-- /contract -->"
@@ -179,6 +186,12 @@ def _final(name: str, scenario: Scenario, attempt: int = 1, **columns: Any) -> C
     row = _row("FAILED", final=True, attempt=attempt, **columns)
     text = "The task failed and will not be retried."
     return Case(name, FINAL_FAILURE, text, scenario, row, ("FAILED",) * attempt, calls=attempt)
+
+
+def _given_up(
+    name: str, scenario: Scenario, row: Mapping[str, Any] | None, attempts: tuple[str, ...] = (), **more: Any
+) -> Case:
+    return Case(name, GIVEN_UP, "The dead letter is recorded.", scenario, row, attempts, **more)
 
 
 def _rejected(
@@ -300,6 +313,16 @@ CASES: Final = (
     Case("rejected often and long enough", SET_ASIDE, "The message was rejected repeatedly and has been set aside.",
          play.until_acked, rejected=Reason.UNKNOWN_TASK, count=None, profile=Profile.TIGHT),
 
+    _given_up("a dead letter of a READY one", with_row(play.dead_letter, "succeed", published_at_in=-1),
+              _row("READY", final=False, attempt=0, published_at=None, dead_letters=1)),
+    _given_up("a dead letter of a running one", with_row(
+        play.dead_letter, "succeed", **LEFT_RUNNING | {"lease_expires_at_in": 60}, published_at_in=-1),
+        _row("RUNNING", final=False, attempt=2, published_at=None)),
+    _given_up("a dead letter of a failed one", with_row(play.dead_letter, "succeed", **FAILED),
+              _row("FAILED", final=True, attempt=2, error_message="out of paper")),
+    _given_up("a dead letter without a row", play.dead_letter, None, rejected=Reason.DEAD_LETTER),
+    _duplicate("a dead letter of a final one", with_row(play.dead_letter, "succeed", **SUCCESSFUL), _done()),
+
     Case("announced", TOO_LARGE, "The message is too large.", play.announced_too_large),
 
     *(Case(f"token: {name}", FORBIDDEN, "Forbidden.", play.hostile(build)) for name, build in tokens.CASES),
@@ -331,6 +354,7 @@ CASES: Final = (
          _row("FAILED", final=False, attempt=1), ("TIMED_OUT",), calls=1),
 
     _unrecorded("database down", play.database_down),
+    _unrecorded("a dead letter while the database is down", play.database_down_for_a_dead_letter),
     _unrecorded("database down under a running task", play.down_while_running,
                 _row("RUNNING", final=False, attempt=1), calls=1),
 )  # fmt: skip

@@ -16,8 +16,10 @@ import asyncpg
 from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.dev.processes import EMAIL
 from receiver.emulator import push_client as pusher
+from receiver.tasks.naming import dead_letter_topic_name
 from tests.stage import malformed, tokens
 from tests.stage.receivers import Stage
+from tests.stage.record import NAMESPACE
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer
 
@@ -201,6 +203,23 @@ async def database_down(stage: Stage) -> Sent:
     stage.postgres.halt()
     try:
         return await send(stage, message(stage, "succeed"))
+    finally:
+        stage.postgres.resume()
+
+
+async def dead_letter(stage: Stage) -> Sent:
+    """The copy of the message that Pub/Sub has given up, from the subscription of the dead letters."""
+    payload = encode_payload(stage.label, "succeed", [], {"label": stage.label}, datetime.now(UTC))
+    subscription = f"projects/local/subscriptions/{dead_letter_topic_name('dev', NAMESPACE)}-sub"
+    return await send(
+        stage, encode_envelope(payload, pusher.new_message_id(), datetime.now(UTC), subscription, {})
+    )
+
+
+async def database_down_for_a_dead_letter(stage: Stage) -> Sent:
+    stage.postgres.halt()
+    try:
+        return await dead_letter(stage)
     finally:
         stage.postgres.resume()
 

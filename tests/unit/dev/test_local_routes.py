@@ -38,7 +38,9 @@ def test_every_route_has_its_topic_and_its_push_subscription() -> None:
     assert (subscription.ack_deadline, subscription.backoff(1)) == (60, 10)
     dead_letters = "projects/p/topics/dev--gyrinx.dead-letters"
     assert subscription.dead_letter == (dead_letters, 5)
-    assert broker.subscriptions["projects/p/subscriptions/dev--gyrinx.dead-letters-sub"].topic == dead_letters
+    letters = broker.subscriptions["projects/p/subscriptions/dev--gyrinx.dead-letters-sub"]
+    assert letters.topic == dead_letters
+    assert letters.push_config == subscription.push_config
 
 
 def test_a_route_that_is_gone_pushes_no_more_and_what_is_not_ours_goes_on() -> None:

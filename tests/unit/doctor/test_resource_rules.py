@@ -29,7 +29,8 @@ class TestResources:
     @pytest.mark.parametrize(
         ("fields", "expected"),
         [
-            ({"pushConfig": {}}, {"endpoint": "ERROR", "audience": "ERROR", "account": "ERROR"}),
+            ({"pushConfig": {}}, {"paused": "WARNING"}),
+            ({"pushConfig": {}, "labels": None}, {"pulled": "ERROR", "drift": "NOTE"}),
             ({"ackDeadlineSeconds": 10}, {"ack-deadline": "WARNING"}),
             ({"retryPolicy": None}, {"backoff": "WARNING"}),
             ({"deadLetterPolicy": None}, {"dead-letters": "WARNING"}),

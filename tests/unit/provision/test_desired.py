@@ -62,13 +62,16 @@ def test_a_route_has_a_topic_and_a_push_subscription() -> None:
     }
 
 
-def test_dead_letters_have_a_pull_subscription_of_their_own_once() -> None:
+def test_dead_letters_are_pushed_by_a_subscription_of_their_own() -> None:
     assert body(f"{P}/topics/prod--shop.dead-letters") == {"labels": LABELS}
     letters = body(f"{P}/subscriptions/prod--shop.dead-letters-sub")
     assert letters["topic"] == f"{P}/topics/prod--shop.dead-letters"
-    assert letters["pushConfig"] == {}
-    assert letters["expirationPolicy"] == {}
+    assert (
+        letters["pushConfig"]
+        == body(f"{P}/subscriptions/prod--shop.tasks--{HERE}.send_mail-sub")["pushConfig"]
+    )
     assert "deadLetterPolicy" not in letters
+    assert letters["expirationPolicy"] == {}
     assert [one.name for one in resources(desired((), SCOPE, PUSH))] == [
         f"{P}/topics/prod--shop.dead-letters",
         f"{P}/subscriptions/prod--shop.dead-letters-sub",

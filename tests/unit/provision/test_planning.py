@@ -18,6 +18,7 @@ from receiver.provision.planning import (
     Give,
     Kept,
     Needed,
+    Paused,
     Plan,
     Unchanged,
     Update,
@@ -100,6 +101,50 @@ def test_drift_is_an_update_of_those_fields() -> None:
     assert not change.adopted
     assert [str(one) for one in change.differences] == ["ackDeadlineSeconds: 10 → 60"]
     assert made.unchanged == 6
+
+
+def paused(**fields: object) -> Observed:
+    """A task's subscription whose push endpoint somebody has emptied."""
+    return with_(settled(), changed(settled().by_name[MAIL_SUBSCRIPTION], pushConfig={}, **fields))
+
+
+def test_a_paused_subscription_stays_paused_and_is_shown() -> None:
+    made = plan(wanted(), paused(), SCOPE)
+    assert isinstance(entry(made, MAIL_SUBSCRIPTION), Paused)
+    assert made.changes == ()
+    assert made.is_settled
+
+
+def test_other_fields_of_a_paused_subscription_are_kept_up_to_date() -> None:
+    made = plan(wanted(), paused(ackDeadlineSeconds=10), SCOPE)
+    (change,) = made.changes
+    assert isinstance(change, Update)
+    assert [one.field for one in change.differences] == ["ackDeadlineSeconds"]
+    assert [one.item.name for one in made.paused] == [MAIL_SUBSCRIPTION]
+
+
+def test_a_paused_subscription_pushes_again_when_told() -> None:
+    made = plan(wanted(), paused(), SCOPE, resume=True)
+    (change,) = made.changes
+    assert isinstance(change, Update)
+    assert [one.field for one in change.differences] == [
+        "pushConfig.pushEndpoint",
+        "pushConfig.oidcToken.serviceAccountEmail",
+        "pushConfig.oidcToken.audience",
+    ]
+    assert made.paused == ()
+
+
+def test_a_pull_subscription_that_names_no_owner_is_no_pause() -> None:
+    made = plan(wanted(), paused(labels=None), SCOPE)
+    assert isinstance(entry(made, MAIL_SUBSCRIPTION), Update)
+
+
+def test_todays_pull_subscription_of_the_dead_letters_becomes_a_push_one() -> None:
+    pulled = changed(settled().by_name[SCOPE.dead_letter_subscription], pushConfig={})
+    change = entry(plan(wanted(), with_(settled(), pulled), SCOPE), SCOPE.dead_letter_subscription)
+    assert isinstance(change, Update)
+    assert {one.field.partition(".")[0] for one in change.differences} == {"pushConfig"}
 
 
 def test_what_is_nobodys_and_has_exactly_our_name_is_adopted() -> None:

@@ -7,7 +7,7 @@ from receiver.provision.applying import ChangeDone, ChangeFailed
 from receiver.provision.observed import Observed
 from receiver.provision.planning import ChangeRefused, Give, Plan, plan
 from receiver.provision.resources import Grant, Kind
-from tests.unit.provision.test_planning import OLD_JOB, OLD_TOPIC, job, topic, with_
+from tests.unit.provision.test_planning import OLD_JOB, OLD_TOPIC, job, paused, topic, with_
 from tests.unit.provision.world import HERE, MAIL, SCOPE, changed, settled, wanted
 
 
@@ -48,6 +48,19 @@ def test_a_grant_and_a_refusal_say_what_they_are() -> None:
         "! topic prod--shop.tasks--old.gone: it belongs to somebody",
     ]
     assert rendering.summary(made) == "1 to create, 0 to change, 0 to delete, 0 unchanged, 1 refused"
+
+
+def test_a_pause_is_shown_with_the_way_out() -> None:
+    made = plan(wanted(), paused(), SCOPE)
+    [(line, style)] = rendering.lines(made)
+    assert style == "yellow"
+    assert line == (
+        f"= subscription prod--shop.tasks--{HERE}.send_mail-sub: paused: it has no push endpoint, and its messages "
+        "wait; --resume gives it one again"
+    )
+    assert rendering.summary(made) == "0 to create, 0 to change, 0 to delete, 6 unchanged, 1 paused"
+    [shown] = rendering.as_json(made, SCOPE)["paused"]
+    assert shown["action"] == "paused"
 
 
 def test_progress_counts_and_says_what_failed() -> None:
