@@ -18,10 +18,11 @@ from receiver.tasks.route import TaskRoute
 from receiver.tasks.task import TaskContext, task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from types import ModuleType
 
     from receiver.settings import Settings
+    from receiver.tasks.registry import Registry
     from receiver.telemetry.events import Emit
 
 F = TypeVar("F", bound="Callable[..., object]")
@@ -33,10 +34,10 @@ MARGIN: Final = timedelta(seconds=8)
 class MaintenanceContext(TaskContext):
     """The context of a built-in task; its parameters are those of `receiver.sweep.sweeper.Surroundings`."""
 
-    def __init__(self, settings: Settings, paths: Mapping[str, str], emit: Emit, **known: Any) -> None:
+    def __init__(self, settings: Settings, registry: Registry, emit: Emit, **known: Any) -> None:
         super().__init__(**known)
         self.settings = settings
-        self.paths = paths
+        self.registry = registry
         self.emit = emit
 
 
@@ -53,7 +54,7 @@ async def sweep(ctx: TaskContext) -> object:
     if not isinstance(ctx, MaintenanceContext):
         raise TypeError("sweep is the receiver's own; by hand it is `receiver sweep`")
     sweeper = await asyncio.to_thread(_sweeper)
-    around = sweeper.Surroundings(ctx.settings, ctx.paths, ctx.emit)
+    around = sweeper.Surroundings(ctx.settings, ctx.registry, ctx.emit)
     swept: object = await sweeper.sweep(around, within=ctx.remaining - MARGIN)
     return swept
 
@@ -84,8 +85,6 @@ def is_built_in(route: TaskRoute) -> bool:
     return route.path in _PATHS
 
 
-def contexts(
-    settings: Settings, paths: Mapping[str, str], emit: Emit
-) -> dict[str, Callable[..., TaskContext]]:
-    """What makes the context of each built-in task, by the task's path. `paths`: see `Registry.paths`."""
-    return dict.fromkeys(_PATHS, partial(MaintenanceContext, settings, paths, emit))
+def contexts(settings: Settings, registry: Registry, emit: Emit) -> dict[str, Callable[..., TaskContext]]:
+    """What makes the context of each built-in task, by the task's path."""
+    return dict.fromkeys(_PATHS, partial(MaintenanceContext, settings, registry, emit))

@@ -73,7 +73,7 @@ def surroundings(note: Callable[[str], None]) -> Surroundings:
     except PluginError as error:
         note(f"messages that were rejected as unknown are left alone: {error}")
         routes = Registry([])
-    return Surroundings(known, routes.including(maintenance.ROUTES).paths, emit)
+    return Surroundings(known, routes.including(maintenance.ROUTES), emit)
 
 
 def _json(option: str, text: str, kind: type[list[Any] | dict[str, Any]], allowed: str) -> Any:

@@ -93,7 +93,11 @@ def payload_fault(detail: str) -> Rejected:
 
 def open_envelope(body: bytes) -> Envelope:
     """Parses a pushed body; raises `Rejected` (malformed_envelope)."""
-    return _parsed(_ENVELOPE, body, RejectionReason.MALFORMED_ENVELOPE)
+    try:
+        return _parsed(_ENVELOPE, body, RejectionReason.MALFORMED_ENVELOPE)
+    except Rejected as refused:
+        why = refused.detail
+    raise envelope_fault(f"{why}; if its subscription is unwrapped (noWrapper), set writeMetadata")
 
 
 def open_payload(data: bytes) -> Payload:

@@ -1,7 +1,8 @@
 """A pushed body becomes a `Delivery`.
 
-`decode` is the only way in. Past it types are facts: every string is storable text (no NUL, no lone surrogate), the arguments
-are a list and a dict, times carry a zone. For any bytes it returns a `Delivery` or raises `Rejected`.
+`open_push` is the only way in; `delivery_of` reads one of our payloads, `receiver.contract.foreign_data` a message of another topic. Past them
+types are facts: every string is storable text (no NUL, no lone surrogate), the arguments are a list and a dict, times carry a
+zone. For any bytes they return a `Delivery` or raise `Rejected`.
 
 Next: the registry finds the route of the delivery and binds its arguments.
 """
@@ -9,7 +10,7 @@ Next: the registry finds the route of the delivery and binds its arguments.
 from __future__ import annotations
 
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 from msgspec import UNSET
@@ -37,50 +38,102 @@ MAX_SUBSCRIPTION_BYTES: Final = 700  # projects/{30}/subscriptions/{255} is 300;
 MAX_DEPTH: Final = 200  # far above real arguments, far below where jsonb or a recursive function gives up
 
 
+class Pushed(msgspec.Struct, frozen=True, gc=False):
+    """One pushed message whose envelope is checked. Nothing is known of its data."""
+
+    message_id: str
+    publish_time: datetime | None
+    subscription: str
+    delivery_attempt: int | None
+    attributes: dict[str, str]
+    data: bytes
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that Pub/Sub's clients attach; anything that is not one is ignored."""
+        trace = self.attributes.get("googclient_traceparent")
+        return trace if trace is not None and TRACEPARENT.fullmatch(trace) else None
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """One pushed message, decoded and checked.
 
     Attributes:
         delivery_attempt: Pub/Sub's count, approximate: not to be relied on.
-        task_id: the identity of the execution: the payload's, or `scheduled-<name>-<message id>` for a firing, or the message
-            id when the payload has none.
+        attributes: of the message that was pushed.
+        task_id: the identity of the execution: the payload's, or `scheduled-<name>-<message id>` for a firing, or
+            `message-<digest>` for a foreign message, or the message id when the payload has none.
         args: JSON text of an array as it arrived, ready to be stored as jsonb; so is `kwargs`, of an object.
         enqueued_at: in UTC, as `publish_time` is; the publish time when the payload has none.
-        traceparent: the W3C trace context that Pub/Sub's clients attach; anything that is not one is ignored.
         arguments: `args` and `kwargs` as Python values.
+        is_scheduled: it is a firing of a schedule.
+        foreign: the attributes of a foreign message, which the task may read; None for all others.
+        recorded: of a foreign message: its row was read, so that it need not be written.
     """
 
     message_id: str
     publish_time: datetime | None
     subscription: str
     delivery_attempt: int | None
-    ordering_key: str | None
     attributes: dict[str, str]
     task_id: str
     task_name: str
     args: bytes
     kwargs: bytes
     enqueued_at: datetime | None
-    is_scheduled: bool
     traceparent: str | None
     arguments: Arguments
+    is_scheduled: bool = False
+    foreign: dict[str, str] | None = None
+    recorded: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        pushed: Pushed,
+        task_id: str,
+        task_name: str,
+        args: bytes,
+        kwargs: bytes,
+        arguments: Arguments,
+        enqueued_at: datetime | None,
+        *,
+        is_scheduled: bool = False,
+        foreign: dict[str, str] | None = None,
+    ) -> Self:
+        """The delivery of a message whose data has been read."""
+        return cls(
+            pushed.message_id,
+            pushed.publish_time,
+            pushed.subscription,
+            pushed.delivery_attempt,
+            pushed.attributes,
+            task_id,
+            task_name,
+            args,
+            kwargs,
+            enqueued_at,
+            pushed.traceparent,
+            arguments,
+            is_scheduled,
+            foreign,
+        )
 
     def __repr__(self) -> str:
         """Without arguments and attributes, which must not get into a log."""
         return f"<Delivery of {self.task_name!r}, execution {self.task_id!r}, message {self.message_id!r}>"
 
 
-def decode(body: bytes) -> Delivery:
-    """Turns a pushed body into a `Delivery`.
+def open_push(body: bytes) -> Pushed:
+    """The message of a pushed body; its data may be anything.
 
     Raises:
-        Rejected: malformed_envelope or malformed_payload. The detail names the field or the byte, never content.
+        Rejected: malformed_envelope. The detail names the field or the byte, never content.
     """
     envelope = open_envelope(body)
     message = envelope.message
     message_id = message.id
     subscription = envelope.subscription or ""
-    attributes = message.attributes or {}
     if not message_id:
         raise envelope_fault("message.messageId is missing")
     if len(message_id.encode()) > MAX_MESSAGE_ID_BYTES:
@@ -90,16 +143,33 @@ def decode(body: bytes) -> Delivery:
     # A JSON NUL is always spelt \u0000, so that one search clears nearly every body.
     if may_hold_nul(body) and any("\0" in text for text in envelope.texts()):
         raise envelope_fault("a NUL character in the envelope")
-    publish_time = _utc(
-        message.publish_time_camel or message.publish_time, envelope_fault, "message.publishTime"
+    return Pushed(
+        message_id,
+        _utc(message.publish_time_camel or message.publish_time, envelope_fault, "message.publishTime"),
+        subscription,
+        envelope.delivery_attempt,
+        message.attributes or {},
+        message.data or b"",
     )
-    if not message.data:
-        raise payload_fault("message.data is missing or empty")
 
-    payload = open_payload(message.data)
+
+def decode(body: bytes) -> Delivery:
+    """Turns a pushed body with one of our payloads into a `Delivery`.
+
+    Raises:
+        Rejected: malformed_envelope or malformed_payload. The detail names the field or the byte, never content.
+    """
+    return delivery_of(open_push(body))
+
+
+def delivery_of(pushed: Pushed) -> Delivery:
+    """The delivery of a message whose data is one of our payloads. Raises Rejected (malformed_payload)."""
+    if not pushed.data:
+        raise payload_fault("message.data is missing or empty")
+    payload = open_payload(pushed.data)
     args, kwargs = bytes(payload.args), bytes(payload.kwargs)
     arguments = check_arguments(args, kwargs)
-    task_id = message_id if payload.task_id is UNSET else payload.task_id
+    task_id = pushed.message_id if payload.task_id is UNSET else payload.task_id
     if not 1 <= len(payload.task_name) <= MAX_TASK_NAME_CHARACTERS:
         raise payload_fault(f"task_name is not 1 to {MAX_TASK_NAME_CHARACTERS} characters long")
     if "\0" in payload.task_name or "\0" in task_id:
@@ -109,25 +179,18 @@ def decode(body: bytes) -> Delivery:
     # Every firing has the same id, so the message id is added to exactly this form; a replay keeps its id.
     is_scheduled = enqueued_at is None and payload.task_id == SCHEDULED_PREFIX + payload.task_name
     if is_scheduled:
-        task_id = f"{task_id}-{message_id}"
+        task_id = f"{task_id}-{pushed.message_id}"
     if not 1 <= len(task_id.encode()) <= MAX_TASK_ID_BYTES:
         raise payload_fault(f"task_id is not 1 to {MAX_TASK_ID_BYTES} bytes long")
-    trace = attributes.get("googclient_traceparent")
-    return Delivery(
-        message_id=message_id,
-        publish_time=publish_time,
-        subscription=subscription,
-        delivery_attempt=envelope.delivery_attempt,
-        ordering_key=message.ordering_key,
-        attributes=attributes,
-        task_id=task_id,
-        task_name=payload.task_name,
-        args=args,
-        kwargs=kwargs,
-        enqueued_at=enqueued_at or publish_time,
+    return Delivery.of(
+        pushed,
+        task_id,
+        payload.task_name,
+        args,
+        kwargs,
+        arguments,
+        enqueued_at or pushed.publish_time,
         is_scheduled=is_scheduled,
-        traceparent=trace if trace is not None and TRACEPARENT.fullmatch(trace) else None,
-        arguments=arguments,
     )
 
 

@@ -17,8 +17,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from receiver.contract.dead_letter_source import DeadLetterSource
-from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX, open_envelope
+from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX
 from receiver.contract.identity import rejection_key
+from receiver.contract.message import delivery_of
 from receiver.endings.outcomes import DeadLettered, Done
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.sql import dead_letters, rejected
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from receiver.contract.message import Delivery
+    from receiver.contract.message import Delivery, Pushed
     from receiver.record.database import Executor
     from receiver.settings import Settings
+    from receiver.tasks.foreign_topics import ForeignTopics
     from receiver.tasks.registry import Registry
     from receiver.tasks.route import TaskRoute
 
@@ -51,28 +53,35 @@ class DeadLetters:
         subscription: how the full name of their subscription ends.
     """
 
-    def __init__(self, executor: Executor, registry: Registry, settings: Settings) -> None:
+    def __init__(
+        self, executor: Executor, registry: Registry, topics: ForeignTopics, settings: Settings
+    ) -> None:
         self._executor = executor
         self._registry = registry
+        self._topics = topics
         self._whose = Whose.of(settings)
         namespace, environment = self._whose
         topic = naming.dead_letter_topic_name(environment, namespace)
         self.subscription = f"/subscriptions/{naming.subscription_name(topic)}"
-        self._foreign = {
-            naming.foreign_subscription_name(environment, namespace, path): route
-            for route in registry.routes
-            if route.topic is not None
-            for path in (route.path, *route.former_paths)
-        }
 
-    async def receive(self, body: bytes, delivery: Delivery) -> Done | DeadLettered:
+    def read(self, pushed: Pushed) -> Delivery | None:
+        """The delivery that it was; None if it was no task's payload."""
+        try:
+            return None if self._is_foreign(pushed) else delivery_of(pushed)
+        except Rejected:
+            return None
+
+    async def receive(self, body: bytes, pushed: Pushed, delivery: Delivery | None) -> Done | DeadLettered:
         """What became of the execution, or that the message is kept.
+
+        Args:
+            delivery: as `read` returned it.
 
         Raises:
             DatabaseUnavailable: it may not be committed; the dead letter must be nacked.
         """
-        source = DeadLetterSource.of(delivery.attributes)
-        if source.subscription in self._foreign:
+        source = DeadLetterSource.of(pushed.attributes)
+        if delivery is None:
             return await self._receive_foreign(body, source)
         name = delivery.task_name
         route = self._registry.find(name)
@@ -91,19 +100,12 @@ class DeadLetters:
         ids = await self._published_at(moment, names, prefix, arguments)
         return await self._taken_back(body, ids, names, route)
 
-    async def receive_unread(self, body: bytes) -> Done | DeadLettered | None:
-        """As `receive`, for a body without a task's payload; None when it is no dead letter."""
-        try:
-            envelope = open_envelope(body)
-        except Rejected:
-            return None
-        if not (envelope.subscription or "").endswith(self.subscription):
-            return None
-        return await self._receive_foreign(body, DeadLetterSource.of(envelope.message.attributes or {}))
+    def _is_foreign(self, pushed: Pushed) -> bool:
+        return self._topics.deliver(f"/{DeadLetterSource.of(pushed.attributes).subscription}")
 
     async def _receive_foreign(self, body: bytes, source: DeadLetterSource) -> Done | DeadLettered:
         """Of a topic that is not a task's own, or of nobody known."""
-        route = self._foreign.get(source.subscription)
+        route = self._topics.find(source.subscription)
         names = [] if route is None else sorted(route.names)
         ids = await self._published_at(source.published_at, names, FOREIGN_PREFIX, None)
         return await self._taken_back(body, ids, names, route)

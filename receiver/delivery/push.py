@@ -1,6 +1,6 @@
 """The path of a delivery, from a request to an ending.
 
-    request → verifier → decode → registry → admission → ledger.claim → runner → ledger.settle → ending
+    request → verifier → open_push → registry → admission → ledger.claim → runner → ledger.settle → ending
 
 Each step adds to the value or refuses it. `receive` is the path; `answer` turns every refusal into an
 ending. Next: `receiver.delivery.replies` turns an ending into an answer to Pub/Sub.
@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from receiver.contract.identity import Identity, identify
-from receiver.contract.message import decode
+from receiver.contract.message import delivery_of, open_push
+from receiver.contract.unwrapped import rewrapped
 from receiver.endings.calls import Call, Claimed
 from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
 from receiver.errors import (
@@ -30,10 +31,11 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from receiver.contract.message import Delivery
+    from receiver.contract.message import Delivery, Pushed
     from receiver.delivery.admission import Admission, Admitted, Place
     from receiver.delivery.dead_letter import DeadLetters
     from receiver.endings.outcomes import Outcome
+    from receiver.record.foreign_messages import ForeignMessages
     from receiver.record.ledger import Ledger
     from receiver.record.rejections import Rejections
     from receiver.tasks.registry import Registry
@@ -66,16 +68,19 @@ class Push:
         headers: raw, names in lower case.
         body: streams in; it is not read before the token is checked.
         length: Content-Length, if there is one.
+        unwrapped: the body is the message's data, and the headers say the rest.
         arrived: by `time.monotonic()`.
     """
 
     headers: list[tuple[bytes, bytes]]
     body: AsyncIterator[bytes]
     length: int | None
+    unwrapped: bool = False
     arrived: float = field(default_factory=time.monotonic)
     delivery: Delivery | None = None
     route: TaskRoute | None = None
     claimed: Claimed | None = None
+    identity: Identity | None = None
 
 
 class PushEndpoint:
@@ -90,6 +95,7 @@ class PushEndpoint:
         runner: Runs,
         rejections: Rejections,
         dead_letters: DeadLetters,
+        foreign: ForeignMessages,
         emit: Emit,
     ) -> None:
         self._verifier = verifier
@@ -99,6 +105,7 @@ class PushEndpoint:
         self._runner = runner
         self._rejections = rejections
         self._dead_letters = dead_letters
+        self._foreign = foreign
         self._emit = emit
 
     async def answer(self, push: Push) -> Ending:  # noqa: PLR0911 - a table: one line an ending
@@ -127,25 +134,26 @@ class PushEndpoint:
     async def _admitted(self, push: Push, place: Place) -> Ending:
         body = await place.read(push.body, push.length)
         try:
+            if push.unwrapped:
+                body = rewrapped(push.headers, body)
             return await self.receive(push, body)
         except Rejected as rejected:
-            if push.delivery is None and (taken := await self._dead_letters.receive_unread(body)) is not None:
-                return taken
             return await self._rejections.reject(body, rejected, _identity(push, body))
 
     async def receive(self, push: Push, body: bytes) -> Ending:
         """The path of a message whose sender is verified."""
-        push.delivery = delivery = decode(body)
-        if delivery.subscription.endswith(self._dead_letters.subscription):
-            return await self._dead_letters.receive(body, delivery)
-        push.route = route = self._registry.find(delivery.task_name)
-        if route is None:
-            raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
+        pushed = open_push(body)
+        if pushed.subscription.endswith(self._dead_letters.subscription):
+            push.delivery = read = self._dead_letters.read(pushed)
+            return await self._dead_letters.receive(body, pushed, read)
+        delivery, route = await self._addressed(push, pushed)
         args, kwargs = delivery.arguments
         self._registry.bind(route, args, kwargs)
         call = Call(delivery, route, push.arrived, args, kwargs)
 
         with await self._admission.admit(call) as admitted:
+            if delivery.foreign is not None and not delivery.recorded:
+                await self._foreign.keep(call)
             claim = await self._ledger.claim(call)
             if not isinstance(claim, Claimed):
                 return claim
@@ -154,9 +162,26 @@ class PushEndpoint:
                 outcome = await self._runner.run(claim, admitted)
                 return await self._ledger.settle(claim, outcome)
 
+    async def _addressed(self, push: Push, pushed: Pushed) -> tuple[Delivery, TaskRoute]:
+        """The delivery, and the route that it is for."""
+        topics = self._foreign.topics
+        if topics.deliver(pushed.subscription):
+            push.identity = topics.identity(pushed)
+            push.delivery, push.route = delivery, route = topics.delivery(pushed)
+            return delivery, route
+        push.delivery = delivery = delivery_of(pushed)
+        push.route = found = self._registry.find(delivery.task_name)
+        if found is None:
+            raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
+        if found.topic is not None:
+            push.delivery = delivery = await self._foreign.recalled(delivery, found)
+        return delivery, found
+
 
 def _identity(push: Push, body: bytes) -> Identity | None:
     """The execution that a rejected push is about: it may have a row already."""
+    if push.identity is not None:
+        return push.identity
     delivery = push.delivery
     if delivery is None:
         return identify(body)

@@ -151,6 +151,7 @@ class Run:
             deadline=datetime.now(UTC) + timedelta(seconds=call.deadline - time.monotonic()),
             cancellation=self,
             transaction=self._transaction,
+            attributes=call.delivery.foreign,
         )
 
     async def _wait(self, seconds: float) -> None:

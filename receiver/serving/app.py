@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from receiver.contract.unwrapped import MESSAGE_ID
 from receiver.delivery.push import ClientGone, Push
 from receiver.delivery.replies import reply
 from receiver.record.whose import Whose
@@ -133,7 +134,8 @@ class _PushRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
-        push = Push(headers, _Body(receive), _content_length(headers))
+        length, unwrapped = _said_of_body(headers)
+        push = Push(headers, _Body(receive), length, unwrapped)
         ending = await self._endpoint.answer(push)
         answer = reply(ending)
         body = answer.body.encode()
@@ -197,8 +199,12 @@ class _Body:
         return chunk
 
 
-def _content_length(headers: list[tuple[bytes, bytes]]) -> int | None:
+def _said_of_body(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
+    """Content-Length, if there is one, and whether the body is a message's bare data."""
+    length, unwrapped = None, False
     for name, value in headers:
         if name == b"content-length" and value.isdigit():
-            return int(value[:MAX_LENGTH_DIGITS])
-    return None
+            length = int(value[:MAX_LENGTH_DIGITS])
+        elif name == MESSAGE_ID:
+            unwrapped = True
+    return length, unwrapped

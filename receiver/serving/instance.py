@@ -23,6 +23,7 @@ from receiver.delivery.runner import Runner
 from receiver.delivery.verifier import NoVerifier, Verifier
 from receiver.errors import SettingError
 from receiver.record.database import Database
+from receiver.record.foreign_messages import ForeignMessages
 from receiver.record.heartbeat import Heartbeat
 from receiver.record.ledger import Ledger, LedgerSettings
 from receiver.record.rejections import Rejections
@@ -31,6 +32,7 @@ from receiver.serving.readiness import Readiness
 from receiver.serving.watchdog import Watchdog
 from receiver.settings import PushAuth, Settings
 from receiver.tasks.backend import offer, withdraw
+from receiver.tasks.foreign_topics import ForeignTopics
 from receiver.tasks.registry import load
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
@@ -105,7 +107,7 @@ class Service:
             max_result_bytes=settings.max_result_bytes,
             stuck=self._stuck,
             emit=emit,
-            contexts=maintenance.contexts(settings, self.registry.paths, emit),
+            contexts=maintenance.contexts(settings, self.registry, emit),
         )
         self.admission = Admission(
             Threads(settings.threads, wait=wait.total_seconds()),
@@ -133,9 +135,19 @@ class Service:
             most=settings.max_rejections,
             grace=settings.rejection_grace,
         )
-        dead_letters = DeadLetters(self.ledger.pool, self.registry, settings)
+        topics = ForeignTopics(self.registry.routes, settings.environment, settings.namespace)
+        foreign = ForeignMessages(self.ledger.pool, topics, whose=Whose.of(settings))
+        dead_letters = DeadLetters(self.ledger.pool, self.registry, topics, settings)
         return PushEndpoint(
-            verifier, self.registry, self.admission, self.ledger, runner, rejections, dead_letters, self.emit
+            verifier,
+            self.registry,
+            self.admission,
+            self.ledger,
+            runner,
+            rejections,
+            dead_letters,
+            foreign,
+            self.emit,
         )
 
     async def check_schema(self) -> None:

@@ -13,21 +13,26 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from receiver.contract.envelope import open_envelope
-from receiver.contract.message import decode
-from receiver.errors import GoogleError, Rejected
+from receiver.contract.message import delivery_of, open_push
+from receiver.errors import GoogleError, ItemRefused, Rejected
 from receiver.google.pubsub import Message
-from receiver.record.sql import rejected
+from receiver.record.sql import outbox, rejected
+from receiver.record.sql.foreign import keep_message
 from receiver.record.sql.outbox import OutboxRow
+from receiver.tasks.foreign_topics import ForeignTopics
 from receiver.tasks.naming import subscription_name
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
+    from datetime import datetime
 
+    from receiver.contract.message import Delivery
     from receiver.enqueue.publisher import Address, Publisher, Publishes
     from receiver.record.database import Executor
     from receiver.record.sql.rejected import RejectedMessage
+    from receiver.tasks.registry import Registry
+    from receiver.tasks.route import TaskRoute
 
 REPLAY_MESSAGES: Final = 200
 """Messages loaded at once."""
@@ -57,7 +62,7 @@ class Replays:
     """The rejected messages of one receiver.
 
     Args:
-        paths: the path of the task that each name means, as the registry knows them now.
+        registry: the tasks that are known now.
     """
 
     def __init__(
@@ -66,15 +71,16 @@ class Replays:
         publisher: Publisher,
         pubsub: Publishes,
         address: Address,
+        registry: Registry,
         *,
-        paths: Mapping[str, str],
         emit: Emit,
     ) -> None:
         self._executor = executor
         self._publisher = publisher
         self._pubsub = pubsub
         self._address = address
-        self._paths = paths
+        self._paths = registry.paths
+        self._foreign = ForeignTopics(registry.routes, address.environment, address.namespace)
         self._emit = emit
 
     async def replay_known(self, *, most: int, grace: timedelta) -> AsyncIterator[Replayed]:
@@ -103,7 +109,7 @@ class Replays:
 
     async def replay(self, found: Sequence[RejectedMessage]) -> Replayed:
         """Publishes these messages, whatever the reason of their rejection."""
-        rows = {each.key: row for each in found if (row := self._row(each)) is not None}
+        rows = {each.key: row for each in found if (row := await self._row(each)) is not None}
         published = await self._publisher.publish(list({row.task_id: row for row in rows.values()}.values()))
         failures = {
             key: str(published.failures[row.task_id])
@@ -113,6 +119,8 @@ class Replays:
         for each in found:
             if each.key not in rows and (why := await self._as_it_was(each)) is not None:
                 failures[each.key] = why
+        if kept := [row for row in rows.values() if row.until and row.task_id in published.task_ids]:
+            await outbox.mark_published(self._executor, kept)
         done = tuple(each.key for each in found if each.key not in failures)
         await rejected.mark_replayed(self._executor, done, whose=self._address.whose)
         if failures:
@@ -120,11 +128,14 @@ class Replays:
             self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))
         return Replayed(done, failures)
 
-    def _row(self, rejected: RejectedMessage) -> OutboxRow | None:
-        """The execution that the message means; None when its task is not known."""
+    async def _row(self, rejected: RejectedMessage) -> OutboxRow | None:
+        """The execution that the message means; None when its task is not known. That of a foreign message is in the record then."""
         try:
-            delivery = decode(rejected.body)
-        except Rejected:
+            pushed = open_push(rejected.body)
+            if self._foreign.deliver(pushed.subscription):
+                return await self._kept(*self._foreign.delivery(pushed), rejected.first_seen)
+            delivery = delivery_of(pushed)
+        except (Rejected, ItemRefused):
             return None
         path = self._paths.get(delivery.task_name)
         if path is None:
@@ -139,19 +150,30 @@ class Replays:
             trace=delivery.traceparent,
         )
 
+    async def _kept(self, delivery: Delivery, route: TaskRoute, seen: datetime) -> OutboxRow:
+        """Writes the row of a foreign message, unless it is there, ours to publish: a replay only names it."""
+        until = await keep_message(
+            self._executor, delivery, route, whose=self._address.whose, ours=outbox.ENQUEUER
+        )
+        enqueued_at, trace = delivery.enqueued_at or seen, delivery.traceparent
+        return OutboxRow(delivery.task_id, route.name, route.path, "[]", "{}", enqueued_at, trace, until)
+
     async def _as_it_was(self, rejected: RejectedMessage) -> str | None:
         """Publishes the bytes unchanged to the topic of the subscription that delivered them: later code may understand them.
 
         Returns why it could not, or None.
         """
         try:
-            envelope = open_envelope(rejected.body)
+            pushed = open_push(rejected.body)
+            if self._foreign.deliver(pushed.subscription):
+                self._foreign.delivery(pushed)
+                return "PostgreSQL cannot hold it"
         except Rejected as refused:
             return str(refused)
-        name = (envelope.subscription or "").rpartition("/")[2]
+        name = pushed.subscription.rpartition("/")[2]
         if not name.endswith(SUFFIX):
             return "its task is not known, and its subscription names no topic of ours"
-        message = Message(bytes(envelope.message.data or b""), envelope.message.attributes or {})
+        message = Message(pushed.data, pushed.attributes)
         try:
             await self._pubsub.publish(self._topic(name.removesuffix(SUFFIX)), [message])
         except GoogleError as error:

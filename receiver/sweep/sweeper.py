@@ -35,11 +35,12 @@ from receiver.sweep.pruning import PrunedCounts, Pruning
 from receiver.sweep.replays import Replayed, Replays
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable
 
     from receiver.enqueue.publisher import Publishes
     from receiver.record.database import Executor
     from receiver.settings import Settings
+    from receiver.tasks.registry import Registry
 
 PATROL: Final = 32_768
 """Blocks that one sweep reads, 256 MB: 0.25 s from memory, seconds from a small disk. Ten million rows (4 GB) take a quarter of
@@ -57,12 +58,12 @@ class Surroundings:
     """What a sweep needs of the process that it runs in.
 
     Attributes:
-        paths: the path of the task that each name, path and alias means.
+        registry: the tasks that are known.
         emit: where events go (`receiver.telemetry.events.Emit`).
     """
 
     settings: Settings
-    paths: Mapping[str, str] = field(repr=False)
+    registry: Registry
     emit: Callable[[Any], None] = field(repr=False)
 
 
@@ -108,7 +109,7 @@ class Sweeper:
         executor: a connection in autocommit, used by one statement at a time.
         publisher: publishes rows.
         pubsub: publishes the bytes of rejected messages to the same Pub/Sub.
-        around: settings, the registry's paths, and where events go.
+        around: settings, the registry, and where events go.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Sweeper:
             forgotten=SUBSCRIPTION_RETENTION,
             emit=around.emit,
         )
-        self.replays = Replays(executor, publisher, pubsub, address, paths=around.paths, emit=around.emit)
+        self.replays = Replays(executor, publisher, pubsub, address, around.registry, emit=around.emit)
         self._pruning = Pruning(executor, whose=Whose.of(settings), emit=around.emit)
 
     async def sweep(self, *, within: timedelta, everywhere: bool = False) -> Swept:

@@ -8,7 +8,7 @@ Next: `receiver.delivery.runner` makes it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, overload
 
@@ -67,6 +67,7 @@ class TaskContext:
         attempt: 1 for the first run; a handed-back attempt is not counted.
         message_id: Pub/Sub's id of the message that started this attempt.
         deadline: when this attempt is cancelled, by this instance's clock, in UTC.
+        attributes: of the message, if it came from `TaskRoute(topic=...)`; else empty. The same on every attempt and replay.
     """
 
     def __init__(
@@ -78,11 +79,13 @@ class TaskContext:
         deadline: datetime,
         cancellation: Cancellation,
         transaction: Transaction | None,
+        attributes: Mapping[str, str] | None = None,
     ) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.message_id = message_id
         self.deadline = deadline
+        self.attributes: Mapping[str, str] = attributes or {}
         self._cancellation = cancellation
         self._transaction = transaction
 

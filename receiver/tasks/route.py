@@ -117,6 +117,11 @@ class TaskRoute:
         return self.paths | {self.name}
 
     @cached_property
+    def takes_bytes(self) -> bool:
+        """Whether its first argument is annotated `bytes`: then the data of a message of `topic` need not be JSON."""
+        return self.shape.first in (bytes, "bytes")
+
+    @cached_property
     def former_paths(self) -> frozenset[str]:
         """The paths under which its aliases may have had topics. A bare name most likely was a function of the same module."""
         bare = {f"{self.function.__module__}.{alias}" for alias in self.aliases if "." not in alias}

@@ -104,6 +104,12 @@ class Shape:
         self._filled = [frozenset(named[:count]) - only for count in counts]
         self._owed = [frozenset(required) - frozenset(named[:count]) for count in counts]
 
+    @property
+    def first(self) -> object:
+        """The annotation of the first argument; None without one."""
+        parameters = list(self._signature.parameters.values())
+        return parameters[0].annotation if parameters else None
+
     def mismatch(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str | None:
         """None when the arguments fit; otherwise one sentence that says why not. It may quote a keyword's name."""
         count = len(args)

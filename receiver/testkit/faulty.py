@@ -125,6 +125,14 @@ class Receiver:
         """Whether a route has this name."""
         return self._service.registry.find(name) is not None
 
+    def takers(self, topic: str) -> list[tuple[str, str]]:
+        """The tasks that take messages of a foreign topic: name, and subscription."""
+        return [
+            (route.name, f"projects/local/subscriptions/{route.foreign_subscription_name}")
+            for route in self._service.registry.routes
+            if route.topic == topic
+        ]
+
     async def start(self) -> None:
         """Empties the record and starts."""
         pool = self._service.ledger.pool
@@ -157,7 +165,7 @@ class Receiver:
     async def sweep(self, pubsub: Any) -> Any:
         """One sweep, as the scheduler starts it each minute. It publishes to `pubsub`. Returns its counts."""
         service = self._service
-        around = Surroundings(service.settings, service.registry.paths, _drop)
+        around = Surroundings(service.settings, service.registry, _drop)
         return await sweeper.sweep(around, within=SWEEP_TIME, everywhere=True, pubsub=pubsub)
 
     async def executions(self) -> list[Execution]:

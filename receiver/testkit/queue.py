@@ -15,8 +15,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
 from receiver.contract.encode import encode_envelope
 from receiver.contract.envelope import open_payload
+from receiver.contract.foreign_data import foreign_id
+from receiver.contract.message import open_push
 from receiver.emulator.push_client import (
     SUBSCRIPTION,
     message,
@@ -31,6 +35,8 @@ from receiver.tasks.backend import configure
 from receiver.testkit.faulty import DeliveryResult, QueuedMessage, Receiver
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from receiver.google.pubsub import Message
     from receiver.reading.queries import Execution
     from receiver.sweep.sweeper import Swept
@@ -79,6 +85,24 @@ class TaskQueue:
         name, message_id = self._name(task), new_message_id()
         body = scheduled_message(name, message_id=message_id)
         return self._run(self._deliver(QueuedMessage(f"scheduled-{name}-{message_id}", name, body)))
+
+    def publish(self, topic: str, data: Any = b"", attributes: Mapping[str, str] | None = None) -> list[str]:
+        """Publishes a message to the topic of `TaskRoute(topic=...)`; it is pending once for each task that takes it.
+
+        Args:
+            data: bytes as they are; anything else as JSON. No filter is applied.
+
+        Returns the ids of the executions.
+        """
+        body = data if isinstance(data, bytes) else msgspec.json.encode(data)
+        message_id, made = new_message_id(), []
+        for name, subscription in self._receiver.takers(topic):
+            sent = encode_envelope(body, message_id, datetime.now(UTC), subscription, attributes)
+            made.append(QueuedMessage(foreign_id(open_push(sent)), name, sent))
+            self.arrive(made[-1])
+        if not made:
+            raise AssertionError(f"no TaskRoute has topic={topic!r}")
+        return [each.task_id for each in made]
 
     def deliver_next(self) -> DeliveryResult | None:
         """Delivers the oldest pending message; None when there is none. A nacked one goes to the end of the queue."""

@@ -16,6 +16,7 @@ from receiver.emulator.in_thread import LocalPubSub
 from receiver.settings import Settings
 from receiver.sweep.sweeper import Surroundings, Sweeper, Swept, sweeping
 from receiver.tasks.naming import topic_name
+from receiver.tasks.registry import Registry
 from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Event, ReceiverTrouble
 from tests.postgres.record import NAMESPACE, route
@@ -91,8 +92,7 @@ class Sweeps:
             pubsub_emulator=self.host or self.post.pubsub.host,
             **self.options,
         )
-        paths = {name: each.path for each in self.routes for name in each.names}
-        return Surroundings(settings, paths, self.events.append)
+        return Surroundings(settings, Registry(self.routes), self.events.append)
 
     @asynccontextmanager
     async def sweeper(self) -> AsyncIterator[Sweeper]:

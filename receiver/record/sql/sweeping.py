@@ -146,14 +146,15 @@ async def find_blocks(executor: Executor) -> tuple[int, int]:
 
 
 LOAD: Final = """
-SELECT e.task_id, e.task_name, e.task_path, e.args::text AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace, i.until
+SELECT e.task_id, e.task_name, e.task_path,
+       CASE WHEN e.attributes IS NULL THEN e.args::text ELSE '[]' END AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace, i.until
 FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
 JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
 """
 
 
 async def load(executor: Executor, rows: Sequence[Held]) -> list[OutboxRow]:
-    """The content of the messages, for the rows that are still the caller's."""
+    """The content of the messages, for the rows that are still the caller's. That of a foreign message only names its row."""
     return [OutboxRow(**row) for row in await executor.fetch(LOAD, *pairs(rows))]
 
 

@@ -44,14 +44,12 @@ class TestDecode:
             publish_time=PUBLISHED,
             subscription="s",
             delivery_attempt=4,
-            ordering_key="order",
             attributes={"a": "b"},
             task_id="id-1",
             task_name="send",
             args=b'[1,"a"]',
             kwargs=b'{"k":null}',
             enqueued_at=ENQUEUED,
-            is_scheduled=False,
             traceparent=None,
             arguments=([1, "a"], {"k": None}),
         )
@@ -175,18 +173,14 @@ class TestIdentity:
         """A client that never set `enqueued_at` sends it: decoded or refused, the firing has the same identity."""
         unset = {"task_id": "scheduled-clean", "task_name": "clean", "enqueued_at": "0001-01-01T00:00:00Z"}
         delivery = decode(payload(**unset))
-        assert (delivery.task_id, delivery.is_scheduled) == ("scheduled-clean-17", True)
+        assert delivery.task_id == "scheduled-clean-17"
         found = identify(payload(**unset, args="no list"))
         assert found is not None
         assert found.task_id == delivery.task_id
 
     def test_a_scheduled_firing_is_an_execution_of_its_own(self) -> None:
         delivery = decode(body(encode_payload("scheduled-clean", "clean")))
-        assert (delivery.task_id, delivery.is_scheduled, delivery.enqueued_at) == (
-            "scheduled-clean-17",
-            True,
-            PUBLISHED,
-        )
+        assert (delivery.task_id, delivery.enqueued_at) == ("scheduled-clean-17", PUBLISHED)
 
     @pytest.mark.parametrize(
         ("task_id", "enqueued_at"),
@@ -202,7 +196,7 @@ class TestIdentity:
         self, task_id: str, enqueued_at: datetime | None
     ) -> None:
         delivery = decode(body(encode_payload(task_id, "clean", enqueued_at=enqueued_at)))
-        assert (delivery.task_id, delivery.is_scheduled) == (task_id, False)
+        assert delivery.task_id == task_id
 
     def test_a_message_without_task_id_is_known_by_its_message_id(self) -> None:
         assert decode(body(encode_payload(None, "n"), message_id="42")).task_id == "42"
