@@ -16,6 +16,7 @@ context.configure(
     connection=connection,
     target_metadata=metadata,
     version_table=VERSION_TABLE,
+    version_table_schema=context.config.attributes["schema"],
     transactional_ddl=True,
     transaction_per_migration=False,
 )

@@ -78,6 +78,12 @@ environment = text(rf"(?![Gg][Oo][Oo][Gg]){_PART}", f"{_PART_ALLOWED}, not begin
 namespace = text(_PART, _PART_ALLOWED)
 
 
+db_schema = text(
+    r"(?!pg_)[A-Za-z_][A-Za-z0-9_-]{0,62}",
+    "use a letter or `_`, then up to 62 letters, digits, `_` or `-`, not beginning with pg_",
+)
+
+
 def choice(kind: Callable[[str], T], allowed: str) -> Callable[[str], T]:
     """A parser for the values of an enumeration, in any case."""
 

@@ -112,6 +112,11 @@ class Settings:
         "password, or iam: a token of the service account for each new connection",
         "password",
     )
+    db_schema: str | None = setting(
+        "TASKS_DB_SCHEMA",
+        parsers.db_schema,
+        "schema of the record's tables, in its exact case; unset: the first of the search path",
+    )
     modules: tuple[str, ...] = setting(
         "TASKS_MODULES",
         parsers.modules,

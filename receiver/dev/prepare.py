@@ -99,7 +99,8 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
             listening(ports.pubsub) as listener,
             Postgres(folder.data(), port=ports.postgres, fsync=True) as postgres,
         ):
-            migrations.upgrade(Database.of(postgres.url()), environment=settings.environment)
+            database = Database.of(postgres.url(), schema=settings.db_schema)
+            migrations.upgrade(database, environment=settings.environment)
             project = LocalProject(
                 settings.project_id or PROJECT,
                 settings.environment,
@@ -135,9 +136,7 @@ def _shared(
         "TASKS_SERVICE_ACCOUNT": project.email,
         "TASKS_OIDC_CERTS_URL": f"http://{LOOPBACK}:{ports.pubsub}{OIDC_CERTS_PATH}",
     }
-    if given.get("TASKS_MODULES"):
-        shared["TASKS_MODULES"] = given["TASKS_MODULES"]
-    return shared
+    return shared | {name: given[name] for name in ("TASKS_MODULES", "TASKS_DB_SCHEMA") if given.get(name)}
 
 
 def _ports(folder: Folder, environ: Mapping[str, str]) -> Ports:

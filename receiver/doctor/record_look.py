@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -18,14 +19,16 @@ import asyncpg
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.maintenance import SWEEP
 from receiver.record import schema_check
-from receiver.record.database import Database, begin_with
+from receiver.record.database import Database, InSchema, begin_with
 from receiver.record.schema import invalid_indexes
-from receiver.record.schema_check import SURELY_PASS, shut
+from receiver.record.schema_check import NAMES, SURELY_PASS, shut
 from receiver.record.sqlstates import BROKEN, NotConnected
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
+    from receiver.record.database import Executor
     from receiver.record.whose import Whose
 
 ANSWER: Final = timedelta(seconds=3)
@@ -67,6 +70,7 @@ class RecordSeen:
         in_use: connections there are now.
         undeletable: tables of ours that this role may not delete from.
         filtered: tables of ours of which policies may hide rows from this role.
+        schemas: those with a record in this database; empty when TASKS_DB_SCHEMA names one.
         invalid: indexes of ours that are not valid.
         others: other environments with rows of this receiver.
         schema: why the tables cannot be used; nothing below is known then.
@@ -78,6 +82,7 @@ class RecordSeen:
     in_use: int
     undeletable: Sequence[str] = ()
     filtered: Sequence[str] = ()
+    schemas: Sequence[str] = ()
     schema: SchemaError | None = None
     read_only: bool = False
     invalid: Sequence[str] = ()
@@ -97,9 +102,11 @@ SELECT current_setting('server_version_num')::int AS version, current_user::text
              (SELECT nullif(greatest(datconnlimit, -1), -1) FROM pg_database WHERE datname = current_database())
        ) AS connections,
        (SELECT sum(numbackends)::int FROM pg_stat_database) AS in_use,
-       ARRAY(SELECT t FROM unnest($1::text[]) AS t
+       ARRAY(SELECT t FROM unnest({NAMES}) AS t
              WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(to_regclass(t), 'DELETE')) AS undeletable,
-       {shut("$1::text[]", "rawd", SURELY_PASS)} AS filtered
+       {shut(NAMES, "rawd", SURELY_PASS)} AS filtered,
+       ARRAY(SELECT relnamespace::regnamespace::text FROM pg_class
+             WHERE relname LIKE 'receiver\\_alembic\\_version' AND relkind = 'r' ORDER BY 1) AS schemas
 """  # noqa: S608 - constants of ours
 
 OWED: Final = """
@@ -150,29 +157,32 @@ async def look(database: Database, whose: Whose) -> RecordSeen:
         DatabaseUnavailable: it cannot be reached.
     """
     async with _connected(database) as connection:
-        async with _answer(connection) as executor:
-            [row] = await executor.fetch(SERVER, schema_check.TABLES)
+        answer = partial(_answer, connection, InSchema(connection, database))
+        async with answer() as executor:
+            [row] = await executor.fetch(SERVER)
         seen = RecordSeen(**row)
+        if database.schema is not None:
+            seen = replace(seen, schemas=())
         try:
-            async with _answer(connection) as executor:
+            async with answer() as executor:
                 await schema_check.check(executor)
         except SchemaError as error:
             return replace(seen, schema=error)
         except schema_check.ReadOnly:
             seen = replace(seen, read_only=True)
-        async with _answer(connection) as executor:
+        async with answer() as executor:
             seen = replace(seen, invalid=[row["name"] for row in await invalid_indexes(executor)])
-        return await _waiting(connection, whose, seen)
+        return await _waiting(answer, whose, seen)
 
 
 async def _waiting(
-    connection: asyncpg.Connection[asyncpg.Record], whose: Whose, seen: RecordSeen
+    answer: Callable[[], AbstractAsyncContextManager[Executor]], whose: Whose, seen: RecordSeen
 ) -> RecordSeen:
     unseen: list[str] = []
 
     async def ask(what: str, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]] | None:
         try:
-            async with _answer(connection) as executor:
+            async with answer() as executor:
                 rows: Sequence[Mapping[str, Any]] = await executor.fetch(statement, *whose, *arguments)
         except asyncpg.PostgresError as error:
             is_late = isinstance(error, asyncpg.QueryCanceledError)
@@ -226,14 +236,14 @@ async def _connected(database: Database) -> AsyncIterator[asyncpg.Connection[asy
 
 @asynccontextmanager
 async def _answer(
-    connection: asyncpg.Connection[asyncpg.Record],
-) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    connection: asyncpg.Connection[asyncpg.Record], executor: Executor
+) -> AsyncIterator[Executor]:
     """A transaction in which each statement has `ANSWER`, rolled back at the end. A second later the connection is given up."""
     limit = f"{ANSWER.total_seconds() * 1000:.0f}"
     async with asyncio.timeout(ANSWER.total_seconds() + 1):
         await connection.execute(begin_with({"statement_timeout": limit, "lock_timeout": limit}))
         try:
-            yield connection
+            yield executor
         except asyncpg.PostgresError:
             await connection.execute("ROLLBACK")
             raise

@@ -206,6 +206,14 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         "export TASKS_DB_POOL_SIZE=1, or raise max_connections to {seen.fleet.needed} and more",
     ),
     Rule(
+        Severity.WARNING,
+        "schemas",
+        lambda seen: [", ".join(seen.record.schemas)] if len(seen.record.schemas) > 1 else [],
+        "there are records in several schemas of the database: {item}",
+        "the search path of each connection decides to which a task is written, and where it is looked for",
+        "export TASKS_DB_SCHEMA, for the receiver and for whoever enqueues",
+    ),
+    Rule(
         _sweeper_severity,
         "sweeper",
         RecordAndFleet.sweeps,

@@ -143,7 +143,9 @@ class PubSubBackend:
         if not begun.dialect.is_async:
             refuse_in_loop(call)
         rows = [row_of(entry) for entry in entries]
-        written = transactions.put_now(begun, rows, whose=self._address.whose, publish=self._committed)
+        written = transactions.put_now(
+            begun, rows, whose=self._address.whose, schema=self._database.schema, publish=self._committed
+        )
         return self._results(entries, rows, written)
 
     async def _aput_all(self, entries: Sequence[Entry], connection: Any) -> list[TaskResult]:
@@ -152,7 +154,9 @@ class PubSubBackend:
             return self._results(entries, rows, await self._write(rows))
         from receiver.enqueue import transactions  # noqa: PLC0415 - as above
 
-        written = await transactions.put(connection, rows, whose=self._address.whose, publish=self._committed)
+        written = await transactions.put(
+            connection, rows, whose=self._address.whose, schema=self._database.schema, publish=self._committed
+        )
         return self._results(entries, rows, written)
 
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:

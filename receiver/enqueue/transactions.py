@@ -47,6 +47,7 @@ async def put(
     rows: Sequence[NewRow],
     *,
     whose: Whose,
+    schema: str | None,
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     """Writes rows on an AsyncConnection or an AsyncSession; raises as `put_now`."""
@@ -56,7 +57,7 @@ async def put(
         connection = await connection.connection()
     if not isinstance(connection, AsyncConnection):
         raise _unknown(connection, "aenqueue", "AsyncConnection or AsyncSession", "enqueue")
-    return await connection.run_sync(_put, rows, whose, publish)
+    return await connection.run_sync(_put, rows, whose, schema, publish)
 
 
 def put_now(
@@ -64,11 +65,13 @@ def put_now(
     rows: Sequence[NewRow],
     *,
     whose: Whose,
+    schema: str | None,
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     """Writes rows on a Connection or a Session.
 
     Args:
+        schema: of the record's tables; None leaves it to the connection's search path.
         publish: called after the commit, with the rows; it must not raise.
 
     Raises:
@@ -76,7 +79,7 @@ def put_now(
         SchemaError: its database has no tables of ours, or older ones.
         SQLAlchemyError: from the driver; the caller must roll the transaction back.
     """
-    return _put(connection_of(connection), rows, whose, publish)
+    return _put(connection_of(connection), rows, whose, schema, publish)
 
 
 def connection_of(connection: Any) -> Connection:
@@ -94,12 +97,13 @@ def _put(
     connection: Connection,
     rows: Sequence[NewRow],
     whose: Whose,
+    schema: str | None,
     publish: Callable[[Connection, list[OutboxRow]], None],
 ) -> list[Inserted]:
     try:
-        inserted = insert_on(connection, rows, whose=whose, ours=outbox.ENQUEUER)
+        inserted = insert_on(connection, rows, whose=whose, schema=schema, ours=outbox.ENQUEUER)
     except DBAPIError as error:
-        ours = "the database of this connection (expected: the database of DATABASE_URL, with the same search_path)"
+        ours = "the database of this connection (expected: the database of DATABASE_URL, with the same search_path, or TASKS_DB_SCHEMA)"
         explained = schema_error(error, ours)
         if explained is None:
             raise

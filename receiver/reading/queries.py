@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from receiver.errors import DatabaseUnavailable
 from receiver.record.schema import rejected_messages, task_attempts, task_executions
+from receiver.record.schema_name import translation
 from receiver.record.sqlstates import schema_error
 from receiver.record.whose import Whose
 from receiver.tasks.call import TaskResultStatus
@@ -127,7 +128,9 @@ async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
         DatabaseUnavailable: the database cannot be reached, or does not answer.
     """
     engine = database.engine("receiver executions", poolclass=NullPool)
-    snapshot = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    snapshot = engine.execution_options(
+        isolation_level="REPEATABLE READ", postgresql_readonly=True, **translation(database.schema)
+    )
     try:
         async with snapshot.connect() as connection:
             await connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT}'")

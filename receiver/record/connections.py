@@ -85,6 +85,7 @@ class RecordConnection:
             ConnectionFailed: sent, and the answer is not known.
         """
         connection = await self._ready()
+        statement = self._database.qualified(statement)
         try:
             with self._patience.limit():
                 if self._database.prepared_statements:

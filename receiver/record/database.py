@@ -22,6 +22,7 @@ from asyncpg import connect_utils
 from receiver.errors import SettingError
 from receiver.record import tls
 from receiver.record.logins import Login, encrypted, login_of
+from receiver.record.schema_name import qualified
 from receiver.settings import DatabaseAuth
 
 if TYPE_CHECKING:
@@ -81,22 +82,24 @@ class Database:
     Args:
         dsn: for asyncpg; it may hold a password.
         prepared_statements: False behind a pooler in transaction mode.
+        schema: of the record's tables; None leaves it to the search path.
         login: what replaces the role and the password of `dsn`.
     """
 
     dsn: str = field(repr=False)
     prepared_statements: bool = True
+    schema: str | None = None
     login: Login = field(default_factory=Login, repr=False, compare=False)
 
     @classmethod
-    def of(cls, url: str, *, prepared_statements: bool = True) -> Database:
+    def of(cls, url: str, *, prepared_statements: bool = True, schema: str | None = None) -> Database:
         """The database of a `DATABASE_URL`, for whatever driver it is written."""
         plain = _SCHEME.sub("postgresql://", url, count=1)
         # As in `sa@project.iam@host`: asyncpg takes the first @ for the end of the role.
         plain = _ROLE.sub(lambda role: role[0].replace("@", "%40"), plain, count=1)
         address, _, query = plain.partition("?")
         kept = "&".join(each for each in query.split("&") if each.partition("=")[0] not in ONLY_LIBPQ)
-        return cls(f"{address}?{kept}" if kept else address, prepared_statements)
+        return cls(f"{address}?{kept}" if kept else address, prepared_statements, schema)
 
     @classmethod
     def configured(cls, settings: Settings) -> Database:
@@ -112,8 +115,12 @@ class Database:
             )
         if settings.database_auth is DatabaseAuth.IAM:
             url = encrypted(url)
-        named = cls.of(url, prepared_statements=settings.db_prepared_statements)
+        named = cls.of(url, prepared_statements=settings.db_prepared_statements, schema=settings.db_schema)
         return replace(named, login=login_of(settings))
+
+    def qualified(self, statement: str) -> str:
+        """The statement, its tables of ours in their schema."""
+        return statement if self.schema is None else qualified(statement, self.schema)
 
     async def connect(
         self, application: str, server_settings: Mapping[str, str] | None = None, **options: Any
@@ -182,6 +189,18 @@ class Database:
         # Errors are recorded and logged: they must not quote the parameters of a statement.
         engine = create_async_engine("postgresql+asyncpg://", creator=create, hide_parameters=True, **options)
         return engine
+
+
+@dataclass(frozen=True, slots=True)
+class InSchema:
+    """An executor whose statements name the record's schema."""
+
+    executor: Executor
+    database: Database
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        """As the executor's."""
+        return await self.executor.fetch(self.database.qualified(statement), *arguments)
 
 
 def begin_with(settings: Mapping[str, str]) -> str:

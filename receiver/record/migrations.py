@@ -10,6 +10,7 @@ only `receiver.record.schema_check`.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -22,13 +23,14 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
 from receiver.errors import DatabaseUnavailable, ReceiverError
-from receiver.record.database import Database, begin_with
+from receiver.record.database import Database, InSchema, begin_with
 from receiver.record.schema import REINDEX_COPY, invalid_indexes
 from receiver.record.schema_check import VERSION_TABLE
+from receiver.record.schema_name import quoted
 from receiver.record.sqlstates import LOCK_NOT_AVAILABLE, sqlstate
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -80,7 +82,7 @@ def upgrade(database: Database, revision: str = "head", *, environment: str | No
     """
 
     async def work(engine: AsyncEngine) -> list[str]:
-        return await _migrated(engine, command.upgrade, revision, environment)
+        return await _migrated(database, engine, command.upgrade, revision, environment)
 
     return _run(database, work)
 
@@ -89,7 +91,7 @@ def downgrade(database: Database, revision: str) -> None:
     """Takes the tables back to `revision`; `base` removes them and all they hold. Errors as `upgrade`."""
 
     async def work(engine: AsyncEngine) -> list[str]:
-        return await _migrated(engine, command.downgrade, revision)
+        return await _migrated(database, engine, command.downgrade, revision)
 
     _run(database, work)
 
@@ -99,7 +101,7 @@ def current(database: Database) -> str | None:
 
     async def work(engine: AsyncEngine) -> str | None:
         async with engine.connect() as connection:
-            return await connection.run_sync(_version)
+            return await connection.run_sync(_version, database.schema)
 
     return _run(database, work)
 
@@ -121,6 +123,7 @@ def steps_folder() -> Path:
 def _run(database: Database, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     async def run() -> T:
         engine = database.engine("receiver migrate", server_settings=LIMITS, poolclass=NullPool)
+        event.listen(engine.sync_engine, "before_cursor_execute", partial(_qualify, database), retval=True)
         if database.prepared_statements:
             event.listen(engine.sync_engine, "connect", _without_transaction_timeout)
         try:
@@ -140,22 +143,37 @@ def _run(database: Database, work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
+def _qualify(
+    database: Database, _connection: object, _cursor: object, statement: str, parameters: object, *_: object
+) -> tuple[str, object]:
+    """The steps name no schema."""
+    return database.qualified(statement), parameters
+
+
 def _without_transaction_timeout(connection: Any, _: object) -> None:
     connection.run_async(lambda driver: driver.execute(NO_TRANSACTION_TIMEOUT))
 
 
 async def _migrated(
-    engine: AsyncEngine, way: Callable[[Config, str], None], revision: str, environment: str | None = None
+    database: Database,
+    engine: AsyncEngine,
+    way: Callable[[Config, str], None],
+    revision: str,
+    environment: str | None = None,
 ) -> list[str]:
     """Runs the steps, again while another transaction locks a table; returns the indexes that were mended."""
+    attributes = {"environment": environment, "schema": database.schema}
     async with engine.connect() as guard:
         await _lock(guard)
+        if database.schema is not None:
+            async with engine.begin() as connection:
+                await connection.run_sync(_create_if_missing, database.schema)
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 async with engine.connect() as connection:
-                    await connection.run_sync(_steps, way, revision, environment)
+                    await connection.run_sync(_steps, way, revision, attributes)
                     await connection.commit()
-                    return await _mend_indexes(connection) if way is command.upgrade else []
+                    return await _mend_indexes(connection, database) if way is command.upgrade else []
             except DBAPIError as error:
                 if sqlstate(error) != LOCK_NOT_AVAILABLE or attempt == ATTEMPTS:
                     raise
@@ -180,14 +198,14 @@ async def _lock(guard: AsyncConnection) -> None:
     await driver.execute("SELECT 1")
 
 
-async def _mend_indexes(connection: AsyncConnection) -> list[str]:
+async def _mend_indexes(connection: AsyncConnection, database: Database) -> list[str]:
     """Builds the record's invalid indexes anew while writers go on, and returns their names. In no transaction.
 
     An interrupted build leaves such an index: it costs every write and serves no query. A build that is under way is waited
     for. Indexes of the application's own are left alone.
     """
     driver = await _driver(connection)
-    found = await invalid_indexes(driver)
+    found = await invalid_indexes(InSchema(driver, database))
     for row in found:
         if REINDEX_COPY.search(row["name"]):
             await driver.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {row['place']}")
@@ -206,14 +224,21 @@ async def _driver(connection: AsyncConnection) -> asyncpg.Connection[asyncpg.Rec
 
 
 def _steps(
-    connection: Connection, way: Callable[[Config, str], None], revision: str, environment: str | None
+    connection: Connection, way: Callable[[Config, str], None], revision: str, attributes: Mapping[str, Any]
 ) -> None:
     config = configuration()
-    config.attributes |= {"connection": connection, "environment": environment}
+    config.attributes |= {"connection": connection, **attributes}
     way(config, revision)
 
 
-def _version(connection: Connection) -> str | None:
+def _create_if_missing(connection: Connection, schema: str) -> None:
+    """Asked first: CREATE SCHEMA IF NOT EXISTS needs the right to create even if the schema exists."""
+    exists = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)"
+    if not connection.exec_driver_sql(exists, (schema,)).scalar():
+        connection.exec_driver_sql(f"CREATE SCHEMA {quoted(schema)}")
+
+
+def _version(connection: Connection, schema: str | None) -> str | None:
     return MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE}
+        connection, opts={"version_table": VERSION_TABLE, "version_table_schema": schema}
     ).get_current_revision()

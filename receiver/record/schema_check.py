@@ -32,6 +32,9 @@ KNOWN: Final = ("0001", "0002", "0003", "0004")
 TABLES: Final = ("task_executions", "task_attempts", "rejected_messages")
 """What a delivery reads and writes."""
 
+NAMES: Final = f"ARRAY{list(TABLES)}"
+"""The same in SQL. They are no parameter, so that `schema_name.qualified` finds them."""
+
 NEEDED: Final = ("SELECT", "INSERT", "UPDATE")
 """The rights that a delivery needs on each table; pruning needs DELETE too."""
 
@@ -72,11 +75,11 @@ LOOK: Final = f"""
 SELECT (SELECT version_num FROM {VERSION_TABLE} LIMIT 1) AS version,
        current_setting('transaction_read_only')::bool AS read_only,
        current_user::text AS role,
-       ARRAY(SELECT t FROM unnest($1::text[]) AS t WHERE to_regclass(t) IS NULL) AS missing,
-       ARRAY(SELECT t FROM unnest($1::text[]) AS t
-             WHERE NOT (SELECT bool_and(has_table_privilege(to_regclass(t), p)) FROM unnest($2::text[]) AS p)) AS denied,
+       ARRAY(SELECT t FROM unnest({NAMES}) AS t WHERE to_regclass(t) IS NULL) AS missing,
+       ARRAY(SELECT t FROM unnest({NAMES}) AS t
+             WHERE NOT (SELECT bool_and(has_table_privilege(to_regclass(t), p)) FROM unnest($1::text[]) AS p)) AS denied,
        {shut(f"ARRAY['{VERSION_TABLE}']", "r", MAY_PASS)}
-       || {shut("$1::text[]", "raw", MAY_PASS)} AS shut
+       || {shut(NAMES, "raw", MAY_PASS)} AS shut
 """  # noqa: S608 - a constant of ours
 
 
@@ -93,7 +96,7 @@ async def check(executor: Executor) -> None:
         DatabaseUnavailable: not known.
     """
     try:
-        [found] = await executor.fetch(LOOK, TABLES, NEEDED)
+        [found] = await executor.fetch(LOOK, NEEDED)
     except asyncpg.UndefinedTableError as error:
         raise schema_error(error) or error from None
     except asyncpg.InsufficientPrivilegeError:
@@ -114,7 +117,7 @@ async def check(executor: Executor) -> None:
     if found["missing"]:
         raise SchemaError(
             f"the database has no {' and no '.join(found['missing'])}, although it is migrated: give it its name back, or "
-            "put its schema on the search_path",
+            "set TASKS_DB_SCHEMA or put its schema on the search_path",
             state="a table is missing",
         )
     if found["denied"]:

@@ -129,6 +129,7 @@ class TaskPool:
     """The connections that tasks may borrow: `TASKS_DB_POOL_SIZE` of them, opened when first wanted."""
 
     def __init__(self, database: Database, *, size: int, wait: float) -> None:
+        self.database = database
         self.engine: AsyncEngine = database.engine(
             "receiver task",
             driver=TaskDriver if database.prepared_statements else PooledTaskDriver,

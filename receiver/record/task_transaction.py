@@ -27,6 +27,7 @@ from receiver.record.task_pool import TaskConnection, TaskSession
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from receiver.record.database import Database
     from receiver.record.task_pool import TaskPool
 
 IDLE_MARGIN = 5.0
@@ -137,7 +138,7 @@ class TaskTransaction:
             async with asyncio.timeout(COMMIT_DEADLINE):
                 if self._session is not None:
                     await self._session.commit()
-                moved = await self._settle(_Executor(connection), return_value)
+                moved = await self._settle(_Executor(connection, self._pool.database), return_value)
         except SettlementRefused:
             await self._release()
             raise
@@ -220,7 +221,9 @@ class TaskTransaction:
             raise
         left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
         try:
-            [begun] = await _Executor(connection).fetch(BEGIN, str(self._fence), f"{int(left * 1000)}ms")
+            [begun] = await _Executor(connection, self._pool.database).fetch(
+                BEGIN, str(self._fence), f"{int(left * 1000)}ms"
+            )
         except BaseException:
             await AsyncConnection.invalidate(connection)
             await AsyncConnection.close(connection)
@@ -275,9 +278,10 @@ class TaskTransaction:
 class _Executor:
     """The task's connection, as an `Executor`."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, database: Database) -> None:
         self._connection = connection
+        self._database = database
 
     async def fetch(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
-        result = await self._connection.exec_driver_sql(statement, arguments)
+        result = await self._connection.exec_driver_sql(self._database.qualified(statement), arguments)
         return [dict(row) for row in result.mappings()]

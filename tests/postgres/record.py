@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -198,15 +198,16 @@ class Instance:
         pool_wait: float = 5.0,
         max_result_bytes: int = 1024 * 1024,
         prepared_statements: bool = True,
+        schema: str | None = None,
     ) -> None:
         self.name = name
         self.events: list[Event] = []
         self.stuck = asyncio.Event()
-        self.database = Database.of(url, prepared_statements=prepared_statements)
+        self.database = Database.of(url, prepared_statements=prepared_statements, schema=schema)
         self.heartbeat = Heartbeat(self.database, lease=lease, emit=self.events.append)
         settings = LedgerSettings(whose, name, lease, timedelta(seconds=wait))
         self.ledger = Ledger(self.database, settings, self.heartbeat, self.events.append)
-        tasks = Database.of(tasks_url or url, prepared_statements=prepared_statements)
+        tasks = replace(self.database, dsn=tasks_url or url)
         self.pool = TaskPool(tasks, size=pool_size, wait=pool_wait)
         self.threads = Threads(4, wait=1.0)
         self.runner = Runner(

@@ -17,7 +17,7 @@ from receiver.reading.groups import find_group
 from receiver.reading.rejected import rejection, rejections
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
-from receiver.record.sql import outbox, rejected, replaying
+from receiver.record.sql import claims, outbox, pruning, rejected, replaying
 from receiver.record.whose import Whose
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, identity
@@ -71,6 +71,10 @@ async def test_sweeps_and_replays_leave_another_environments_rows_as_they_are(
         pool, "unknown_task", whose=WHOSE, task_name=None, after="", limit=9, size=9
     )
     assert found == []
+    at_once = timedelta(0)
+    assert await pruning.find_outdated(pool, whose=WHOSE, older=at_once, limit=9, after=None) == []
+    assert await pruning.finalise(pool, copied, whose=WHOSE, older=at_once) == set()
+    assert await pruning.prune(pool, copied, whose=WHOSE, older=at_once) == set()
     await rejected.mark_replayed(pool, ["projects/p/subscriptions/s 9"], whose=WHOSE)
     assert await everything(look) == before
     assert post.ids() == []
@@ -81,11 +85,12 @@ async def test_a_delivery_with_the_id_of_another_environments_row_is_rejected(
     task_id: str, copied: list[str], look: Look, instance: Instance
 ) -> None:
     """400, and kept: of a final row too, whose own duplicates are acked."""
+    pool = instance.ledger.pool
     before = await look.row(task_id)
     with pytest.raises(Rejected, match="another task, receiver or environment") as caught:
         await instance.ledger.claim(call(task_id))
     assert caught.value.reason is RejectionReason.FOREIGN_TASK_ID
-    room = Rejections(instance.ledger.pool, whose=WHOSE, instance="i", most=5, grace=timedelta(0))
+    room = Rejections(pool, whose=WHOSE, instance="i", most=5, grace=timedelta(0))
     pushed = body(task_id, "1")
     ending = await room.reject(pushed, caught.value, identify(pushed))
     assert isinstance(ending, Refused)
@@ -93,6 +98,7 @@ async def test_a_delivery_with_the_id_of_another_environments_row_is_rejected(
     kept = await look.value("SELECT environment FROM rejected_messages WHERE key LIKE '% 1'")
     assert kept == WHOSE.environment
     assert isinstance(await room.reject(body(task_id, "2"), UNKNOWN, identity(task_id)), Refused), "not Done"
+    assert not await claims.is_done(pool, claims.ClaimItem.of(call(task_id)), whose=WHOSE)
     assert await look.row(task_id) == before
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Interval, Text, bindparam, case, cast, func, insert
 from sqlalchemy.dialects.postgresql import JSONB
 
 from receiver.record.schema import task_executions
+from receiver.record.schema_name import translation
 from receiver.record.sql.outbox import Inserted, NewRow
 
 if TYPE_CHECKING:
@@ -72,7 +73,12 @@ INSERT_ON: Final = _insert()
 
 
 def insert_on(
-    connection: Connection, rows: Sequence[NewRow], *, whose: Whose, ours: timedelta | None
+    connection: Connection,
+    rows: Sequence[NewRow],
+    *,
+    whose: Whose,
+    schema: str | None,
+    ours: timedelta | None,
 ) -> list[Inserted]:
     """New rows, READY, in the order of `rows`; `ours` as for `outbox.insert`; errors as SQLAlchemy raises them."""
     given = [
@@ -82,7 +88,10 @@ def insert_on(
         | {"again_run_after": row.run_after, "again_delay": row.delay}
         for row in rows
     ]
-    found = {row["task_id"]: row for row in connection.execute(INSERT_ON, given).mappings()}
+    found = {
+        row["task_id"]: row
+        for row in connection.execute(INSERT_ON, given, execution_options=translation(schema)).mappings()
+    }
     return [_inserted(found[row.task_id]) for row in rows]
 
 
