@@ -115,7 +115,7 @@ class Settings:
     db_schema: str | None = setting(
         "TASKS_DB_SCHEMA",
         parsers.db_schema,
-        "schema of the record's tables, in its exact case; unset: the first of the search path",
+        "schema of the record's tables; unset: the first of the search path",
     )
     modules: tuple[str, ...] = setting(
         "TASKS_MODULES",
