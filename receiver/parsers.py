@@ -76,12 +76,7 @@ _PART = r"[A-Za-z](?:(?!--)[A-Za-z0-9_.-]){0,39}"
 _PART_ALLOWED = "use a letter, then up to 39 letters, digits, `_`, `.` or `-`, without `--`"
 environment = text(rf"(?![Gg][Oo][Oo][Gg]){_PART}", f"{_PART_ALLOWED}, not beginning with goog")
 namespace = text(_PART, _PART_ALLOWED)
-
-
-db_schema = text(
-    r"(?!pg_)[A-Za-z_][A-Za-z0-9_-]{0,62}",
-    "use a letter or `_`, then up to 62 letters, digits, `_` or `-`, not beginning with pg_",
-)
+db_schema = text(r"(?!pg_)[A-Za-z_][\w-]{0,62}", "use a letter, then letters, digits, `_` or `-`; not pg_...")
 
 
 def choice(kind: Callable[[str], T], allowed: str) -> Callable[[str], T]:
