@@ -182,16 +182,10 @@ def plan(
 
 def removal(observed: Observed, scope: Scope, *, take_over: bool = False) -> Plan:
     """Deletes everything that is ours in this environment."""
-    entries: list[Entry] = []
-    for found in observed.resources:
-        if not scope.contains(found.name):
-            continue
-        refusal = _not_ours(found, scope, take_over=take_over)
-        if refusal is None:
-            entries.append(Delete(found, f"environment {scope.environment} is removed"))
-        else:
-            entries.append(Kept(found, refusal))
-    return Plan(tuple(entries))
+    why = f"environment {scope.environment} is removed"
+    ours = [found for found in observed.resources if scope.contains(found.name)]
+    refusals = [(found, _not_ours(found, scope, take_over=take_over)) for found in ours]
+    return Plan(tuple(Delete(found, why) if no is None else Kept(found, no) for found, no in refusals))
 
 
 def _of_wanted(
@@ -282,27 +276,17 @@ def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over
         return Delete(found, "no task has this schedule")
     if prune is None:
         return Kept(found, "no task uses it; --prune deletes it")
-    still = prune.get(_topic_of(found, scope))
+    still = prune.get(scope.own_topic(found))
     return Delete(found, "no task uses it") if still is None else ChangeRefused(found, still)
 
 
 def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
-    match scope.whose(found):
-        case Belongs.OURS:
-            return None
-        case Belongs.FORMER_SERVICES if take_over:
-            return None
-        case Belongs.UNOWNED:
-            return "it names no owner; delete it by hand if it is not needed"
-        case Belongs.FORMER_SERVICES | Belongs.OTHERS:
-            return f"it belongs to {owner_of(found)}"
-
-
-def _topic_of(found: Resource, scope: Scope) -> str:
-    """The topic that this is or belongs to. A subscription may have lost its topic, so that its own name has to tell."""
-    if found.kind is Kind.TOPIC:
-        return found.name
-    return scope.own_topic(found.id)
+    whose = scope.whose(found)
+    if whose is Belongs.OURS or (whose is Belongs.FORMER_SERVICES and take_over):
+        return None
+    if whose is Belongs.UNOWNED:
+        return "it names no owner; delete it by hand if it is not needed"
+    return f"it belongs to {owner_of(found)}"
 
 
 def is_within(entry: Change, scope: Scope) -> bool:

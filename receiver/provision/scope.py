@@ -112,9 +112,11 @@ class Scope:
         """The full name of a task's push subscription on a topic that is not its own."""
         return self._subscription(naming.foreign_subscription_name(self.environment, self.namespace, path))
 
-    def own_topic(self, subscription: str) -> str:
-        """The full name of the topic of the task that a subscription of ours, by its id, delivers to."""
-        path = subscription.removesuffix(naming.subscription_name(""))
+    def own_topic(self, found: Resource) -> str:
+        """The own topic of the task that a topic or subscription of ours is for. Only the name tells: its topic may be gone, or foreign."""
+        if found.kind is Kind.TOPIC:
+            return found.name
+        path = found.id.removesuffix(naming.subscription_name(""))
         foreign = naming.foreign_prefix(self.environment, self.namespace)
         if path.startswith(foreign):
             path = naming.topic_prefix(self.environment, self.namespace) + path.removeprefix(foreign)
