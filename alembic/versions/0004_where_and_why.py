@@ -66,6 +66,11 @@ def upgrade() -> None:
             """
         )
         op.execute("DROP INDEX CONCURRENTLY IF EXISTS task_executions_owed")
+        # What was in flight in an instance that died. Only such lines are in it.
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS task_attempts_died")
+        op.execute(
+            "CREATE INDEX CONCURRENTLY task_attempts_died ON task_attempts (instance) WHERE ending = 'LEASE_EXPIRED'"
+        )
     op.execute(
         f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"
     )  # the block above ended the transaction that had it
@@ -80,6 +85,7 @@ def downgrade() -> None:
     )
     op.execute("DROP INDEX task_executions_due")
     op.execute("DROP INDEX task_executions_dead_lettered")
+    op.execute("DROP INDEX task_attempts_died")
     op.execute("ALTER TABLE rejected_messages DROP COLUMN environment")
     op.execute(
         """

@@ -81,6 +81,8 @@ def reply(ending: Ending) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table: o
             return Reply(500, "The task failed.")
         case Abandoned():
             return Reply(500, "The task ran out of time.")
+        case HandedBack(resource=str()):
+            return Reply(429, "The service is at capacity.")
         case HandedBack():
             return Reply(500, "The task was handed back.")
         case Lost():

@@ -18,9 +18,10 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from receiver.contract.failure import Failure
+from receiver.delivery.chain import chain
 from receiver.delivery.result import encoded
 from receiver.endings.outcomes import AttemptEnding, HandedBack, Lost, Outcome, Succeeded
-from receiver.errors import PermanentError
+from receiver.errors import OutOfConnections, PermanentError
 from receiver.tasks.backend import running_trace
 
 if TYPE_CHECKING:
@@ -182,6 +183,9 @@ class Run:
             case Reason.SHUTDOWN if stopped:
                 return HandedBack()
         if ended.error is not None:
+            # Wrapped or not, it is no failure of the task. One that the task has caught and got over is not in the chain.
+            if any(issubclass(type(each), OutOfConnections) for each in chain(ended.error)):
+                return HandedBack("connection for the task")
             return claimed.failed(Failure.of(ended.error), final=ended.by(PermanentError))
         result = encoded(ended.value, self._max_result_bytes)
         # A retry would only repeat the effects: a result that cannot be stored is final.

@@ -63,7 +63,12 @@ class Failed(msgspec.Struct, frozen=True):
 
 
 class HandedBack(msgspec.Struct, frozen=True):
-    """The instance stops, or the answer to its claim came too late: READY again, the attempt not counted."""
+    """READY again, the attempt not counted: the instance stops, or the answer to its claim came too late.
+
+    `resource` names what the task wanted and did not get in time.
+    """
+
+    resource: str | None = None
 
 
 class Abandoned(msgspec.Struct, frozen=True):

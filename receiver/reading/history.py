@@ -27,6 +27,10 @@ WHY_LIMIT = 300
 """Characters of an error that a line of history quotes; `task_attempts` holds the whole."""
 
 
+NAMED = 3
+"""Neighbours that a line of history names; `--json` has all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Transition:
     """One change of state. `from_` is None for the first one; `at` is None when the record has no time for it."""
@@ -102,9 +106,10 @@ def _tell(chain: _Chain, attempt: Attempt) -> None:
         case AttemptEnding.REJECTED:
             chain.go(FAILED, attempt.ended_at, f"could not start: {_brief(attempt.error_message)}")
         case AttemptEnding.LEASE_EXPIRED:
-            chain.go(READY, attempt.ended_at, f"lease expired{_on(attempt)}")
+            chain.go(READY, attempt.ended_at, f"lease expired{_on(attempt)}{_beside(attempt)}")
         case AttemptEnding.HANDED_BACK:
-            chain.go(READY, attempt.ended_at, f"handed back on shutdown{_on(attempt)}; not counted")
+            why = "on shutdown" if attempt.error_message is None else f"({attempt.error_message})"
+            chain.go(READY, attempt.ended_at, f"handed back {why}{_on(attempt)}; not counted")
         case _ as never:
             assert_never(never)
 
@@ -146,3 +151,11 @@ def _brief(text: str | None) -> str:
 
 def _on(attempt: Attempt) -> str:
     return f" on {attempt.instance}" if attempt.instance else ""
+
+
+def _beside(attempt: Attempt) -> str:
+    """The neighbours of an execution whose process died."""
+    if not attempt.beside:
+        return ""
+    named, more = attempt.beside[:NAMED], len(attempt.beside) - NAMED
+    return f"; beside it ran {', '.join(named)}{f' and {more} more' if more > 0 else ''}"

@@ -8,7 +8,7 @@ Next: `receiver.reading.history` derives the history of an `Execution`, `receive
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
 
 STATEMENT_TIMEOUT = "30s"
 """A listing that takes longer is given up: its snapshot would hold up vacuum."""
+
+NEIGHBOURS = 1000
+"""The most executions that one instance had in flight: Cloud Run's limit for the requests of an instance."""
+
+_DIED = "LEASE_EXPIRED"
 
 LISTED = 50
 """How many executions a listing has by default: a screenful."""
@@ -84,7 +89,10 @@ class Execution:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A row of `task_attempts`: an attempt that ended otherwise than SUCCESSFUL. `ending` is an `AttemptEnding`."""
+    """A row of `task_attempts`: an attempt that ended otherwise than SUCCESSFUL. `ending` is an `AttemptEnding`.
+
+    `beside`: when its process died, the other executions that were in flight in it; `NEIGHBOURS` at most.
+    """
 
     task_id: str
     fence: int
@@ -98,6 +106,7 @@ class Attempt:
     message_id: str | None = None
     delivery_attempt: int | None = None
     instance: str | None = None
+    beside: tuple[str, ...] = ()
 
 
 EARLIEST, LATEST = "timestamptz '0001-01-02 00:00:00+00'", "timestamptz '9999-12-30 00:00:00+00'"
@@ -116,7 +125,7 @@ def _readable(column: Column[Any]) -> ColumnElement[Any]:
 
 
 _EXECUTION = [_readable(task_executions.c[name]) for name in Execution.__dataclass_fields__]
-_ATTEMPT = [_readable(task_attempts.c[name]) for name in Attempt.__dataclass_fields__]
+_ATTEMPT = [_readable(task_attempts.c[name]) for name in Attempt.__dataclass_fields__ if name != "beside"]
 
 
 @asynccontextmanager
@@ -203,7 +212,24 @@ async def execution(connection: AsyncConnection, task_id: str) -> Execution | No
 async def attempts(connection: AsyncConnection, task_id: str) -> list[Attempt]:
     """The attempts of an execution that did not succeed, in order."""
     query = select(*_ATTEMPT).where(task_attempts.c.task_id == task_id).order_by(task_attempts.c.fence)
-    return [Attempt(**row) for row in (await connection.execute(query)).mappings()]
+    found = [Attempt(**row) for row in (await connection.execute(query)).mappings()]
+    return [
+        replace(each, beside=await _beside(connection, each)) if each.ending == _DIED else each
+        for each in found
+    ]
+
+
+async def _beside(connection: AsyncConnection, attempt: Attempt) -> tuple[str, ...]:
+    """The other executions whose lease ended in the same instance: its process died, and they were in flight in it."""
+    query = (
+        select(task_attempts.c.task_id)
+        .distinct()
+        .where(task_attempts.c.instance == attempt.instance, literal_column(f"ending = '{_DIED}'"))
+        .where(task_attempts.c.task_id != attempt.task_id)
+        .order_by(task_attempts.c.task_id)
+        .limit(NEIGHBOURS)
+    )
+    return tuple((await connection.execute(query)).scalars())
 
 
 async def rejected_count(connection: AsyncConnection, whose: Whose) -> int:

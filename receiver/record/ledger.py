@@ -105,8 +105,10 @@ class Ledger:
             match outcome:
                 case Lost():
                     return outcome
-                case HandedBack():
-                    await leases.hand_back(self.pool, [claimed.pair], instance=self._settings.instance)
+                case HandedBack(resource=resource):
+                    why = None if resource is None else f"no {resource} free in time"
+                    instance = self._settings.instance
+                    await leases.hand_back(self.pool, [claimed.pair], instance=instance, why=why)
                     return outcome
                 case Succeeded(transaction=transaction) if transaction is not None:
                     return await self._commit(claimed, outcome, transaction)

@@ -142,6 +142,7 @@ task_attempts = Table(
         "ending IN ('FAILED', 'TIMED_OUT', 'LEASE_EXPIRED', 'HANDED_BACK', 'REJECTED')",
         name="task_attempts_ending",
     ),
+    Index("task_attempts_died", "instance", postgresql_where=text("ending = 'LEASE_EXPIRED'")),
 )
 
 rejected_messages = Table(

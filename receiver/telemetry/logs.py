@@ -29,6 +29,7 @@ from receiver.endings.outcomes import (
     Exhausted,
     Failed,
     Full,
+    HandedBack,
     Lost,
     Oversized,
     Refused,
@@ -124,7 +125,7 @@ def _why(ending: Ending) -> str | None:  # noqa: PLR0911 - a table: one line an 
             return why
         case Refused(reason=reason, detail=detail):
             return f"{reason}: {detail}"
-        case Full(resource=resource):
+        case Full(resource=resource) | HandedBack(resource=str(resource)):
             return f"no {resource}"
         case Exhausted(crashed=True):
             return "its process died under it again and again"

@@ -11,7 +11,10 @@ import pytest
 from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Busy, Done, Exhausted, HandedBack, Lost, Succeeded
 from receiver.errors import Saturated
+from receiver.reading import queries
+from receiver.reading.history import history
 from receiver.record import claimer
+from receiver.record.database import Database
 from receiver.record.sql import leases, replaying
 from receiver.record.sql.crashes import CRASHED, SUSPECT
 from tests.postgres.conftest import Instances
@@ -297,3 +300,19 @@ async def test_a_lost_run_leaves_the_attempts_to_what_comes(instance: Instance, 
     assert await instance.ledger.claim(call("lowered", route(max_attempts=2))) == Exhausted()
     row = await look.row("lowered")
     assert (row["error_type"], row["error_message"]) == ("AttemptsExhausted", "2 of 2 attempts used up")
+
+
+async def test_the_record_says_what_was_in_flight_in_an_instance_that_died(
+    database_url: str, instance: Instance, look: Look, killed: Killed
+) -> None:
+    await killed.under("one", "two", "three", "four", "five")
+    await killed.under("six")
+    for task_id in ("one", "two", "three", "four", "five", "six"):
+        await instance.settle(await instance.claim(task_id), Succeeded("1"))
+    async with queries.reading(Database.of(database_url)) as connection:
+        row, [line] = await queries.execution(connection, "one"), await queries.attempts(connection, "one")
+    assert row is not None
+    assert (row.crashes, row.ran_on) == (1, instance.name)
+    assert line.beside == ("five", "four", "three", "two")
+    told = [step.why for step in history(row, [line])]
+    assert "lease expired on victim-1; beside it ran five, four, three and 1 more" in told

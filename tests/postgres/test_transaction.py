@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from receiver import PermanentError, TaskContext
-from receiver.endings.outcomes import Ending, Failed, Lost, Succeeded, Unrecorded
+from receiver.endings.outcomes import Ending, Failed, HandedBack, Lost, Succeeded, Unrecorded
 from receiver.errors import OutOfConnections, TransactionError
 from receiver.record.sql import leases
 from tests.postgres.conftest import Instances
@@ -136,7 +136,7 @@ async def test_effects_of_a_stale_owner_roll_back(instances: Instances, look: Lo
 
     assert await stale.run("taken", work) == Lost()
     assert await written(look) == []
-    assert await look.state("taken") == ("RUNNING", False, 2, 2)
+    assert await look.state("taken") == ("RUNNING", False, 1, 2)
 
 
 async def test_effects_of_one_that_was_handed_back_roll_back(instance: Instance, look: Look) -> None:
@@ -579,7 +579,7 @@ async def test_nothing_of_a_session_leaks_to_the_next_task(
     await look.execute("DROP ROLE nobody_special")
 
 
-async def test_no_connection_in_time_raises_inside_the_task_and_the_attempt_counts(
+async def test_no_connection_in_time_raises_inside_the_task_and_the_attempt_does_not_count(
     instances: Instances, look: Look
 ) -> None:
     instance = instances(pool_size=1, pool_wait=0.2)
@@ -597,14 +597,18 @@ async def test_no_connection_in_time_raises_inside_the_task_and_the_attempt_coun
 
     async def starves(ctx: TaskContext) -> None:
         await insert(ctx)
-        error = error_of(await instance.run("starved", _one_insert))
-        assert error == "receiver.errors.OutOfConnections"
+        assert await instance.run("starved", _one_insert) == HandedBack("connection for the task")
 
     assert isinstance(await instance.run("outer", holds), Succeeded)
     assert 0.2 <= caught[0] < 1.5
     await look.execute("DELETE FROM effects")
     assert isinstance(await instance.run("outer-2", starves), Succeeded)
-    assert await look.state("starved") == ("FAILED", False, 1, 1)
+    assert await look.state("starved") == ("READY", False, 0, 1)
+    [line] = await look.attempts("starved")
+    assert (line["ending"], line["error_message"]) == (
+        "HANDED_BACK",
+        "no connection for the task free in time",
+    )
 
 
 async def test_a_partitioned_owner_holds_its_locks_no_longer_than_the_time_it_has(instance: Instance) -> None:
@@ -767,8 +771,7 @@ async def test_no_slot_in_postgresql_is_said_to_be_that(
     await look.execute("CREATE ROLE limited LOGIN CONNECTION LIMIT 0")
     host = instance.database.dsn.replace("postgres@", "limited@")
     limited = instances("limited", tasks_url=host)
-    error = error_of(await limited.run("full", _one_insert))
-    assert error == "receiver.errors.OutOfConnections"
+    assert await limited.run("full", _one_insert) == HandedBack("connection for the task")
     await look.execute("DROP ROLE limited")
 
 

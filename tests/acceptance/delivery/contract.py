@@ -90,6 +90,12 @@ NO_ROOM = Ending(
     "nacks, backs off",
     "unchanged",
 )
+NO_CONNECTION = Ending(
+    "no connection for the task in time, from `ctx.connection()` or `ctx.session()` (`TASKS_DB_POOL_SIZE`)",
+    429,
+    "nacks, backs off",
+    "READY, the attempt not counted",
+)
 RAISED = Ending(
     "the task raised or ran out of time",
     500,
@@ -105,7 +111,7 @@ UNRECORDED = Ending(
 
 ENDINGS: Final = (
     RETURNED, DUPLICATE, SWITCHED_OFF, FINAL_FAILURE, CRASHED, NOT_DUE, REJECTED, SET_ASIDE, GIVEN_UP, TOO_LARGE,
-    FORBIDDEN, BUSY, SUSPECT, NO_ROOM, RAISED, UNRECORDED,
+    FORBIDDEN, BUSY, SUSPECT, NO_ROOM, NO_CONNECTION, RAISED, UNRECORDED,
 )  # fmt: skip
 
 OPENING, CLOSING = "<!-- contract -->", "<!-- /contract -->"
@@ -135,6 +141,7 @@ ENVIRONMENTS: Final[Mapping[Profile, Mapping[str, str]]] = {
         "TASKS_MAX_INFLIGHT_BYTES": "1MiB",
         "TASKS_MAX_BODY_BYTES": "1MiB",
         "TASKS_DB_POOL_TIMEOUT": "0.3",
+        "TASKS_DB_POOL_SIZE": "1",
         "TASKS_MAX_REJECTIONS": "3",
         "TASKS_REJECTION_GRACE": "0.3",
     },
@@ -342,6 +349,10 @@ CASES: Final = (
     _full("a connection of the ledger", play.pool_timeout),
     _full("a table that stays locked", play.locked_out, Profile.USUAL),
     _full("PostgreSQL's slots", play.out_of_slots, Profile.FRAGILE),
+
+    Case("a connection for the task", NO_CONNECTION, "The service is at capacity.",
+         play.beside("hold_connection", "hold_connection", others=1), _row("READY", final=False, attempt=0),
+         ("HANDED_BACK",), profile=Profile.TIGHT),
 
     _raised("async task raises", push("fail"), error_type="ValueError", error_message="out of paper \\x00"),
     _raised("sync task raises", push("fail_in_thread"), error_type="ValueError"),

@@ -137,6 +137,12 @@ async def wait(label: str, ballast: str = "") -> str:
 
 
 @task
+async def hold_connection(ctx: TaskContext, label: str) -> str:
+    await ctx.connection()
+    return await wait(label)
+
+
+@task
 async def wait_briefly(label: str) -> str:
     """Its route has a short ack deadline: so long is the recording of what it did insisted on."""
     return await wait(label)
@@ -186,6 +192,7 @@ tasks = [
     TaskRoute(fail_in_thread),
     TaskRoute(fail_once),
     TaskRoute(give_up),
+    TaskRoute(hold_connection),
     TaskRoute(try_twice, max_attempts=2),
     TaskRoute(exceed, timeout=0.3),
     TaskRoute(exceed_in_thread, timeout=0.3),

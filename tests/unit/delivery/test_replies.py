@@ -62,6 +62,7 @@ TABLE: list[tuple[Ending, int, str]] = [
     (Failed(FAILURE), 500, "The task failed."),
     (Abandoned(), 500, "The task ran out of time."),
     (HandedBack(), 500, "The task was handed back."),
+    (HandedBack("connection for the task"), 429, "The service is at capacity."),
     (Lost(), 500, "The task's lease was lost."),
     (Unrecorded(), 500, "The outcome could not be recorded."),
     (Broken(), 500, "Internal error."),

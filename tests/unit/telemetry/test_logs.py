@@ -230,6 +230,7 @@ LEVELS: list[tuple[Ending, str, str]] = [
     (Full("threads"), "INFO", "no threads"),
     (Disconnected(), "INFO", ""),
     (HandedBack(), "INFO", ""),
+    (HandedBack("connection for the task"), "INFO", "no connection for the task"),
     (Exhausted(), "WARNING", ""),
     (Exhausted(crashed=True), "WARNING", "its process died under it again and again"),
     (DeadLettered("id: owed again"), "WARNING", "id: owed again"),
