@@ -27,6 +27,7 @@ COMMANDS = {
     "executions": "List executions, or show one with its attempts and history.",
     "group": "Follow the executions of a group until all are done.",
     "rejected": "List the messages that could not become an execution, or show one.",
+    "dead-letters": "List what Pub/Sub has given up, or publish it again.",
     "replay": "Publish failed executions or rejected messages again.",
     "sweep": "Publish due executions and prune, now; in the cloud this happens every minute.",
     "prune": "Remove final executions that are older than the retention.",
@@ -47,7 +48,7 @@ class Lazy(click.Group):
         """The command of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"receiver.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"receiver.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

@@ -136,8 +136,15 @@ def _result(execution: Execution) -> Text:
         text = msgspec.json.encode(execution.return_value).decode()
     else:
         text = "" if execution.run_after is None else f"not before {execution.run_after:%Y-%m-%d %H:%M:%S}"
+    if execution.dead_letters and execution.status != TaskResultStatus.SUCCESSFUL:
+        text = f"dead letter; {text}"
+    return terminal.cell(brief(text))
+
+
+def brief(text: str) -> str:
+    """A result or an error on one line, cut."""
     line = " ".join(text.split())
-    return terminal.cell(line if len(line) <= BRIEF else line[: BRIEF - 3] + "...")
+    return line if len(line) <= BRIEF else line[: BRIEF - 3] + "..."
 
 
 def _took(execution: Execution) -> Text:
@@ -146,17 +153,18 @@ def _took(execution: Execution) -> Text:
     return terminal.cell(f"{(execution.finished_at - execution.started_at).total_seconds():.3f} s")
 
 
-def _status(status: str | None, *, final: bool = False) -> Text:
-    if status is None:
+def status(name: str | None, *, final: bool = False) -> Text:
+    """The cell of a status, in its colour."""
+    if name is None:
         return terminal.cell(None)
-    shown = f"{status}, final" if final and status == TaskResultStatus.FAILED else status
-    return terminal.cell(shown, STYLES[TaskResultStatus(status)])
+    shown = f"{name}, final" if final and name == TaskResultStatus.FAILED else name
+    return terminal.cell(shown, STYLES[TaskResultStatus(name)])
 
 
 COLUMNS: dict[str, Callable[[Execution], Text]] = {
     "TASK ID": lambda execution: terminal.cell(execution.task_id),
     "TASK": lambda execution: terminal.cell(execution.task_name),
-    "STATUS": lambda execution: _status(execution.status, final=execution.final),
+    "STATUS": lambda execution: status(execution.status, final=execution.final),
     "ATTEMPT": lambda execution: terminal.cell(execution.attempt),
     "ENQUEUED": lambda execution: terminal.moment(execution.enqueued_at),
     "TOOK": _took,
@@ -166,7 +174,7 @@ COLUMNS: dict[str, Callable[[Execution], Text]] = {
 
 STEPS: dict[str, Callable[[Transition], Text]] = {
     "AT": lambda step: terminal.moment(step.at),
-    "FROM": lambda step: _status(step.from_),
-    "TO": lambda step: _status(step.to),
+    "FROM": lambda step: status(step.from_),
+    "TO": lambda step: status(step.to),
     "WHY": lambda step: terminal.cell(step.why),
 }

@@ -53,7 +53,16 @@ def command(*, ids: tuple[str, ...], reason: str | None, task: str | None) -> No
         raise ConfigurationError("give the ids of executions or messages, or --reason; not both")
     if task is not None and reason is None:
         raise ConfigurationError("--task goes with --reason")
-    told = asyncio.run(_replayed(ids, reason, task))
+    tell(asyncio.run(_replayed(ids, reason, task)))
+
+
+def named(ids: Sequence[str]) -> Told:
+    """Replays the executions and messages of these ids."""
+    return asyncio.run(_replayed(ids, None, None))
+
+
+def tell(told: Told) -> None:
+    """Prints what a replay did; exit 1 when something could not be replayed."""
     for name, count in (("execution", told.executions), ("rejected message", told.messages)):
         if count:
             click.echo(f"{count} {name}{'' if count == 1 else 's'} published again")

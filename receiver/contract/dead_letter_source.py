@@ -1,6 +1,6 @@
 """Where a dead letter comes from. Pub/Sub publishes a copy with an id of its own, and says the rest in four attributes.
 
-Next: `receiver.delivery.dead_letter` finds the execution by it; `receiver.sweep.replays` finds the topic.
+Next: `receiver.delivery.dead_letter` finds the execution by it; `receiver.sweep.replays` publishes it to the topic.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from receiver.contract.message import Pushed
+
 PREFIX: Final = "CloudPubSubDeadLetterSource"
 
 
@@ -20,11 +22,12 @@ class DeadLetterSource(msgspec.Struct, frozen=True):
     """The source of a dead letter.
 
     Attributes:
-        subscription: the one that gave the message up, without its project.
+        subscription: the one that gave the message up, without its `project`.
         published_at: when the message was published there, in UTC, to the millisecond.
         attributes: those of the message itself.
     """
 
+    project: str
     subscription: str
     published_at: datetime | None
     attributes: dict[str, str]
@@ -38,7 +41,19 @@ class DeadLetterSource(msgspec.Struct, frozen=True):
         except (ValueError, OverflowError):
             published_at = None
         return cls(
+            attributes.get(f"{PREFIX}SubscriptionProject", ""),
             attributes.get(f"{PREFIX}Subscription", "").rpartition("/")[2],
             published_at,
             {name: value for name, value in attributes.items() if not name.startswith(PREFIX)},
         )
+
+
+def restored(pushed: Pushed) -> Pushed:
+    """A dead letter as its source delivered it, but for its id."""
+    source = DeadLetterSource.of(pushed.attributes)
+    return msgspec.structs.replace(
+        pushed,
+        subscription=f"projects/{source.project}/subscriptions/{source.subscription}",
+        publish_time=source.published_at,
+        attributes=source.attributes,
+    )

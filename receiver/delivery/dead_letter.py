@@ -16,7 +16,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from receiver.contract.dead_letter_source import DeadLetterSource
+from receiver.contract.dead_letter_source import restored
 from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX
 from receiver.contract.identity import rejection_key
 from receiver.contract.message import delivery_of
@@ -65,9 +65,10 @@ class DeadLetters:
         self.subscription = f"/subscriptions/{naming.subscription_name(topic)}"
 
     def read(self, pushed: Pushed) -> Delivery | None:
-        """The delivery that it was; None if it was no task's payload."""
+        """The delivery that it was, but for its id; None if it was no task's payload."""
+        source = restored(pushed)
         try:
-            return None if self._is_foreign(pushed) else delivery_of(pushed)
+            return None if self._topics.deliver(source.subscription) else delivery_of(source)
         except Rejected:
             return None
 
@@ -80,9 +81,8 @@ class DeadLetters:
         Raises:
             DatabaseUnavailable: it may not be committed; the dead letter must be nacked.
         """
-        source = DeadLetterSource.of(pushed.attributes)
         if delivery is None:
-            return await self._receive_foreign(body, source)
+            return await self._receive_foreign(body, restored(pushed))
         name = delivery.task_name
         route = self._registry.find(name)
         names = [name] if route is None else sorted(route.names)
@@ -92,22 +92,15 @@ class DeadLetters:
             prefix = ""
         else:
             return await self._taken_back(body, [delivery.task_id], names, route)
-        # Without a time in the payload a claim has written the message's; here that is the copy's.
-        moment = (
-            source.published_at if delivery.enqueued_at == delivery.publish_time else delivery.enqueued_at
-        )
         arguments = (delivery.args.decode(), delivery.kwargs.decode())
-        ids = await self._published_at(moment, names, prefix, arguments)
+        ids = await self._published_at(delivery.enqueued_at, names, prefix, arguments)
         return await self._taken_back(body, ids, names, route)
 
-    def _is_foreign(self, pushed: Pushed) -> bool:
-        return self._topics.deliver(f"/{DeadLetterSource.of(pushed.attributes).subscription}")
-
-    async def _receive_foreign(self, body: bytes, source: DeadLetterSource) -> Done | DeadLettered:
+    async def _receive_foreign(self, body: bytes, source: Pushed) -> Done | DeadLettered:
         """Of a topic that is not a task's own, or of nobody known."""
         route = self._topics.find(source.subscription)
         names = [] if route is None else sorted(route.names)
-        ids = await self._published_at(source.published_at, names, FOREIGN_PREFIX, None)
+        ids = await self._published_at(source.publish_time, names, FOREIGN_PREFIX, None)
         return await self._taken_back(body, ids, names, route)
 
     async def _published_at(

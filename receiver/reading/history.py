@@ -58,9 +58,10 @@ def history(execution: Execution, attempts: Sequence[Attempt]) -> list[Transitio
         attempts: its lines of `task_attempts`, in any order, read in the same snapshot.
     """
     chain = _Chain()
-    enqueued = (
-        "enqueued" if execution.run_after is None else f"enqueued, to run after {_stamp(execution.run_after)}"
-    )
+    deferred = (
+        None if execution.dead_letters else execution.run_after
+    )  # else that is the pause after the dead letter
+    enqueued = "enqueued" if deferred is None else f"enqueued, to run after {_stamp(deferred)}"
     chain.go(READY, execution.enqueued_at, enqueued)
     ended = sorted(attempts, key=lambda attempt: attempt.fence)
     for attempt in ended:
@@ -119,6 +120,9 @@ def _arrive(chain: _Chain, execution: Execution) -> None:
     match execution.status:
         case TaskResultStatus.RUNNING | TaskResultStatus.SUCCESSFUL if chain.state != RUNNING:
             chain.start(execution.attempt, execution.started_at)
+        case TaskResultStatus.READY if execution.dead_lettered_at is not None:
+            until = "" if execution.run_after is None else f", not before {_stamp(execution.run_after)}"
+            chain.go(READY, execution.dead_lettered_at, f"given up by Pub/Sub; to be published again{until}")
         case TaskResultStatus.READY if chain.state != READY:
             chain.go(READY, None, "put back")
         case TaskResultStatus.FAILED if chain.state != FAILED:
@@ -129,8 +133,9 @@ def _arrive(chain: _Chain, execution: Execution) -> None:
             SUCCESSFUL, execution.finished_at, f"not run: {switch} is off" if switch else "the task returned"
         )
     if execution.status == FAILED and execution.final:
-        last = chain.told.pop()
-        chain.told.append(replace(last, why=f"{last.why}; final"))
+        last, letter = chain.told.pop(), execution.dead_lettered_at
+        by = "" if letter is None or last.at is None or letter < last.at else "; given up by Pub/Sub"
+        chain.told.append(replace(last, why=f"{last.why}{by}; final"))
 
 
 def _stamp(moment: datetime) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from receiver.contract.dead_letter_source import restored
 from receiver.contract.message import delivery_of, open_push
 from receiver.errors import GoogleError, ItemRefused, Rejected
 from receiver.google.pubsub import Message
@@ -20,14 +21,14 @@ from receiver.record.sql import outbox, rejected
 from receiver.record.sql.foreign import keep_message
 from receiver.record.sql.outbox import OutboxRow
 from receiver.tasks.foreign_topics import ForeignTopics
-from receiver.tasks.naming import subscription_name
+from receiver.tasks.naming import dead_letter_topic_name, subscription_name
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from datetime import datetime
 
-    from receiver.contract.message import Delivery
+    from receiver.contract.message import Delivery, Pushed
     from receiver.enqueue.publisher import Address, Publisher, Publishes
     from receiver.record.database import Executor
     from receiver.record.sql.rejected import RejectedMessage
@@ -81,6 +82,8 @@ class Replays:
         self._address = address
         self._paths = registry.paths
         self._foreign = ForeignTopics(registry.routes, address.environment, address.namespace)
+        letters = dead_letter_topic_name(address.environment, address.namespace)
+        self._dead_letters = f"/subscriptions/{subscription_name(letters)}"
         self._emit = emit
 
     async def replay_known(self, *, most: int, grace: timedelta) -> AsyncIterator[Replayed]:
@@ -131,7 +134,7 @@ class Replays:
     async def _row(self, rejected: RejectedMessage) -> OutboxRow | None:
         """The execution that the message means; None when its task is not known. That of a foreign message is in the record then."""
         try:
-            pushed = open_push(rejected.body)
+            pushed = self._opened(rejected.body)
             if self._foreign.deliver(pushed.subscription):
                 return await self._kept(*self._foreign.delivery(pushed), rejected.first_seen)
             delivery = delivery_of(pushed)
@@ -158,13 +161,18 @@ class Replays:
         enqueued_at, trace = delivery.enqueued_at or seen, delivery.traceparent
         return OutboxRow(delivery.task_id, route.name, route.path, "[]", "{}", enqueued_at, trace, until)
 
+    def _opened(self, body: bytes) -> Pushed:
+        """The message as its own subscription delivered it, also of a dead letter."""
+        pushed = open_push(body)
+        return restored(pushed) if pushed.subscription.endswith(self._dead_letters) else pushed
+
     async def _as_it_was(self, rejected: RejectedMessage) -> str | None:
         """Publishes the bytes unchanged to the topic of the subscription that delivered them: later code may understand them.
 
         Returns why it could not, or None.
         """
         try:
-            pushed = open_push(rejected.body)
+            pushed = self._opened(rejected.body)
             if self._foreign.deliver(pushed.subscription):
                 self._foreign.delivery(pushed)
                 return "PostgreSQL cannot hold it"

@@ -16,9 +16,11 @@ from receiver.delivery.dead_letter import DeadLetters
 from receiver.endings.calls import Call, Claimed
 from receiver.endings.outcomes import DeadLettered, Done, HandedBack, Succeeded
 from receiver.errors import DatabaseUnavailable
+from receiver.reading import queries
+from receiver.reading.dead_letters import given_up
 from receiver.record.connections import RecordPool
 from receiver.record.database import Database
-from receiver.record.sql import outbox, sweeping
+from receiver.record.sql import outbox, rejected, replaying, sweeping
 from receiver.record.whose import Whose
 from receiver.settings import Settings
 from receiver.tasks import naming
@@ -239,6 +241,82 @@ async def test_another_environments_execution_is_not_touched(pool: RecordPool, l
     assert await look.row("id") == before
 
 
+async def test_an_operator_ends_the_pause(pool: RecordPool, look: Look, sweeps: Sweeps) -> None:
+    await look.seed("ready", published_at=PUBLISHED)
+    await look.seed("failed", "FAILED", published_at=PUBLISHED)
+    await look.seed("waits", published_at=PUBLISHED)
+    for task_id in ("ready", "failed"):
+        await give_up(room(pool), task_id)
+    moved = await replaying.replay(pool, ["ready", "failed", "waits"], whose=WHOSE)
+    assert moved == {"ready", "failed"}
+    row = await look.row("ready")
+    assert (row["run_after"], row["dead_letters"], row["dead_lettered_at"]) == (None, 0, None)
+    async with sweeps.sweeper() as sweeper:
+        assert (await sweeper.owed.publish_these(["ready", "failed"])).published == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_kept_one_is_published_to_the_topic_that_it_comes_from(
+    pool: RecordPool, look: Look, sweeps: Sweeps, *, known: bool
+) -> None:
+    """Not to that of its subscription: it would come back at once."""
+    data = payload("id", "noop" if known else "gone")
+    body = copy(data)
+    await taken(room(pool), body)
+    async with sweeps.sweeper() as sweeper:
+        found = await rejected.find_rejected(pool, ["copy"], whose=WHOSE)
+        replayed = await sweeper.replays.replay(found)
+    assert (len(replayed.keys), replayed.failures) == (1, {})
+    [message] = sweeps.post.messages()
+    assert (message["task_id"], message["topic"]) == ("id", sweeps.post.topic(route().path))
+    assert not [name for name in message["attributes"] if name.startswith("CloudPubSub")]
+    assert [one["replayed_at"] is not None for one in await kept(look)] == [True]
+
+
+async def test_a_kept_foreign_one_becomes_an_execution_of_its_task(
+    pool: RecordPool, look: Look, sweeps: Sweeps
+) -> None:
+    """It is published to the task's own topic, and never to the foreign one."""
+    uploads = route(take_upload, topic="projects/p/topics/uploads")
+    sweeps.post.open(uploads)
+    sweeps.routes = (route(), uploads)
+    source = naming.foreign_subscription_name("dev", NAMESPACE, uploads.path)
+    await taken(room(pool, *sweeps.routes), copy(b'{"name": "a.png"}', source=source))
+    async with sweeps.sweeper() as sweeper:
+        found = await rejected.find_rejected(pool, ["copy"], whose=WHOSE)
+        assert (await sweeper.replays.replay(found)).failures == {}
+    [message] = sweeps.post.messages()
+    assert message["topic"] == sweeps.post.topic(uploads.path)
+    row = await look.row(message["task_id"])
+    assert (row["args"], row["enqueued_at"]) == ('[{"name": "a.png"}]', PUBLISHED)
+
+
+async def test_the_listing_has_what_was_given_up_until_it_succeeds_or_is_replayed(
+    pool: RecordPool, look: Look, database_url: str
+) -> None:
+    for task_id, status in (
+        ("owed", "READY"),
+        ("failed", "FAILED"),
+        ("well", "RUNNING"),
+        ("untouched", "FAILED"),
+    ):
+        await look.seed(task_id, status, published_at=PUBLISHED)
+    for task_id in ("owed", "failed", "well", "nobody"):
+        await give_up(room(pool), task_id)
+    await look.execute(
+        "UPDATE task_executions SET status = 'SUCCESSFUL', final = true, finished_at = now(), lease_owner = NULL,"
+        " lease_expires_at = NULL, claim_token = NULL WHERE task_id = 'well'"
+    )
+    async with queries.reading(Database.of(database_url)) as connection:
+        found = await given_up(connection, WHOSE)
+        assert await given_up(connection, WHOSE, task="other_task") == []
+    assert [(one.id, one.status, one.final, one.count) for one in found] == [
+        ("copy", None, False, 1),
+        ("failed", "FAILED", True, 1),
+        ("owed", "READY", False, 1),
+    ]
+
+
 # --- which execution it is ------------------------------------------------------------------------------------------
 
 
@@ -337,7 +415,7 @@ async def test_a_foreign_message_is_found_by_the_time_of_the_source(
 @pytest.mark.parametrize("text", ["", "yesterday", "0001-01-01T00:00:00+23:59"])
 def test_a_time_that_cannot_be_read_is_none(text: str) -> None:
     source = DeadLetterSource.of({"CloudPubSubDeadLetterSourceTopicPublishTime": text, "a": "b"})
-    assert source == DeadLetterSource("", None, {"a": "b"})
+    assert source == DeadLetterSource("", "", None, {"a": "b"})
 
 
 # --- at the same moment ---------------------------------------------------------------------------------------------

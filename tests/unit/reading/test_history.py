@@ -63,6 +63,27 @@ def test_a_deferred_execution_says_until_when() -> None:
     assert told(row(run_after=at(60)))[0][3] == "enqueued, to run after 2026-03-01T12:01:00Z"
 
 
+def test_a_dead_letter_puts_it_back() -> None:
+    """`run_after` is the pause until it is published again, and not what the caller asked for."""
+    put_back = row(fence=1, attempt=1, dead_letters=1, dead_lettered_at=at(90), run_after=at(150))
+    assert told(put_back, attempt(1, "FAILED"))[0][3] == "enqueued"
+    assert told(put_back, attempt(1, "FAILED"))[-1] == (
+        "FAILED",
+        "READY",
+        at(90),
+        "given up by Pub/Sub; to be published again, not before 2026-03-01T12:02:30Z",
+    )
+
+
+@pytest.mark.parametrize(
+    ("letter", "why"),
+    [(at(90), "ValueError: boom; given up by Pub/Sub; final"), (at(1), "ValueError: boom; final")],
+)
+def test_a_failure_that_a_dead_letter_made_final_says_so(letter: datetime, why: str) -> None:
+    failed = row(status="FAILED", final=True, fence=1, attempt=1, dead_letters=1, dead_lettered_at=letter)
+    assert told(failed, attempt(1, "FAILED"))[-1][3] == why
+
+
 def test_the_running_attempt_is_read_from_the_row() -> None:
     running = row(status="RUNNING", attempt=1, fence=1, started_at=at(1))
     assert told(running)[1:] == [("READY", "RUNNING", at(1), "attempt 1 started")]
