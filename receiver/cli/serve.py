@@ -28,11 +28,9 @@ LONGEST_TIMEOUT = 3600.0
 def command(host: str, port: int | None, *, no_deadlines: bool) -> None:
     """Receive pushes and run tasks, until SIGTERM."""
     settings = Settings.from_environ(os.environ)
-    uncaught.watch(logs.configure(settings))
+    emit = logs.configure(settings)
+    uncaught.watch(emit)
     registry = registries.load(settings)
-    emit = logs.configure(
-        settings
-    )  # again: a plugin, or Django's set-up, may have configured logging for itself
     if no_deadlines:
         registry = Registry(
             [replace(route, timeout=LONGEST_TIMEOUT) for route in registry.declared], registry.modules

@@ -10,11 +10,14 @@ Next: `receiver.record` stores it, `receiver.telemetry` logs it.
 from __future__ import annotations
 
 from traceback import TracebackException, format_tb
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from receiver.text import clean
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 MESSAGE_LIMIT: Final = 8 * 1024
 """Characters kept of an error's message."""
@@ -65,6 +68,12 @@ def error_type(error: BaseException) -> str:
     return clean(f"{clean(module, NAME_LIMIT)}.{clean(name, NAME_LIMIT)}", NAME_LIMIT)
 
 
+def trail_of(error: BaseException) -> TracebackType | None:
+    """The traceback that the interpreter itself keeps for an exception, whatever its class says."""
+    found: TracebackType | None = _slot(error, "__traceback__")
+    return found
+
+
 def _message(error: BaseException) -> str:
     try:
         return clean(str(error), MESSAGE_LIMIT)
@@ -75,9 +84,7 @@ def _message(error: BaseException) -> str:
 def _traceback(error: BaseException, message: str) -> str:
     try:
         if _is_small(error):
-            whole = TracebackException(
-                type(error), error, _slot(error, "__traceback__"), limit=-FRAMES_LIMIT, compact=True
-            )
+            whole = TracebackException(type(error), error, trail_of(error), limit=-FRAMES_LIMIT, compact=True)
             return clean("".join(whole.format()), TRACEBACK_LIMIT)
         return _alone(error, message, "... [causes, members and notes are left out: there are too many]\n")
     except BaseException:  # noqa: BLE001 - an exception's attributes may be properties that raise
@@ -106,7 +113,7 @@ def _is_small(error: BaseException) -> bool:
 def _alone(error: BaseException, message: str, note: str = "") -> str:
     """The exception without its causes, notes and members, from the interpreter's own slots."""
     try:
-        frames = format_tb(_slot(error, "__traceback__"), limit=-FRAMES_LIMIT)
+        frames = format_tb(trail_of(error), limit=-FRAMES_LIMIT)
     except BaseException as second:  # noqa: BLE001 - looking source lines up calls a module's own loader
         return f"<the traceback could not be formatted: {error_type(second)}>"
     last = f"{error_type(error)}: {message}\n" if message else f"{error_type(error)}\n"

@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from receiver.errors import Saturated, TooLarge
 from receiver.record.deadlines import Deadline
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from receiver.endings.calls import Call
 
+P = ParamSpec("P")
 R = TypeVar("R")
 
 BODY_DEADLINE = 10.0
@@ -84,6 +85,17 @@ class Place:
         self._bytes = size
 
 
+class ContextThreads(ThreadPoolExecutor):
+    """Threads that work in a copy of the context they are given work in, as `asyncio.to_thread` does.
+
+    It is the loop's default executor too, for what a task gives to `run_in_executor(None, …)`: its log lines are the task's.
+    """
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Runs the function in a thread."""
+        return super().submit(copy_context().run, lambda: fn(*args, **kwargs))
+
+
 class Thread:
     """A thread reserved for one `def` task. Unused, it is free again when its block ends."""
 
@@ -94,7 +106,7 @@ class Thread:
     def run(self, function: Callable[[], R]) -> asyncio.Future[R]:
         """Runs the function in the thread, in a copy of this context. The thread is free when it returns."""
         loop = asyncio.get_running_loop()
-        running = self._threads.executor.submit(copy_context().run, function)
+        running = self._threads.executor.submit(function)
         self._running = True
         # On the executor's future: the loop's may be cancelled while the function still runs.
         running.add_done_callback(lambda _: self._released(loop))
@@ -119,7 +131,7 @@ class Threads:
     """
 
     def __init__(self, size: int, *, wait: float) -> None:
-        self.executor = ThreadPoolExecutor(size, thread_name_prefix="task")
+        self.executor = ContextThreads(size, thread_name_prefix="task")
         self._free = asyncio.Semaphore(size)
         self._wait = Deadline(wait)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from receiver.contract.identity import Identity, identify
 from receiver.contract.message import delivery_of, open_push
+from receiver.contract.trace import traceparent
 from receiver.contract.unwrapped import rewrapped
 from receiver.endings.calls import Call, Claimed
 from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
@@ -70,6 +71,7 @@ class Push:
         length: Content-Length, if there is one.
         unwrapped: the body is the message's data, and the headers say the rest.
         arrived: by `time.monotonic()`.
+        ran: how the run ended; the ending of the delivery may be another, if that was not recorded.
     """
 
     headers: list[tuple[bytes, bytes]]
@@ -81,6 +83,12 @@ class Push:
     route: TaskRoute | None = None
     claimed: Claimed | None = None
     identity: Identity | None = None
+    ran: Outcome | None = None
+
+    @property
+    def trace(self) -> str | None:
+        """W3C `traceparent` of the message, else of the request."""
+        return (self.delivery and self.delivery.traceparent) or traceparent(self.headers)
 
 
 class PushEndpoint:
@@ -149,7 +157,7 @@ class PushEndpoint:
         delivery, route = await self._addressed(push, pushed)
         args, kwargs = delivery.arguments
         self._registry.bind(route, args, kwargs)
-        call = Call(delivery, route, push.arrived, args, kwargs)
+        call = Call(delivery, route, push.arrived, args, kwargs, push.trace)
 
         with await self._admission.admit(call) as admitted:
             if delivery.foreign is not None and not delivery.recorded:
@@ -159,8 +167,8 @@ class PushEndpoint:
                 return claim
             push.claimed = claim
             with claim:
-                outcome = await self._runner.run(claim, admitted)
-                return await self._ledger.settle(claim, outcome)
+                push.ran = await self._runner.run(claim, admitted)
+                return await self._ledger.settle(claim, push.ran)
 
     async def _addressed(self, push: Push, pushed: Pushed) -> tuple[Delivery, TaskRoute]:
         """The delivery, and the route that it is for."""

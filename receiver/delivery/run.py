@@ -13,6 +13,7 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
+from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from receiver.contract.failure import Failure
 from receiver.delivery.chain import chain
 from receiver.delivery.result import encoded
-from receiver.endings.outcomes import AttemptEnding, HandedBack, Lost, Outcome, Succeeded
+from receiver.endings.outcomes import AttemptEnding, Failed, HandedBack, Lost, Outcome, Raised, Succeeded
 from receiver.errors import OutOfConnections, PermanentError
-from receiver.tasks.backend import running_trace
+from receiver.tasks.running import Running, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,17 +74,18 @@ class Run:
         Args:
             context: makes the context, if the task takes one.
         """
-        call = self.claimed.call
-        route, args, trace = call.route, call.args, call.delivery.traceparent
+        claimed, call = self.claimed, self.claimed.call
+        route, args = call.route, call.args
+        here = Running(claimed.task_id, call.delivery.task_name, claimed.attempt, call.trace)
         if route.takes_context:
             args = [self._context(context), *args]
         if thread is not None:
-            self._code = thread.run(lambda: called(route.function, args, call.kwargs, trace))
+            self._code = thread.run(lambda: called(route.function, args, call.kwargs, here))
         else:
-            code = awaited(route.function, args, call.kwargs, trace)
+            code = awaited(route.function, args, call.kwargs, here)
             self._code = asyncio.create_task(code, name=route.name)
         self._code.add_done_callback(self._wake)
-        self.claimed.lease.watch(self._lose)
+        claimed.lease.watch(self._lose)
 
     async def in_time(self) -> bool:
         """Waits until the code has ended, by itself or after it was called off. False: it goes on."""
@@ -105,7 +107,7 @@ class Run:
         ended = Ended.of(self._code)
         outcome = self._judged(ended)
         # A frame knows its caller: a thread's frames lead from the error back to `ended`, and would keep the arguments alive.
-        ended.error = None
+        ended.error = ended.context = None
         transaction = self._transaction
         if transaction is not None:
             if isinstance(outcome, Succeeded) and transaction.begun:
@@ -177,7 +179,7 @@ class Run:
         stopped = self._noticed or ended.by(asyncio.CancelledError)
         match self.reason:
             case Reason.DEADLINE:
-                return claimed.failed(_timed_out(claimed, ended), AttemptEnding.TIMED_OUT)
+                return _timed_out(claimed, ended)
             case Reason.LEASE_LOST if stopped:
                 return Lost()
             case Reason.SHUTDOWN if stopped:
@@ -186,7 +188,8 @@ class Run:
             # Wrapped or not, it is no failure of the task. One that the task has caught and got over is not in the chain.
             if any(issubclass(type(each), OutOfConnections) for each in chain(ended.error)):
                 return HandedBack("connection for the task")
-            return claimed.failed(Failure.of(ended.error), final=ended.by(PermanentError))
+            failure, final = Failure.of(ended.error), ended.by(PermanentError)
+            return claimed.failed(failure, final=final, raised=ended.raised(ended.error))
         result = encoded(ended.value, self._max_result_bytes)
         # A retry would only repeat the effects: a result that cannot be stored is final.
         return claimed.failed(result, final=True) if isinstance(result, Failure) else Succeeded(result)
@@ -195,7 +198,7 @@ class Run:
 class Ended:
     """How the code ended: with a value, or with an exception of any kind."""
 
-    __slots__ = ("error", "value")
+    __slots__ = ("context", "error", "value")
 
     def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
         trail = _TRACEBACK.__get__(error) if error is not None else None
@@ -203,10 +206,15 @@ class Ended:
             _TRACEBACK.__set__(error, trail.tb_next)  # without the first frame, which is ours
         self.value = value
         self.error = error
+        self.context: Context | None = None if error is None else copy_context()
 
     def by(self, kind: type[BaseException]) -> bool:
         """Whether an exception of this kind ended it. By its type: `isinstance` would ask the exception's own `__class__`."""
         return self.error is not None and issubclass(type(self.error), kind)
+
+    def raised(self, error: BaseException) -> Raised:
+        """The error, to be told where the task raised it."""
+        return Raised(error, self.context or copy_context())
 
     @classmethod
     def of(cls, code: asyncio.Future[Any]) -> Ended:
@@ -218,10 +226,10 @@ class Ended:
 
 
 async def awaited(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], trace: str | None = None
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
 ) -> Ended:
-    """Runs an `async def` task and returns how it ended. Tasks that it enqueues continue `trace`."""
-    running_trace.set(trace)
+    """Runs an `async def` task and returns how it ended. All that it starts and logs belongs to `here`."""
+    running.set(here)
     try:
         return Ended(value=await function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, and must be recorded
@@ -229,22 +237,27 @@ async def awaited(
 
 
 def called(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], trace: str | None = None
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
 ) -> Ended:
-    """Runs a `def` task, in its thread, and returns how it ended. Tasks that it enqueues continue `trace`."""
-    before = running_trace.set(trace)
+    """Runs a `def` task, in its thread and a context of its own, and returns how it ended; as `awaited`."""
+    running.set(here)
     try:
         return Ended(value=function(*args, **kwargs))
     except BaseException as error:  # noqa: BLE001 - as above
         return Ended(error=error)
-    finally:
-        running_trace.reset(before)
 
 
-def _timed_out(claimed: Claimed, ended: Ended) -> Failure:
+def _timed_out(claimed: Claimed, ended: Ended) -> Failed:
+    """The failure says where the task was when it was called off, if it raised then."""
     seconds = claimed.call.route.effective_timeout
     message = f"the task did not end within {seconds:g} s"
-    if ended.error is None or ended.by(asyncio.CancelledError):
-        return Failure("TimedOut", message)
-    cause = Failure.of(ended.error)
-    return Failure("TimedOut", f"{message}; called off, it raised {cause.error_type}", cause.traceback)
+    told = TimeoutError(message)
+    trail = None
+    if ended.error is not None:
+        cause = Failure.of(ended.error)
+        trail = cause.traceback
+        told.__cause__ = ended.error
+        if not ended.by(asyncio.CancelledError):
+            message = f"{message}; called off, it raised {cause.error_type}"
+    failure = Failure("TimedOut", message, trail)
+    return claimed.failed(failure, AttemptEnding.TIMED_OUT, raised=ended.raised(told))

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import copy_context
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from receiver.contract.failure import Failure
 from receiver.delivery.run import CALL_OFF_GRACE, Reason, Run
-from receiver.endings.outcomes import Abandoned, HandedBack, Outcome, Skipped
+from receiver.endings.outcomes import Abandoned, HandedBack, Outcome, Raised, Skipped
 from receiver.tasks.context import TaskContext
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -75,7 +76,7 @@ class Runner:
         try:
             run = self._started(claimed, admitted)
         except Exception as error:  # noqa: BLE001 - no thread, no memory: a failed attempt, like the task's own
-            return claimed.failed(Failure.of(error))
+            return claimed.failed(Failure.of(error), raised=Raised(error, copy_context()))
         self._runs.add(run)
         try:
             ended = await run.in_time()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 
-from receiver.endings.outcomes import AttemptEnding, Failed
+from receiver.endings.outcomes import AttemptEnding, Failed, Raised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,7 @@ class Call(msgspec.Struct, frozen=True):
 
     Attributes:
         arrived: when its request arrived, by `time.monotonic()`; the task's timeout counts from here.
+        trace: W3C `traceparent` of the message, else of the request.
     """
 
     delivery: Delivery
@@ -35,6 +36,7 @@ class Call(msgspec.Struct, frozen=True):
     arrived: float
     args: list[Any]
     kwargs: dict[str, Any]
+    trace: str | None = None
 
     def __repr__(self) -> str:
         """Without the arguments, which must not get into a log."""
@@ -91,8 +93,14 @@ class Claimed(msgspec.Struct, frozen=True):
         return (self.call.delivery.task_id, self.fence)
 
     def failed(
-        self, failure: Failure, ending: AttemptEnding = AttemptEnding.FAILED, *, final: bool = False
+        self,
+        failure: Failure,
+        ending: AttemptEnding = AttemptEnding.FAILED,
+        *,
+        final: bool = False,
+        raised: Raised | None = None,
     ) -> Failed:
         """The outcome of a failure. It is also final when this was the last attempt that `max_attempts` allows."""
         most = self.call.route.max_attempts
-        return Failed(failure, ending, final=final or (most is not None and self.attempt >= most))
+        over = final or (most is not None and self.attempt >= most)
+        return Failed(failure, ending, final=over, raised=raised)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from receiver.contract.failure import Failure
     from receiver.errors import RejectionReason
 
@@ -54,12 +56,20 @@ class Skipped(msgspec.Struct, frozen=True):
     switch: str
 
 
+class Raised(msgspec.Struct, frozen=True):
+    """The exception that ended a run, and the context in which the task raised it: Sentry keeps its user and tags there."""
+
+    error: BaseException
+    context: Context
+
+
 class Failed(msgspec.Struct, frozen=True):
     """The task raised or ran out of time. `final`: a retry cannot help, or `max_attempts` is used up."""
 
     failure: Failure
     ending: AttemptEnding = AttemptEnding.FAILED
     final: bool = False
+    raised: Raised | None = None
 
 
 class HandedBack(msgspec.Struct, frozen=True):

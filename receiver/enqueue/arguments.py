@@ -20,7 +20,7 @@ from receiver.contract.message import MAX_DEPTH, check_arguments
 from receiver.errors import Rejected
 from receiver.google.pubsub import MAX_DATA
 from receiver.record.sql.outbox import NewRow
-from receiver.tasks.backend import running_trace
+from receiver.tasks.running import running
 from receiver.text import is_storable
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def traceparent(options: Options) -> str | None:
         span = tracing.get_current_span().get_span_context()
         if span.is_valid:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & 0xFF:02x}"
-    return running_trace.get()
+    here = running.get()
+    return None if here is None else here.trace
 
 
 def _encoded(entry: Entry) -> tuple[bytes, bytes]:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from receiver import maintenance
-from receiver.delivery.admission import Admission, Threads
+from receiver.delivery.admission import Admission, ContextThreads, Threads
 from receiver.delivery.certificates import Certificates
 from receiver.delivery.dead_letter import DeadLetters
 from receiver.delivery.push import PushEndpoint
@@ -163,6 +163,7 @@ class Service:
         if self._started:
             return
         self._started = True
+        asyncio.get_running_loop().set_default_executor(ContextThreads(thread_name_prefix="asyncio"))
         offer(self._enqueue_backend)
         self.heartbeat.start()
         self.watchdog.start()

@@ -12,16 +12,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from receiver.tasks.call import Backend, Entry, TaskResult
-
-running_trace: ContextVar[str | None] = ContextVar("receiver.running_trace", default=None)
-"""The W3C traceparent of the running delivery; tasks that its task enqueues get it too."""
 
 
 class _Place:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from receiver.endings.outcomes import Ending
+    from receiver.endings.outcomes import Ending, Outcome
 
 
 class Delivered(msgspec.Struct, frozen=True):
@@ -20,6 +20,7 @@ class Delivered(msgspec.Struct, frozen=True):
     Attributes:
         seconds: from the arrival of the request to its answer.
         trace: W3C `traceparent`, if the message or the request carried one.
+        ran: how the task's run ended, if it ran.
     """
 
     ending: Ending
@@ -30,6 +31,7 @@ class Delivered(msgspec.Struct, frozen=True):
     attempt: int | None = None
     message_id: str | None = None
     trace: str | None = None
+    ran: Outcome | None = None
 
 
 class ReceiverTrouble(msgspec.Struct, frozen=True):

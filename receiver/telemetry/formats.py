@@ -2,29 +2,36 @@
 
 Every event is one line, whatever text it has: the JSON encoder escapes everything, the terminal gets control characters written
 out. A record that cannot be formatted, because its arguments' own code fails, still becomes a line.
+
+What a task logs has its execution's id, name and attempt, and the trace of its delivery. An application that configures logging
+for itself may use the form for its own handlers: `"()": "receiver.telemetry.formats.JsonFormatter"` among its formatters.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from receiver.contract.failure import TRACEBACK_LIMIT, Failure, error_type
+from receiver.contract.failure import TRACEBACK_LIMIT, Failure
+from receiver.settings import Settings
+from receiver.tasks.running import running
+from receiver.telemetry.extras import LABELS, SAMPLED, SOURCE, SPAN, TRACE, Said, place
 from receiver.text import TRACEPARENT, clean
-
-if TYPE_CHECKING:
-    from receiver.settings import Settings
 
 ERROR_EVENT = "type.googleapis.com/google.devtools.clouderrorreporting.v1beta1.ReportedErrorEvent"
 """Error Reporting picks up lines of this `@type`."""
 
 LOGGER_NAME = "receiver"
-"""The logger whose records have `fields`."""
+"""The logger of our own lines; their `extra` is the fields of an event."""
+
+SHOWN = 200
+"""A terminal shows this many characters of an extra."""
 
 _SEVERITIES = [(50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"), (1, "DEBUG"), (0, "DEFAULT")]
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -36,22 +43,33 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line."""
-        is_ours = record.name == LOGGER_NAME  # another library's `extra` may have the same name
-        fields: dict[str, Any] = getattr(record, "fields", {}) if is_ours else {"logger": record.name}
+        said = Said.of(record)
+        trail = {}
         if record.exc_info and record.exc_info[1] is not None:
-            fields = fields | {"stack_trace": Failure.of(record.exc_info[1]).traceback}
-        return self.line(record.levelno, _message(record), record.created, fields)
+            trail["stack_trace"] = Failure.of(record.exc_info[1]).traceback
+        if record.name == LOGGER_NAME:
+            return self.line(record.levelno, said.message, record.created, said.extras | trail)
+        return self.told(record, said, trail)
 
     def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
-        """The line of a message at a time in seconds since 1970."""
+        """The line of an event at a time in seconds since 1970."""
+        raise NotImplementedError
+
+    def told(self, record: logging.LogRecord, said: Said, trail: dict[str, Any]) -> str:
+        """The line of a record of others: of a task or a library."""
         raise NotImplementedError
 
 
 class JsonFormatter(LineFormatter):
-    """One JSON object a line, in Cloud Logging's special fields."""
+    """One JSON object a line, in Cloud Logging's special fields.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: from the environment, unless given.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
         super().__init__()
+        settings = settings or Settings.from_environ(os.environ)
         self._project = settings.project_id
         self._labels = {"instance": _encodable(settings.instance), "namespace": settings.namespace}
         self._context = {
@@ -60,13 +78,8 @@ class JsonFormatter(LineFormatter):
         }
 
     def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
-        """The line of a message at a time in seconds since 1970; fields that are None are left out."""
-        line: dict[str, Any] = {
-            "severity": next(name for least, name in _SEVERITIES if level >= least),
-            "message": message,
-            "time": datetime.fromtimestamp(at, UTC).isoformat(),
-            "logging.googleapis.com/labels": self._labels,
-        }
+        """The line of an event at a time in seconds since 1970; fields that are None are left out."""
+        line = self._begun(level, message, at)
         for key, value in fields.items():
             if value is None:
                 continue
@@ -74,7 +87,35 @@ class JsonFormatter(LineFormatter):
                 line |= self._trace(value)
             else:
                 line[key] = value
-        if "stack_trace" in line:
+        return self._ended(line)
+
+    def told(self, record: logging.LogRecord, said: Said, trail: dict[str, Any]) -> str:
+        """The line of a record, with the execution that it belongs to."""
+        line = self._begun(record.levelno, said.message, record.created)
+        line["logger"] = record.name
+        line[SOURCE] = {"file": record.pathname, "line": str(record.lineno), "function": record.funcName}
+        here = running.get()
+        if here is not None:
+            line |= {"task_name": here.task_name, "task_id": here.task_id, "attempt": here.attempt}
+            if here.trace is not None:
+                line |= self._trace(here.trace)
+        line |= trail
+        if record.stack_info:
+            line["stack_info"] = clean(record.stack_info, TRACEBACK_LIMIT)
+        if said.fields or said.extras:
+            place(line, said)
+        return self._ended(line, is_error="stack_trace" in trail)
+
+    def _begun(self, level: int, message: str, at: float) -> dict[str, Any]:
+        return {
+            "severity": next(name for least, name in _SEVERITIES if level >= least),
+            "message": message,
+            "time": datetime.fromtimestamp(at, UTC).isoformat(),
+            LABELS: self._labels,
+        }
+
+    def _ended(self, line: dict[str, Any], *, is_error: bool | None = None) -> str:
+        if "stack_trace" in line if is_error is None else is_error:
             line["@type"] = ERROR_EVENT
             line["serviceContext"] = self._context
         try:
@@ -88,9 +129,9 @@ class JsonFormatter(LineFormatter):
             return {}
         trace, span, flags = match.groups()
         return {
-            "logging.googleapis.com/trace": f"projects/{self._project}/traces/{trace}",
-            "logging.googleapis.com/spanId": span,
-            "logging.googleapis.com/trace_sampled": bool(int(flags, 16) & 1),
+            TRACE: f"projects/{self._project}/traces/{trace}",
+            SPAN: span,
+            SAMPLED: bool(int(flags, 16) & 1),
         }
 
 
@@ -98,7 +139,7 @@ class TerminalFormatter(LineFormatter):
     """Time, level, message; a traceback below it."""
 
     def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
-        """The line of a message at a time in seconds since 1970, and the lines of its traceback."""
+        """The line of an event at a time in seconds since 1970, and the lines of its traceback."""
         clock = time.strftime("%H:%M:%S", time.localtime(at))
         trail = (fields.get("stack_trace") or "").rstrip().splitlines()
         parts = [
@@ -106,15 +147,19 @@ class TerminalFormatter(LineFormatter):
         ]
         return f"{clock} {logging.getLevelName(level):<7} " + "\n    ".join(parts)
 
-
-def _message(record: logging.LogRecord) -> str:
-    """The message, bounded. Arguments that do not fit it must not cost the line."""
-    try:
-        text = record.getMessage()
-    except Exception as error:  # noqa: BLE001 - formatting calls the arguments' own code
-        template = record.msg if type(record.msg) is str else f"<{error_type(error)}>"
-        text = f"{template} (cannot be formatted: {Failure.of(error).message})"
-    return clean(text, TRACEBACK_LIMIT)
+    def told(self, record: logging.LogRecord, said: Said, trail: dict[str, Any]) -> str:
+        """The line of a record: its task before the message, what else it has behind it."""
+        here = running.get()
+        shown: dict[str, Any] = {LABELS: {}}
+        place(shown, said)
+        names = {
+            key: key.removeprefix("logging.googleapis.com/") for key, value in shown.items() if value != {}
+        }
+        rest = [f"{name}={clean(str(shown[key]), SHOWN)}" for key, name in names.items()]
+        text = " ".join([*([f"[{here.task_name}]"] if here is not None else []), said.message, *rest])
+        if record.stack_info:
+            trail = trail | {"stack_trace": trail.get("stack_trace", "") + record.stack_info}
+        return self.line(record.levelno, text, record.created, trail)
 
 
 def _written_out(match: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
-from receiver.contract.failure import TRACEBACK_LIMIT, Failure, error_type
+from receiver.contract.failure import TRACEBACK_LIMIT, Failure, error_type, trail_of
 from receiver.endings.outcomes import (
     Abandoned,
     Broken,
@@ -32,6 +32,7 @@ from receiver.endings.outcomes import (
     HandedBack,
     Lost,
     Oversized,
+    Raised,
     Refused,
     Skipped,
     Unrecorded,
@@ -54,15 +55,18 @@ logger = logging.getLogger(LOGGER_NAME)
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
-    """Sets up the logging of the process, and returns the function that takes events. `stream` defaults to standard error."""
+    """Sets up the logging of the process, and returns the function that takes events. `stream` defaults to standard error.
+
+    Our lines have a handler of their own on a logger of their own. What an application configures for itself later, by
+    `dictConfig` or in Django's settings, changes the form of its own lines, and not whether ours are written.
+    """
     handler = _Lines(
         stream or sys.stderr, JsonFormatter(settings) if settings.on_cloud_run else TerminalFormatter()
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
-    logging.disable(logging.NOTSET)
-    logger.disabled = False  # an application's `dictConfig` disables every logger that it does not name
-    logger.setLevel(logging.NOTSET)
+    root.handlers[:] = logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
     root.setLevel(logging.INFO)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # INFO is a line for every fetch of certificates
     logging.captureWarnings(True)  # noqa: FBT003 - the standard library's signature
@@ -73,12 +77,36 @@ def record(event: Event) -> None:
     """Takes events where the application sets up logging: each becomes one log record."""
     level, message, fields = _rendered(event)
     if logger.isEnabledFor(level):
-        _hand_over(level, message, fields)
+        _hand_over(event, level, message, fields)
 
 
-def _hand_over(level: int, message: str, fields: dict[str, Any]) -> None:
+def _hand_over(event: Event, level: int, message: str, fields: dict[str, Any]) -> None:
+    """Gives an event to all who listen, in the context of the task that raised its exception."""
+    raised = _raised(event)
+    error = (
+        raised.error if raised is not None else event.error if isinstance(event, ReceiverTrouble) else None
+    )
+    if error is not None:  # who listens reads the exception itself
+        fields = {key: value for key, value in fields.items() if key != "stack_trace"}
+    exc_info = None if error is None else (type(error), error, trail_of(error))
     # Not `logger.log`, which would search the stack for the caller.
-    logger.handle(logger.makeRecord(logger.name, level, "", 0, message, (), None, extra={"fields": fields}))
+    made = logger.makeRecord(logger.name, level, "", 0, message, (), exc_info, extra=fields)
+    logger.disabled = False  # `dictConfig` disables every logger that it does not name
+    if raised is None:
+        logger.handle(made)
+    else:
+        raised.context.run(logger.handle, made)
+
+
+def _raised(event: Event) -> Raised | None:
+    failed = _failed(event) if isinstance(event, Delivered) else None
+    return failed.raised if failed is not None else None
+
+
+def _failed(event: Delivered) -> Failed | None:
+    """How the task failed, if it did, also where that could not be recorded."""
+    found = event.ending if isinstance(event.ending, Failed) else event.ran
+    return found if isinstance(found, Failed) else None
 
 
 def _rendered(event: Event) -> tuple[int, str, dict[str, Any]]:
@@ -95,7 +123,8 @@ def _rendered(event: Event) -> tuple[int, str, dict[str, Any]]:
 
 def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
     ending = event.ending
-    failure = ending.failure if isinstance(ending, Failed) else None
+    failed = _failed(event)
+    failure = failed.failure if failed is not None else None
     fields = {
         "status": event.status,
         "ending": type(ending).__name__,
@@ -107,6 +136,7 @@ def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
         "trace": event.trace,
         "stack_trace": failure.traceback if failure else None,
         "error_type": failure.error_type if failure else None,
+        "final": failed.final if failed is not None else None,
     }
     why = _why(ending)
     name = event.task_name or "push"
@@ -168,12 +198,16 @@ class _Lines(logging.StreamHandler[TextIO]):
     def take(self, event: Event) -> None:
         """Takes events in a process whose logging `configure` set up."""
         level, message, fields = _rendered(event)
-        if not logger.isEnabledFor(level):
-            return
-        if not self._is_alone(level):
-            _hand_over(level, message, fields)
+        if level < logger.level:
             return
         try:
+            if not (
+                logger.handlers or logger.propagate
+            ):  # `dictConfig` takes them from a logger that it only gives a level
+                logger.addHandler(self)
+            if not self._is_alone(level):
+                _hand_over(event, level, message, fields)
+                return
             line = self._form.line(level, clean(message, TRACEBACK_LIMIT), time.time(), fields)
         except Exception:  # noqa: BLE001 - an event that cannot be shown costs its line and nothing else
             self.handleError(_NO_RECORD)
@@ -216,12 +250,12 @@ class _Lines(logging.StreamHandler[TextIO]):
         Sentry adds no handler: it replaces `Logger.callHandlers` by its own function.
         """
         return (
-            logging.root.handlers == [self]
+            logger.handlers == [self]
             and logging.Logger.callHandlers.__module__ == logging.__name__
-            and logger.propagate
+            and not logger.propagate
             and self.formatter is self._form
             and level >= self.level
-            and not (logger.handlers or logger.filters or self.filters)
+            and not (logger.filters or self.filters)
         )
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, ARG002 - logging's name and signature

@@ -23,7 +23,7 @@ from receiver.enqueue.arguments import row_of
 from receiver.enqueue.publisher import message_of
 from receiver.google.pubsub import MAX_DATA
 from receiver.record.sql.outbox import NewRow, OutboxRow
-from receiver.tasks.backend import running_trace
+from receiver.tasks.running import Running, running
 from receiver.tasks.task import Task, task
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -220,7 +220,7 @@ def traced(declared: Task[..., Any] = anything) -> str | None:
 
 def test_a_trace_is_the_given_one_or_opentelemetrys_or_the_running_deliverys() -> None:
     assert traced() is None
-    before = running_trace.set(OTHER)
+    before = running.set(Running("t-1", "ship", 1, OTHER))
     try:
         assert traced() == OTHER
         span = NonRecordingSpan(
@@ -236,4 +236,4 @@ def test_a_trace_is_the_given_one_or_opentelemetrys_or_the_running_deliverys() -
             assert traced(anything.using(traceparent=OTHER)) == OTHER
         assert traced() == OTHER
     finally:
-        running_trace.reset(before)
+        running.reset(before)

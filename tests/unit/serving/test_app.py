@@ -11,10 +11,11 @@ import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver import TaskRoute
+from receiver.contract.trace import traceparent
 from receiver.delivery.replies import reply
 from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
 from receiver.errors import SettingError
-from receiver.serving.app import create_app, traceparent
+from receiver.serving.app import create_app
 from receiver.serving.instance import Service
 from receiver.serving.readiness import CHECK_TIMEOUT
 from receiver.settings import PUSH_PATH, PushAuth, Settings
@@ -265,7 +266,8 @@ async def test_an_event_says_how_long_the_answer_took_and_carries_the_trace(app:
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
-        ("traceparent", "00-aa-bb-01", "00-aa-bb-01"),
+        ("traceparent", f"00-{'ab' * 16}-{'cd' * 8}-01", f"00-{'ab' * 16}-{'cd' * 8}-01"),
+        ("traceparent", "00-aa-bb-01", None),
         ("x-cloud-trace-context", f"{'AB' * 16}/255;o=1", f"00-{'ab' * 16}-00000000000000ff-01"),
         ("x-cloud-trace-context", f"{'ab' * 16}/255;o=0", f"00-{'ab' * 16}-00000000000000ff-00"),
         ("x-cloud-trace-context", f"{'ab' * 16}/255", f"00-{'ab' * 16}-00000000000000ff-00"),

@@ -6,11 +6,9 @@ import asyncio
 import io
 import json
 import logging
-import logging.config
 import re
 import sys
 import typing
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -45,71 +43,14 @@ from receiver.errors import RejectionReason
 from receiver.settings import Settings
 from receiver.telemetry import formats, logs
 from receiver.telemetry.events import Delivered, Event, ReceiverTrouble, ServiceState
+from tests.unit.telemetry.conftest import CLOUD, Lines
 
-CLOUD = Settings(
-    project_id="shop-prod",
-    namespace="shop",
-    service_name="receiver-blue",
-    revision="receiver-blue-00042",
-    instance="host-1-abcd",
-)
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
 ANYTHING = st.text(st.characters(exclude_categories=()))
 FAILURE = Failure(
     "shop.OutOfStock", "sold out", "Traceback (most recent call last):\nshop.OutOfStock: sold out\n"
 )
-
-
-class Lines:
-    """What is written, through the very handler that `configure` installs."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.stream = io.StringIO()
-        self._emit = logs.configure(settings, self.stream)
-
-    def emit(self, event: Event) -> None:
-        """As in a process of its own: pytest's handlers would have every event become a LogRecord first."""
-        root = logging.getLogger()
-        root.handlers[:] = [each for each in root.handlers if type(each).__module__ != "_pytest.logging"]
-        self._emit(event)
-
-    @property
-    def text(self) -> str:
-        return self.stream.getvalue()
-
-    def objects(self) -> list[dict[str, Any]]:
-        lines = self.text.split("\n")
-        assert lines.pop() == ""
-        return [json.loads(line) for line in lines]
-
-    def object(self) -> dict[str, Any]:
-        (one,) = self.objects()
-        return one
-
-    def clear(self) -> None:
-        self.stream.seek(0)
-        self.stream.truncate()
-
-
-@pytest.fixture(autouse=True)
-def logging_as_it_was() -> Iterator[None]:
-    root, httpx = logging.getLogger(), logging.getLogger("httpx")
-    handlers, level, quiet = list(root.handlers), root.level, httpx.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    httpx.setLevel(quiet)
-
-
-@pytest.fixture
-def cloud() -> Lines:
-    return Lines(CLOUD)
-
-
-@pytest.fixture
-def terminal() -> Lines:
-    return Lines(Settings())
 
 
 def lookup(message: str = "nowhere") -> None:
@@ -454,13 +395,11 @@ def test_a_line_is_the_same_when_somebody_else_listens_too(settings: Settings) -
     lines = Lines(settings)
     event = delivered(Failed(FAILURE), task_name="pay", task_id="17", trace=f"00-{TRACE}-{SPAN}-01")
     lines.emit(event)
-    logging.getLogger().addHandler(Other())
+    logging.getLogger("receiver").addHandler(Other())
     lines.emit(event)
     shown = re.sub(r"[0-9-]*T?[0-9]{2}:[0-9:.]+(\+00:00)?", "", lines.text).splitlines()
     assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]
-    assert [(record.levelno, record.__dict__["fields"]["task_id"]) for record in heard] == [
-        (logging.ERROR, "17")
-    ]
+    assert [(record.levelno, record.__dict__["task_id"]) for record in heard] == [(logging.ERROR, "17")]
 
 
 class Counted(io.StringIO):
@@ -559,30 +498,7 @@ def test_a_stream_that_is_closed_costs_the_line_and_nothing_else(cloud: Lines) -
     cloud.emit(ServiceState("unheard"))
 
 
-def test_an_event_below_the_level_is_not_rendered(cloud: Lines) -> None:
-    logging.getLogger().setLevel(logging.ERROR)
+def test_an_event_below_the_level_of_our_logger_is_not_written(cloud: Lines) -> None:
+    logging.getLogger("receiver").setLevel(logging.ERROR)
     cloud.emit(ServiceState("quiet"))
     assert cloud.text == ""
-
-
-@pytest.fixture
-def loggers() -> Iterator[None]:
-    """Loggers as they were, afterwards."""
-    known = [one for one in logging.root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
-    before = [one.disabled for one in known]
-    yield
-    logging.disable(logging.NOTSET)
-    for one, disabled in zip(known, before, strict=True):
-        one.disabled = disabled
-
-
-@pytest.mark.usefixtures("loggers")
-def test_logging_that_a_plugin_has_silenced_speaks_again_when_it_is_configured_again() -> None:
-    """`django.setup()` and many an application call dictConfig, which disables every logger that it does not name."""
-    stream = io.StringIO()
-    emit = logs.configure(CLOUD, stream)
-    logging.config.dictConfig({"version": 1})
-    logging.disable(logging.ERROR)
-    emit(ServiceState("unheard"))
-    logs.configure(CLOUD, stream)(ServiceState("heard"))
-    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["heard"]
