@@ -19,7 +19,7 @@ from rich.console import Console
 from receiver import maintenance
 from receiver.cli import arguments, terminal
 from receiver.enqueue import PubSubBackend
-from receiver.errors import ConfigurationError, DatabaseUnavailable
+from receiver.errors import ConfigurationError, DatabaseUnavailable, Rejected
 from receiver.settings import Settings
 from receiver.tasks.call import TaskResult, TaskResultStatus
 from receiver.tasks.registry import load
@@ -63,8 +63,8 @@ def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: f
     environ = arguments.environ(WHERE)
     settings = Settings.from_environ(environ)
     backend = PubSubBackend(settings)
-    task = _task(settings, name)
     try:
+        task, positional, keywords = _found(settings, name, positional, keywords)
         entry = (task if delay is None else task.using(run_after=delay)).entry(*positional, **keywords)
         sys.exit(asyncio.run(_enqueue(backend, entry, wait)))
     except TypeError as error:
@@ -73,13 +73,19 @@ def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: f
         sys.exit(INTERRUPTED)
 
 
-def _task(settings: Settings, name: str) -> Task[..., Any]:
+def _found(
+    settings: Settings, name: str, args: list[Any], kwargs: dict[str, Any]
+) -> tuple[Task[..., Any], list[Any], dict[str, Any]]:
+    """The task, and the arguments as its function takes them."""
     registry = load(settings).including(maintenance.ROUTES)
     route = registry.find(name)
     if route is None:
         known = ", ".join(sorted(route.name for route in registry.routes))
         raise ConfigurationError(f"no task is called {terminal.clean(name[:80])!r}; there are {known}")
-    return Task(route.function)
+    try:
+        return Task(route.function), *registry.bind(route, args, kwargs)
+    except Rejected as rejected:
+        raise ConfigurationError(rejected.detail) from None
 
 
 async def _enqueue(backend: PubSubBackend, entry: Entry, wait: float | None) -> int:
@@ -119,7 +125,7 @@ def _line(result: TaskResult) -> str:
         words.append(f"in attempt {result.attempts}")
     match result.status:
         case TaskResultStatus.SUCCESSFUL:
-            words.append(msgspec.json.encode(result.return_value).decode())
+            words.append(msgspec.json.encode(result.value).decode())
         case TaskResultStatus.FAILED:
             words.append(result.errors[-1].exception_class_path)
             words.append("" if result.is_finished else "and will be tried again")

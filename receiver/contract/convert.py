@@ -78,24 +78,32 @@ class Form:
         annotation: with its names resolved.
 
     Attributes:
-        fault: why no JSON value can be converted to it, as the end of a sentence; None if they can. Values are left as they are then.
+        fault: why no JSON value can be converted to it, as the end of a sentence; values are left as they are then. None if they can.
+        unknown: the class in it that the fault is about, if it is one.
         plain: every value of it is JSON already, so that a delivery need not look at it. True when there is a fault.
     """
 
-    __slots__ = ("_holder", "annotation", "fault", "plain")
+    __slots__ = ("_holder", "annotation", "fault", "plain", "unknown")
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
+        self.fault: str | None = None
+        self.unknown: type | None = None
         self._holder: type[msgspec.Struct] | None = None
         try:
             import msgspec.inspect  # noqa: PLC0415 - only tasks with annotations need it
 
             info = msgspec.inspect.type_info(annotation)
-            self.fault = _fault(info)
+            self.unknown = _unknown(info)
         except Exception as error:  # noqa: BLE001 - msgspec looks at classes of any library
             self.fault = _worded(error)
+        if self.unknown is not None:
+            self.fault = (
+                f"has a {self.unknown.__qualname__}, which no message can carry: pass what it is made of, "
+                "such as its id, a dataclass or a dict"
+            )
         self.plain = self.fault is not None or _is_plain(info)
-        if self.fault is None:
+        if self.fault is None and annotation is not Any:
             # A struct's fields are analysed once, those of another type at every conversion.
             self._holder = msgspec.defstruct("Holder", [("value", annotation)], array_like=True)
 
@@ -112,6 +120,11 @@ class Form:
         except Exception as error:  # noqa: BLE001 - a validator of the application may raise anything
             raise _unfit(error) from None
         return held.value
+
+
+def is_written(kind: type) -> bool:
+    """Whether `to_json` writes values of a class that a `Form` does not know: rows and views, numpy's."""
+    return kind.__module__ == "numpy" or issubclass(kind, tuple(_WRITTEN))
 
 
 def _plain(value: Any) -> Any:
@@ -164,8 +177,8 @@ def _parts(node: Any) -> list[Any]:
     return [part for part in fields if isinstance(part, msgspec.inspect.Type)]
 
 
-def _fault(root: Any) -> str | None:
-    """Why a described type cannot be converted, although msgspec accepts it; None if it can."""
+def _unknown(root: Any) -> type | None:
+    """A class in the described type that msgspec accepts, and neither it nor `_made` can make."""
     todo, seen = [root], set[int]()
     while todo:
         node = todo.pop()
@@ -173,10 +186,7 @@ def _fault(root: Any) -> str | None:
             continue
         seen.add(id(node))
         if isinstance(node, msgspec.inspect.CustomType) and not _is_known(node.cls):
-            return (
-                f"has a {node.cls.__qualname__}, which no message can carry: pass what it is made of, "
-                "such as its id, a dataclass or a dict"
-            )
+            return node.cls
         todo += _parts(node)
     return None
 

@@ -77,10 +77,9 @@ def _changed(given: Any, received: Any, place: str) -> str:
     if isinstance(given, dict) and isinstance(received, dict):
         return _key_fault(given, place) or f"{place} would lose some of its keys: annotate it as what it is"
     if isinstance(given, _JSON) or not isinstance(received, _JSON):
-        return (
-            f"{place} is a {kind} and would arrive as another {type(received).__qualname__}: "
-            "annotate the parameter as what it is"
-        )
+        other = type(received).__qualname__
+        arrives = f"another {kind}" if kind == other else f"a {other}"
+        return f"{place} is a {kind} and would arrive as {arrives}: pass that, or annotate the parameter otherwise"
     return (
         f"{place} is a {kind}, which is not JSON: pass text, numbers, lists or dicts, "
         "or annotate the parameter as what it is"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from receiver.contract.convert import to_json
 from receiver.contract.envelope import SCHEDULED_PREFIX
 
 if TYPE_CHECKING:
@@ -29,13 +30,13 @@ def encode_payload(
     """A payload in the reference's format; `task_id` and `enqueued_at` are left out when None.
 
     Raises:
-        TypeError, ValueError: an argument is not JSON (a lone surrogate is a UnicodeEncodeError, a ValueError).
+        TypeError, ValueError: an argument cannot be written as JSON (a lone surrogate is a UnicodeEncodeError, a ValueError).
     """
     payload: dict[str, object] = {} if task_id is None else {"task_id": task_id}
     payload |= {"task_name": task_name, "args": list(args), "kwargs": dict(kwargs or {})}
     if enqueued_at is not None:
         payload["enqueued_at"] = enqueued_at.isoformat()
-    return msgspec.json.encode(payload)
+    return to_json(payload)
 
 
 def scheduled_payload(name: str) -> bytes:

@@ -15,7 +15,6 @@ from receiver.contract.envelope import FOREIGN_PREFIX, payload_fault
 from receiver.contract.message import Delivery, check_arguments
 
 if TYPE_CHECKING:
-    from receiver.contract.envelope import Arguments
     from receiver.contract.message import Pushed
 
 
@@ -29,22 +28,16 @@ def foreign_delivery(pushed: Pushed, task_name: str, *, raw: bool) -> Delivery:
     """The delivery of a foreign message: its data is the one argument. A message without data gives none.
 
     Args:
-        raw: the data is any bytes, and kept as base64; otherwise it is JSON.
+        raw: the data is any bytes, and becomes base64, which the function's annotation turns into bytes again; otherwise it is JSON.
 
     Raises:
         Rejected: malformed_payload.
     """
     data = pushed.data
-    arguments: Arguments
-    if raw:
-        args, arguments = b'["%b"]' % binascii.b2a_base64(data, newline=False), ([data], {})
-    elif not data:
-        args, arguments = b"[]", ([], {})
-    else:
-        args = b"[%b]" % data
-        arguments = check_arguments(args, b"{}")
-        if len(arguments[0]) != 1:  # such as `1, 2`
-            raise payload_fault("message.data is not one JSON value")
+    args = b'["%b"]' % binascii.b2a_base64(data, newline=False) if raw else b"[%b]" % data
+    arguments = check_arguments(args, b"{}")
+    if data and len(arguments[0]) != 1:  # such as `1, 2`
+        raise payload_fault("message.data is not one JSON value")
     return Delivery.of(
         pushed,
         foreign_id(pushed),
@@ -57,18 +50,9 @@ def foreign_delivery(pushed: Pushed, task_name: str, *, raw: bool) -> Delivery:
     )
 
 
-def recalled(delivery: Delivery, args: bytes, attributes: dict[str, str], *, raw: bool) -> Delivery:
-    """A delivery that only names the execution of a foreign message, with what its row says.
-
-    Raises:
-        Rejected: malformed_payload: the row was written when the task took its data in another form.
-    """
+def recalled(delivery: Delivery, args: bytes, attributes: dict[str, str]) -> Delivery:
+    """A delivery that only names the execution of a foreign message, with what its row says."""
     arguments = check_arguments(args, b"{}")
-    if raw:
-        try:
-            arguments = ([binascii.a2b_base64(arguments[0][0], strict_mode=True)], {})
-        except (binascii.Error, TypeError, LookupError):
-            raise payload_fault("the recorded data is not base64") from None
     return msgspec.structs.replace(
         delivery, args=args, kwargs=b"{}", arguments=arguments, foreign=attributes, recorded=True
     )

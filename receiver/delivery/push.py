@@ -155,8 +155,7 @@ class PushEndpoint:
             push.delivery = read = self._dead_letters.read(pushed)
             return await self._dead_letters.receive(body, pushed, read)
         delivery, route = await self._addressed(push, pushed)
-        args, kwargs = delivery.arguments
-        self._registry.bind(route, args, kwargs)
+        args, kwargs = self._registry.bind(route, *delivery.arguments)
         call = Call(delivery, route, push.arrived, args, kwargs, push.trace)
 
         with await self._admission.admit(call) as admitted:
@@ -182,7 +181,7 @@ class PushEndpoint:
         if found is None:
             raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
         if found.topic is not None:
-            push.delivery = delivery = await self._foreign.recalled(delivery, found)
+            push.delivery = delivery = await self._foreign.recalled(delivery)
         return delivery, found
 
 

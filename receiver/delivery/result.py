@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any
 
-import msgspec
-
+from receiver.contract.convert import to_json, to_plain
 from receiver.contract.failure import Failure
 from receiver.text import holds_nul
-
-_ENCODER: Final = msgspec.json.Encoder()
 
 
 def encoded(value: Any, max_bytes: int) -> str | Failure:
@@ -20,7 +17,7 @@ def encoded(value: Any, max_bytes: int) -> str | Failure:
         max_bytes: `TASKS_MAX_RESULT_BYTES`.
     """
     try:
-        text = _ENCODER.encode(value)
+        text = to_json(value)
         if len(text) > max_bytes:
             reason = f"it has {len(text)} bytes, TASKS_MAX_RESULT_BYTES is {max_bytes}"
         elif not _is_finite(value, text):
@@ -35,15 +32,14 @@ def encoded(value: Any, max_bytes: int) -> str | Failure:
 
 
 def _is_finite(value: Any, text: bytes) -> bool:
-    """Whether no number of the value is NaN or infinite. msgspec encodes those as null.
+    """Whether no number of the value is NaN or infinite. Those are written as null.
 
     So only a value with a null is encoded again, by the standard library, which can refuse them.
     """
     if value is None or b"null" not in text:
         return True
     try:
-        # The hook is for msgspec.Raw, which is JSON already; msgspec has just encoded everything else.
-        json.dumps(msgspec.to_builtins(value, enc_hook=lambda _: None), allow_nan=False)
+        json.dumps(to_plain(value), allow_nan=False)
     except ValueError:
         return False
     return True

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from receiver.record.database import Executor
     from receiver.record.whose import Whose
     from receiver.tasks.foreign_topics import ForeignTopics
-    from receiver.tasks.route import TaskRoute
 
 
 class ForeignMessages:
@@ -54,9 +53,9 @@ class ForeignMessages:
         except TransientConflict as conflict:  # a migration may lock the table: nothing was done
             raise OutOfConnections(str(conflict)) from conflict
 
-    async def recalled(self, delivery: Delivery, route: TaskRoute) -> Delivery:
+    async def recalled(self, delivery: Delivery) -> Delivery:
         """The delivery with the data and the attributes of its row, if it names the execution of a foreign message."""
         if not delivery.task_id.startswith(FOREIGN_PREFIX):
             return delivery
         stored = await foreign.recall(self._executor, delivery.task_id, whose=self._whose)
-        return delivery if stored is None else recalled(delivery, *stored, raw=route.takes_bytes)
+        return delivery if stored is None else recalled(delivery, *stored)

@@ -1,7 +1,6 @@
 """A call of a task: its options, the backend that takes it, and its result.
 
-A `TaskResult` is a snapshot of the record, shaped like the results of Django's tasks; `refresh` reads it again. Arguments and
-results are JSON values. This module imports no other of its room: any object with a name and a path is a task here.
+A `TaskResult` is a snapshot of the record, shaped like the results of Django's tasks; `refresh` reads it again. This module imports no other of its room: any object with a name and a path is a task here.
 
 Next: `receiver.tasks.task` makes entries, `receiver.enqueue` is the backend that takes them.
 """
@@ -12,10 +11,18 @@ import importlib
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from typing_extensions import TypeVar
+
+    T = TypeVar("T", default=Any)  # `TaskResult` alone is a `TaskResult[Any]`
+else:
+    from typing import TypeVar
+
+    T = TypeVar("T")
 
 
 class TaskResultStatus(StrEnum):
@@ -42,6 +49,9 @@ class NamedTask(Protocol):
     def path(self) -> str:
         """The full module path, which is part of the topic's name."""
 
+    def returned(self, value: Any) -> Any:
+        """The JSON value of a result, as the function is annotated to return it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -56,11 +66,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A call to enqueue: a task, and arguments that fit it."""
+    """A call to enqueue: a task, and arguments that fit it.
+
+    Attributes:
+        encoded: `args` and `kwargs` as JSON text, as they were at the call: what becomes of the objects later does not matter.
+    """
 
     task: NamedTask
     args: tuple[Any, ...] = field(repr=False)
     kwargs: dict[str, Any] = field(repr=False)
+    encoded: tuple[bytes, bytes] = field(repr=False)
     options: Options = field(default_factory=Options)
 
 
@@ -124,7 +139,7 @@ class TaskError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskResult:
+class TaskResult(Generic[T]):
     """An execution, as it was in the record when it was last read. Times are the database's, in UTC.
 
     Attributes:
@@ -138,15 +153,15 @@ class TaskResult:
         started_at: when the first attempt began; None before that.
         last_attempted_at: when the latest attempt began; None before the first.
         finished_at: when it succeeded, or failed last; None before that.
-        args: the positional arguments.
-        kwargs: the keyword arguments.
+        args: the positional arguments: as they were given, or as JSON values once they are read from the record.
+        kwargs: the keyword arguments, likewise.
         backend: `refresh` reads through it.
         attempts: runs so far, with the present one; a run that was handed back on shutdown is not counted.
         errors: one for each failed attempt, in order.
         worker_ids: the known instances that ran it; the instance of the successful run is not recorded.
         group_key: the key of its group, if any.
         label: its name in its group, for people.
-        value: what the task returned; None until then. `return_value` also says whether there is one.
+        value: what the task returned, as a JSON value; None until then. `return_value` has it as annotated.
     """
 
     task: NamedTask | None
@@ -170,15 +185,19 @@ class TaskResult:
     value: Any = field(default=None, repr=False)
 
     @property
-    def return_value(self) -> Any:
-        """The result of the task, as a JSON value.
+    def return_value(self) -> T:
+        """The result, as the task's function is annotated to return it; a JSON value when the task is not known.
 
         Raises:
-            ValueError: it has not finished, or has failed.
+            ValueError: it has not finished, or has failed; or older code has returned something else.
         """
         match self.status:
             case TaskResultStatus.SUCCESSFUL:
-                return self.value
+                known = (
+                    self.task is not None and self.value is not None
+                )  # None: a switch that was off returned nothing
+                result: T = self.task.returned(self.value) if self.task and known else self.value
+                return result
             case TaskResultStatus.FAILED:
                 raise ValueError(f"task {self.id} failed; `errors` says how")
             case _:
@@ -201,7 +220,7 @@ class TaskResult:
         """Reads the record again; raises as `refresh`."""
         self._become(await self.backend.aget_result(self.id))
 
-    def _become(self, newer: TaskResult) -> None:
+    def _become(self, newer: TaskResult[Any]) -> None:
         for each in fields(self):
             if each.name != "task":
                 object.__setattr__(self, each.name, getattr(newer, each.name))

@@ -8,9 +8,9 @@ Next: `receiver.delivery.runner` makes it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from receiver.tasks.call import TaskResult
 
 P = ParamSpec("P")
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
 
 
-class Enqueued(Protocol[P]):
+class Enqueued(Protocol[P, R_co]):
     """What `TaskContext.enqueue` needs of a `Task`."""
 
     @property
@@ -30,7 +32,7 @@ class Enqueued(Protocol[P]):
     def using(self, *, connection: Any) -> Any:
         """The task, to be enqueued in this transaction."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """The function itself."""
 
 
@@ -120,12 +122,26 @@ class TaskContext:
         return self._open().session()
 
     @overload
-    def enqueue(self, task: Enqueued[P], /, *args: P.args, **kwargs: P.kwargs) -> Awaitable[TaskResult]: ...
+    def enqueue(
+        self, task: Enqueued[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[TaskResult[T]]: ...
     @overload
     def enqueue(
-        self, task: Enqueued[Concatenate[TaskContext, P]], /, *args: P.args, **kwargs: P.kwargs
-    ) -> Awaitable[TaskResult]: ...
-    def enqueue(self, task: Enqueued[...], /, *args: Any, **kwargs: Any) -> Awaitable[TaskResult]:
+        self, task: Enqueued[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[TaskResult[T]]: ...
+    @overload
+    def enqueue(
+        self,
+        task: Enqueued[Concatenate[TaskContext, P], Coroutine[Any, Any, T]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Awaitable[TaskResult[T]]: ...
+    @overload
+    def enqueue(
+        self, task: Enqueued[Concatenate[TaskContext, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Awaitable[TaskResult[T]]: ...
+    def enqueue(self, task: Enqueued[..., Any], /, *args: Any, **kwargs: Any) -> Awaitable[TaskResult]:
         """Enqueues another task in this task's transaction: it runs only if this one succeeds.
 
         It is published right after this task's success is committed. To run it also when this one fails, use
@@ -143,7 +159,11 @@ class TaskContext:
         return self._enqueue(self._transaction, task, args, kwargs)
 
     async def _enqueue(
-        self, transaction: Transaction, task: Enqueued[...], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        transaction: Transaction,
+        task: Enqueued[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> TaskResult:
         joined = task.using(connection=await transaction.connection())
         result: TaskResult = await joined.aenqueue(*args, **kwargs)

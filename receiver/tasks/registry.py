@@ -1,4 +1,4 @@
-"""The registry finds the route of a message, and checks that its arguments fit.
+"""The registry finds the route of a message, and reads its arguments as the function takes them.
 
 Invariant: the registry does not change after the start, and no message causes an import. No name, path or alias belongs
 to two routes.
@@ -8,14 +8,15 @@ Next: `receiver.delivery.push` finds and binds here before anything is claimed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from receiver.contract.convert import Unfit
 from receiver.errors import PluginError, Rejected, RejectionReason
 from receiver.tasks import plugins
 from receiver.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from receiver.settings import Settings
     from receiver.tasks.route import TaskRoute
@@ -67,15 +68,21 @@ class Registry:
         """The route with this name, path or alias, or None."""
         return self._by_name.get(task_name)
 
-    def bind(self, route: TaskRoute, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        """Checks that the arguments fit the route's function, without its context parameter. Does not call it.
+    def bind(
+        self, route: TaskRoute, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments as the route's function takes them, without its context: converted to its annotations. Does not call it.
 
         Raises:
-            Rejected: bad_arguments, with the reason.
+            Rejected: bad_arguments, with the reason and without any of the values.
         """
         why = route.shape.mismatch(args, kwargs)
-        if why is not None:
-            raise Rejected(RejectionReason.BAD_ARGUMENTS, f"{route.name}: {clean(why, 500)}")
+        if why is None:
+            try:
+                return route.forms.received(args, kwargs)
+            except Unfit as error:
+                why = error.detail
+        raise Rejected(RejectionReason.BAD_ARGUMENTS, f"{route.name}: {clean(why, 500)}")
 
 
 def load(settings: Settings) -> Registry:

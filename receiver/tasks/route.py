@@ -19,8 +19,10 @@ from typing import Any, Final
 from receiver import parsers, settings
 from receiver.errors import DeclarationError
 from receiver.tasks import naming
+from receiver.tasks.forms import Forms
 from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezone
-from receiver.tasks.signature import NotATask, Shape, describe
+from receiver.tasks.shape import Shape
+from receiver.tasks.signature import NotATask, describe
 from receiver.text import is_storable
 
 _OFF: Final = frozenset({"0", "false", "no", "off"})
@@ -82,13 +84,15 @@ class TaskRoute:
     """True when the first positional parameter is annotated `TaskContext`."""
     shape: Shape = field(init=False, repr=False, compare=False)
     """The arguments that a message must have, without the context."""
+    forms: Forms = field(init=False, repr=False, compare=False)
+    """How they are read from JSON, and how the result is."""
 
     def __post_init__(self) -> None:
         try:
             description = describe(self.func)
         except NotATask as error:
             raise DeclarationError(f"TaskRoute: func {_called(self.func)} {error}") from None
-        for name in ("function", "is_async", "takes_context", "shape"):
+        for name in ("function", "is_async", "takes_context", "shape", "forms"):
             object.__setattr__(self, name, getattr(description, name))
         self._check_delivery()
         self._check_schedule()
@@ -119,7 +123,7 @@ class TaskRoute:
     @cached_property
     def takes_bytes(self) -> bool:
         """Whether its first argument is annotated `bytes`: then the data of a message of `topic` need not be JSON."""
-        return self.shape.first in (bytes, "bytes")
+        return self.forms.takes_bytes
 
     @cached_property
     def former_paths(self) -> frozenset[str]:

@@ -12,26 +12,25 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import (
     TYPE_CHECKING,
     Any,
-    Concatenate,
     Generic,
     ParamSpec,
-    Protocol,
     TypeVar,
-    cast,
     overload,
 )
 
+from receiver.contract.convert import Unfit
 from receiver.errors import DeclarationError, TaskResultMissing
 from receiver.tasks.backend import current, ready
 from receiver.tasks.call import Entry, Options
+from receiver.tasks.callables import as_aenqueue, as_enqueue, as_entry
 from receiver.tasks.context import TaskContext
-from receiver.tasks.signature import NotATask, Shape, describe
+from receiver.tasks.signature import Description, NotATask, describe
 from receiver.text import MAX_KEY_BYTES, TRACEPARENT, is_key
 
 if TYPE_CHECKING:
@@ -40,36 +39,11 @@ if TYPE_CHECKING:
 __all__ = ["Task", "TaskContext", "task"]
 
 P = ParamSpec("P")
-Q = ParamSpec("Q")
-R = TypeVar("R")
-T_co = TypeVar("T_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 
-class _TakesArguments(Protocol[T_co]):
-    """The type of `Task.enqueue`, `aenqueue` and `entry`: the function's parameters, without the context.
-
-    A type checker takes the first overload that fits the task. A first parameter of type `Any` or `object` would fit a context
-    too, so that case comes first and is not checked. With mypy, a task with both a context and an `Any` is not checked either.
-    """
-
-    @overload
-    def __get__(self, task: Task[Concatenate[_Nobody, Q], Any], owner: object) -> Callable[..., T_co]: ...
-    @overload
-    def __get__(self, task: Task[Concatenate[TaskContext, Q], Any], owner: object) -> Callable[Q, T_co]: ...
-    @overload
-    def __get__(self, task: Task[Q, Any], owner: object) -> Callable[Q, T_co]: ...
-
-
-class _Nobody:
-    """No parameter has this type, so a parameter that accepts it accepts anything."""
-
-
-def _as_the_function(method: Callable[..., T_co]) -> _TakesArguments[T_co]:
-    """The method itself, typed as `_TakesArguments` says."""
-    return cast("_TakesArguments[T_co]", method)
-
-
-class Task(Generic[P, R]):
+class Task(Generic[P, R_co]):
     """A function that can be delivered by name.
 
     Attributes:
@@ -78,7 +52,7 @@ class Task(Generic[P, R]):
         path: its module path, `shop.tasks.send_welcome_email`; it is part of the names of its resources.
     """
 
-    def __init__(self, func: Callable[P, R]) -> None:
+    def __init__(self, func: Callable[P, R_co]) -> None:
         if isinstance(func, Task):
             raise DeclarationError(f"{func.path} is a task already; keep one @task above it")
         if inspect.isclass(func) or not getattr(func, "__qualname__", None):
@@ -92,15 +66,15 @@ class Task(Generic[P, R]):
         self.name: str = func.__name__
         self.path: str = f"{func.__module__}.{func.__qualname__}"
         self._options = Options()
-        self._shape: Shape | None = None
+        self._description: Description | None = None
         if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(func):
             inspect.markcoroutinefunction(self)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Calls the function here and now, as if it were undecorated."""
         return self.func(*args, **kwargs)
 
-    @_as_the_function
+    @as_enqueue
     def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """Enqueues a call with these arguments; returns once the record has it.
 
@@ -117,13 +91,13 @@ class Task(Generic[P, R]):
         """
         return current().enqueue(self._entry(args, kwargs))
 
-    @_as_the_function
+    @as_aenqueue
     async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """Like `enqueue`, awaited. Calls of one event loop at the same time share statements and requests."""
         entry = self._entry(args, kwargs)
         return await (await ready()).aenqueue(entry)
 
-    @_as_the_function
+    @as_entry
     def entry(self, /, *args: Any, **kwargs: Any) -> Entry:
         """A call for `receiver.enqueue_many`, with the options of `using`.
 
@@ -140,7 +114,7 @@ class Task(Generic[P, R]):
         label: str | None = None,
         connection: Any = None,
         traceparent: str | None = None,
-    ) -> Task[P, R]:
+    ) -> Task[P, R_co]:
         """The same task with other options for its calls. Options that are None do not change.
 
             send_mail.using(run_after=timedelta(hours=1)).enqueue(7)
@@ -182,6 +156,10 @@ class Task(Generic[P, R]):
         changed._options = options  # noqa: SLF001 - of our own copy
         return changed
 
+    @overload
+    def get_result(self: Task[..., Coroutine[Any, Any, T]], task_id: str) -> TaskResult[T]: ...
+    @overload
+    def get_result(self: Task[..., T], task_id: str) -> TaskResult[T]: ...
     def get_result(self, task_id: str) -> TaskResult:
         """The result of a call of this task, as it is in the record.
 
@@ -192,6 +170,10 @@ class Task(Generic[P, R]):
         """
         return self._own(current().get_result(task_id))
 
+    @overload
+    async def aget_result(self: Task[..., Coroutine[Any, Any, T]], task_id: str) -> TaskResult[T]: ...
+    @overload
+    async def aget_result(self: Task[..., T], task_id: str) -> TaskResult[T]: ...
     async def aget_result(self, task_id: str) -> TaskResult:
         """Like `get_result`, awaited."""
         backend = await ready()
@@ -200,16 +182,38 @@ class Task(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<Task {self.path}>"
 
-    def _entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
-        if self._shape is None:
+    def returned(self, value: Any) -> Any:
+        """A result from the record, as the function is annotated to return it.
+
+        Raises:
+            ValueError: other code has returned something else; `TaskResult.value` has it as it is.
+        """
+        try:
+            return self._described.forms.returned(value)
+        except Unfit as error:
+            raise ValueError(
+                f"{self.path} returned something else than its annotation says: {error}"
+            ) from None
+
+    @property
+    def _described(self) -> Description:
+        if self._description is None:
             try:
-                self._shape = describe(self.func).shape
+                self._description = describe(self.func)
             except NotATask as error:
                 raise TypeError(f"{self.path} {error}") from None
-        why = self._shape.mismatch(args, kwargs)
+        return self._description
+
+    def _entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
+        described = self._described
+        why = described.shape.mismatch(args, kwargs)
         if why is not None:
             raise TypeError(f"{self.path}: {why}")
-        return Entry(self, args, kwargs, self._options)
+        try:
+            encoded = described.forms.encoded(args, kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.path}: {error}") from None
+        return Entry(self, args, kwargs, encoded, self._options)
 
     def _own(self, result: TaskResult) -> TaskResult:
         # One of the two is enough: a task that was renamed or moved keeps the other.
@@ -218,7 +222,7 @@ class Task(Generic[P, R]):
         return replace(result, task=self)
 
 
-def task(func: Callable[P, R]) -> Task[P, R]:
+def task(func: Callable[P, T]) -> Task[P, T]:
     """Makes a function a task: `@task` above `def` or `async def`.
 
         @task

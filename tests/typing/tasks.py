@@ -74,8 +74,8 @@ tasks: list[Task[..., Any]] = [ship, bill, audit]
 
 
 # Enqueueing takes the function's arguments, without the context; it is not the caller's to give.
-assert_type(ship.enqueue(1), TaskResult)
-assert_type(ship.enqueue(1, express=True), TaskResult)
+assert_type(ship.enqueue(1), TaskResult[str])
+assert_type(ship.enqueue(1, express=True), TaskResult[str])
 assert_type(ship.entry(1), Entry)
 assert_type(audit.entry(1), Entry)
 assert_type(audit.entry(order=1), Entry)
@@ -110,18 +110,25 @@ collect.enqueue()  # type: ignore[call-arg]
 
 
 async def enqueues(ctx: TaskContext) -> None:
-    assert_type(await bill.aenqueue(1), TaskResult)
-    assert_type(await audit.aenqueue(1), TaskResult)
+    assert_type(await bill.aenqueue(1), TaskResult[dict[str, int]])
+    assert_type(await audit.aenqueue(1), TaskResult[None])
     await bill.aenqueue("1")  # type: ignore[arg-type]
     await audit.aenqueue(ctx, 1)  # type: ignore[call-arg, arg-type]
     bill.aenqueue(1)  # type: ignore[unused-coroutine]
-    assert_type(await ctx.enqueue(ship, 1, express=True), TaskResult)
-    assert_type(await ctx.enqueue(audit, 1), TaskResult)
+    assert_type(await ctx.enqueue(ship, 1, express=True), TaskResult[str])
+    assert_type(await ctx.enqueue(bill, 1), TaskResult[dict[str, int]])
+    assert_type(await ctx.enqueue(audit, 1), TaskResult[None])
     await ctx.enqueue(ship, "1")  # type: ignore[call-overload]
     await ctx.enqueue(ship)  # type: ignore[call-overload]
     await ctx.enqueue(audit, "1")  # type: ignore[call-overload]
     await ctx.enqueue(archive, document=1)
     result = await ship.aget_result("id")
+    assert_type(result.return_value, str)
+    assert_type((await bill.aget_result("id")).return_value, dict[str, int])
+    assert_type(audit.get_result("id"), TaskResult[None])
+    assert_type((await bill.using(label="a").aenqueue(1)).return_value, dict[str, int])
+    anything: TaskResult = result
+    assert_type(anything.return_value, Any)
     assert_type(result.status, TaskResultStatus)
     assert_type(result.finished_at, datetime | None)
     assert_type([error.traceback for error in result.errors], list[str])

@@ -168,6 +168,8 @@ def test_what_is_json_already_need_not_be_converted(annotation: Any) -> None:
         (int, 1.5, "Expected `int`, got `float`", None),
         (date, "tomorrow", "Invalid RFC3339 encoded date", None),
         (UUID, "u", "Invalid UUID", None),
+        (bytes, "no base64", "Invalid base64 encoded string", None),
+        (bytes, {"a": 1}, "Expected `bytes`, got `object`", None),
         (
             Node,
             {"name": "a", "children": [{"name": 7}]},

@@ -26,15 +26,8 @@ def test_json_data_is_one_value_or_none_at_all(data: bytes) -> None:
 def test_a_row_gives_back_what_the_message_gave(data: bytes, *, raw: bool) -> None:
     first = foreign_delivery(pushed(data), "take", raw=raw)
     bare = foreign_delivery(pushed(b"1"), "take", raw=False)
-    again = recalled(bare, first.args, {"a": "b"}, raw=raw)
+    again = recalled(bare, first.args, {"a": "b"})
     assert (again.arguments, again.foreign, again.recorded) == (first.arguments, {"a": "b"}, True)
-
-
-def test_a_row_of_a_task_that_took_json_is_not_read_as_bytes() -> None:
-    bare = foreign_delivery(pushed(b"1"), "take", raw=False)
-    for args in (b'[{"a": 1}]', b'["no base64"]', b"[]"):
-        with pytest.raises(Rejected, match="the recorded data is not base64"):
-            recalled(bare, args, {}, raw=True)
 
 
 def test_an_id_is_of_one_message_and_one_subscription() -> None:

@@ -1,0 +1,240 @@
+"""The forms of a task's parameters and of its result: a call is checked and a delivery converted by the same ones.
+
+They are made at their first use, because an annotation may name what its module defines later. A parameter that is plain JSON, or
+has no annotation, is not looked at when a message is delivered: what older code enqueued still runs.
+
+Next: `receiver.tasks.task` encodes a call, `receiver.tasks.registry` converts a delivery.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
+from functools import cached_property
+from inspect import Parameter
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    NamedTuple,
+    Never,
+    NoReturn,
+    Optional,
+    ParamSpecArgs,
+    ParamSpecKwargs,
+    Unpack,
+    get_args,
+    get_origin,
+)
+
+from receiver.contract.convert import Form, Unfit, is_written, to_json
+from receiver.contract.difference import difference, obstacle
+from receiver.contract.message import check_arguments
+from receiver.errors import Rejected
+from receiver.tasks.annotations import Unresolved, resolved
+from receiver.tasks.shape import POSITIONAL, Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_ANY: Final = Form(Any)
+_OF_MANY: Final = (ParamSpecArgs, ParamSpecKwargs)
+_OF_NOTHING: Final = (NoReturn, Never)
+
+
+class Position(NamedTuple):
+    """Where an argument goes: a parameter, or an item of `*args` or `**kwargs`."""
+
+    name: str
+    form: Form
+
+
+class Slot(NamedTuple):
+    """A parameter and its form.
+
+    Attributes:
+        problem: why its values are left as they are, as the end of a sentence; None if they are converted.
+    """
+
+    parameter: Parameter
+    form: Form
+    problem: str | None
+
+
+class Forms:
+    """How the arguments and the result of one function travel.
+
+    Args:
+        parameters: those that a message fills.
+        returns: the annotation of the result.
+        scope: the names of the function's module.
+        decorated: a decorator takes any arguments. Those that are not the function's own are the decorator's, and stay plain JSON.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        returns: Any,
+        scope: Mapping[str, Any],
+        *,
+        decorated: bool = False,
+    ) -> None:
+        self._parameters = parameters
+        self._returns = returns
+        self._scope = scope
+        self._decorated = decorated
+
+    def received(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a message, as the function's annotations say.
+
+        Raises:
+            Unfit: one of them does not fit. Text and detail begin with the parameter.
+        """
+        if not self._converts:
+            return args, kwargs
+        places = iter(self._places(args, kwargs))
+        read = [_read(value, next(places)) for value in args]
+        return read, {name: _read(value, next(places)) for name, value in kwargs.items()}
+
+    def encoded(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        """The arguments of a call as JSON text: `args` and `kwargs`.
+
+        Raises:
+            TypeError: the task would not get one of them as it is. One line that begins with the parameter.
+        """
+        given = list(zip(self._places(args, kwargs), (*args, *kwargs.values()), strict=True))
+        try:
+            texts = to_json(args), to_json(kwargs)
+            positional, named = check_arguments(*texts)
+        except Rejected as rejected:
+            raise TypeError(f"no message can carry the arguments: {rejected.detail}") from None
+        except Exception as error:  # noqa: BLE001 - writes values of any class
+            found = (obstacle(value, place.name) for place, value in given)
+            raise TypeError(next(filter(None, found), f"the arguments are not JSON: {error}")) from None
+        for (place, value), sent in zip(given, (*positional, *named.values()), strict=True):
+            why = _misfit(place, value, sent)
+            if why is not None:
+                raise TypeError(why)
+        return texts
+
+    def returned(self, value: Any) -> Any:
+        """The JSON value of a result, as the function's annotation says.
+
+        Raises:
+            Unfit: it does not fit: other code returned it.
+        """
+        return self._result.form.received(value)
+
+    @cached_property
+    def takes_bytes(self) -> bool:
+        """Whether the first parameter is annotated `bytes`."""
+        return bool(self._slots) and self._slots[0].form.annotation in (bytes, bytes | None)
+
+    def problems(self) -> Iterator[tuple[str, bool]]:
+        """A line for each annotation by which nothing can be converted, and whether the task cannot do without."""
+        for slot in self._slots:
+            if slot.problem is not None:
+                needed = slot.form.fault is not None and slot.parameter.default is Parameter.empty
+                yield f"parameter {slot.parameter.name} {slot.problem}", needed
+        result = self._result
+        if result.problem is not None:
+            unknown = result.form.unknown
+            yield f"its result {result.problem}", unknown is not None and not is_written(unknown)
+
+    @cached_property
+    def _slots(self) -> list[Slot]:
+        slots = [self._slot(each, each.annotation) for each in self._parameters]
+        # What no message can carry is the decorator's to give.
+        return [each for each in slots if not (self._decorated and each.form.unknown is not None)]
+
+    @cached_property
+    def _result(self) -> Slot:
+        returns = self._returns
+        result = self._slot(Parameter("result", Parameter.KEYWORD_ONLY), returns)
+        if get_origin(result.form.annotation) in {
+            Awaitable,
+            Coroutine,
+        }:  # a `def` that returns what is awaited
+            return self._slot(result.parameter, get_args(result.form.annotation)[-1])
+        return result
+
+    def _slot(self, parameter: Parameter, annotation: Any) -> Slot:
+        if annotation is Parameter.empty or annotation is Any:
+            return Slot(parameter, _ANY, None)
+        try:
+            found = resolved(annotation, self._scope)
+        except Unresolved as error:
+            return Slot(parameter, _ANY, f"{error}: it is left as plain JSON")
+        if isinstance(found, _OF_MANY) or found in _OF_NOTHING or get_origin(found) is Unpack:
+            return Slot(parameter, _ANY, None)
+        if parameter.default is None:
+            with suppress(TypeError):
+                found = Optional[found]  # noqa: UP045 - of any annotation
+        form = Form(found)
+        return Slot(parameter, form, form.fault)
+
+    @cached_property
+    def _converts(self) -> bool:
+        return not all(each.form.plain for each in self._slots)
+
+    @cached_property
+    def _own(self) -> Shape:
+        return Shape([each.parameter for each in self._slots])
+
+    @cached_property
+    def _positional(self) -> list[Position]:
+        return [
+            Position(each.parameter.name, each.form)
+            for each in self._slots
+            if each.parameter.kind in POSITIONAL
+        ]
+
+    @cached_property
+    def _named(self) -> dict[str, Position]:
+        only = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
+        return {
+            each.parameter.name: Position(each.parameter.name, each.form)
+            for each in self._slots
+            if each.parameter.kind in only
+        }
+
+    @cached_property
+    def _variadic(self) -> dict[Any, Position]:
+        return {each.parameter.kind: Position(each.parameter.name, each.form) for each in self._slots}
+
+    def _places(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Position]:
+        """Where each argument goes, those of `kwargs` last."""
+        if self._decorated and not self._own.fits(args, kwargs):
+            positional = list[Position]()
+            rest = Position("args", _ANY)
+        else:
+            positional = self._positional
+            rest = self._variadic.get(Parameter.VAR_POSITIONAL, Position("args", _ANY))
+        more = self._variadic.get(Parameter.VAR_KEYWORD, Position("kwargs", _ANY))
+        over = len(args) - len(positional)
+        return [
+            *positional[: len(args)],
+            *(Position(f"{rest.name}[{index}]", rest.form) for index in range(over)),
+            *(self._named.get(name) or Position(f"{more.name}[{name!r}]", more.form) for name in kwargs),
+        ]
+
+
+def _read(value: Any, place: Position) -> Any:
+    if place.form.plain:
+        return value
+    try:
+        return place.form.received(value)
+    except Unfit as error:
+        raise Unfit(f"{place.name}: {error}", f"{place.name}: {error.detail}") from None
+
+
+def _misfit(place: Position, given: Any, sent: Any) -> str | None:
+    """Why the task would not get what was given, after it has become JSON; None when it will."""
+    try:
+        received = place.form.received(sent)
+    except Unfit as error:
+        if isinstance(given, bool) and place.form.plain:  # it is an int to a type checker, and true in JSON
+            return _misfit(place, int(given), int(given))
+        lost = difference(given, sent, place.name) if sent is None else None  # NaN becomes null
+        return lost or f"{place.name}: {error}"
+    return difference(given, received, place.name)
