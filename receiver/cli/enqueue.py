@@ -18,8 +18,9 @@ from rich.console import Console
 
 from receiver import maintenance
 from receiver.cli import arguments, terminal
+from receiver.contract.convert import Unfit
 from receiver.enqueue import PubSubBackend
-from receiver.errors import ConfigurationError, DatabaseUnavailable, Rejected
+from receiver.errors import ConfigurationError, DatabaseUnavailable
 from receiver.settings import Settings
 from receiver.tasks.call import TaskResult, TaskResultStatus
 from receiver.tasks.registry import load
@@ -83,9 +84,9 @@ def _found(
         known = ", ".join(sorted(route.name for route in registry.routes))
         raise ConfigurationError(f"no task is called {terminal.clean(name[:80])!r}; there are {known}")
     try:
-        return Task(route.function), *registry.bind(route, args, kwargs)
-    except Rejected as rejected:
-        raise ConfigurationError(rejected.detail) from None
+        return Task(route.function), *route.forms.received(args, kwargs)
+    except Unfit as error:
+        raise ConfigurationError(f"{route.path}: {error}") from None
 
 
 async def _enqueue(backend: PubSubBackend, entry: Entry, wait: float | None) -> int:
