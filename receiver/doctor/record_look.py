@@ -72,6 +72,7 @@ class RecordSeen:
         filtered: tables of ours of which policies may hide rows from this role.
         schemas: those with a record in this database; empty when TASKS_DB_SCHEMA names one.
         invalid: indexes of ours that are not valid.
+        given_up: dead letters that have not succeeded since, by whether they are final.
         others: other environments with rows of this receiver.
         schema: why the tables cannot be used; nothing below is known then.
     """
@@ -89,6 +90,7 @@ class RecordSeen:
     owed: Waiting | None = None
     expired: Waiting | None = None
     rejected: Mapping[str, Waiting] | None = None
+    given_up: Mapping[bool, Waiting] | None = None
     sweeps: Sweeps | None = None
     others: Sequence[str] = ()
     unseen: tuple[str, ...] = ()
@@ -124,6 +126,11 @@ WHERE namespace = $1 AND environment = $2 AND status = 'RUNNING'
 REJECTED: Final = """
 SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since FROM rejected_messages
 WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
+"""
+
+GIVEN_UP: Final = """
+SELECT final, count(*) AS count, clock_timestamp() - min(dead_lettered_at) AS since FROM task_executions
+WHERE namespace = $1 AND environment = $2 AND dead_lettered_at IS NOT NULL AND status <> 'SUCCESSFUL' GROUP BY final
 """
 
 OTHERS: Final = """
@@ -194,6 +201,7 @@ async def _waiting(
     owed = await ask("owed executions", OWED, PATIENT)
     swept = await ask("the last sweep", SWEPT_RECENTLY + SWEPT, SWEEP.path, SWEEPS)
     rejected = await ask("rejected messages", REJECTED)
+    given_up = await ask("dead letters", GIVEN_UP)
     expired = await ask("expired leases", EXPIRED, PATIENT)
     others = await ask("other environments", OTHERS)
     return replace(
@@ -201,6 +209,7 @@ async def _waiting(
         owed=None if owed is None else _counted(owed[0]),
         expired=None if expired is None else _counted(expired[0]),
         rejected=None if rejected is None else {row["reason"]: _counted(row) for row in rejected},
+        given_up=None if given_up is None else {row["final"]: _counted(row) for row in given_up},
         sweeps=None if swept is None else Sweeps(**swept[0]),
         others=[row["environment"] for row in others or ()],
         unseen=tuple(unseen),

@@ -249,6 +249,22 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     ),
     Rule(
         Severity.WARNING,
+        "given-up",
+        lambda seen: _counted((seen.record.given_up or {}).get(False), "execution was", "executions were"),
+        "{item[count]} given up by Pub/Sub with no end yet, the first for {item[time]}",
+        "its deliveries were refused too often (an outage, or no room on the instances); the sweeper publishes it again",
+        "receiver dead-letters list",
+    ),
+    Rule(
+        Severity.WARNING,
+        "given-up",
+        lambda seen: _counted((seen.record.given_up or {}).get(True), "execution is", "executions are"),
+        "{item[count]} FAILED for good because Pub/Sub gave up, the first for {item[time]}",
+        "no attempt was left, or its route has no max_attempts; nothing tries it again unless an operator does",
+        "receiver dead-letters list",
+    ),
+    Rule(
+        Severity.WARNING,
         "rejected",
         lambda seen: [
             item

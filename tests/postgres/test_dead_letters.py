@@ -18,6 +18,7 @@ from receiver.endings.outcomes import DeadLettered, Done, HandedBack, Succeeded
 from receiver.errors import DatabaseUnavailable
 from receiver.reading import queries
 from receiver.reading.dead_letters import given_up
+from receiver.reading.groups import find_group
 from receiver.record.connections import RecordPool
 from receiver.record.database import Database
 from receiver.record.sql import outbox, rejected, replaying, sweeping
@@ -151,6 +152,15 @@ async def test_a_failed_one_is_final_or_owed_by_its_attempts(
     if not final:  # its next delivery, once it is published
         await look.execute("UPDATE task_executions SET run_after = NULL")
         assert (await instance.claim("id", declared)).attempt == 2
+
+
+async def test_the_end_of_its_group_is_reached(pool: RecordPool, look: Look) -> None:
+    """A bar at 5 of 5 would run for ever."""
+    await look.seed("well", "SUCCESSFUL", group_key="g")
+    await look.seed("failed", "FAILED", group_key="g")
+    assert not (await find_group(pool, "g", whose=WHOSE)).complete
+    await give_up(room(pool), "failed")
+    assert (await find_group(pool, "g", whose=WHOSE)).complete
 
 
 async def test_a_failed_one_of_a_task_that_is_not_known_here_is_left(pool: RecordPool, look: Look) -> None:

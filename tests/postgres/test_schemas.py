@@ -26,6 +26,7 @@ from receiver.record.schema_name import NAMES, qualified
 from receiver.sweep import sweeper
 from receiver.sweep.sweeper import Surroundings
 from receiver.tasks.context import TaskContext
+from receiver.tasks.registry import Registry
 from tests.postgres.outbox import Published, mail
 from tests.postgres.record import WHOSE, Instance, Look, connect
 from tests.stage.servers import for_sqlalchemy
@@ -146,7 +147,7 @@ async def test_an_enqueue_of_its_own_and_a_sweep(
     sent = await mail.aenqueue("ada")
     assert published.ids() == [sent.id]
     await ours.execute("UPDATE task_executions SET published_at = NULL")
-    around = Surroundings(backend.settings, {}, published.events.append)
+    around = Surroundings(backend.settings, Registry(()), published.events.append)
     swept = await sweeper.sweep(around, within=timedelta(seconds=60))
     assert (swept.published, published.ids()) == (1, [sent.id])
     assert await rows_of(tenants, THEIRS) == []

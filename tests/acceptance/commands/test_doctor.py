@@ -277,9 +277,17 @@ WAITING = (
             gen_random_uuid(), 'somebody', now() - interval '2 days')
     """,
     """
+    INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at, run_after,
+                                 dead_letters, dead_lettered_at)
+    VALUES ('given up', 'send_mail', 'doctor_shop.send_mail', 'shop', '[]', '{}', 'READY', now() - interval '2 days',
+            now() + interval '1 hour', 3, now() - interval '1 day')
+    """,
+    """
     INSERT INTO rejected_messages (key, body, reason, detail, namespace, count, first_seen, last_seen)
     VALUES ('k', '', 'unknown_task', 'nope', 'shop', 5, now() - interval '3 hours', now())
     """,
+    "UPDATE task_executions SET environment = 'prod' WHERE namespace = 'shop'",
+    "UPDATE rejected_messages SET environment = 'prod' WHERE namespace = 'shop'",
     "UPDATE task_executions SET finished_at = now() - interval '14 minutes' WHERE task_path = 'receiver.maintenance.sweep'",
 )
 
@@ -292,6 +300,10 @@ def test_what_waits_in_the_record_is_counted(run: Run, provisioned: dict[str, st
     assert "1 execution is due and not published, the first for 1 h" in seen.finding("owed")["what"]
     assert "the first 2 d ago" in seen.finding("expired-leases")["what"]
     assert "1 message is kept as unknown_task, the first for 3 h" in seen.finding("rejected")["what"]
+    assert (
+        "1 execution was given up by Pub/Sub with no end yet, the first for 1 d"
+        in seen.finding("given-up")["what"]
+    )
     assert seen.codes["sweeper"] == "warning"
     elsewhere = run("doctor", "--json", env=provisioned | {"TASKS_NAMESPACE": "other"})
     assert not {"owed", "expired-leases", "rejected"} & set(elsewhere.codes)

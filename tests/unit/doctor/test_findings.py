@@ -55,6 +55,7 @@ def test_mends_name_commands_that_there_are() -> None:
                 owed=Waiting(1),
                 expired=Waiting(1),
                 rejected={"r": Waiting(1)},
+                given_up={True: Waiting(1)},
                 sweeps=Sweeps(untouched=False, ended=None),
             ),
             FLEET,
@@ -63,7 +64,7 @@ def test_mends_name_commands_that_there_are() -> None:
         judged(Check.ROLES, ROLE_RULES, Roles((Grant("t", PUBLISHER, "m"),))),
     ]
     named = {one.mend.split()[1] for found in everything for one in found if one.mend.startswith("receiver ")}
-    assert {"executions", "provision", "check", "migrate", "rejected", "sweep"} <= named
+    assert {"executions", "provision", "check", "dead-letters", "migrate", "rejected", "sweep"} <= named
     assert named <= {*COMMANDS}
 
 
