@@ -197,6 +197,11 @@ def entry(value: str) -> str:
     return value
 
 
+def entries(value: str) -> tuple[str, ...]:
+    """Several of `entry`, separated by commas; blanks between commas are skipped."""
+    return tuple(entry(part.strip()) for part in value.split(",") if part.strip())
+
+
 def dsn(value: str) -> str:
     """The address of a PostgreSQL database, as SQLAlchemy, libpq and Cloud SQL users write it.
 

@@ -126,6 +126,12 @@ class Settings:
     setup: str | None = setting(
         "TASKS_SETUP", parsers.entry, "module:callable run once before plugins load, such as django:setup"
     )
+    around: tuple[str, ...] = setting(
+        "TASKS_AROUND",
+        parsers.entries,
+        "module:callable, comma-separated: async context managers around each run",
+        "",
+    )
     push_auth: PushAuth = setting(
         "TASKS_PUSH_AUTH",
         parsers.choice(PushAuth, "use oidc, or off outside Cloud Run"),

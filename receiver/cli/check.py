@@ -93,14 +93,14 @@ def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
         return plugins.collect(settings), []
     except PluginError as error:
         first = str(error)
-    if len(settings.modules) < 2 or first.startswith("TASKS_SETUP"):  # noqa: PLR2004 - others to look at
+    if len(settings.modules) < 2 or first.startswith(("TASKS_SETUP", "TASKS_AROUND")):  # noqa: PLR2004 - others to look at
         return plugins.Plugins((), ()), [first]
     routes: dict[int, TaskRoute] = {}
     modules: list[str] = []
     findings: list[str] = []
     for module in dict.fromkeys(settings.modules):
         try:
-            one = plugins.collect(replace(settings, modules=(module,), setup=None))
+            one = plugins.collect(replace(settings, modules=(module,), setup=None, around=()))
         except PluginError as error:
             findings.append(str(error))
         else:

@@ -13,31 +13,30 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
-from contextvars import Context, copy_context
 from datetime import UTC, datetime, timedelta
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from receiver.contract.failure import Failure
+from receiver.delivery.around import returned, within
 from receiver.delivery.chain import chain
+from receiver.delivery.ended import Ended
 from receiver.delivery.result import encoded
-from receiver.endings.outcomes import AttemptEnding, Failed, HandedBack, Lost, Outcome, Raised, Succeeded
+from receiver.endings.outcomes import AttemptEnding, Failed, HandedBack, Lost, Outcome, Succeeded
 from receiver.errors import OutOfConnections, PermanentError
 from receiver.tasks.running import Running, running
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from receiver.delivery.admission import Thread
     from receiver.endings.calls import Claimed
     from receiver.record.task_transaction import TaskTransaction
-    from receiver.tasks.context import TaskContext
+    from receiver.tasks.context import Around, TaskContext
 
 CALL_OFF_GRACE = 5.0
 """Seconds that a task has to stop after its deadline; its result no longer counts."""
-
-_TRACEBACK = BaseException.__dict__["__traceback__"]
-"""The interpreter's slot: an exception's own `__setattr__` and `__getattribute__` may do anything."""
 
 
 class Reason(Enum):
@@ -54,10 +53,18 @@ class Run:
     Args:
         transaction: opened by `ctx.connection()`; None for a task that cannot have one.
         max_result_bytes: `TASKS_MAX_RESULT_BYTES`.
+        around: what encloses the run, the outermost first.
     """
 
-    def __init__(self, claimed: Claimed, transaction: TaskTransaction | None, max_result_bytes: int) -> None:
+    def __init__(
+        self,
+        claimed: Claimed,
+        transaction: TaskTransaction | None,
+        max_result_bytes: int,
+        around: Sequence[Around] = (),
+    ) -> None:
         self.claimed = claimed
+        self._around = around
         self.reason: Reason | None = None
         self._transaction = transaction
         self._max_result_bytes = max_result_bytes
@@ -77,15 +84,29 @@ class Run:
         claimed, call = self.claimed, self.claimed.call
         route, args = call.route, call.args
         here = Running(claimed.task_id, call.delivery.task_name, claimed.attempt, call.trace)
-        if route.takes_context:
-            args = [self._context(context), *args]
-        if thread is not None:
-            self._code = thread.run(lambda: called(route.function, args, call.kwargs, here))
+        if self._around:
+            made = self._context(context)
+            inside = partial(self._inside, thread, [made, *args] if route.takes_context else args, here)
+            self._code = asyncio.create_task(within(self._around, made, inside, here), name=route.name)
         else:
-            code = awaited(route.function, args, call.kwargs, here)
-            self._code = asyncio.create_task(code, name=route.name)
+            if route.takes_context:
+                args = [self._context(context), *args]
+            if thread is not None:
+                self._code = thread.run(lambda: called(route.function, args, call.kwargs, here))
+            else:
+                code = awaited(route.function, args, call.kwargs, here)
+                self._code = asyncio.create_task(code, name=route.name)
         self._code.add_done_callback(self._wake)
         claimed.lease.watch(self._lose)
+
+    def _inside(self, thread: Thread | None, args: list[Any], here: Running) -> Awaitable[Ended]:
+        """The code itself, once what is around it has been entered. Not if it was called off meanwhile."""
+        if self.reason is not None:
+            raise asyncio.CancelledError
+        function, kwargs = self.claimed.call.route.function, self.claimed.call.kwargs
+        if thread is not None:
+            return returned(thread.run(lambda: called(function, args, kwargs, here)))
+        return awaited(function, args, kwargs, here)
 
     async def in_time(self) -> bool:
         """Waits until the code has ended, by itself or after it was called off. False: it goes on."""
@@ -193,36 +214,6 @@ class Run:
         result = encoded(ended.value, self._max_result_bytes)
         # A retry would only repeat the effects: a result that cannot be stored is final.
         return claimed.failed(result, final=True) if isinstance(result, Failure) else Succeeded(result)
-
-
-class Ended:
-    """How the code ended: with a value, or with an exception of any kind."""
-
-    __slots__ = ("context", "error", "value")
-
-    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
-        trail = _TRACEBACK.__get__(error) if error is not None else None
-        if trail is not None:
-            _TRACEBACK.__set__(error, trail.tb_next)  # without the first frame, which is ours
-        self.value = value
-        self.error = error
-        self.context: Context | None = None if error is None else copy_context()
-
-    def by(self, kind: type[BaseException]) -> bool:
-        """Whether an exception of this kind ended it. By its type: `isinstance` would ask the exception's own `__class__`."""
-        return self.error is not None and issubclass(type(self.error), kind)
-
-    def raised(self, error: BaseException) -> Raised:
-        """The error, to be told where the task raised it."""
-        return Raised(error, self.context or copy_context())
-
-    @classmethod
-    def of(cls, code: asyncio.Future[Any]) -> Ended:
-        """How code that is done ended. A task that cancels itself in its last step is cancelled without having raised."""
-        if code.cancelled():
-            return cls(error=asyncio.CancelledError())
-        ended: Ended = code.result()
-        return ended
 
 
 async def awaited(

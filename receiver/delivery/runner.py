@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 from receiver.contract.failure import Failure
 from receiver.delivery.run import CALL_OFF_GRACE, Reason, Run
 from receiver.endings.outcomes import Abandoned, HandedBack, Outcome, Raised, Skipped
-from receiver.tasks.context import TaskContext
+from receiver.tasks.context import Around, TaskContext
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import timedelta
 
     from receiver.delivery.admission import Admitted
@@ -42,6 +42,7 @@ class Runner:
         pool: makes the tasks' pool, at the first task that may use it.
         stuck: called when abandoned code has not returned for a lease: the instance must end.
         contexts: makes the contexts of built-in tasks, by path; other tasks get a plain `TaskContext`.
+        around: encloses each run but those of built-in tasks.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Runner:
         stuck: Callable[[], None],
         emit: Emit,
         contexts: Mapping[str, Callable[..., TaskContext]] = MappingProxyType({}),
+        around: Sequence[Around] = (),
     ) -> None:
+        self._around = around
         self._contexts = contexts
         self._ledger = ledger
         self._pool = pool
@@ -123,8 +126,10 @@ class Runner:
     def _started(self, claimed: Claimed, admitted: Admitted) -> Run:
         route = claimed.call.route
         made = self._contexts.get(route.path)
-        transacts = made is None and route.takes_context and route.is_async
-        run = Run(claimed, self._transaction(claimed) if transacts else None, self._max_result_bytes)
+        around = self._around if made is None else ()
+        transacts = made is None and route.is_async and (route.takes_context or bool(around))
+        transaction = self._transaction(claimed) if transacts else None
+        run = Run(claimed, transaction, self._max_result_bytes, around)
         run.start(admitted.thread, made or TaskContext)
         return run
 

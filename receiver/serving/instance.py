@@ -108,6 +108,7 @@ class Service:
             stuck=self._stuck,
             emit=emit,
             contexts=maintenance.contexts(settings, self.registry, emit),
+            around=self.registry.around,
         )
         self.admission = Admission(
             Threads(settings.threads, wait=wait.total_seconds()),
@@ -169,7 +170,8 @@ class Service:
         self.watchdog.start()
         if self.certificates is not None:
             self._warming = asyncio.create_task(self.certificates.ready(), name="certificates")
-        if any(route.is_async and route.takes_context for route in self.registry.declared):
+        around = bool(self.registry.around)
+        if any(route.is_async and (route.takes_context or around) for route in self.registry.declared):
             # In a thread and ahead of the first such task: the import of SQLAlchemy would block the loop for 0.2 s.
             self._loading = asyncio.create_task(asyncio.to_thread(_load_sqlalchemy), name="load SQLAlchemy")
         count = len(self.registry.declared)

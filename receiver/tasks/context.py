@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
     from receiver.tasks.call import TaskResult
@@ -52,6 +54,13 @@ class Cancellation(Protocol):
     @property
     def requested(self) -> bool:
         """Whether the task should stop."""
+
+
+class Around(Protocol):
+    """What encloses each run (`TASKS_AROUND`)."""
+
+    def __call__(self, ctx: TaskContext, /) -> AbstractAsyncContextManager[object]:
+        """The async context manager of one run."""
 
 
 class TaskContext:

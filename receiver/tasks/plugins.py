@@ -16,16 +16,17 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from receiver.errors import ConfigurationError, PluginError
 from receiver.tasks.route import TaskRoute
 from receiver.tasks.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from receiver.settings import Settings
+    from receiver.tasks.context import Around
 
 GROUP: Final = "receiver.tasks"
 """The entry point group of installed plugins."""
@@ -35,14 +36,15 @@ _LISTS: Final = ("tasks", "task_routes")
 
 @dataclass(frozen=True, slots=True)
 class Plugins:
-    """The routes that the plugins declare, each once, and the names of the plugin modules."""
+    """The routes that the plugins declare, each once, the names of the plugin modules, and what encloses each run."""
 
     routes: tuple[TaskRoute, ...]
     modules: tuple[str, ...]
+    around: tuple[Around, ...] = ()
 
 
 def collect(settings: Settings) -> Plugins:
-    """Runs `TASKS_SETUP` once, then imports every plugin module and reads its list of routes.
+    """Runs `TASKS_SETUP` once, imports every plugin module and reads its list of routes, then imports `TASKS_AROUND`.
 
     Raises:
         PluginError: one line: no plugins, a module that cannot be imported, or a list with other things than routes.
@@ -60,7 +62,8 @@ def collect(settings: Settings) -> Plugins:
         )
     # A module named twice is loaded once. Two modules may have the same list; its routes count once.
     routes = {id(route): route for module, name in sources for route in _routes(module, name, origin)}
-    return Plugins(tuple(routes.values()), tuple(dict.fromkeys(module for module, _ in sources)))
+    around = tuple(_around(entry) for entry in settings.around)
+    return Plugins(tuple(routes.values()), tuple(dict.fromkeys(module for module, _ in sources)), around)
 
 
 def undeclared(modules: Sequence[str], declared: frozenset[str]) -> list[str]:
@@ -96,13 +99,48 @@ def _entry_points() -> list[tuple[str, str | None]]:
     return sorted(found, key=lambda source: (source[0], source[1] or ""))
 
 
-def _set_up(setup: str) -> None:
-    name, _, attribute = setup.partition(":")
-    module = _import(name, "TASKS_SETUP")
+def _found(entry: str, origin: str) -> object:
+    """What `module:attribute` names."""
+    name, _, attribute = entry.partition(":")
+    module = _import(name, origin)
     try:
-        function: object = functools.reduce(getattr, attribute.split("."), module)
+        found: object = functools.reduce(getattr, attribute.split("."), module)
     except AttributeError:
-        raise PluginError(f"TASKS_SETUP: module {name} has no {attribute}") from None
+        raise PluginError(f"{origin}: module {name} has no {attribute}") from None
+    return found
+
+
+def _around(entry: str) -> Around:
+    found = _found(entry, "TASKS_AROUND")
+    made = inspect.unwrap(found) if callable(found) else None
+    if not callable(found):
+        why = "it is no callable"
+    elif inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+        why = "decorate it with contextlib.asynccontextmanager"
+    elif inspect.isgeneratorfunction(made):
+        why = "it is a plain context manager; make it async, with contextlib.asynccontextmanager"
+    elif isinstance(found, type) and not hasattr(found, "__aenter__"):
+        why = "the class has no __aenter__"
+    elif not _takes_one(found):
+        why = "it is called with the context alone"
+    else:
+        return cast("Around", found)
+    raise PluginError(f"TASKS_AROUND: {entry} is no async context manager of a run: {why}")
+
+
+def _takes_one(function: Callable[..., object]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # a builtin does not tell
+        return True
+    return True
+
+
+def _set_up(setup: str) -> None:
+    name = setup.partition(":")[0]
+    function = _found(setup, "TASKS_SETUP")
     if not callable(function) or inspect.iscoroutinefunction(function):
         raise PluginError(f"TASKS_SETUP: {setup} is no plain function; it is called once, without arguments")
     try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from receiver.settings import Settings
+    from receiver.tasks.context import Around
     from receiver.tasks.route import TaskRoute
 
 
@@ -28,6 +29,7 @@ class Registry:
     Args:
         routes: in the order in which plugins declare them.
         modules: the plugin modules they come from, for `undeclared`.
+        around: what encloses each run (`TASKS_AROUND`), the outermost first.
         built_in: the receiver's own routes; they come after the declared ones.
 
     Raises:
@@ -39,6 +41,7 @@ class Registry:
         routes: Sequence[TaskRoute],
         modules: Sequence[str] = (),
         *,
+        around: Sequence[Around] = (),
         built_in: Sequence[TaskRoute] = (),
     ) -> None:
         by_name: dict[str, TaskRoute] = {}
@@ -50,6 +53,7 @@ class Registry:
         self.declared = tuple(routes)
         self.routes = (*routes, *built_in)
         self.modules = tuple(modules)
+        self.around = tuple(around)
         self._by_name = by_name
 
     def __repr__(self) -> str:
@@ -57,7 +61,7 @@ class Registry:
 
     def including(self, built_in: Sequence[TaskRoute]) -> Registry:
         """This registry with the receiver's own routes (`receiver.maintenance.ROUTES`)."""
-        return Registry(self.declared, self.modules, built_in=built_in)
+        return Registry(self.declared, self.modules, around=self.around, built_in=built_in)
 
     @property
     def paths(self) -> dict[str, str]:
@@ -86,13 +90,13 @@ class Registry:
 
 
 def load(settings: Settings) -> Registry:
-    """Runs `TASKS_SETUP`, imports the plugin modules and registers their routes.
+    """Runs `TASKS_SETUP`, imports the plugin modules and `TASKS_AROUND`, and registers the routes.
 
     Raises:
         PluginError: a plugin cannot be loaded, or two routes share a name.
     """
     found = plugins.collect(settings)
-    return Registry(found.routes, found.modules)
+    return Registry(found.routes, found.modules, around=found.around)
 
 
 def undeclared(registry: Registry) -> list[str]:

@@ -203,7 +203,11 @@ import asyncio
 import os
 
 import asyncpg
-from conftest import greet, order, resize
+from contextlib import asynccontextmanager
+
+from conftest import CALLS, greet, order, resize
+from receiver.testing import Registry
+from receiver.testkit.queue import running
 
 def orders():
     async def read():
@@ -260,6 +264,17 @@ def test_the_fifth_crash_ends_it(task_queue, calls):
     assert [done.status for done in task_queue.deliver_all()] == [200]
     (row,) = task_queue.executions
     assert (row.status, row.final, row.error_type, row.attempt, len(calls)) == ("FAILED", True, "Crashed", 1, 5)
+
+@asynccontextmanager
+async def around(ctx):
+    CALLS.append(f"around {ctx.attempt}")
+    yield
+
+def test_the_managers_of_the_registry_enclose_each_run(receiver_registry, _receiver_tables, calls):
+    registry = Registry(receiver_registry.declared, around=[around])
+    with running(_receiver_tables, registry) as queue:
+        assert queue.push(greet, "Ada").acked
+    assert calls == ["around 1", "Ada"]
 
 def test_a_crash_of_a_thread(task_queue, calls):
     task_queue.crash_next()

@@ -39,13 +39,13 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
             del sys.modules[name]
 
 
-def loaded(*modules: str, setup: str | None = None) -> Registry:
-    return load(Settings(modules=modules, setup=setup))
+def loaded(*modules: str, setup: str | None = None, around: tuple[str, ...] = ()) -> Registry:
+    return load(Settings(modules=modules, setup=setup, around=around))
 
 
-def refusal(*modules: str, setup: str | None = None) -> str:
+def refusal(*modules: str, setup: str | None = None, around: tuple[str, ...] = ()) -> str:
     with pytest.raises(PluginError) as caught:
-        loaded(*modules, setup=setup)
+        loaded(*modules, setup=setup, around=around)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -189,6 +189,66 @@ def test_a_setup_that_fails_is_one_line(plugin: Write, source: str, attribute: s
     message = refusal(module, setup=f"{module}:{attribute}")
     assert message.startswith("TASKS_SETUP: ")
     assert module in message
+    assert says in message
+
+
+MANAGER = """
+from contextlib import asynccontextmanager, contextmanager
+
+@asynccontextmanager
+async def good(ctx):
+    yield
+
+class Good:
+    def __init__(self, ctx): ...
+    async def __aenter__(self): ...
+    async def __aexit__(self, *_): ...
+
+async def coroutine(ctx): ...
+
+async def undecorated(ctx):
+    yield
+
+@contextmanager
+def plain(ctx):
+    yield
+
+@asynccontextmanager
+async def wants_more(ctx, other):
+    yield
+
+class NoManager:
+    def __init__(self, ctx): ...
+
+number = 3
+tasks = []
+"""
+
+
+def test_what_encloses_each_run_is_loaded_in_its_order(plugin: Write) -> None:
+    module = plugin(MANAGER)
+    registry = loaded(module, around=(f"{module}:Good", f"{module}:good"))
+    assert [each.__name__ for each in registry.around] == ["Good", "good"]  # type: ignore[attr-defined]  # functions and classes have names
+    assert registry.including(()).around == registry.around
+    assert loaded(module).around == ()
+
+
+@pytest.mark.parametrize(
+    ("attribute", "says"),
+    [
+        ("missing", "has no missing"),
+        ("number", "no callable"),
+        ("coroutine", "decorate it with contextlib.asynccontextmanager"),
+        ("undecorated", "decorate it with contextlib.asynccontextmanager"),
+        ("plain", "make it async"),
+        ("wants_more", "with the context alone"),
+        ("NoManager", "no __aenter__"),
+    ],
+)
+def test_what_cannot_enclose_a_run_is_one_line(plugin: Write, attribute: str, says: str) -> None:
+    module = plugin(MANAGER)
+    message = refusal(module, around=(f"{module}:{attribute}",))
+    assert message.startswith("TASKS_AROUND: ")
     assert says in message
 
 
