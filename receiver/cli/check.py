@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "name", "path", "aliases", "is_async", "takes_context", "schedule", "ack_deadline", "min_retry_delay",
-    "max_retry_delay", "max_attempts", "kill_switch", "topic_name", "subscription_name",
+    "max_retry_delay", "max_attempts", "kill_switch", "topic_name", "subscription_name", "topic", "topic_filter",
+    "foreign_subscription_name", "service",
 )  # fmt: skip
 """The fields of a route in `--json`."""
 
@@ -84,7 +85,7 @@ def inspect(settings: Settings) -> Report:
         for path in plugins.undeclared(found.modules, declared)
     ]
     routes = (*found.routes, *maintenance.ROUTES)
-    return Report(routes, (*findings, *undeclared), tuple(undeclared), tuple(_notes(found.routes)))
+    return Report(routes, (*findings, *undeclared), tuple(undeclared), tuple(_notes(found.routes, settings)))
 
 
 def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
@@ -109,13 +110,22 @@ def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
     return plugins.Plugins(tuple(routes.values()), tuple(modules)), findings
 
 
-def _notes(routes: tuple[TaskRoute, ...]) -> list[str]:
-    return [
+def _notes(routes: tuple[TaskRoute, ...], settings: Settings) -> list[str]:
+    late = [
         f"{route.path}: timeout {route.timeout:g} s is longer than ack_deadline {route.ack_deadline} s: redeliveries "
         "get 429 until it is done, and the instance needs CPU outside requests (instance-based billing)"
         for route in routes
         if route.timeout is not None and route.timeout > route.ack_deadline
     ]
+    foreign = [f"{route.path}: also takes the messages of {route.topic}" for route in routes if route.topic]
+    urls = dict(settings.service_urls)
+    elsewhere = [
+        f"{route.path}: runs in the service {route.service}, "
+        + urls.get(route.service, "whose URL TASKS_SERVICE_URLS lacks: `receiver provision` needs it")
+        for route in routes
+        if route.service is not None
+    ]
+    return [*late, *foreign, *elsewhere]
 
 
 def _print(report: Report) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from receiver.emulator.rules import checked
 from receiver.errors import PluginError
 from receiver.settings import PUSH_PATH
-from receiver.tasks.naming import dead_letter_topic_name, subscription_name
+from receiver.tasks.naming import dead_letter_topic_name, foreign_prefix, subscription_name, topic_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +44,8 @@ class LocalRoute(msgspec.Struct, frozen=True):
     max_retry_delay: int
     topic_name: str
     subscription_name: str
+    topic: str | None = None
+    foreign_subscription_name: str | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -105,9 +107,10 @@ class LocalProject:
         return f"projects/{self.id}/subscriptions/{name}"
 
     @property
-    def prefix(self) -> str:
-        """The start of the names of this receiver's push subscriptions. Others in the project are left alone."""
-        return self.subscription(f"{self.environment}--{self.namespace}.tasks--")
+    def prefixes(self) -> tuple[str, str]:
+        """How the names of this receiver's push subscriptions begin. Others in the project are left alone."""
+        parts = self.environment, self.namespace
+        return self.subscription(topic_prefix(*parts)), self.subscription(foreign_prefix(*parts))
 
 
 def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProject) -> None:
@@ -126,8 +129,14 @@ def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProjec
         body = _subscription(route, project, dead_topic)
         _put(broker, body)
         wanted.add(body["name"])
+        if route.topic is not None and route.foreign_subscription_name is not None:
+            # Somebody else's topic: here nobody else makes it.
+            _put_topic(broker, route.topic)
+            foreign = {"name": project.subscription(route.foreign_subscription_name), "topic": route.topic}
+            _put(broker, body | foreign)
+            wanted.add(foreign["name"])
     for name, subscription in list(broker.subscriptions.items()):
-        if name.startswith(project.prefix) and name not in wanted and subscription.push_endpoint:
+        if name.startswith(project.prefixes) and name not in wanted and subscription.push_endpoint:
             broker.put_subscription(name, {**subscription.body, "pushConfig": {}})
 
 

@@ -111,7 +111,7 @@ class _Examination:
             async with asyncio.TaskGroup() as group:
                 record = group.create_task(self._part(Check.DATABASE, self._record))
                 group.create_task(self._part(Check.CERTIFICATES, self._certificates))
-                service = group.create_task(self._part(Check.SERVICE, partial(self._service, admin)))
+                services = group.create_task(self._part(Check.SERVICE, partial(self._services, admin)))
                 google = self._google(admin)
                 if google is not None:
                     kinds = partial(google.provisioned, Kind.TOPIC, Kind.SUBSCRIPTION)
@@ -125,7 +125,7 @@ class _Examination:
                     group.create_task(self._part(Check.ROLES, partial(self._roles, google.roles)))
         finally:
             await client.close()
-        self._judge(service.result(), record.result())
+        self._judge(services.result() or {}, record.result())
         return Diagnosis.of(self.findings, self.unseen, self.skipped)
 
     async def _part(self, check: Check, look: Callable[[], Awaitable[T]]) -> T | None:
@@ -184,23 +184,35 @@ class _Examination:
         self.findings += judged(Check.ROLES, ROLE_RULES, roles)
         self.unseen += [Unseen(Check.ROLES, line) for line in roles.unseen]
 
-    async def _service(self, admin: GoogleAdmin) -> Deployed | None:
+    async def _services(self, admin: GoogleAdmin) -> dict[str | None, Deployed]:
+        """The services that can be seen, by their names in routes; None is the main one's."""
         Scope.of(self.settings)  # raises SettingError where the project or the address is missing
-        found = await find_service(admin, self.settings, self.service_name, self.region)
-        if isinstance(found, str):
-            self.unseen.append(Unseen(Check.SERVICE, found))
-            return None
-        return Deployed(*found, self.settings, self.environ)
+        seen: dict[str | None, Deployed] = {}
+        for name, url in ((None, self.settings.service_url), *self.settings.service_urls):
+            settings = replace(self.settings, service_url=url)
+            main = name is None
+            found = await find_service(
+                admin, settings, self.service_name if main else None, self.region if main else None
+            )
+            if isinstance(found, str):
+                self.unseen.append(Unseen(Check.SERVICE, found))
+            else:
+                seen[name] = Deployed(*found, settings, self.environ)
+        return seen
 
-    def _judge(self, deployed: Deployed | None, record: RecordSeen | None) -> None:
-        service = None if deployed is None else deployed.service
-        self.findings += judged(Check.TASKS, TASK_RULES, replace(self.declared, service=service))
-        if deployed is not None:
+    def _judge(self, seen: Mapping[str | None, Deployed], record: RecordSeen | None) -> None:
+        services = {name: deployed.service for name, deployed in seen.items()}
+        for declared in self.declared.by_service(services):
+            self.findings += judged(Check.TASKS, TASK_RULES, declared)
+        for deployed in seen.values():
             self.findings += judged(Check.SERVICE, SERVICE_RULES, deployed)
         if record is not None:
-            known = self.max_instances or (service and service.max_instances)
-            fleet = Fleet(known or DEFAULT_MAX_INSTANCES, self.settings.db_pool_size, known=bool(known))
-            if service is not None:
+            # Each service has its instances: together they use up the connections.
+            limits = [service.max_instances for service in services.values()]
+            known = self.max_instances or (None not in limits and sum(filter(None, limits)))
+            some = sum(limit or DEFAULT_MAX_INSTANCES for limit in limits or [None])
+            fleet = Fleet(known or some, self.settings.db_pool_size, known=bool(known))
+            if (service := services.get(None)) is not None:
                 fleet = replace(fleet, flags=service.flags)
             self.findings += judge_record(record, fleet)
             self.unseen += [Unseen(Check.DATABASE, line) for line in record.unseen]

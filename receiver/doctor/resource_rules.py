@@ -71,10 +71,10 @@ _DRIFT: Final[tuple[tuple[Severity, str, list[str], str], ...]] = (
     (Severity.ERROR, "audience", ["pushConfig.oidcToken.audience"], "every push is answered 403"),
     (Severity.ERROR, "account", ["pushConfig.oidcToken.serviceAccountEmail"], "every push is answered 403"),
     (
-        Severity.ERROR,
+        Severity.WARNING,
         "unwrapped",
         ["pushConfig.noWrapper"],
-        "the receiver reads wrapped messages only: each is rejected",
+        "without writeMetadata each message is rejected; with it the names of attributes lose their case",
     ),
     (
         Severity.WARNING,

@@ -19,6 +19,7 @@ IDENTITY: Final = frozenset(
         "GCP_PROJECT_ID",
         "CLOUD_RUN_SERVICE_URL",
         "TASKS_SERVICE_ACCOUNT",
+        "TASKS_SERVICE_URLS",
         "TASKS_ENVIRONMENT",
         "TASKS_NAMESPACE",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from receiver import maintenance
@@ -47,6 +47,14 @@ class Declared:
         except PluginError as error:
             return cls(failure=str(error))
         return cls(known.routes, tuple(registry.undeclared(known)), environ=environ)
+
+    def by_service(self, services: Mapping[str | None, CloudRunService]) -> Iterator[Declared]:
+        """The tasks of each service with what is known of it; what is undeclared or broken is the main one's."""
+        names: dict[str | None, None] = dict.fromkeys([None, *(route.service for route in self.routes)])
+        for name in names:
+            routes = tuple(route for route in self.routes if route.service == name)
+            part = replace(self, routes=routes, service=services.get(name))
+            yield part if name is None else replace(part, undeclared=(), failure=None)
 
     @property
     def flags(self) -> str:

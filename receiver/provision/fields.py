@@ -97,6 +97,12 @@ def _present(value: Any) -> str | None:
     return None if value is None else "set"
 
 
+def _unwrapped(value: Any) -> str | None:
+    if value is None:
+        return None
+    return "with metadata" if value.get("writeMetadata") else "without metadata"
+
+
 def _filter(value: Any) -> str | None:
     return str(value) if value else None
 
@@ -166,7 +172,7 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
         Field("pushConfig.pushEndpoint", _filter),
         Field("pushConfig.oidcToken.serviceAccountEmail", _text),
         Field("pushConfig.oidcToken.audience", _text),
-        Field("pushConfig.noWrapper", _present),
+        Field("pushConfig.noWrapper", _unwrapped),
         Field("ackDeadlineSeconds", _count),
         Field("retryPolicy.minimumBackoff", _duration),
         Field("retryPolicy.maximumBackoff", _duration),

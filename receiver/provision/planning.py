@@ -275,7 +275,8 @@ def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over
     if found.kind is Kind.JOB:
         return Delete(found, "no task has this schedule")
     if prune is None:
-        return Kept(found, "no task uses it; --prune deletes it")
+        rejected = ", and what its topic goes on to send is rejected" if scope.is_foreign(found) else ""
+        return Kept(found, f"no task uses it{rejected}; --prune deletes it")
     still = prune.get(scope.own_topic(found))
     return Delete(found, "no task uses it") if still is None else ChangeRefused(found, still)
 

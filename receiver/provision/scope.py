@@ -117,10 +117,14 @@ class Scope:
         if found.kind is Kind.TOPIC:
             return found.name
         path = found.id.removesuffix(naming.subscription_name(""))
-        foreign = naming.foreign_prefix(self.environment, self.namespace)
-        if path.startswith(foreign):
+        if self.is_foreign(found):
+            foreign = naming.foreign_prefix(self.environment, self.namespace)
             path = naming.topic_prefix(self.environment, self.namespace) + path.removeprefix(foreign)
         return self._topic(path)
+
+    def is_foreign(self, found: Resource) -> bool:
+        """Whether it is a subscription of ours on a topic that is not a task's own."""
+        return found.id.startswith(naming.foreign_prefix(self.environment, self.namespace))
 
     def job(self, path: str) -> str:
         """The full name of a task's scheduler job."""

@@ -240,6 +240,32 @@ def test_the_service_as_it_is_deployed_is_held_against_the_settings(
     assert "connections" not in run("doctor", "--json", "--max-instances", "2", env=provisioned).codes
 
 
+def test_further_services_are_looked_at_as_well(
+    run: Run, provisioned: dict[str, str], google: GoogleFake
+) -> None:
+    """What one of them lacks is named with its own command; the connections are those of all."""
+    heavy, url = SERVICE.replace("/receiver", "/heavy"), URL.replace("//", "//heavy-")
+    urls = {"TASKS_SERVICE_URLS": f"heavy={url}"}
+    missing = run("doctor", "--json", env=provisioned | urls)
+    assert [one["why"].partition(";")[0] for one in missing.report["unseen"]] == [
+        f"no service in europe-west2 answers at {url}"
+    ]
+    google.run.deploy(
+        heavy,
+        url,
+        maxInstanceRequestConcurrency=200,
+        scaling={"maxInstanceCount": 30},
+        env=environment(PLACE | urls),
+    )
+    google.policies.write(heavy, INVOKE)
+    seen = run("doctor", "--json", env=provisioned | urls)
+    assert seen.report["unseen"] == []
+    flags = "heavy --region europe-west2 --project shop-prod"
+    assert seen.finding("concurrency")["mend"] == f"gcloud run services update {flags} --concurrency 80"
+    assert seen.finding("setting-differs")["what"].startswith("TASKS_SERVICE_URLS is not set in receiver, ")
+    assert "35 instances" in seen.finding("connections")["what"]
+
+
 def test_a_service_that_is_not_there_is_told_apart_from_one_that_is_healthy(
     run: Run, provisioned: dict[str, str]
 ) -> None:

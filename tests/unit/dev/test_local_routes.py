@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from receiver.dev.local_routes import Loaded, LocalProject, load_routes, provision
 from receiver.dev.processes import ParentPipe
@@ -82,3 +83,16 @@ def test_a_broken_plugin_is_one_line(tmp_path: Path, parent: ParentPipe, code: s
     with pytest.raises(PluginError, match=said) as error:
         loaded(tmp_path, code, parent)
     assert "\n" not in str(error.value)
+
+
+def test_a_foreign_topic_is_there_with_a_push_subscription_until_its_route_is_gone() -> None:
+    broker = Broker()
+    name, topic = "projects/p/subscriptions/dev--gyrinx.foreign--m.cleanup-sub", "projects/q/topics/uploads"
+    taking = replace(route(), topic=topic, foreign_subscription_name=name.rpartition("/")[2])
+    provision(broker, [taking], PROJECT)
+    assert topic in broker.topics
+    assert broker.subscriptions[name].topic == topic
+    assert broker.subscriptions[name].push_config == broker.subscriptions[NAME].push_config
+    assert broker.subscriptions[name].dead_letter == ("projects/p/topics/dev--gyrinx.dead-letters", 5)
+    provision(broker, [route()], PROJECT)
+    assert broker.subscriptions[name].push_endpoint == ""

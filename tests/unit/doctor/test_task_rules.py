@@ -8,6 +8,7 @@ import pytest
 
 from receiver import TaskRoute
 from receiver.doctor.cloud_run import CloudRunService
+from receiver.doctor.task_rules import Declared
 from tests.unit.doctor.judging import SERVICE, codes, declared, slow
 
 
@@ -50,3 +51,15 @@ class TestTasks:
     def test_a_task_without_a_route_is_named(self) -> None:
         (found,) = declared(undeclared=("shop.tasks.forgotten",))
         assert (found.code, "TaskRoute(forgotten)" in found.mend) == ("task-undeclared", True)
+
+
+def test_each_service_is_judged_by_its_own_tasks() -> None:
+    """The heavy one has an hour for a request, the main one does not need it."""
+    main = SERVICE
+    heavy = replace(main, name=main.name.replace(main.id, "heavy"), timeout=timedelta(hours=1))
+    routes = (TaskRoute(slow, ack_deadline=600, service="heavy"),)
+    both = Declared(routes, ("m.lost",), environ={}).by_service({None: main, "heavy": heavy})
+    assert [(part.routes, part.undeclared, part.service) for part in both] == [
+        ((), ("m.lost",), main),
+        (routes, (), heavy),
+    ]

@@ -51,7 +51,7 @@ def test_drift_of_where_it_pushes_is_told_field_by_field() -> None:
         "pushConfig.pushEndpoint: https://old/tasks/pubsub/ → https://shop-abc-ew.a.run.app/tasks/pubsub/",
         "pushConfig.oidcToken.serviceAccountEmail: none → push@shop-prod.iam.gserviceaccount.com",
         "pushConfig.oidcToken.audience: none → https://shop-abc-ew.a.run.app",
-        "pushConfig.noWrapper: set → none",
+        "pushConfig.noWrapper: with metadata → none",
     ]
 
 

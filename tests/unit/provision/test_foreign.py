@@ -11,7 +11,7 @@ from receiver.errors import SettingError
 from receiver.provision import rendering
 from receiver.provision.desired import PushTarget, desired, desired_grants
 from receiver.provision.observed import Observed
-from receiver.provision.planning import ChangeRefused, Create, Delete, Kept, plan, removal
+from receiver.provision.planning import ChangeRefused, Create, Delete, plan, removal
 from receiver.provision.resources import Kind, Resource
 from receiver.settings import Settings
 from tests.unit.provision.world import (
@@ -89,7 +89,8 @@ def test_a_renamed_tasks_former_subscription_stays_and_gets_no_second_beside_it(
 
 def test_pruning_takes_a_foreign_subscription_unless_executions_of_its_task_are_open() -> None:
     found = Observed.of([there(ROUTE).by_name[NAME]])
-    assert [type(entry) for entry in plan((), found, SCOPE).entries] == [Kept]
+    (kept,) = plan((), found, SCOPE).kept
+    assert kept.why == "no task uses it, and what its topic goes on to send is rejected; --prune deletes it"
     assert [type(entry) for entry in plan((), found, SCOPE, prune={}).entries] == [Delete]
     needed = {SCOPE.topic(send_mail.path): "1 execution is not final yet"}
     assert [type(entry) for entry in plan((), found, SCOPE, prune=needed).entries] == [ChangeRefused]
