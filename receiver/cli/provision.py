@@ -20,6 +20,7 @@ from receiver.provision.applying import ChangeFailed, Result
 from receiver.provision.desired import PushTarget
 from receiver.provision.google_admin import GoogleAdmin
 from receiver.provision.observed import ALL_KINDS
+from receiver.provision.patience import Patience
 from receiver.provision.provisioning import ProvisionOptions, ProvisionRun, needed_by_record, wanted_by
 from receiver.provision.resources import Kind
 from receiver.provision.scope import Scope
@@ -49,6 +50,7 @@ PUBSUB = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION})
 @click.option(
     "--take-over", is_flag=True, help="What belongs to another service of this environment is ours: it moved."
 )
+@click.option("--no-wait", is_flag=True, help="Do not wait until new accounts and roles are known.")
 @click.option(
     "--destroy", is_flag=True, help="Delete everything of this environment, after asking for its name."
 )
@@ -65,6 +67,7 @@ def command(
     prune: bool,
     resume: bool,
     take_over: bool,
+    no_wait: bool,
     destroy: bool,
 ) -> None:
     """Show what has to change in Pub/Sub and Cloud Scheduler; with --apply, make these changes.
@@ -93,7 +96,7 @@ def command(
     push = None if destroy else PushTarget.of(settings)
     # Outside the loop: plugins may query while they are imported, and Django refuses that inside a running loop.
     tasks = None if destroy else registry.load(settings).including(maintenance.ROUTES)
-    session = _Session(settings, scope, options, changes=changes, yes=yes, as_json=as_json)
+    session = _Session(settings, scope, options, changes=changes, waits=not no_wait, yes=yes, as_json=as_json)
     sys.exit(0 if asyncio.run(session.run(push, tasks)) else 1)
 
 
@@ -107,6 +110,7 @@ class _Session:
         options: ProvisionOptions,
         *,
         changes: bool,
+        waits: bool,
         yes: bool,
         as_json: bool,
     ) -> None:
@@ -114,6 +118,7 @@ class _Session:
         self._scope = scope
         self._options = options
         self._changes = changes
+        self._waits = waits
         self._yes = yes
         self._as_json = as_json
         self._console = terminal.console()
@@ -123,7 +128,12 @@ class _Session:
         client = GoogleClient()
         try:
             endpoints = Endpoints.of(self._settings)
-            admin = GoogleAdmin(client, endpoints, is_emulated=self._settings.pubsub_emulator is not None)
+            admin = GoogleAdmin(
+                client,
+                endpoints,
+                is_emulated=self._settings.pubsub_emulator is not None,
+                patience=Patience(partial(click.echo, err=True)) if self._changes and self._waits else None,
+            )
             wanted = None
             if push is not None and tasks is not None:
                 wanted = await wanted_by(tasks, admin, self._scope, push, self._options)

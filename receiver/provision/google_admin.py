@@ -7,6 +7,7 @@ Next: `receiver.google.client` sends the requests; `explained` and `reason` say 
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from receiver.google.client import GoogleClient
     from receiver.google.endpoints import Endpoints
+    from receiver.provision.patience import Patience
     from receiver.provision.scope import Scope
 
 T = TypeVar("T")
@@ -67,6 +69,7 @@ class GoogleAdmin:
         client: closed by the caller.
         is_emulated: Pub/Sub is an emulator, which cannot change every field.
         side_by_side: requests at once.
+        patience: waits for new accounts and roles; None: a refusal is raised at once.
     """
 
     def __init__(
@@ -76,10 +79,12 @@ class GoogleAdmin:
         *,
         is_emulated: bool = False,
         side_by_side: int = SIDE_BY_SIDE,
+        patience: Patience | None = None,
     ) -> None:
         self.is_emulated = is_emulated
         self._client = client
         self._side_by_side = side_by_side
+        self._patience = patience
         self._bases = {
             "topics": endpoints.pubsub,
             "subscriptions": endpoints.pubsub,
@@ -189,7 +194,13 @@ class GoogleAdmin:
             params["pageToken"] = token
 
     async def _ask(self, method: str, url: str, **request: Any) -> Any:
-        return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
+        for tries in count():
+            try:
+                return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
+            except GoogleRefused as refused:
+                if self._patience is None or not await self._patience.waited(refused, tries):
+                    raise
+        raise AssertionError  # it counts for ever
 
     def _url(self, name: str) -> str:
         """The address of a resource, `…/topics/t`, or of a collection, `…/topics`, which has an odd number of parts."""

@@ -248,12 +248,43 @@ def test_a_half_applied_plan_says_what_is_left_and_is_finished_later(
     provision: Provision, google: GoogleFake
 ) -> None:
     google.fail("POST .*/jobs$", 403, "PERMISSION_DENIED", "no", times=99)
-    done = provision("--apply", "--yes", env=of(google))
+    done = provision("--apply", "--yes", "--no-wait", env=of(google))
     assert done.returncode == 1
     assert "failed: no; the account that provisions needs roles/cloudscheduler.admin" in done.stdout
     assert f"some resources still differ:\n+ scheduler job {CLEAN_JOB}\n" in done.stdout
     google.troubles.clear()
     assert provision("--apply", "--yes", env=of(google)).returncode == 0
+
+
+def test_it_waits_for_a_new_account_and_says_so(provision: Provision, google: GoogleFake) -> None:
+    account = "push@shop-prod.iam.gserviceaccount.com"
+    google.fail("PUT .*-sub$", 400, "INVALID_ARGUMENT", f"Service account {account} does not exist.")
+    done = provision("--apply", "--yes", env=of(google))
+    assert done.returncode == 0, done.stdout
+    assert done.stderr.startswith(
+        "waiting up to 5 min, because a new account or role takes minutes to be known"
+    )
+
+
+def test_todays_pull_subscription_of_the_dead_letters_is_turned_and_a_pause_is_left_unless_told(
+    provision: Provision, google: GoogleFake
+) -> None:
+    assert provision("--apply", "--yes", env=of(google)).returncode == 0
+    subscriptions = google.pubsub.subscriptions
+    letters, mail = (
+        f"projects/shop-prod/subscriptions/{name}-sub" for name in ("prod--shop.dead-letters", MAIL)
+    )
+    for name in (letters, mail):
+        subscriptions[name]["pushConfig"] = {}
+    shown = provision(env=of(google)).stdout
+    assert "~ subscription prod--shop.dead-letters-sub\n    pushConfig.pushEndpoint: none → https://" in shown
+    assert f"= subscription {MAIL}-sub: paused: " in shown
+    assert shown.endswith("0 to create, 1 to change, 0 to delete, 8 unchanged, 1 paused\n")
+    assert provision("--apply", "--yes", env=of(google)).returncode == 0
+    assert subscriptions[letters]["pushConfig"]["pushEndpoint"].endswith("/tasks/pubsub/")
+    assert not subscriptions[mail]["pushConfig"].get("pushEndpoint")
+    assert provision("--apply", "--yes", "--resume", env=of(google)).returncode == 0
+    assert subscriptions[mail]["pushConfig"]["oidcToken"] == subscriptions[letters]["pushConfig"]["oidcToken"]
 
 
 def test_without_a_terminal_nothing_is_applied_unasked(provision: Provision, google: GoogleFake) -> None:
@@ -329,9 +360,9 @@ def test_orphans_are_pruned_when_the_record_needs_them_no_more(
     fewer |= {"DATABASE_URL": database_url}
     execute(
         record,
-        "INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at) "
-        "VALUES ('one', 'clean_up', 'shop_both.clean_up', 'shop', '[]', '{}', 'READY', now()), "
-        "('two', 'clean_up', 'shop_both.clean_up', 'elsewhere', '[]', '{}', 'READY', now())",
+        "INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status,"
+        " enqueued_at) VALUES ('one', 'clean_up', 'shop_both.clean_up', 'shop', 'prod', '[]', '{}', 'READY', now()), "
+        "('two', 'clean_up', 'shop_both.clean_up', 'elsewhere', 'prod', '[]', '{}', 'READY', now())",
     )
     refused = provision("--prune", "--apply", "--yes", env=fewer)
     assert refused.returncode == 1
@@ -379,7 +410,7 @@ def test_another_service_with_our_names_is_left_alone_until_it_is_taken_over(
     done = provision("--apply", "--yes", "--take-over", env=moved)
     assert done.returncode == 0, done.stdout
     pushes = {one["pushConfig"].get("pushEndpoint") for one in google.pubsub.subscriptions.values()}
-    assert pushes == {None, "https://tasks.shop.example/tasks/pubsub/"}
+    assert pushes == {"https://tasks.shop.example/tasks/pubsub/"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""New accounts and roles: provisioning waits until Google knows them, says so, and not for ever."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+
+from receiver.errors import GoogleForbidden
+from receiver.google.client import GoogleClient
+from receiver.google.endpoints import Endpoints
+from receiver.provision import patience as module
+from receiver.provision.desired import desired_grants
+from receiver.provision.google_admin import GoogleAdmin
+from receiver.provision.patience import Patience
+from receiver.provision.provisioning import ProvisionRun
+from tests.google_fake import GoogleFake
+from tests.google_fake.discovery import Refused
+from tests.google_fake.server import Trouble
+from tests.unit.provision.test_applying import applied, run_for
+from tests.unit.provision.world import ACCOUNT, PUSH, SCOPE, wanted
+
+NO_ACCOUNT = Refused(400, "INVALID_ARGUMENT", f"Service account {ACCOUNT} does not exist.")
+NO_ROLE = Refused(403, "PERMISSION_DENIED", "User not authorized to perform this action.")
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def patient(google: GoogleFake, told: list[str]) -> AsyncIterator[GoogleAdmin]:
+    """Waits."""
+    async with waiting(google, told, timedelta(minutes=5)) as made:
+        yield made
+
+
+@asynccontextmanager
+async def waiting(google: GoogleFake, told: list[str], longest: timedelta) -> AsyncIterator[GoogleAdmin]:
+    client = GoogleClient()
+    there = Endpoints(f"{google.url}/v1", f"{google.url}/v1", f"{google.url}/v3", f"{google.url}/v1")
+    yield GoogleAdmin(client, there, patience=Patience(told.append, longest=longest))
+    await client.close()
+
+
+def whole(admin: GoogleAdmin) -> ProvisionRun:
+    """With the roles of Pub/Sub's own account."""
+    return run_for(admin, (*wanted(), *desired_grants(wanted(), SCOPE, PUSH, "415104041262")))
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (r"GET .*/topics$", NO_ROLE),
+        (r"PUT .*/subscriptions/", NO_ACCOUNT),
+        (r"PUT .*/subscriptions/", Refused(403, "PERMISSION_DENIED", "iam.serviceAccounts.actAs is denied")),
+        (r"POST .*/serviceAccounts/.*:setIamPolicy", NO_ACCOUNT),
+    ],
+)
+async def test_it_waits_until_a_new_account_or_role_is_known_and_says_so_once(
+    patient: GoogleAdmin, google: GoogleFake, told: list[str], asked: str, answer: Refused
+) -> None:
+    google.troubles = [Trouble(asked, answer, times=3)]
+    run = whole(patient)
+    assert await applied(run) == {}
+    assert (await run.remaining()).is_settled
+    [line] = told
+    assert line.startswith("waiting up to 5 min, because a new account or role takes minutes to be known")
+    assert line.endswith(f"--no-wait does not wait: {answer.message}")
+
+
+async def test_it_does_not_wait_for_ever(google: GoogleFake, told: list[str]) -> None:
+    google.troubles = [Trouble(r"PUT .*/subscriptions/", NO_ACCOUNT, times=1000)]
+    async with waiting(google, told, timedelta(seconds=0.02)) as hasty:
+        notes = await applied(run_for(hasty, wanted()))
+    assert notes
+    assert all("does not exist" in note for note in notes.values())
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Refused(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."),
+        Refused(400, "INVALID_ARGUMENT", "The ack deadline is out of range."),
+    ],
+)
+async def test_it_does_not_wait_for_a_mistake(
+    patient: GoogleAdmin, google: GoogleFake, told: list[str], answer: Refused
+) -> None:
+    google.troubles = [Trouble(r"PUT .*/topics/.*dead-letters", answer, times=5)]
+    assert await applied(whole(patient))
+    assert told == []
+
+
+async def test_without_patience_a_refusal_comes_at_once(admin: GoogleAdmin, google: GoogleFake) -> None:
+    google.troubles = [Trouble(r"GET .*/topics$", NO_ROLE, times=1000)]
+    with pytest.raises(GoogleForbidden, match=r"the account that provisions needs roles/pubsub\.editor"):
+        await run_for(admin, wanted()).plan()
+    assert len(google.calls) < 10
