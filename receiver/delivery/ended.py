@@ -20,15 +20,19 @@ TRACEBACK = BaseException.__dict__["__traceback__"]
 class Ended:
     """How the code ended: with a value, or with an exception of any kind."""
 
-    __slots__ = ("context", "error", "value")
+    __slots__ = ("awaits", "context", "error", "value")
 
-    def __init__(self, value: Any = None, error: BaseException | None = None) -> None:
+    def __init__(
+        self, value: Any = None, error: BaseException | None = None, *, awaits: bool = False
+    ) -> None:
         trail = TRACEBACK.__get__(error) if error is not None else None
         if trail is not None:
             TRACEBACK.__set__(error, trail.tb_next)  # without the first frame, which is ours
         self.value = value
         self.error = error
-        self.context: Context | None = None if error is None else copy_context()
+        self.awaits = awaits
+        """Whether the value is still to be awaited, in `context`."""
+        self.context: Context | None = copy_context() if awaits or error is not None else None
 
     def by(self, kind: type[BaseException]) -> bool:
         """Whether an exception of this kind ended it. By its type: `isinstance` would ask the exception's own `__class__`."""

@@ -1,8 +1,9 @@
 """One run of a claimed task: starts its code, cancels it when it must stop, and returns its Outcome.
 
-An `async def` task runs in the loop, a `def` task in its thread. Everything that it raises becomes a value here, `SystemExit` and
-endless recursion included. The code is a plugin's and may do anything: an exception may override its own attributes, and a task
-may cancel itself in its last step. So no method or property of an exception is called here.
+An `async def` task runs in the loop, a `def` task in its thread. If a `def` returns an awaitable, it wraps an `async def`: that is
+awaited in the loop, where its connections are, under the same deadline and in the context of the thread. Everything that the code
+raises becomes a value, `SystemExit` and endless recursion included. The code is a plugin's and may do anything: an exception may
+override its own attributes, and a task may cancel itself in its last step. So no method or property of an exception is called here.
 
 Next: `receiver.delivery.result` encodes what a task returned; `ledger.settle` records the outcome.
 """
@@ -20,15 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from receiver.contract.failure import Failure
 from receiver.delivery.around import returned, within
-from receiver.delivery.chain import chain
+from receiver.delivery.calling import awaited, called, finished
+from receiver.delivery.chain import chain, is_final
 from receiver.delivery.ended import Ended
 from receiver.delivery.result import encoded
 from receiver.endings.outcomes import AttemptEnding, Failed, HandedBack, Lost, Outcome, Succeeded
-from receiver.errors import OutOfConnections, PermanentError
-from receiver.tasks.running import Running, running
+from receiver.errors import OutOfConnections
+from receiver.tasks.running import Running
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from receiver.delivery.admission import Thread
     from receiver.endings.calls import Claimed
@@ -51,7 +53,7 @@ class Run:
     """One run, from its start until its code has returned.
 
     Args:
-        transaction: opened by `ctx.connection()`; None for a task that cannot have one.
+        transact: makes the transaction that `ctx.connection()` opens; None for a task that cannot have one.
         max_result_bytes: `TASKS_MAX_RESULT_BYTES`.
         around: what encloses the run, the outermost first.
     """
@@ -59,14 +61,16 @@ class Run:
     def __init__(
         self,
         claimed: Claimed,
-        transaction: TaskTransaction | None,
+        transact: Callable[[], TaskTransaction] | None,
         max_result_bytes: int,
         around: Sequence[Around] = (),
     ) -> None:
         self.claimed = claimed
         self._around = around
         self.reason: Reason | None = None
-        self._transaction = transaction
+        self._transact = transact
+        self._transaction: TaskTransaction | None = None
+        self._ctx: TaskContext | None = None
         self._max_result_bytes = max_result_bytes
         self._noticed = False
         self._given_up = False
@@ -74,6 +78,7 @@ class Run:
         self._deciding = threading.Lock()
         self._turn: asyncio.Future[None] | None = None
         self._code: asyncio.Future[Any]
+        self._in_loop: asyncio.Task[Ended] | None = None
 
     def start(self, thread: Thread | None, context: Callable[..., TaskContext]) -> None:
         """Starts the code: in the thread, or in the loop when there is none. From now on a lost lease calls it off.
@@ -84,29 +89,60 @@ class Run:
         claimed, call = self.claimed, self.claimed.call
         route, args = call.route, call.args
         here = Running(claimed.task_id, call.delivery.task_name, claimed.attempt, call.trace)
-        if self._around:
-            made = self._context(context)
-            inside = partial(self._inside, thread, [made, *args] if route.takes_context else args, here)
-            self._code = asyncio.create_task(within(self._around, made, inside, here), name=route.name)
+        if thread is None and self._transact is not None:
+            self._transaction = self._transact()
+        if self._around or route.takes_context:
+            self._ctx = self._context(context)
+        if route.takes_context:
+            args = [self._ctx, *args]
+        if self._around and self._ctx is not None:
+            inside = partial(self._inside, thread, args, here)
+            self._in_loop = asyncio.create_task(
+                within(self._around, self._ctx, inside, here), name=route.name
+            )
+        elif thread is None:
+            code = awaited(route.function, args, call.kwargs, here)
+            self._in_loop = asyncio.create_task(code, name=route.name)
         else:
-            if route.takes_context:
-                args = [self._context(context), *args]
-            if thread is not None:
-                self._code = thread.run(lambda: called(route.function, args, call.kwargs, here))
-            else:
-                code = awaited(route.function, args, call.kwargs, here)
-                self._code = asyncio.create_task(code, name=route.name)
+            self._code = self._loop.create_future()
+            running = thread.run(lambda: called(route.function, args, call.kwargs, here))
+            running.add_done_callback(self._returned)
+        if self._in_loop is not None:
+            self._code = self._in_loop
         self._code.add_done_callback(self._wake)
         claimed.lease.watch(self._lose)
 
-    def _inside(self, thread: Thread | None, args: list[Any], here: Running) -> Awaitable[Ended]:
+    async def _inside(self, thread: Thread | None, args: list[Any], here: Running) -> Ended:
         """The code itself, once what is around it has been entered. Not if it was called off meanwhile."""
         if self.reason is not None:
             raise asyncio.CancelledError
         function, kwargs = self.claimed.call.route.function, self.claimed.call.kwargs
-        if thread is not None:
-            return returned(thread.run(lambda: called(function, args, kwargs, here)))
-        return awaited(function, args, kwargs, here)
+        if thread is None:
+            return await awaited(function, args, kwargs, here)
+        ended = await returned(thread.run(lambda: called(function, args, kwargs, here)))
+        return await self._continued(ended) if ended.awaits else ended
+
+    def _returned(self, done: asyncio.Future[Ended]) -> None:
+        """The function in the thread has returned."""
+        ended = done.result()
+        if not ended.awaits:
+            self._code.set_result(ended)
+            return
+        self._in_loop = asyncio.create_task(self._continued(ended), name=self.claimed.call.route.name)
+        self._in_loop.add_done_callback(lambda code: self._code.set_result(Ended.of(code)))
+
+    async def _continued(self, ended: Ended) -> Ended:
+        """Awaits what the function in the thread has returned, unless it was called off meanwhile."""
+        if self.reason is not None:
+            with suppress(Exception):  # it never begins, and says so in a warning unless it is closed
+                ended.value.close()
+            return Ended(error=asyncio.CancelledError())
+        if self._ctx is not None and self._transact is not None:
+            self._transaction = self._transact()
+            self._ctx.begin(self._transaction)
+        return await asyncio.create_task(
+            finished(ended.value), name=self.claimed.call.route.name, context=ended.context
+        )
 
     async def in_time(self) -> bool:
         """Waits until the code has ended, by itself or after it was called off. False: it goes on."""
@@ -163,8 +199,8 @@ class Run:
 
     def _stop(self) -> None:
         self._wake()
-        if isinstance(self._code, asyncio.Task):
-            self._code.cancel()
+        if self._in_loop is not None:
+            self._in_loop.cancel()
 
     def _context(self, made: Callable[..., TaskContext]) -> TaskContext:
         claimed, call = self.claimed, self.claimed.call
@@ -209,33 +245,11 @@ class Run:
             # Wrapped or not, it is no failure of the task. One that the task has caught and got over is not in the chain.
             if any(issubclass(type(each), OutOfConnections) for each in chain(ended.error)):
                 return HandedBack("connection for the task")
-            failure, final = Failure.of(ended.error), ended.by(PermanentError)
+            failure, final = Failure.of(ended.error), is_final(ended.error)
             return claimed.failed(failure, final=final, raised=ended.raised(ended.error))
         result = encoded(ended.value, self._max_result_bytes)
         # A retry would only repeat the effects: a result that cannot be stored is final.
         return claimed.failed(result, final=True) if isinstance(result, Failure) else Succeeded(result)
-
-
-async def awaited(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
-) -> Ended:
-    """Runs an `async def` task and returns how it ended. All that it starts and logs belongs to `here`."""
-    running.set(here)
-    try:
-        return Ended(value=await function(*args, **kwargs))
-    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, and must be recorded
-        return Ended(error=error)
-
-
-def called(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
-) -> Ended:
-    """Runs a `def` task, in its thread and a context of its own, and returns how it ended; as `awaited`."""
-    running.set(here)
-    try:
-        return Ended(value=function(*args, **kwargs))
-    except BaseException as error:  # noqa: BLE001 - as above
-        return Ended(error=error)
 
 
 def _timed_out(claimed: Claimed, ended: Ended) -> Failed:

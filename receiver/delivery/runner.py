@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from contextvars import copy_context
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -127,9 +128,9 @@ class Runner:
         route = claimed.call.route
         made = self._contexts.get(route.path)
         around = self._around if made is None else ()
-        transacts = made is None and route.is_async and (route.takes_context or bool(around))
-        transaction = self._transaction(claimed) if transacts else None
-        run = Run(claimed, transaction, self._max_result_bytes, around)
+        transacts = made is None and (route.takes_context or bool(around))
+        transact = partial(self._transaction, claimed) if transacts else None
+        run = Run(claimed, transact, self._max_result_bytes, around)
         run.start(admitted.thread, made or TaskContext)
         return run
 

@@ -110,6 +110,10 @@ class TaskContext:
         """Time left until `deadline`, never negative."""
         return max(self.deadline - datetime.now(UTC), timedelta(0))
 
+    def begin(self, transaction: Transaction) -> None:
+        """The receiver calls it when a `def` task returns an awaitable, which may use a transaction."""
+        self._transaction = transaction
+
     def connection(self) -> Awaitable[AsyncConnection]:
         """The task's transaction as a SQLAlchemy AsyncConnection, from the pool for tasks, begun at the first call.
 
