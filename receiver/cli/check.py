@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FIELDS = (
     "name", "path", "aliases", "is_async", "takes_context", "schedule", "ack_deadline", "min_retry_delay",
-    "max_retry_delay", "max_attempts", "kill_switch", "topic_name", "subscription_name", "topic", "topic_filter",
+    "max_retry_delay", "max_attempts", "kill_switch", "topic_name", "former_topic_names",
+    "subscription_name", "topic", "topic_filter",
     "foreign_subscription_name", "service",
 )  # fmt: skip
 """The fields of a route in `--json`."""
@@ -37,12 +38,14 @@ class Report:
         routes: the plugins' routes, then the receiver's own.
         findings: to be mended before a deployment.
         undeclared: those of the findings with which `serve` still starts.
+        warnings: what is probably meant otherwise, and stops nothing.
         notes: good to know.
     """
 
     routes: tuple[TaskRoute, ...]
     findings: tuple[str, ...]
     undeclared: tuple[str, ...]
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -57,6 +60,7 @@ def command(*, as_json: bool) -> None:
                 "routes": [_as_json(route) for route in report.routes],
                 "findings": report.findings,
                 "undeclared": report.undeclared,
+                "warnings": report.warnings,
                 "notes": report.notes,
             }
         )
@@ -85,7 +89,14 @@ def inspect(settings: Settings) -> Report:
         for path in plugins.undeclared(found.modules, declared)
     ]
     routes = (*found.routes, *maintenance.ROUTES)
-    return Report(routes, (*findings, *undeclared), tuple(undeclared), tuple(_notes(found.routes, settings)))
+    doubts = dict.fromkeys(filter(None, (route.doubt(os.environ) for route in found.routes)))
+    return Report(
+        routes,
+        (*findings, *undeclared),
+        tuple(undeclared),
+        tuple(doubts),
+        tuple(_notes(found.routes, settings)),
+    )
 
 
 def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
@@ -149,8 +160,9 @@ def _print(report: Report) -> None:
     count = sum(not maintenance.is_built_in(route) for route in report.routes)
     if count:
         console.print(listing)
-    for note in report.notes:
-        console.print(f"note: {terminal.clean(note)}")
+    for kind, lines in (("warning", report.warnings), ("note", report.notes)):
+        for line in lines:
+            console.print(f"{kind}: {terminal.clean(line)}")
     if not report.findings:
         console.print(f"{count} task{'' if count == 1 else 's'}, nothing to mend")
 

@@ -108,7 +108,6 @@ def _route(task: str, settings: Settings) -> LocalRoute:
         min_retry_delay=0,
         max_retry_delay=0,
         topic_name=topic,
-        subscription_name=subscription_name(topic),
     )
 
 

@@ -43,7 +43,7 @@ class LocalRoute(msgspec.Struct, frozen=True):
     min_retry_delay: int
     max_retry_delay: int
     topic_name: str
-    subscription_name: str
+    former_topic_names: list[str] = []
     topic: str | None = None
     foreign_subscription_name: str | None = None
 
@@ -114,7 +114,7 @@ class LocalProject:
 
 
 def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProject) -> None:
-    """Creates the topics and subscriptions of the routes. Subscriptions of removed routes stop pushing."""
+    """Creates the topics and subscriptions of the routes. Those of removed routes stop pushing, unless an alias remembers them."""
     dead_letters = dead_letter_topic_name(project.environment, project.namespace)
     dead_topic = project.topic(dead_letters)
     _put_topic(broker, dead_topic)
@@ -123,10 +123,15 @@ def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProjec
         broker,
         letters | _pushing(project) | {"retryPolicy": {"minimumBackoff": "10s"}, "expirationPolicy": {}},
     )
-    wanted = set()
+    names = {route.topic_name: route for route in routes}
     for route in routes:
-        _put_topic(broker, project.topic(route.topic_name))
-        body = _subscription(route, project, dead_topic)
+        for name in route.former_topic_names:
+            if project.topic(name) in broker.topics:
+                names.setdefault(name, route)
+    wanted = set()
+    for name, route in names.items():
+        _put_topic(broker, project.topic(name))
+        body = _subscription(route, name, project, dead_topic)
         _put(broker, body)
         wanted.add(body["name"])
         if route.topic is not None and route.foreign_subscription_name is not None:
@@ -152,10 +157,10 @@ def _put(broker: Broker, body: Mapping[str, Any]) -> None:
         broker.put_subscription(whole["name"], whole)
 
 
-def _subscription(route: LocalRoute, project: LocalProject, dead_letters: str) -> dict[str, Any]:
+def _subscription(route: LocalRoute, topic: str, project: LocalProject, dead_letters: str) -> dict[str, Any]:
     return {
-        "name": project.subscription(route.subscription_name),
-        "topic": project.topic(route.topic_name),
+        "name": project.subscription(subscription_name(topic)),
+        "topic": project.topic(topic),
         "ackDeadlineSeconds": route.ack_deadline,
         "retryPolicy": {
             "minimumBackoff": f"{route.min_retry_delay}s",

@@ -34,7 +34,9 @@ DEFAULT_PORTS: Final = Ports(receiver=8080, pubsub=8085, postgres=5433)
 IGNORED: Final = frozenset(
     {
         "CLOUD_RUN_SERVICE_URL",
+        "DATABASE_AUTH",
         "DATABASE_PASSWORD",
+        "DATABASE_PASSWORD_FILE",
         "DATABASE_URL",
         "K_REVISION",
         "K_SERVICE",

@@ -66,15 +66,23 @@ class Declared:
         """Whether the service is known to have CPU outside requests."""
         return self.service is not None and self.service.cpu_always
 
+    @property
+    def there(self) -> Mapping[str, str]:
+        """The variables of the service, or of this process where that is not known."""
+        if self.service is None:
+            return self.environ or {}
+        return {name: value for name, value in self.service.environment.items() if value is not None}
+
+    def doubted(self) -> list[str]:
+        """The kill switches that say neither on nor off."""
+        return list(dict.fromkeys(filter(None, (route.doubt(self.there) for route in self.routes))))
+
     def switched_off(self) -> Iterator[Mapping[str, str]]:
         """The kill switches that are off, each with its tasks."""
-        there, where = self.environ or {}, "here"
-        if self.service is not None:
-            there = {name: value for name, value in self.service.environment.items() if value is not None}
-            where = f"in the service {self.service.id}"
+        where = "here" if self.service is None else f"in the service {self.service.id}"
         off: dict[str, list[str]] = {}
         for route in self.routes:
-            if route.kill_switch is not None and not route.is_enabled(there):
+            if route.kill_switch is not None and not route.is_enabled(self.there):
                 off.setdefault(route.kill_switch, []).append(route.name)
         for switch, names in off.items():
             unset = f"gcloud run services update {self.flags} --remove-env-vars {switch}"
@@ -121,6 +129,14 @@ TASK_RULES: Final[tuple[Rule[Declared], ...]] = (
         "{item[switch]} is off {item[where]}: {item[tasks]}",
         "deliveries are acked and recorded as skipped, the work is not done",
         "{item[mend]}",
+    ),
+    Rule(
+        Severity.WARNING,
+        "kill-switch-unclear",
+        Declared.doubted,
+        "{item}",
+        "whoever set it may believe that its tasks are off",
+        "set it to off, or unset it",
     ),
     Rule(
         Severity.WARNING,

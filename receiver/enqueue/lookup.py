@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FIND = """
 SELECT e.task_id, e.task_path, e.args, e.kwargs, e.status, e.final, e.attempt, e.return_value, e.error_type,
-       e.error_traceback, e.lease_owner, e.enqueued_at, e.run_after, e.started_at, e.finished_at, e.group_key, e.label,
+       e.error_traceback, e.lease_owner, e.enqueued_at, e.run_after, e.started_at, e.finished_at, e.group_key, e.label, e.skipped_by,
        (SELECT json_agg(json_build_object('started_at', a.started_at, 'error_type', a.error_type,
                                           'traceback', a.error_traceback, 'instance', a.instance) ORDER BY a.fence)
         FROM task_attempts a WHERE a.task_id = e.task_id) AS attempts
@@ -88,6 +88,7 @@ def _result(row: Mapping[str, Any], backend: Backend) -> TaskResult:
         worker_ids=list(dict.fromkeys(worker for worker in workers if worker)),
         group_key=row["group_key"],
         label=row["label"],
+        skipped_by=row["skipped_by"],
         value=msgspec.json.decode(row["return_value"]) if row["return_value"] is not None else None,
     )
 

@@ -9,6 +9,7 @@ Next: `receiver.serving.app` puts HTTP around it, `receiver.serving.process` a p
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from datetime import timedelta
@@ -174,6 +175,9 @@ class Service:
         if any(route.is_async and (route.takes_context or around) for route in self.registry.declared):
             # In a thread and ahead of the first such task: the import of SQLAlchemy would block the loop for 0.2 s.
             self._loading = asyncio.create_task(asyncio.to_thread(_load_sqlalchemy), name="load SQLAlchemy")
+        for doubt in dict.fromkeys(route.doubt(os.environ) for route in self.registry.declared):
+            if doubt is not None:
+                self.emit(ReceiverTrouble("kill switch not understood", doubt))
         count = len(self.registry.declared)
         self.emit(ServiceState(f"receiving pushes for {count} task{'' if count == 1 else 's'}"))
 

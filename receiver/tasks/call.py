@@ -161,6 +161,7 @@ class TaskResult(Generic[T]):
         worker_ids: the known instances that ran it; the instance of the successful run is not recorded.
         group_key: the key of its group, if any.
         label: its name in its group, for people.
+        skipped_by: the kill switch that was off, when it is SUCCESSFUL without having run.
         value: what the task returned, as a JSON value; None until then. `return_value` has it as annotated.
     """
 
@@ -182,6 +183,7 @@ class TaskResult(Generic[T]):
     worker_ids: list[str] = field(default_factory=list)
     group_key: str | None = None
     label: str | None = None
+    skipped_by: str | None = None
     value: Any = field(default=None, repr=False)
 
     @property

@@ -46,7 +46,7 @@ class Registry:
     ) -> None:
         by_name: dict[str, TaskRoute] = {}
         for route in (*routes, *built_in):
-            for name in sorted(route.names):
+            for name in sorted(route.names, key=len):  # the message names the shortest
                 other = by_name.setdefault(name, route)
                 if other is not route:
                     raise PluginError(_clash(name, other, route, built_in))

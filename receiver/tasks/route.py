@@ -24,8 +24,10 @@ from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezon
 from receiver.tasks.shape import Shape
 from receiver.tasks.signature import NotATask, describe
 from receiver.text import is_storable
+from receiver.variables import shown
 
-_OFF: Final = frozenset({"0", "false", "no", "off"})
+_OFF: Final = frozenset({"0", "false", "n", "no", "f", "off", "none", "disabled"})
+_ON: Final = frozenset({"", "1", "true", "y", "yes", "t", "on", "enabled"})
 _ATTEMPTS_LIMIT: Final = 2**31 - 1  # the attempt is an integer column
 _TIMEOUT_LIMIT: Final = 3600  # seconds; Cloud Run's limit for a request
 _NAME_LIMIT: Final = 500  # the longest task_name that a message may carry
@@ -49,7 +51,8 @@ class TaskRoute:
         max_retry_delay: longest backoff in seconds, 0-600, not below `min_retry_delay`.
         schedule: five cron fields in Cloud Scheduler's grammar, or None. A firing calls the task without arguments.
         schedule_timezone: IANA time zone of the schedule.
-        kill_switch: environment variable that turns the task off (`0`, `false`, `no`, `off`), read at every delivery.
+        kill_switch: environment variable that turns the task off, read at every delivery: `0`, `false`, `f`, `no`, `n`,
+            `off`, `none`, `disabled`, in any case. Everything else is on.
         max_attempts: runs before FAILED is final; None: as long as Pub/Sub delivers.
         timeout: seconds from the arrival of the request, at most 3600 (Cloud Run's limit for a request);
             None: `ack_deadline` less 10 % (at least 2 s), so that Pub/Sub still waits for the answer.
@@ -112,8 +115,8 @@ class TaskRoute:
 
     @cached_property
     def paths(self) -> frozenset[str]:
-        """The path and every alias: the values that a row's `task_path` may have."""
-        return frozenset({self.path, *self.aliases})
+        """The path and the former ones: the values that a row's `task_path` may have."""
+        return self.former_paths | {self.path}
 
     @cached_property
     def names(self) -> frozenset[str]:
@@ -127,7 +130,7 @@ class TaskRoute:
 
     @cached_property
     def former_paths(self) -> frozenset[str]:
-        """The paths under which its aliases may have had topics. A bare name most likely was a function of the same module."""
+        """Its aliases, and for a bare one, which most likely was a function of the same module, that function's path."""
         bare = {f"{self.function.__module__}.{alias}" for alias in self.aliases if "." not in alias}
         return frozenset({*self.aliases, *bare}) - {self.path}
 
@@ -135,6 +138,12 @@ class TaskRoute:
     def topic_name(self) -> str:
         """The Pub/Sub topic, by the present environment."""
         return naming.topic_name(*settings.environment_and_namespace(os.environ), self.path)
+
+    @property
+    def former_topic_names(self) -> tuple[str, ...]:
+        """The topics that `former_paths` may have had, by the present environment."""
+        prefix = settings.environment_and_namespace(os.environ)
+        return tuple(naming.topic_name(*prefix, path) for path in sorted(self.former_paths))
 
     @property
     def subscription_name(self) -> str:
@@ -172,8 +181,15 @@ class TaskRoute:
         return self.ack_deadline - max(2.0, self.ack_deadline / 10)
 
     def is_enabled(self, environ: Mapping[str, str]) -> bool:
-        """False when the kill switch is `0`, `false`, `no` or `off`, in upper or lower case. Unset means on."""
+        """False when the value of the kill switch means off. Unset means on, and so does what is not understood."""
         return self.kill_switch is None or environ.get(self.kill_switch, "").strip().lower() not in _OFF
+
+    def doubt(self, environ: Mapping[str, str]) -> str | None:
+        """One line when the value of the kill switch says neither on nor off."""
+        value = environ.get(self.kill_switch or "", "")
+        if self.kill_switch is None or value.strip().lower() in _ON | _OFF:
+            return None
+        return f"{self.kill_switch} is {shown(value)!r}, which counts as on; use on or off"
 
     def _check_delivery(self) -> None:
         self._whole("ack_deadline", self.ack_deadline, 10, 600)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import receiver
+from receiver.endings.outcomes import Skipped
 from receiver.enqueue import PubSubBackend
 from receiver.errors import (
     DatabaseUnavailable,
@@ -310,6 +311,16 @@ async def test_a_result_follows_the_execution(backend: PubSubBackend, instance: 
     assert begun < result.last_attempted_at <= result.finished_at
     assert result.task is not None
     assert await mail.aget_result(result.id) == replace(result, task=mail)
+
+
+async def test_a_result_names_the_kill_switch_that_was_off(
+    backend: PubSubBackend, instance: Instance
+) -> None:
+    result = await mail.aenqueue("ada")
+    assert result.skipped_by is None
+    await instance.settle(await instance.claim(result.id, route(mail), bound=["ada"]), Skipped("ENABLE_MAIL"))
+    found = await mail.aget_result(result.id)
+    assert (found.status, found.skipped_by) == (TaskResultStatus.SUCCESSFUL, "ENABLE_MAIL")
 
 
 async def test_a_failure_before_any_attempt_is_an_error_too(backend: PubSubBackend, look: Look) -> None:

@@ -245,6 +245,14 @@ class TestCheck:
     def test_the_kill_switch_is_read_now(self, run: Run) -> None:
         assert "ENABLE_GREET (on)" in run("check", TASKS_MODULES="shop").stdout
 
+    def test_a_kill_switch_that_is_not_understood_is_a_warning(self, run: Run) -> None:
+        said = "ENABLE_GREET is 'maybe', which counts as on; use on or off"
+        done = run("check", TASKS_MODULES="shop", ENABLE_GREET="maybe")
+        assert f"warning: {said}\n" in done.stdout
+        assert "ENABLE_GREET (on)" in done.stdout
+        report = json.loads(run("check", "--json", TASKS_MODULES="shop", ENABLE_GREET="maybe").stdout)
+        assert (done.returncode, report["findings"], report["warnings"]) == (0, [], [said])
+
     def test_json_has_routes_findings_and_notes(self, run: Run) -> None:
         done = run("check", "--json", TASKS_MODULES="shop", TASKS_ENVIRONMENT="prod")
         report = json.loads(done.stdout)

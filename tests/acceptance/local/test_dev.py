@@ -123,20 +123,22 @@ class Dev:
         url = f"http://127.0.0.1:{self.ports['pubsub']}/v1/{topic}:publish"
         httpx.post(url, json={"messages": [{"data": data}]}, trust_env=False).raise_for_status()
 
-    def executions(self, task: str) -> list[dict[str, Any]]:
+    def executions(self, task: str, *given: object) -> list[dict[str, Any]]:
+        """Those of a task, or only those with these arguments."""
+
         async def read() -> list[dict[str, Any]]:
             url = f"postgresql://postgres@127.0.0.1:{self.ports['postgres']}/postgres"
             connection = await asyncpg.connect(url)
             try:
                 rows = await connection.fetch("SELECT * FROM task_executions WHERE task_name = $1", task)
-                return [dict(row) for row in rows]
+                return [dict(row) for row in rows if not given or json.loads(row["args"]) == list(given)]
             finally:
                 await connection.close()
 
         return asyncio.run(read())
 
-    def succeeded(self, task: str) -> list[dict[str, Any]]:
-        return [row for row in self.executions(task) if row["status"] == "SUCCESSFUL"]
+    def succeeded(self, task: str, *given: object) -> list[dict[str, Any]]:
+        return [row for row in self.executions(task, *given) if row["status"] == "SUCCESSFUL"]
 
     def marked(self) -> list[int]:
         """Every process that came from here."""
@@ -229,17 +231,35 @@ class TestRunning:
     def test_a_save_costs_what_is_running_none_of_its_deliveries(self, running: Dev) -> None:
         gate, reloads = running.folder / "held", running.log().count("receiving pushes")
         running.publish("holds", str(gate))
-        wait_until(lambda: [row for row in running.executions("holds") if row["status"] == "RUNNING"])
+        wait_until(
+            lambda: [row for row in running.executions("holds", str(gate)) if row["status"] == "RUNNING"]
+        )
         running.plugin.write_text(PLUGIN + "# saved")
         running.says("receiving pushes", reloads + 1)
-        wait_until(lambda: [row for row in running.executions("holds") if row["fence"] > 1], running.log)
+        wait_until(
+            lambda: [row for row in running.executions("holds", str(gate)) if row["fence"] > 1], running.log
+        )
         messages = sqlite3.connect(running.state / "pubsub.sqlite")
         assert messages.execute(
             "SELECT attempts FROM unacked WHERE subscription LIKE '%holds%'"
         ).fetchall() == [(0,)]
         gate.touch()
-        (row,) = wait_until(lambda: running.succeeded("holds"), running.log)
+        (row,) = wait_until(lambda: running.succeeded("holds", str(gate)), running.log)
         assert row["attempt"] == 1
+
+    def test_a_renamed_task_is_given_what_waits_under_its_former_name(self, running: Dev) -> None:
+        gate, reloads = running.folder / "renamed", running.log().count("receiving pushes")
+        running.publish("holds", str(gate))
+        wait_until(
+            lambda: [row for row in running.executions("holds", str(gate)) if row["status"] == "RUNNING"]
+        )
+        renamed = PLUGIN.replace("def holds", "def grasps")
+        running.plugin.write_text(renamed.replace("TaskRoute(holds)", "TaskRoute(grasps, aliases=['holds'])"))
+        running.says("receiving pushes", reloads + 1)
+        gate.touch()
+        wait_until(lambda: running.succeeded("holds", str(gate)), running.log)
+        running.plugin.write_text(PLUGIN)
+        running.says("receiving pushes", reloads + 2)
 
     def test_a_tick_fires_a_scheduled_task_now(self, running: Dev) -> None:
         done = running.run("dev", "--tick", "cleanup")

@@ -25,7 +25,7 @@ from receiver.emulator.signer import Signer
 from receiver.maintenance import SWEEP
 from receiver.settings import PUSH_PATH
 from receiver.sweep.sweeper import Swept
-from receiver.tasks.naming import subscription_name, topic_name
+from receiver.tasks.naming import topic_name
 from tests.stage.receivers import new_instance
 from tests.stage.record import MODULE, NAMESPACE, Record
 from tests.stage.waiting import eventually
@@ -148,7 +148,6 @@ def local_route(path: str) -> LocalRoute:
         min_retry_delay=0,
         max_retry_delay=1,
         topic_name=topic,
-        subscription_name=subscription_name(topic),
     )
 
 

@@ -55,6 +55,20 @@ def test_a_route_that_is_gone_pushes_no_more_and_what_is_not_ours_goes_on() -> N
     assert broker.subscriptions["projects/p/subscriptions/x"].push_endpoint == "http://elsewhere"
 
 
+def test_a_renamed_task_is_pushed_what_waits_under_its_former_name() -> None:
+    """Also where that pushes no more, because the receiver ran without the alias in between."""
+    broker = Broker()
+    provision(broker, [route()], PROJECT)
+    provision(broker, [route(name="tidy")], PROJECT)
+    assert broker.subscriptions[NAME].push_endpoint == ""
+    provision(broker, [route(name="tidy", former=["cleanup", "never"])], PROJECT)
+    assert broker.subscriptions[NAME].push_endpoint == "http://127.0.0.1:8080/tasks/pubsub/"
+    assert not [name for name in broker.topics if name.endswith("never")]
+    taken = [route(name="tidy", former=["cleanup"]), route()]
+    provision(broker, taken, PROJECT)
+    assert broker.subscriptions[NAME].ack_deadline == 60
+
+
 def loaded(folder: Path, code: str, parent: ParentPipe) -> Loaded:
     (folder / "plug.py").write_text("from receiver import TaskRoute, task\n" + code)
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TASKS_")}
@@ -66,10 +80,11 @@ def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, parent: Pa
     """What they print is not taken for the report, and a task that was forgotten only warns."""
     code = (
         "print('{')\n@task\nasync def greet(): ...\n@task\nasync def forgotten(): ...\n"
-        "tasks = [TaskRoute(greet, schedule='0 3 * * *')]\n"
+        "tasks = [TaskRoute(greet, schedule='0 3 * * *', aliases=['hello'])]\n"
     )
     found = loaded(tmp_path, code, parent)
     assert [(one.name, one.schedule) for one in found.routes if not one.built_in] == [("greet", "0 3 * * *")]
+    assert "dev--gyrinx.tasks--plug.hello" in found.routes[0].former_topic_names
     assert [one.path for one in found.routes if one.built_in] == ["receiver.maintenance.sweep"]
     (warning,) = found.warnings
     assert warning.startswith("plug.forgotten is a @task that no TaskRoute declares")

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from receiver.emulator.broker import Broker
 TOPIC = "projects/p/topics/dev--gyrinx.tasks--m.cleanup"
 
 
-def route(schedule: str | None = "* * * * *", name: str = "cleanup") -> LocalRoute:
+def route(
+    schedule: str | None = "* * * * *", name: str = "cleanup", former: Sequence[str] = ()
+) -> LocalRoute:
     return LocalRoute(
         name=name,
         path=f"m.{name}",
@@ -30,7 +33,7 @@ def route(schedule: str | None = "* * * * *", name: str = "cleanup") -> LocalRou
         min_retry_delay=10,
         max_retry_delay=600,
         topic_name=f"dev--gyrinx.tasks--m.{name}",
-        subscription_name=f"dev--gyrinx.tasks--m.{name}-sub",
+        former_topic_names=[f"dev--gyrinx.tasks--m.{each}" for each in former],
     )
 
 

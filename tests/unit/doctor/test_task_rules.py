@@ -48,6 +48,13 @@ class TestTasks:
         off = replace(SERVICE, environment={"ENABLE_SLOW": "No"})
         assert codes(declared(route, service=off)) == {"kill-switch-off": "WARNING"}
 
+    def test_a_kill_switch_that_is_not_understood_is_a_warning(self) -> None:
+        route = TaskRoute(slow, kill_switch="ENABLE_SLOW")
+        assert codes(declared(route, environ={"ENABLE_SLOW": "of"})) == {"kill-switch-unclear": "WARNING"}
+        there = replace(SERVICE, environment={"ENABLE_SLOW": "perhaps"})
+        (found,) = declared(route, environ={"ENABLE_SLOW": "of"}, service=there)
+        assert found.what == "ENABLE_SLOW is 'perhaps', which counts as on; use on or off"
+
     def test_a_task_without_a_route_is_named(self) -> None:
         (found,) = declared(undeclared=("shop.tasks.forgotten",))
         assert (found.code, "TaskRoute(forgotten)" in found.mend) == ("task-undeclared", True)

@@ -26,6 +26,7 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/none"
 
 
 async def ship() -> None: ...
+async def sail() -> None: ...
 
 
 class App:
@@ -298,6 +299,19 @@ async def test_a_start_says_how_many_tasks_it_serves(app: App) -> None:
     await app.service.drain()
     await app.service.stop()
     assert ServiceState("receiving pushes for 1 task") in app.events
+
+
+async def test_a_start_says_which_kill_switch_is_not_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_SHIP", "maybe")
+    events: list[Event] = []
+    settings = Settings(database_url=NOWHERE, push_auth=PushAuth.OFF)
+    routes = [TaskRoute(ship, kill_switch="ENABLE_SHIP"), TaskRoute(sail, kill_switch="ENABLE_SHIP")]
+    service = Service(settings, Registry(routes), emit=events.append)
+    await service.start()
+    await service.drain()
+    await service.stop()
+    said = [event.why for event in events if isinstance(event, ReceiverTrouble)]
+    assert said == ["ENABLE_SHIP is 'maybe', which counts as on; use on or off"]
 
 
 async def test_middleware_that_somebody_adds_sees_pushes_too(app: App) -> None:

@@ -150,7 +150,8 @@ def test_the_timeout_leaves_time_for_the_answer(
     ("value", "enabled"),
     [
         (None, True), ("true", True), ("1", True), ("", True), ("anything", True), ("0", False), ("false", False),
-        ("FALSE", False), ("No", False), ("off", False), ("OFF\n", False),
+        ("FALSE", False), ("No", False), ("off", False), ("OFF\n", False), ("disabled", False), ("None", False),
+        ("n", False), ("F", False), ("enabled", True),
     ],
 )  # fmt: skip
 def test_the_kill_switch_is_read_at_every_question(value: str | None, enabled: bool) -> None:  # noqa: FBT001
@@ -159,10 +160,22 @@ def test_the_kill_switch_is_read_at_every_question(value: str | None, enabled: b
     assert TaskRoute(send_welcome_email).is_enabled({"ENABLE_MAIL": "off"})
 
 
+@pytest.mark.parametrize(
+    ("value", "doubted"),
+    [(None, False), ("", False), ("On", False), ("disabled", False), ("maybe", True), ("of", True)],
+)
+def test_a_kill_switch_that_is_not_understood_is_said(value: str | None, doubted: bool) -> None:  # noqa: FBT001
+    route = TaskRoute(send_welcome_email, kill_switch="ENABLE_MAIL")
+    environ = {} if value is None else {"ENABLE_MAIL": value}
+    said = f"ENABLE_MAIL is {value!r}, which counts as on; use on or off"
+    assert route.doubt(environ) == (said if doubted else None)
+    assert TaskRoute(send_welcome_email).doubt(environ) is None
+
+
 def test_aliases_are_further_names() -> None:
     route = TaskRoute(send_welcome_email, aliases=["old.path.mail", "mail"])
     assert route.aliases == ("old.path.mail", "mail")
-    assert route.paths == {route.path, "old.path.mail", "mail"}
+    assert route.paths == {route.path, "old.path.mail", "mail", f"{__name__}.mail"}
     assert route.names == route.paths | {"send_welcome_email"}
     assert hash(route) == hash(TaskRoute(send_welcome_email, aliases=("old.path.mail", "mail")))
 
