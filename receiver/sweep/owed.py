@@ -92,19 +92,19 @@ class Owed:
                 await asyncio.sleep(LOCKED_PAUSE)
                 continue
             fruitless = 0
-            given = await self._publish(taken)
+            given = await self.publish(taken)
             yield given
             if not given.reached:
                 return
 
     async def publish_lost(self, blocks: tuple[int, int]) -> AsyncIterator[PublishedCounts]:
         """Publishes again the rows in these blocks that Pub/Sub should have delivered long ago."""
-        for start in range(blocks[0], blocks[1], BLOCKS):
+        for part in parts(blocks):
             seen = BATCH
             while seen == BATCH:
                 taken = await sweeping.take_lost(
                     self._executor,
-                    (start, min(start + BLOCKS, blocks[1])),
+                    part,
                     whose=self._whose,
                     limit=BATCH,
                     lease=TAKEN,
@@ -113,7 +113,7 @@ class Owed:
                 )
                 seen = taken.seen if taken.rows else 0
                 if taken.rows:
-                    given = await self._publish(taken)
+                    given = await self.publish(taken)
                     yield given
                     if not given.reached:
                         return
@@ -121,9 +121,9 @@ class Owed:
     async def publish_these(self, task_ids: Sequence[str]) -> PublishedCounts:
         """Publishes those of these rows that are owed and due."""
         taken = await sweeping.take_named(self._executor, task_ids, whose=self._whose, lease=TAKEN)
-        return await self._publish(taken)
+        return await self.publish(taken)
 
-    async def _publish(self, taken: Taken) -> PublishedCounts:
+    async def publish(self, taken: Taken) -> PublishedCounts:
         """Publishes one batch, in portions that fit into memory."""
         given: set[str] = set()
         failed, reached = 0, True
@@ -141,7 +141,7 @@ class Owed:
         moved = [row for row in taken.rows if row.task_id in given]
         return PublishedCounts(
             published=sum(not row.published for row in moved),
-            forgotten=sum(row.published and row.status == TaskResultStatus.READY for row in moved),
+            forgotten=sum(row.published and row.status != TaskResultStatus.RUNNING for row in moved),
             stranded=sum(row.published and row.status == TaskResultStatus.RUNNING for row in moved),
             failed=failed,
             reached=reached,
@@ -158,6 +158,11 @@ class Owed:
             )
             self._emit(ReceiverTrouble("owed tasks not published", f"{len(task_ids)}: {why}", min(task_ids)))
         return all(refused for refused, _ in reasons)
+
+
+def parts(blocks: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """The blocks in parts that one statement reads."""
+    return ((start, min(start + BLOCKS, blocks[1])) for start in range(*blocks, BLOCKS))
 
 
 def portions(rows: Sequence[Held]) -> Iterator[Sequence[Held]]:

@@ -30,6 +30,7 @@ from receiver.record.database import Database
 from receiver.record.sql.sweeping import find_blocks
 from receiver.record.whose import Whose
 from receiver.settings import SUBSCRIPTION_RETENTION
+from receiver.sweep.operator_replays import OperatorReplays
 from receiver.sweep.owed import Owed, PublishedCounts
 from receiver.sweep.pruning import PrunedCounts, Pruning
 from receiver.sweep.replays import Replayed, Replays
@@ -162,6 +163,13 @@ class Sweeper:
                     raise
                 swept = replace(swept, complete=False)
         return swept
+
+    def operator_replays(self, *, rate: float, limit: int, dry_run: bool) -> OperatorReplays:
+        """What an operator wants to be replayed; arguments as `OperatorReplays`."""
+        whose = Whose.of(self._settings)
+        return OperatorReplays(
+            self._executor, self.owed, self.replays, whose=whose, rate=rate, limit=limit, dry_run=dry_run
+        )
 
     async def prune(self, *, older: timedelta) -> AsyncIterator[PrunedCounts]:
         """Deletes what ended longer ago than `older`, step by step."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import pytest
 
 from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.contract.identity import Identity, identify
@@ -12,8 +17,10 @@ from receiver.endings.outcomes import Busy, Done, Lost, Succeeded
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.rejections import Rejections
 from receiver.record.sql import rejected, replaying
+from receiver.record.sql.replaying import Filter
+from receiver.sweep.operator_replays import OperatorReplays, Pace, Told
 from receiver.sweep.sweeper import Swept
-from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, route
+from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, other_task, route
 from tests.postgres.sweeps import Post, Sweeps
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
@@ -172,7 +179,6 @@ async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
     pool = instance.ledger.pool
     assert await replaying.replay(pool, ["a", "nobody"], whose=WHOSE) == {"a"}
     assert await look.state("a") == ("READY", False, 0, 1)
-    assert await replaying.replay(pool, ["a"], whose=WHOSE) == set()
     async with sweeps.sweeper() as sweeper:
         assert (await sweeper.owed.publish_these(["a"])).published == 1
     [message] = post.messages()
@@ -184,12 +190,139 @@ async def test_a_failed_execution_runs_again_under_its_id_with_a_higher_fence(
     assert isinstance(await instance.ledger.claim(call("a", declared)), Done)
 
 
-async def test_nothing_but_a_failure_is_replayed(look: Look, instance: Instance) -> None:
-    for status in ("READY", "RUNNING", "SUCCESSFUL"):
+async def test_what_succeeded_or_runs_or_is_anothers_is_not_replayed(look: Look, instance: Instance) -> None:
+    for status in ("RUNNING", "SUCCESSFUL"):
         await look.seed(status, status)
     await look.seed("elsewhere", "FAILED", namespace="elsewhere")
     before = await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id")
-    ids = ["READY", "RUNNING", "SUCCESSFUL", "elsewhere"]
+    ids = ["RUNNING", "SUCCESSFUL", "elsewhere"]
     assert await replaying.replay(instance.ledger.pool, ids, whose=WHOSE) == set()
     assert await look.connection.fetch("SELECT * FROM task_executions ORDER BY task_id") == before
     assert isinstance(await instance.ledger.claim(call("RUNNING")), Busy)
+
+
+# --- what an operator asks for ------------------------------------------------------------------------------------
+
+AGO = datetime.now(UTC) - timedelta(hours=1)
+SOON = datetime.now(UTC) + timedelta(hours=1)
+
+
+@asynccontextmanager
+async def operator(sweeps: Sweeps, **options: Any) -> AsyncIterator[OperatorReplays]:
+    async with sweeps.sweeper() as made:
+        yield made.operator_replays(**{"rate": 10_000, "limit": 1000, "dry_run": False} | options)
+
+
+@pytest.fixture
+async def restored(look: Look) -> dict[str, str]:
+    """A record as a backup has kept it: Pub/Sub has acked meanwhile what was published. The statuses by id."""
+    await look.seed("acked", published_at=AGO)
+    await look.seed("its instance is gone", "RUNNING", published_at=AGO, lease_expires_at=AGO, crashes=1)
+    await look.seed("waits for its retry", "FAILED", published_at=AGO, attempt=2, fence=2)
+    await look.seed("not published", enqueued_at=AGO)
+    await look.seed("not due", published_at=AGO, run_after=SOON)
+    await look.seed("runs", "RUNNING", published_at=AGO)
+    await look.seed("final", "FAILED", published_at=AGO, final=True)
+    await look.seed("done", "SUCCESSFUL", published_at=AGO)
+    rows = await look.connection.fetch("SELECT task_id, status FROM task_executions")
+    return {row["task_id"]: row["status"] for row in rows}
+
+
+UNDELIVERED = ["acked", "its instance is gone", "waits for its retry"]
+
+
+async def test_after_a_restore_whatever_waits_for_its_message_is_published_again(
+    restored: dict[str, str], sweeps: Sweeps, look: Look, post: Post
+) -> None:
+    """Once, and it keeps its status, its attempts and its crashes: only the message is gone."""
+    async with operator(sweeps, dry_run=True) as counting:
+        await counting.undelivered(Filter())
+    assert (counting.told, post.ids()) == (Told(executions=3), [])
+    async with operator(sweeps, rate=1) as replays:  # batches of one
+        replays._pace = Pace(10_000)
+        await replays.undelivered(Filter())
+    assert replays.told == Told(executions=3)
+    assert post.ids() == UNDELIVERED
+    rows = await look.connection.fetch("SELECT * FROM task_executions")
+    assert {row["task_id"]: row["status"] for row in rows} == restored
+    assert {row["task_id"] for row in rows if row["published_at"] and row["published_at"] > AGO} == set(
+        UNDELIVERED
+    )
+    assert (await look.state("waits for its retry"))[2:] == (2, 2)
+    assert (await look.row("its instance is gone"))["crashes"] == 1
+
+
+async def test_each_of_them_can_be_replayed_by_its_id(
+    restored: dict[str, str], sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    """What is not running is published; what is not due is owed to the sweeper, and what runs or succeeded is left."""
+    async with operator(sweeps, dry_run=True) as counting:
+        await counting.named([*restored])
+    assert (counting.told.executions, post.ids()) == (6, [])
+    async with operator(sweeps) as replays:
+        await replays.named([*restored, "nobody"])
+    assert (replays.told.executions, replays.told.owed) == (5, 1)
+    assert set(replays.told.failures) == {"runs", "done", "nobody"}
+    assert post.ids() == sorted(set(restored) - {"runs", "done", "not due"})
+    assert (await look.row("not due"))["published_at"] is None
+    assert await look.state("waits for its retry") == ("READY", False, 0, 2)
+    taken_over = await instance.claim("its instance is gone")
+    assert (taken_over.fence, await look.endings("its instance is gone")) == (2, ["LEASE_EXPIRED"])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        (Filter(), ["new", "old", "other"]),
+        (Filter(task="noop"), ["new", "old"]),
+        (Filter(task="some.other"), ["other"]),
+        (Filter(error="ValueError"), ["new"]),
+        (Filter(error="OutOfStock"), ["old", "other"]),
+        (Filter(error="shop.OutOfStock"), ["old", "other"]),
+        (Filter(error="Stock"), []),
+        (Filter(since=timedelta(minutes=30)), ["new", "other"]),
+        (Filter("noop", timedelta(minutes=30), "OutOfStock"), []),
+    ],
+)
+async def test_failures_are_chosen_by_task_time_and_error(
+    wanted: Filter, found: list[str], sweeps: Sweeps, look: Look, post: Post
+) -> None:
+    post.open(route(), route(other_task))
+    await look.seed("old", "FAILED", final=True, enqueued_at=AGO, error_type="shop.OutOfStock")
+    await look.seed("new", "FAILED", final=True)
+    elsewhere = {"task_name": "other_task", "task_path": "some.other"}
+    await look.seed("other", "FAILED", final=True, error_type="shop.OutOfStock", **elsewhere)
+    await look.seed("tried again", "FAILED", published_at=AGO)
+    await look.seed("READY")
+    async with operator(sweeps, dry_run=True) as counting:
+        await counting.failed(wanted)
+    assert counting.told == Told(executions=len(found))
+    async with operator(sweeps) as replays:
+        await replays.failed(wanted)
+    rows = await look.connection.fetch(
+        "SELECT task_id FROM task_executions WHERE status = 'READY' AND fence = 1 ORDER BY task_id"
+    )
+    assert [row["task_id"] for row in rows] == found
+    assert replays.told.executions + replays.told.owed == len(found)
+
+
+async def test_a_replay_stops_at_its_limit_and_says_so(sweeps: Sweeps, look: Look, post: Post) -> None:
+    for number in range(5):
+        await look.seed(f"id-{number}", "FAILED", final=True, enqueued_at=AGO + timedelta(seconds=number))
+    async with operator(sweeps, limit=3) as replays:
+        await replays.failed(Filter())
+    assert (replays.told, post.ids()) == (Told(executions=3, more=True), ["id-0", "id-1", "id-2"])
+
+
+async def test_a_replay_keeps_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    pace = Pace(10)
+    for count in (10, 5, 1):
+        await pace.take(count)
+    assert waited[0] == 0
+    assert [round(each, 1) for each in waited[1:]] == [1.0, 1.5]

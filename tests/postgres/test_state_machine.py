@@ -265,10 +265,12 @@ class Record(RuleBasedStateMachine):
     def replay(self, task_id: str) -> None:
         model = self.models[task_id]
         moved = self.do(replaying.replay(self.connection, [task_id], whose=WHOSE))
-        assert moved == ({task_id} if model.status == "FAILED" else set())
+        stands_still = model.status in ("READY", "FAILED") or (model.status == "RUNNING" and model.expired)
+        assert moved == ({task_id} if stands_still else set())
         if moved:
-            model.status, model.final, model.attempt = "READY", False, 0
             model.crashes = min(model.crashes, crashes.SUSPECT)
+        if moved and model.status != "RUNNING":
+            model.status, model.final, model.attempt = "READY", False, 0
 
     # --- what holds -----------------------------------------------------------------------------------------------
 

@@ -1,55 +1,169 @@
-"""FAILED, or READY and given up → READY, because an operator says so.
+"""FAILED → READY, and READY, FAILED or RUNNING → owed again, because an operator says so.
 
-A replay keeps the row's id and its fence, so no earlier owner can settle it. The row is owed to Pub/Sub like any READY row:
-a crash between this statement and the publication loses nothing.
+A replay keeps the row's id and its fence, so no earlier owner can settle it. The row is owed to Pub/Sub like any other: a crash
+between the statement and the publication loses nothing.
 
-Next: `receiver.cli.replay` calls it, and publishes.
+Next: `receiver.sweep.operator_replays` calls them, and publishes.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from receiver.record.sql.crashes import SUSPECT
+from receiver.record.sql.sweeping import FREE, TAKE, taken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from receiver.record.database import Executor
+    from receiver.record.sql.sweeping import Taken
     from receiver.record.whose import Whose
 
 
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which executions a replay means; None lets all pass.
+
+    Attributes:
+        task: name or path of their task.
+        since: enqueued within this time.
+        error: type of their error, with its module or without.
+    """
+
+    task: str | None = None
+    since: timedelta | None = None
+    error: str | None = None
+
+    @property
+    def arguments(self) -> tuple[str | None, timedelta | None, str | None]:
+        """For `_FILTER`."""
+        return self.task, self.since, self.error
+
+
+_FILTER: Final = """
+    ($3::text IS NULL OR e.task_name = $3 OR e.task_path = $3)
+    AND e.enqueued_at >= (SELECT clock_timestamp()) - coalesce($4::interval, interval '1000 years')
+    AND ($5::text IS NULL OR e.error_type = $5 OR right(e.error_type, length($5) + 1) = '.' || $5)
+"""
+
+_STANDS_STILL: Final = "(NOT e.final OR e.status = 'FAILED') AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())"
+"""It has not succeeded, and nothing runs it."""
+
 REPLAY: Final = f"""
 WITH held AS (
-    SELECT e.task_id FROM unnest($3::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
-    WHERE e.namespace = $1 AND e.environment = $2 AND (e.status = 'FAILED' OR e.status = 'READY' AND e.dead_letters > 0)
+    SELECT e.task_id, e.status <> 'RUNNING' AS ended
+    FROM unnest($3::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
+    WHERE e.namespace = $1 AND e.environment = $2 AND {_STANDS_STILL}
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e
 )
 UPDATE task_executions e
-SET status = 'READY', final = false, attempt = 0, crashes = least(crashes, {SUSPECT}), started_at = NULL,
-    finished_at = NULL, published_at = NULL, publishing_until = NULL,
-    run_after = CASE WHEN e.dead_letters > 0 THEN NULL ELSE e.run_after END, dead_letters = 0, dead_lettered_at = NULL,
+SET published_at = NULL, publishing_until = NULL, final = false, finished_at = NULL,
+    run_after = CASE WHEN e.dead_letters = 0 THEN e.run_after END, dead_letters = 0, dead_lettered_at = NULL,
+    crashes = least(crashes, {SUSPECT}),
+    status = CASE WHEN h.ended THEN 'READY' ELSE e.status END, attempt = CASE WHEN h.ended THEN 0 ELSE e.attempt END,
+    started_at = CASE WHEN h.ended THEN NULL ELSE e.started_at END,
     error_type = NULL, error_message = NULL, error_traceback = NULL
 FROM held h WHERE e.task_id = h.task_id
 RETURNING e.task_id
-"""  # noqa: S608 - a number of our own
-# `attempt` starts again at 0: `max_attempts` would otherwise end the execution before it runs. What has crashed stays a
-# suspect, with three tries. Of a dead letter `run_after` is the pause until it is published again.
+"""  # noqa: S608 - expressions of our own
+# `attempt` starts again at 0: `max_attempts` would otherwise end the execution before it runs. What has crashed stays a suspect,
+# with three tries. A RUNNING row whose lease has ended stays RUNNING: the claim that takes it over writes down that it crashed.
+# `run_after` of a dead letter is only the pause before its next try.
 
 
 async def replay(executor: Executor, task_ids: Sequence[str], *, whose: Whose) -> set[str]:
-    """FAILED, final or not, or a READY one that was given up → READY and owed, its attempts counted anew; returns those that moved."""
+    """READY, or FAILED, final or not → READY and owed, its attempts counted anew; RUNNING with an ended lease → owed.
+
+    Returns those that moved.
+    """
     return {row["task_id"] for row in await executor.fetch(REPLAY, *whose, list(task_ids))}
 
 
-FIND_STATES: Final = """
-SELECT e.task_id, e.status FROM unnest($3::text[]) AS i(task_id)
+FIND_STATES: Final = f"""
+SELECT e.task_id, e.status, {_STANDS_STILL} AS replayable FROM unnest($3::text[]) AS i(task_id)
 JOIN task_executions e ON e.task_id = i.task_id AND e.namespace = $1 AND e.environment = $2
+"""  # noqa: S608 - expressions of our own
+
+
+async def find_states(
+    executor: Executor, task_ids: Sequence[str], *, whose: Whose
+) -> dict[str, tuple[str, bool]]:
+    """The status of each of these executions, and whether `replay` takes it; ids without a row are missing from the result."""
+    rows = await executor.fetch(FIND_STATES, *whose, list(task_ids))
+    return {row["task_id"]: (row["status"], row["replayable"]) for row in rows}
+
+
+FIND_FAILED: Final = f"""
+SELECT e.task_id, e.enqueued_at FROM task_executions e
+WHERE e.namespace = $1 AND e.environment = $2 AND e.error_type IS NOT NULL AND e.final AND {_FILTER}
+  AND e.enqueued_at >= coalesce($6::timestamptz, '-infinity')
+  AND (e.enqueued_at > coalesce($6::timestamptz, '-infinity') OR e.task_id > $7::text)
+ORDER BY e.enqueued_at, e.task_id
+LIMIT $8
+"""  # noqa: S608 - expressions of our own
+
+
+async def find_failed(
+    executor: Executor, wanted: Filter, *, whose: Whose, after: tuple[datetime | None, str], limit: int
+) -> list[tuple[datetime, str]]:
+    """FAILED for good: (enqueued_at, task_id), in this order, those beyond `after`."""
+    rows = await executor.fetch(FIND_FAILED, *whose, *wanted.arguments, *after, limit)
+    return [(row["enqueued_at"], row["task_id"]) for row in rows]
+
+
+FIND_NOW: Final = "SELECT clock_timestamp() AS now"
+
+
+async def find_now(executor: Executor) -> datetime:
+    """The database's time."""
+    rows = await executor.fetch(FIND_NOW)
+    now: datetime = rows[0]["now"]
+    return now
+
+
+_UNDELIVERED: Final = f"""
+    e.namespace = $1 AND e.environment = $2 AND NOT e.final AND e.published_at <= $6
+    AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
+    AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
+    AND {FREE} AND {_FILTER}
 """
 
+_PART: Final = "AND e.ctid >= $7::tid AND e.ctid < $8::tid"
 
-async def find_states(executor: Executor, task_ids: Sequence[str], *, whose: Whose) -> dict[str, str]:
-    """The status of each of these executions; ids without a row are missing from the result."""
-    rows = await executor.fetch(FIND_STATES, *whose, list(task_ids))
-    return {row["task_id"]: row["status"] for row in rows}
+TAKE_UNDELIVERED: Final = TAKE.format(guard=_UNDELIVERED, where=_PART, limit=9, lease=10)
+
+COUNT_UNDELIVERED: Final = f"SELECT count(*) AS count FROM task_executions e WHERE {_UNDELIVERED} {_PART}"  # noqa: S608 - as above
+
+
+async def take_undelivered(
+    executor: Executor,
+    wanted: Filter,
+    blocks: tuple[int, int],
+    *,
+    whose: Whose,
+    before: datetime,
+    limit: int,
+    lease: timedelta,
+) -> Taken:
+    """Rows in these blocks that wait for Pub/Sub: published, due, not final and not running. They are the caller's for `lease`.
+
+    Args:
+        blocks: the first, and the one after the last.
+        before: only those published until then, so that none is taken twice.
+    """
+    first, end = ((block, 0) for block in blocks)
+    terms = (*whose, *wanted.arguments, before, first, end, limit, lease)
+    return taken(await executor.fetch(TAKE_UNDELIVERED, *terms))
+
+
+async def count_undelivered(
+    executor: Executor, wanted: Filter, blocks: tuple[int, int], *, whose: Whose, before: datetime
+) -> int:
+    """How many `take_undelivered` would take."""
+    first, end = ((block, 0) for block in blocks)
+    rows = await executor.fetch(COUNT_UNDELIVERED, *whose, *wanted.arguments, before, first, end)
+    return int(rows[0]["count"])

@@ -46,26 +46,26 @@ class Taken:
     seen: int
 
 
-_FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_timestamp())"
+FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_timestamp())"
 
 _OWED: Final = f"""
     e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND NOT e.final
     AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
     AND coalesce(e.run_after, e.enqueued_at) <= (SELECT clock_timestamp())
-    AND {_FREE}
+    AND {FREE}
 """
 
 _LOST: Final = f"""
-    e.namespace = $1 AND e.environment = $2 AND {_FREE}
+    e.namespace = $1 AND e.environment = $2 AND {FREE}
     AND (e.status = 'RUNNING' AND e.lease_expires_at <= clock_timestamp() - $5::interval
              AND e.published_at <= clock_timestamp() - $5::interval
          OR e.status = 'READY' AND e.published_at <= clock_timestamp() - $6::interval
              AND (e.run_after IS NULL OR e.run_after <= clock_timestamp()))
 """
 
-_TAKE: Final = """
+TAKE: Final = """
 WITH candidates AS MATERIALIZED (
-    SELECT e.task_id FROM task_executions e WHERE {guard} {where} LIMIT $3
+    SELECT e.task_id FROM task_executions e WHERE {guard} {where} LIMIT ${limit}
 ),
 held AS (
     SELECT e.task_id
@@ -75,7 +75,7 @@ held AS (
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 taken AS (
-    UPDATE task_executions e SET publishing_until = clock_timestamp() + $4::interval
+    UPDATE task_executions e SET publishing_until = clock_timestamp() + ${lease}::interval
     FROM held h WHERE e.task_id = h.task_id
     RETURNING e.task_id, e.status, e.published_at IS NOT NULL AS published, e.publishing_until,
               pg_column_size(e.args) + pg_column_size(e.kwargs) AS weight
@@ -85,30 +85,29 @@ FROM (SELECT count(*) AS seen FROM candidates) s LEFT JOIN taken t ON true
 ORDER BY t.task_id
 """
 
-TAKE_OWED: Final = _TAKE.format(guard=_OWED, where="ORDER BY coalesce(e.run_after, e.enqueued_at)")
+TAKE_OWED: Final = TAKE.format(
+    guard=_OWED, limit=3, lease=4, where="ORDER BY coalesce(e.run_after, e.enqueued_at)"
+)
 # Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
 # use an index for a value that may change during the search. RUNNING or FAILED and not published: its message has become a dead
 # letter while it ran (`dead_letters.take_back`).
 
-TAKE_LOST: Final = _TAKE.format(guard=_LOST, where="AND e.ctid >= $7::tid AND e.ctid < $8::tid")
-
-TAKE_NAMED: Final = _TAKE.format(
-    guard=f"e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND e.status = 'READY'"
-    f" AND e.task_id = ANY ($5) AND {_FREE}"
-    " AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())",
-    where="",
+TAKE_LOST: Final = TAKE.format(
+    guard=_LOST, limit=3, lease=4, where="AND e.ctid >= $7::tid AND e.ctid < $8::tid"
 )
+
+TAKE_NAMED: Final = TAKE.format(guard=f"{_OWED} AND e.task_id = ANY ($5)", limit=3, lease=4, where="")
 
 
 async def take_owed(executor: Executor, *, whose: Whose, limit: int, lease: timedelta) -> Taken:
     """Rows that are due, not published and not running, the longest due first; for `lease` they are the caller's."""
-    return _taken(await executor.fetch(TAKE_OWED, *whose, limit, lease))
+    return taken(await executor.fetch(TAKE_OWED, *whose, limit, lease))
 
 
 async def take_named(executor: Executor, task_ids: Sequence[str], *, whose: Whose, lease: timedelta) -> Taken:
     """Those of these rows that are owed and due, however young."""
     ids = list(task_ids)
-    return _taken(await executor.fetch(TAKE_NAMED, *whose, len(ids), lease, ids))
+    return taken(await executor.fetch(TAKE_NAMED, *whose, len(ids), lease, ids))
 
 
 async def take_lost(
@@ -130,7 +129,7 @@ async def take_lost(
         blocks: the first, and the one after the last.
     """
     first, end = ((block, 0) for block in blocks)
-    return _taken(await executor.fetch(TAKE_LOST, *whose, limit, lease, stranded, forgotten, first, end))
+    return taken(await executor.fetch(TAKE_LOST, *whose, limit, lease, stranded, forgotten, first, end))
 
 
 FIND_BLOCKS: Final = """
@@ -181,7 +180,8 @@ async def postpone(
     await executor.fetch(POSTPONE, *pairs(rows), pause, least, most)
 
 
-def _taken(found: Sequence[Mapping[str, Any]]) -> Taken:
+def taken(found: Sequence[Mapping[str, Any]]) -> Taken:
+    """What a statement made of `TAKE` has taken."""
     rows = tuple(
         Held(row["task_id"], row["status"], row["published"], row["publishing_until"], row["weight"])
         for row in found

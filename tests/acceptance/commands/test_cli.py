@@ -311,12 +311,13 @@ class TestExecutions:
             database_url,
             """
             INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt,
-                fence, return_value, error_type, error_message, enqueued_at, started_at, finished_at)
+                fence, return_value, error_type, error_message, enqueued_at, started_at, finished_at, group_key, label)
             VALUES
-                ('good', 'greet', 'shop.greet', 'shop', '["Ada"]', '{}', 'SUCCESSFUL', true, 2, 2, '"Hello"', NULL, NULL,
-                 clock_timestamp() - interval '1 minute', clock_timestamp(), clock_timestamp()),
-                ('bad', 'fails', 'shop.fails', 'shop', '[]', '{}', 'FAILED', false, 1, 1, NULL, 'ValueError',
-                 E'red \x1b[31m alert', clock_timestamp() - interval '2 hours', clock_timestamp(), clock_timestamp());
+                ('good', 'greet', 'shop.greet', 'gyrinx', '["Ada"]', '{}', 'SUCCESSFUL', true, 2, 2, '"Hello"', NULL, NULL,
+                 clock_timestamp() - interval '1 minute', clock_timestamp(), clock_timestamp(), 'import', NULL),
+                ('bad', 'fails', 'shop.fails', 'gyrinx', '[]', '{}', 'FAILED', false, 1, 1, NULL, 'ValueError',
+                 E'red \x1b[31m alert', clock_timestamp() - interval '2 hours', clock_timestamp(), clock_timestamp(), NULL,
+                 'part 2');
             INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message,
                 error_traceback)
             VALUES
@@ -349,6 +350,10 @@ class TestExecutions:
             (["--since", "1h"], ["good"]),
             (["--limit", "1"], ["good"]),
             (["--namespace", "blog"], []),
+            (["--error", "ValueError"], ["bad"]),
+            (["--error", "Value"], []),
+            (["--group", "import"], ["good"]),
+            (["--label", "part 2"], ["bad"]),
         ],
     )
     def test_list_filters(self, run: Run, filled: str, arguments: list[str], ids: list[str]) -> None:
@@ -358,6 +363,15 @@ class TestExecutions:
 
     def test_an_empty_list_says_so(self, run: Run, database_url: str) -> None:
         assert run("executions", "list", DATABASE_URL=database_url).stdout == "no executions\n"
+
+    def test_a_record_of_another_environment_is_not_shown_but_named(self, run: Run, filled: str) -> None:
+        elsewhere = {"DATABASE_URL": filled, "TASKS_ENVIRONMENT": "staging"}
+        ours, theirs = (f"TASKS_NAMESPACE=gyrinx TASKS_ENVIRONMENT={name}" for name in ("staging", "dev"))
+        assert run("executions", "list", "--json", **elsewhere).stdout == "[]\n"
+        told = " ".join(run("executions", "list", **elsewhere).stdout.split())
+        assert told == f"no executions of {ours}; there are some of {theirs}"
+        told = one_line(run("executions", "show", "good", **elsewhere), 1)
+        assert told == f"error: execution 'good' is not of {ours}: it is of {theirs}\n"
 
     def test_show_has_columns_history_and_traceback(self, run: Run, filled: str) -> None:
         done = run("executions", "show", "bad", DATABASE_URL=filled)

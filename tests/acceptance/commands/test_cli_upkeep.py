@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -278,6 +279,66 @@ class TestDeadLetters:
         assert published() == ["failed", "kept", "owed"]
         assert run("dead-letters", "list").stdout == "no dead letters\n"
         assert run("dead-letters", "replay", "--all").stdout == "there is nothing to replay\n"
+
+    async def test_those_that_failed_so(
+        self, run: Run, record: Record, published: Callable[[], list[str]]
+    ) -> None:
+        for number in range(3):
+            await fail(record, f"id-{number}", enqueued_at_in=-60 * number)
+        await fail(record, "other", error_type="shop.OutOfStock")
+        which = ("replay", "--failed", "--task", "greet", "--error", "ValueError", "--since", "1h")
+        done = run(*which, "--dry-run")
+        assert (done.returncode, done.stdout) == (0, "3 executions would be published again\n")
+        assert published() == []
+        done = run(*which, "--limit", "2")
+        assert done.stdout.splitlines() == [
+            "2 executions published again",
+            "the limit is reached, and there may be more: run it again",
+        ]
+        assert run(*which).stdout == "1 execution published again\n"
+        assert run(*which).stdout == "there is nothing to replay\n"
+        assert published() == ["id-0", "id-1", "id-2"]
+
+    async def test_those_whose_message_is_gone(
+        self, run: Run, record: Record, published: Callable[[], list[str]]
+    ) -> None:
+        """A restored database: Pub/Sub has acked what the record still waits for."""
+        await owe(record, "acked", published_at_in=-100)
+        await owe(record, "runs", published_at_in=-100, **running(60))
+        await owe(record, "cut off", published_at_in=-100, **running(-60))
+        assert run("replay", "--undelivered", "--dry-run").stdout == "2 executions would be published again\n"
+        assert run("replay", "--undelivered").stdout == "2 executions published again\n"
+        assert published() == ["acked", "cut off"]
+        assert run("replay", "runs", "acked").stderr == (
+            "error: runs: it is running; if it fails, Pub/Sub delivers it again\n"
+        )
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("--failed", "--undelivered"),
+            ("id", "--failed"),
+            ("id", "--task", "greet"),
+            ("--reason", "bad_arguments", "--since", "1h"),
+            ("--dry-run",),
+        ],
+    )
+    def test_what_does_not_go_together_is_one_line(self, run: Run, arguments: tuple[str, ...]) -> None:
+        done = run("replay", *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+def running(lease: float) -> dict[str, Any]:
+    """The columns of a row that runs, its lease ending in so many seconds."""
+    return {
+        "status": "RUNNING",
+        "attempt": 1,
+        "fence": 1,
+        "started_at_in": -90,
+        "claim_token": uuid4(),
+        "lease_owner": "somebody",
+        "lease_expires_at_in": lease,
+    }
 
 
 class TestGroup:
