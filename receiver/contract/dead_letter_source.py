@@ -48,6 +48,17 @@ class DeadLetterSource(msgspec.Struct, frozen=True):
         )
 
 
+def attributes_of(subscription: str, publish_time: str, deliveries: int) -> dict[str, str]:
+    """What Pub/Sub adds to the attributes of a dead letter of this subscription, by its full name."""
+    _, project, _, name = subscription.split("/", 3)
+    return {
+        f"{PREFIX}DeliveryCount": str(deliveries),
+        f"{PREFIX}Subscription": name,
+        f"{PREFIX}SubscriptionProject": project,
+        f"{PREFIX}TopicPublishTime": publish_time,
+    }
+
+
 def restored(pushed: Pushed) -> Pushed:
     """A dead letter as its source delivered it, but for its id."""
     source = DeadLetterSource.of(pushed.attributes)

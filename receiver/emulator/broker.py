@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from receiver.contract.dead_letter_source import attributes_of
 from receiver.emulator.backlog import PubsubMessage, Subscription, Unacked
 from receiver.errors import ConfigurationError
 
@@ -165,13 +166,7 @@ class Broker:
 
     def _dead_letter(self, subscription: Subscription, unacked: Unacked, topic: str) -> None:
         message = unacked.message
-        _, project, _, name = subscription.name.split("/", 3)
-        source = {
-            "CloudPubSubDeadLetterSourceDeliveryCount": str(unacked.attempts),
-            "CloudPubSubDeadLetterSourceSubscription": name,
-            "CloudPubSubDeadLetterSourceSubscriptionProject": project,
-            "CloudPubSubDeadLetterSourceTopicPublishTime": message.publish_time,
-        }
+        source = attributes_of(subscription.name, message.publish_time, unacked.attempts)
         copy = msgspec.structs.replace(message, attributes={**message.attributes, **source})
         self.publish(topic, [copy])  # published before the ack: a crash between leaves it twice, never lost
         self.ack(subscription, unacked)

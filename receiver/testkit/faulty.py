@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from receiver.contract.dead_letter_source import attributes_of
+from receiver.contract.encode import encode_envelope
 from receiver.contract.failure import Failure
+from receiver.contract.message import open_push
 from receiver.delivery.push import Push
 from receiver.delivery.replies import reply
 from receiver.delivery.verifier import NoVerifier
+from receiver.emulator.push_client import new_message_id
 from receiver.endings.outcomes import Ending, Outcome, Succeeded
 from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
@@ -25,6 +29,7 @@ from receiver.record.whose import Whose
 from receiver.serving.instance import Service
 from receiver.sweep import sweeper
 from receiver.sweep.sweeper import Surroundings
+from receiver.tasks.naming import dead_letter_topic_name, subscription_name
 
 if TYPE_CHECKING:
     from receiver.delivery.admission import Admitted
@@ -132,6 +137,22 @@ class Receiver:
             for route in self._service.registry.routes
             if route.topic == topic
         ]
+
+    def dead_letter(self, message: QueuedMessage) -> QueuedMessage:
+        """The message as Pub/Sub delivers it once it has given it up."""
+        pushed, settings = open_push(message.body), self._service.settings
+        topic = dead_letter_topic_name(settings.environment, settings.namespace)
+        source = attributes_of(
+            pushed.subscription, (pushed.publish_time or datetime.now(UTC)).isoformat(), message.attempts
+        )
+        body = encode_envelope(
+            pushed.data,
+            new_message_id(),
+            datetime.now(UTC),
+            f"projects/local/subscriptions/{subscription_name(topic)}",
+            {**pushed.attributes, **source},
+        )
+        return QueuedMessage(message.task_id, message.task_name, body)
 
     async def start(self) -> None:
         """Empties the record and starts."""

@@ -119,6 +119,14 @@ class TaskQueue:
             raise AssertionError("nothing has been delivered yet")
         return self._run(self._deliver(self._last))
 
+    def give_up_next(self) -> DeliveryResult:
+        """Pub/Sub gives up the oldest pending message, as after too many deliveries, and delivers its dead letter."""
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is None:
+            raise AssertionError("no message is pending")
+        del self._pending[oldest.number]
+        return self._run(self._deliver(self._receiver.dead_letter(oldest)))
+
     def fail_next(self, n: int = 1) -> None:
         """The next `n` runs fail with `InjectedFailure`; the task is not called."""
         self._receiver.runner.failing += n

@@ -59,7 +59,7 @@ def test_the_tests_of_the_page_on_testing_pass(project_root: Path, tmp_path: Pat
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 passed" in done.stdout
+    assert "9 passed" in done.stdout
 
 
 def shown_in(page: str) -> list[tuple[str, list[str]]]:

@@ -205,7 +205,7 @@ import os
 import asyncpg
 from contextlib import asynccontextmanager
 
-from conftest import CALLS, greet, order, resize
+from conftest import CALLS, cleanup, greet, order, resize
 from receiver.testing import Registry
 from receiver.testkit.queue import running
 
@@ -230,6 +230,21 @@ def test_a_failure_is_retried(task_queue, calls):
     assert calls == []
     assert [done.status for done in task_queue.deliver_all()] == [200]
     assert (task_queue.executions[0].attempt, calls) == (3, ["Ada"])
+
+def test_a_dead_letter_without_max_attempts_is_final(task_queue, calls):
+    task_queue.fail_next()
+    task_queue.push(greet, "Ada")
+    given_up = task_queue.give_up_next()
+    assert (given_up.status, type(given_up.ending).__name__) == (200, "DeadLettered")
+    (execution,) = task_queue.executions
+    assert (execution.status, execution.final, execution.dead_letters) == ("FAILED", True, 1)
+    assert task_queue.pending == []
+
+def test_a_firing_that_was_given_up_is_found(task_queue):
+    task_queue.fail_next()
+    task_queue.tick(cleanup)
+    task_queue.give_up_next()
+    assert [row.final for row in task_queue.executions] == [True]
 
 def test_a_dropped_delivery_stays_pending(task_queue, calls):
     task_queue.drop_next()
