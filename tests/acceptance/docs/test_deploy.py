@@ -169,7 +169,12 @@ def options(arguments: list[str]) -> dict[str, str]:
 
 def deploy(google: GoogleFake, asked: list[list[str]]) -> None:
     """What `gcloud run deploy` would have made of the page's flags."""
-    (found,) = [arguments for arguments in asked if arguments[:2] == ["run", "deploy"]]
+    for found in asked:
+        if found[:2] == ["run", "deploy"] and found[2].startswith("receiver"):
+            deployed(google, found)
+
+
+def deployed(google: GoogleFake, found: list[str]) -> None:
     given = options(found)
     variables = dict(pair.split("=", 1) for pair in given["--set-env-vars"].removeprefix("^|^").split("|"))
     project, region = variables["GCP_PROJECT_ID"], given["--region"]
@@ -198,7 +203,7 @@ def test_the_page_leads_from_nothing_to_a_service_that_is_well(told: Told, googl
 
 def test_the_steps_come_in_their_order(told: Told) -> None:
     steps = [call[2] if call[1] == "deploy" else call[3] for call in told.calls if call[0] == "run"]
-    assert steps == ["receiver-migrate", "receiver", "receiver-doctor"]
+    assert steps == ["receiver-migrate", "receiver", "receiver-doctor", "receiver-heavy", "shop-web"]
     assert told.output.index("migrated: ") < told.output.index("everything is as it should be")
 
 
@@ -208,9 +213,39 @@ def test_the_accounts_are_given_the_roles_that_the_table_says(told: Told, projec
         if "add-iam-policy-binding" in call:
             member = options(call)["--member"].removeprefix("serviceAccount:").partition("@")[0]
             given.setdefault(member, set()).add(options(call)["--role"])
-    rows = re.findall(r"^\| `(receiver-\w+)` \|[^|]*\| (.*) \|$", page(project_root), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+-\w+)` \|[^|]*\| (.*) \|$", page(project_root), re.MULTILINE)
     table = {name: set(re.findall(r"roles/[\w.]+", roles)) for name, roles in rows}
     assert {name: roles for name, roles in table.items() if roles} == given
+
+
+def test_heavy_tasks_are_pushed_to_their_service_and_the_others_are_not(
+    told: Told, google: GoogleFake
+) -> None:
+    found = {
+        name.rpartition(".")[2]: body["pushConfig"] for name, body in google.pubsub.subscriptions.items()
+    }
+    heavy = "https://receiver-heavy-415104041262.europe-west2.run.app"
+    assert found["render-sub"]["pushEndpoint"] == f"{heavy}/tasks/pubsub/"
+    assert found["render-sub"]["oidcToken"]["audience"] == heavy
+    others = [config["oidcToken"]["audience"] for name, config in found.items() if name != "render-sub"]
+    assert set(others) == {heavy.replace("-heavy", "")}
+    (call,) = [call for call in told.calls if call[:3] == ["run", "deploy", "receiver-heavy"]]
+    variables = options(call)["--set-env-vars"]
+    assert f"|TASKS_SERVICE_URLS=heavy={heavy}" in variables
+    assert "|TASKS_MODULES=shop_tasks,shop_heavy|" in variables
+
+
+def test_the_web_application_has_its_account_its_role_and_four_variables(told: Told) -> None:
+    (call,) = [call for call in told.calls if call[:3] == ["run", "deploy", "shop-web"]]
+    given = options(call)
+    variables = dict(pair.split("=", 1) for pair in given["--set-env-vars"].removeprefix("^|^").split("|"))
+    assert variables == {
+        "GCP_PROJECT_ID": "shop-prod",
+        "TASKS_ENVIRONMENT": "prod",
+        "TASKS_NAMESPACE": "shop",
+        "DATABASE_URL": "postgresql://shop@10.9.8.7/receiver?sslmode=require",
+    }
+    assert given["--service-account"].startswith("shop-web@")
 
 
 def test_no_password_is_in_the_settings_or_in_a_flag_of_cloud_run(told: Told) -> None:
