@@ -39,6 +39,8 @@ DEAD_LETTER_RETENTION: Final = timedelta(days=7)
 LEAST_RETENTION: Final = SUBSCRIPTION_RETENTION + DEAD_LETTER_RETENTION + timedelta(days=1)
 """How long the record must know what is final."""
 
+_LONGEST_RETENTION: Final = timedelta(days=3650)
+
 _CLOUD_RUN_GRACE: Final = timedelta(seconds=8)
 """Cloud Run kills 10 s after SIGTERM. Handing back what has stopped takes part of the rest."""
 
@@ -193,7 +195,15 @@ class Settings:
         "TASKS_MAX_RESULT_BYTES", size(1, 64 * _MIB), "largest result that is stored", "1MiB"
     )
     retention: timedelta = setting(
-        "TASKS_RETENTION", duration(_SECOND, 3650 * _DAY), "how long final rows are kept, 15d at least", "30d"
+        "TASKS_RETENTION",
+        duration(_SECOND, _LONGEST_RETENTION),
+        "how long final rows are kept, 15d at least",
+        "30d",
+    )
+    retention_failed: timedelta | None = setting(
+        "TASKS_RETENTION_FAILED",
+        duration(_SECOND, _LONGEST_RETENTION),
+        "the same for FAILED rows; unset: TASKS_RETENTION",
     )
     status: bool = setting("TASKS_STATUS", parsers.flag, "on serves GET /tasks/status?group=KEY", "off")
     pubsub_emulator: str | None = setting(
@@ -261,6 +271,15 @@ def environment_and_namespace(environ: Mapping[str, str]) -> tuple[str, str]:
     return _FIELDS["environment"].read(environ), _FIELDS["namespace"].read(environ)
 
 
+def no_retention(value: object) -> str | None:
+    """Why an execution cannot be kept for so long; None when it can."""
+    if not isinstance(value, timedelta):
+        return "use a timedelta"
+    if value > _LONGEST_RETENTION:
+        return f"use at most {_days(_LONGEST_RETENTION)}"
+    return retention_too_short() if value < LEAST_RETENTION else None
+
+
 def retention_too_short() -> str:
     """What is allowed instead, and why."""
     return (
@@ -284,8 +303,10 @@ def _check_together(settings: Settings) -> None:
             str(settings.max_inflight_bytes),
             f"it must be TASKS_MAX_BODY_BYTES ({settings.max_body_bytes}) or more, or a large message never fits",
         )
-    if settings.retention < LEAST_RETENTION:
-        raise SettingError("TASKS_RETENTION", _days(settings.retention), retention_too_short())
+    for name in ("retention", "retention_failed"):
+        kept: timedelta | None = getattr(settings, name)
+        if kept is not None and kept < LEAST_RETENTION:
+            raise SettingError(_FIELDS[name].name, _days(kept), retention_too_short())
 
 
 def _check_on_cloud_run(environ: Mapping[str, str], settings: Settings) -> None:
@@ -303,4 +324,4 @@ def _check_on_cloud_run(environ: Mapping[str, str], settings: Settings) -> None:
 
 
 def _days(time: timedelta) -> str:
-    return f"{time / timedelta(days=1):.3g}d"
+    return f"{time / timedelta(days=1):.4g}d"

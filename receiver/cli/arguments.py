@@ -71,8 +71,8 @@ def surroundings(note: Callable[[str], None]) -> Surroundings:
     try:
         routes = registry.load(known)
     except PluginError as error:
-        note(f"messages that were rejected as unknown are left alone: {error}")
-        routes = Registry([])
+        note(f"nothing is deleted, and messages that were rejected as unknown are left alone: {error}")
+        return Surroundings(known, Registry([], built_in=maintenance.ROUTES), emit, complete=False)
     return Surroundings(known, routes.including(maintenance.ROUTES), emit)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -11,9 +10,12 @@ import click
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError
 from receiver.record.connections import RecordConnection
+from receiver.record.sql.sweeping import find_blocks
 from receiver.record.whose import Whose
 from receiver.settings import LEAST_RETENTION, retention_too_short
-from receiver.sweep.pruning import PrunedCounts, Pruning
+from receiver.sweep.pruning import PrunedCounts, Pruning, Retention
+from receiver.sweep.sweeper import GROWTH
+from receiver.tasks import registry
 from receiver.telemetry import logs
 
 if TYPE_CHECKING:
@@ -24,16 +26,20 @@ if TYPE_CHECKING:
 @click.option(
     "--older-than",
     metavar="DURATION",
-    help="Only what ended longer ago: 15d at least.  [default: $TASKS_RETENTION]",
+    help="Only what ended longer ago: 15d at least.  [default: $TASKS_RETENTION, $TASKS_RETENTION_FAILED]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, older_than: str | None, as_json: bool) -> None:
-    """Remove final executions and rejected messages that are older than the retention."""
+    """Remove final executions and rejected messages that are older than the retention.
+
+    A task's own `keep` stands, also with --older-than.
+    """
     settings = arguments.settings()
-    older = settings.retention if older_than is None else arguments.duration("--older-than", older_than)
-    if older < LEAST_RETENTION:
+    older = None if older_than is None else arguments.duration("--older-than", older_than)
+    if older is not None and older < LEAST_RETENTION:
         raise ConfigurationError(f"--older-than is {older_than!r}; {retention_too_short()}")
-    gone = asyncio.run(_pruned(settings, older))
+    retention = Retention.of(settings, registry.load(settings), older=older)
+    gone = asyncio.run(_pruned(settings, retention))
     if as_json:
         terminal.print_json(gone)
         return
@@ -44,12 +50,13 @@ def command(*, older_than: str | None, as_json: bool) -> None:
         click.echo(f"{gone.kept} executions kept: rows of the application refer to them")
 
 
-async def _pruned(settings: Settings, older: timedelta) -> PrunedCounts:
+async def _pruned(settings: Settings, retention: Retention) -> PrunedCounts:
     connection = RecordConnection(arguments.database(settings), "receiver prune")
     pruning = Pruning(connection, whose=Whose.of(settings), emit=logs.configure(settings))
     total = PrunedCounts()
     try:
-        for part in (pruning.prune(older), pruning.prune_sweeps()):
+        blocks, _ = await find_blocks(connection)
+        for part in (pruning.prune(retention, (0, blocks + GROWTH)), pruning.prune_sweeps()):
             async for step in part:
                 total += step
     finally:

@@ -8,7 +8,7 @@ Next: `receiver.record.sql.pruning`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -17,10 +17,13 @@ from receiver.record.sql import pruning, rejected
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from receiver.record.database import Executor
+    from receiver.record.sql.pruning import Outdated
     from receiver.record.whose import Whose
+    from receiver.settings import Settings
+    from receiver.tasks.registry import Registry
 
 PRUNE_ROWS: Final = 500
 """Rows of one statement: it locks them for tens of milliseconds only."""
@@ -30,6 +33,43 @@ SWEEP_PATH: Final = "receiver.maintenance.sweep"
 
 FIRINGS: Final = timedelta(days=1)
 """How long executions of the sweep itself are kept. A late duplicate would only sweep once more."""
+
+
+BLOCKS: Final = 2048
+"""Blocks of the table in one statement, 16 MB: 15 ms when they are in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long final executions are kept after their end.
+
+    Attributes:
+        successful: SUCCESSFUL ones; rejected messages too.
+        failed: FAILED ones.
+        own: by path, those of tasks that say it themselves (`TaskRoute(keep=...)`), whatever their ending.
+    """
+
+    successful: timedelta
+    failed: timedelta
+    own: Mapping[str, timedelta] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, registry: Registry, *, older: timedelta | None = None) -> Retention:
+        """By the settings and the routes. `older` replaces both settings; a task's own stands."""
+        own = {path: route.keep for route in registry.declared if route.keep for path in route.paths}
+        if older is not None:
+            return cls(older, older, own)
+        return cls(settings.retention, settings.retention_failed or settings.retention, own)
+
+    @property
+    def longest(self) -> timedelta:
+        """Nothing is kept longer."""
+        return max(self.successful, self.failed, *self.own.values())
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all rows are kept equally long."""
+        return {self.successful, self.failed, *self.own.values()} == {self.successful}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +99,23 @@ class Pruning:
         self._whose = whose
         self._emit = emit
 
-    async def prune(self, older: timedelta) -> AsyncIterator[PrunedCounts]:
-        """Deletes what ended longer ago than `older`, step by step."""
-        async for step in self._outdated(older):
+    async def prune(self, retention: Retention, part: tuple[int, int]) -> AsyncIterator[PrunedCounts]:
+        """Deletes what is kept no longer, step by step.
+
+        An index finds what is older than the longest retention. If some rows are kept shorter, they are looked for in `part`.
+
+        Args:
+            part: of the table: its first block, and the one after its last.
+        """
+        async for step in self._outdated(retention.longest):
             yield step
+        if not retention.is_one:
+            async for step in self._outdated_in(retention, part):
+                yield step
         seen = PRUNE_ROWS
         while seen == PRUNE_ROWS:
             seen = await rejected.prune_rejected(
-                self._executor, whose=self._whose, older=older, limit=PRUNE_ROWS
+                self._executor, whose=self._whose, older=retention.successful, limit=PRUNE_ROWS
             )
             yield PrunedCounts(rejected=seen)
 
@@ -92,11 +141,34 @@ class Pruning:
             self._executor, whose=self._whose, older=older, limit=PRUNE_ROWS, after=after
         ):
             after = found[-1]
-            open_ = [row.task_id for row in found if not row.final]
+            async for step in self._end(found):
+                yield step
+
+    async def _outdated_in(self, retention: Retention, part: tuple[int, int]) -> AsyncIterator[PrunedCounts]:
+        for start in range(part[0], part[1], BLOCKS):
+            after = ""
+            while found := await pruning.find_outdated_in(
+                self._executor,
+                (start, min(start + BLOCKS, part[1])),
+                whose=self._whose,
+                successful=retention.successful,
+                failed=retention.failed,
+                own=retention.own,
+                limit=PRUNE_ROWS,
+                after=after,
+            ):
+                after = found[-1].task_id
+                async for step in self._end(found):
+                    yield step
+
+    async def _end(self, found: Sequence[Outdated]) -> AsyncIterator[PrunedCounts]:
+        """Makes final what is not, and deletes the rest; each statement with its rows' own time as its guard."""
+        for older in sorted({row.older for row in found}):
+            open_ = [row.task_id for row in found if row.older == older and not row.final]
             if open_:
                 moved = await pruning.finalise(self._executor, open_, whose=self._whose, older=older)
                 yield PrunedCounts(finalised=len(moved))
-            yield await self._prune([row.task_id for row in found if row.final], older)
+            yield await self._prune([row.task_id for row in found if row.older == older and row.final], older)
 
     async def _prune(self, task_ids: Sequence[str], older: timedelta) -> PrunedCounts:
         kept: list[str] = []

@@ -32,7 +32,7 @@ from receiver.record.whose import Whose
 from receiver.settings import SUBSCRIPTION_RETENTION
 from receiver.sweep.operator_replays import OperatorReplays
 from receiver.sweep.owed import Owed, PublishedCounts
-from receiver.sweep.pruning import PrunedCounts, Pruning
+from receiver.sweep.pruning import PrunedCounts, Pruning, Retention
 from receiver.sweep.replays import Replayed, Replays
 
 if TYPE_CHECKING:
@@ -60,12 +60,14 @@ class Surroundings:
 
     Attributes:
         registry: the tasks that are known.
+        complete: whether these are all. Otherwise nothing is deleted: a task may say itself how long its rows are kept.
         emit: where events go (`receiver.telemetry.events.Emit`).
     """
 
     settings: Settings
     registry: Registry
     emit: Callable[[Any], None] = field(repr=False)
+    complete: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class Sweeper:
             emit=around.emit,
         )
         self.replays = Replays(executor, publisher, pubsub, address, around.registry, emit=around.emit)
+        self._retention = Retention.of(settings, around.registry) if around.complete else None
         self._pruning = Pruning(executor, whose=Whose.of(settings), emit=around.emit)
 
     async def sweep(self, *, within: timedelta, everywhere: bool = False) -> Swept:
@@ -146,17 +149,19 @@ class Sweeper:
         settings = self._settings
         begun, whole = time.monotonic(), max(within.total_seconds(), 0.0)
         swept = Swept()
+        blocks, minute = await find_blocks(self._executor)
+        part = (0, blocks + GROWTH) if everywhere else part_of(blocks, minute)
         parts: tuple[AsyncIterator[Any], ...] = (
             self.owed.publish_due(),
-            self._patrol(everywhere=everywhere),
+            self.owed.publish_lost(part),
             self.replays.replay_known(most=settings.max_rejections, grace=settings.rejection_grace),
-            self._prune(settings.retention),
+            self._prune(part),
         )
-        for part, share in zip(parts, SHARES, strict=True):
+        for work, share in zip(parts, SHARES, strict=True):
             limit = asyncio.timeout(begun + whole * share - time.monotonic())
             try:
                 async with limit:
-                    async for step in part:
+                    async for step in work:
                         swept += step
             except TimeoutError:
                 if not limit.expired():
@@ -171,22 +176,12 @@ class Sweeper:
             self._executor, self.owed, self.replays, whose=whose, rate=rate, limit=limit, dry_run=dry_run
         )
 
-    async def prune(self, *, older: timedelta) -> AsyncIterator[PrunedCounts]:
-        """Deletes what ended longer ago than `older`, step by step."""
-        async for step in self._pruning.prune(older):
-            yield step
-
-    async def _patrol(self, *, everywhere: bool) -> AsyncIterator[PublishedCounts]:
-        blocks, minute = await find_blocks(self._executor)
-        part = (0, blocks + GROWTH) if everywhere else part_of(blocks, minute)
-        async for given in self.owed.publish_lost(part):
-            yield given
-
-    async def _prune(self, retention: timedelta) -> AsyncIterator[PrunedCounts]:
+    async def _prune(self, part: tuple[int, int]) -> AsyncIterator[PrunedCounts]:
         async for step in self._pruning.prune_sweeps():
             yield step
-        async for step in self._pruning.prune(retention):
-            yield step
+        if self._retention is not None:
+            async for step in self._pruning.prune(self._retention, part):
+                yield step
 
 
 def part_of(blocks: int, minute: int) -> tuple[int, int]:

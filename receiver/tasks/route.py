@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final
 
@@ -57,6 +58,7 @@ class TaskRoute:
         timeout: seconds from the arrival of the request, at most 3600 (Cloud Run's limit for a request);
             None: `ack_deadline` less 10 % (at least 2 s), so that Pub/Sub still waits for the answer.
         aliases: former names and paths that messages may still carry.
+        keep: how long its final executions are kept, 15 days at least; None: `TASKS_RETENTION` and `TASKS_RETENTION_FAILED`.
         topic: a topic that is not the task's own, `projects/{project}/topics/{name}`; the function gets the data of its messages.
         topic_filter: of those messages, in Pub/Sub's filter language; it cannot be changed later.
         service: the name of the service that runs the task, as in `TASKS_SERVICE_URLS`; None: the one of `CLOUD_RUN_SERVICE_URL`.
@@ -75,6 +77,7 @@ class TaskRoute:
     max_attempts: int | None = None
     timeout: float | None = None
     aliases: Sequence[str] = ()
+    keep: timedelta | None = None
     topic: str | None = None
     topic_filter: str | None = None
     service: str | None = None
@@ -203,6 +206,8 @@ class TaskRoute:
             )
         if self.max_attempts is not None:
             self._whole("max_attempts", self.max_attempts, 1, _ATTEMPTS_LIMIT)
+        if self.keep is not None and (why := settings.no_retention(self.keep)) is not None:
+            raise self._refusal("keep", str(self.keep), why)
         timeout: object = self.timeout
         if timeout is not None and not _is_timeout(timeout):
             raise self._refusal("timeout", timeout, f"use seconds, more than 0 and at most {_TIMEOUT_LIMIT}")

@@ -289,7 +289,7 @@ async def test_a_stranded_owner_that_comes_back_settles_and_a_new_one_takes_over
     assert await sweeps.sweep() == Swept(stranded=2)
     assert isinstance(await instance.settle(first, Succeeded("1")), Succeeded)
     again = await other.claim("b")
-    assert (again.fence, again.attempt) == (second.fence + 1, 2)
+    assert (again.fence, again.attempt) == (second.fence + 1, 1)
     assert not isinstance(await instance.settle(second, Succeeded("1")), Succeeded)
 
 
@@ -332,6 +332,11 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
                 pruning.FIND_OUTDATED,
                 (*WHOSE, LEASE, 10, None, ""),
                 "task_executions_enqueued_at",
+            ),
+            (
+                pruning.FIND_OUTDATED_IN,
+                (*WHOSE, 10, (0, 0), (9, 0), "", LEASE, LEASE, ["p"], [LEASE]),
+                "Tid Range Scan on task_executions",
             ),
             (
                 pruning.FIND_FIRINGS,

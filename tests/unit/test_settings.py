@@ -100,6 +100,7 @@ GOOD = [
     ("TASKS_MAX_RESULT_BYTES", "64KiB", "max_result_bytes", 64 * 1024),
     ("TASKS_RETENTION", "15d", "retention", timedelta(days=15)),
     ("TASKS_RETENTION", "90d", "retention", timedelta(days=90)),
+    ("TASKS_RETENTION_FAILED", "365d", "retention_failed", timedelta(days=365)),
     ("TASKS_STATUS", "1", "status", True),
     ("PUBSUB_EMULATOR_HOST", "localhost:8085", "pubsub_emulator", "localhost:8085"),
     ("PUBSUB_EMULATOR_HOST", "http://[::1]:8085/", "pubsub_emulator", "[::1]:8085"),

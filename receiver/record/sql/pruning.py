@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from receiver.record.database import Executor
     from receiver.record.whose import Whose
@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Outdated:
-    """A row that may be old enough: its place in the order of the search, and whether it is final."""
+    """A row that may be old enough: its place in the order of the search, whether it is final, and how long it is kept."""
 
     enqueued_at: datetime
     task_id: str
     final: bool
+    older: timedelta
 
 
 FIND_OUTDATED: Final = """
@@ -49,7 +50,46 @@ async def find_outdated(
     """SUCCESSFUL and FAILED rows that ended longer ago than `older`, in the order of enqueueing, after `after`."""
     since = (None, "") if after is None else (after.enqueued_at, after.task_id)
     rows = await executor.fetch(FIND_OUTDATED, *whose, older, limit, *since)
-    return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]
+    return [Outdated(**row, older=older) for row in rows]
+
+
+FIND_OUTDATED_IN: Final = """
+SELECT e.enqueued_at, e.task_id, e.final, k.older
+FROM task_executions e
+LEFT JOIN unnest($9::text[], $10::interval[]) AS own(task_path, older) ON own.task_path = e.task_path
+CROSS JOIN LATERAL (
+    SELECT coalesce(own.older, CASE e.status WHEN 'FAILED' THEN $8::interval ELSE $7::interval END) AS older
+) AS k
+WHERE e.ctid >= $4::tid AND e.ctid < $5::tid AND e.task_id > $6
+  AND e.namespace = $1 AND e.environment = $2 AND e.finished_at <= clock_timestamp() - k.older
+ORDER BY e.task_id
+LIMIT $3
+"""
+# No index knows how long a row is kept. By the index on enqueued_at each sweep would walk past all rows that are kept longer.
+
+
+async def find_outdated_in(
+    executor: Executor,
+    blocks: tuple[int, int],
+    *,
+    whose: Whose,
+    successful: timedelta,
+    failed: timedelta,
+    own: Mapping[str, timedelta],
+    limit: int,
+    after: str,
+) -> list[Outdated]:
+    """SUCCESSFUL and FAILED rows in these blocks of the table that ended longer ago than each is kept, after `after` by id.
+
+    Args:
+        blocks: the first, and the one after the last.
+        successful: how long SUCCESSFUL rows are kept; `failed` for FAILED ones.
+        own: by path, for tasks whose rows are kept otherwise.
+    """
+    first, end = ((block, 0) for block in blocks)
+    kept = (successful, failed, list(own), list(own.values()))
+    rows = await executor.fetch(FIND_OUTDATED_IN, *whose, limit, first, end, after, *kept)
+    return [Outdated(**row) for row in rows]
 
 
 FINALISE: Final = """
@@ -111,4 +151,4 @@ async def find_firings(
     """Final firings of one schedule that ended longer ago than `older`: their ids all begin alike."""
     first, end = f"scheduled-{task_name}-", f"scheduled-{task_name}."  # `.` follows `-` bytewise
     rows = await executor.fetch(FIND_FIRINGS, *whose, first, end, older, limit, task_path)
-    return [Outdated(row["enqueued_at"], row["task_id"], row["final"]) for row in rows]
+    return [Outdated(**row, older=older) for row in rows]

@@ -151,7 +151,9 @@ class TestSweep:
         await owe(record, "owed")
         done = run("sweep", TASKS_MODULES="missing")
         assert (done.returncode, published()) == (0, ["owed"])
-        assert done.stderr.startswith("note: messages that were rejected as unknown are left alone: ")
+        assert done.stderr.startswith(
+            "note: nothing is deleted, and messages that were rejected as unknown are left alone: "
+        )
 
 
 class TestListing:

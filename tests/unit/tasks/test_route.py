@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -288,3 +290,20 @@ def test_what_cannot_be_a_task_is_refused(func: Any, says: str) -> None:
     message = refusal(func)
     assert message.startswith("TaskRoute: func ")
     assert says in message
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"),
+    [
+        (
+            timedelta(days=14),
+            "use 15d or more: Pub/Sub keeps a message for 7d and its dead letter for 7d more",
+        ),
+        (timedelta(days=3651), "use at most 3650d"),
+        (30, "use a timedelta"),
+    ],
+)
+def test_how_long_executions_are_kept_is_checked(keep: Any, says: str) -> None:
+    with pytest.raises(DeclarationError, match=re.escape(says)):
+        TaskRoute(send_welcome_email, keep=keep)
+    assert TaskRoute(send_welcome_email, keep=timedelta(days=15)).keep == timedelta(days=15)
