@@ -37,7 +37,8 @@ class Report:
     Attributes:
         routes: the plugins' routes, then the receiver's own.
         findings: to be mended before a deployment.
-        undeclared: those of the findings with which `serve` still starts.
+        undeclared: those of the findings that a @task has no TaskRoute.
+        tolerated: those of the findings with which `serve` still starts.
         warnings: what is probably meant otherwise, and stops nothing.
         notes: good to know.
     """
@@ -45,6 +46,7 @@ class Report:
     routes: tuple[TaskRoute, ...]
     findings: tuple[str, ...]
     undeclared: tuple[str, ...]
+    tolerated: tuple[str, ...]
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -60,6 +62,7 @@ def command(*, as_json: bool) -> None:
                 "routes": [_as_json(route) for route in report.routes],
                 "findings": report.findings,
                 "undeclared": report.undeclared,
+                "tolerated": report.tolerated,
                 "warnings": report.warnings,
                 "notes": report.notes,
             }
@@ -84,18 +87,22 @@ def inspect(settings: Settings) -> Report:
         else:
             kept.append(route)
     declared = frozenset(route.path for route in found.routes)
-    undeclared = [
+    undeclared = tuple(
         f"{path} is a @task that no TaskRoute declares; add it to the list, or remove the decorator"
         for path in plugins.undeclared(found.modules, declared)
+    )
+    problems = [
+        (f"{route.path}: {line}", needed) for route in found.routes for line, needed in route.forms.problems()
     ]
-    routes = (*found.routes, *maintenance.ROUTES)
     doubts = dict.fromkeys(filter(None, (route.doubt(os.environ) for route in found.routes)))
+    tolerated = (*undeclared, *(line for line, needed in problems if needed))
     return Report(
-        routes,
-        (*findings, *undeclared),
-        tuple(undeclared),
-        tuple(doubts),
-        tuple(_notes(found.routes, settings)),
+        routes=(*found.routes, *maintenance.ROUTES),
+        findings=(*findings, *tolerated),
+        undeclared=undeclared,
+        tolerated=tolerated,
+        warnings=(*doubts, *(line for line, needed in problems if not needed)),
+        notes=tuple(_notes(found.routes, settings)),
     )
 
 

@@ -58,7 +58,7 @@ class Loaded(msgspec.Struct, frozen=True):
 class _Report(msgspec.Struct):
     routes: list[LocalRoute]
     findings: list[str]
-    undeclared: list[str]
+    tolerated: list[str]
 
 
 def load_routes(folder: Path, environ: Mapping[str, str], parent: ParentPipe) -> Loaded:
@@ -82,10 +82,10 @@ def load_routes(folder: Path, environ: Mapping[str, str], parent: ParentPipe) ->
     except msgspec.DecodeError:
         lines = errors.decode(errors="replace").strip().splitlines() or [f"exit code {process.returncode}"]
         raise PluginError(lines[-1].removeprefix("error: ")) from None
-    fatal = [finding for finding in report.findings if finding not in report.undeclared]
+    fatal = [finding for finding in report.findings if finding not in report.tolerated]
     if fatal:
         raise PluginError(fatal[0])
-    return Loaded(report.routes, report.undeclared)
+    return Loaded(report.routes, report.tolerated)
 
 
 @dataclass(frozen=True, slots=True)

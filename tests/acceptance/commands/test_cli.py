@@ -290,6 +290,25 @@ class TestCheck:
             f"error: {finding}" for finding in json.loads(again.stdout)["findings"]
         ] == done.stderr.splitlines()
 
+    def test_annotations_that_say_nothing_are_findings_or_notes(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "typed.py").write_text(
+            "from __future__ import annotations\nfrom datetime import date\nfrom receiver import TaskRoute, task\n"
+            "@task\ndef save(db: type[int], day: date, who: Someone, spare: type[int] = int) -> date: ...\n"
+            "@task\ndef sound(day: date, rows: list[dict[str, object]]) -> None: ...\n"
+            "tasks = [TaskRoute(save), TaskRoute(sound)]\n"
+        )
+        done = run("check", TASKS_MODULES="typed")
+        assert done.returncode == 1
+        assert done.stderr == (
+            "error: typed.save: parameter db has a type, which no message can carry: pass what it is made of, "
+            "such as its id, a dataclass or a dict\n"
+        )
+        who, spare = [line for line in done.stdout.splitlines() if line.startswith("warning: ")]
+        assert who == (
+            "warning: typed.save: parameter who names Someone, which only a type checker imports: it is left as plain JSON"
+        )
+        assert spare.startswith("warning: typed.save: parameter spare has a type, which no message can carry")
+
     def test_a_single_broken_module_is_one_line(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "broken.py").write_text("def broken(:\n")
         assert "SyntaxError" in one_line(run("check", TASKS_MODULES="broken"), 1)

@@ -77,17 +77,22 @@ def loaded(folder: Path, code: str, parent: ParentPipe) -> Loaded:
 
 
 def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, parent: ParentPipe) -> None:
-    """What they print is not taken for the report, and a task that was forgotten only warns."""
+    """What they print is not taken for the report, and a task that was forgotten, or that no message can call, only warns."""
     code = (
-        "print('{')\n@task\nasync def greet(): ...\n@task\nasync def forgotten(): ...\n"
-        "tasks = [TaskRoute(greet, schedule='0 3 * * *', aliases=['hello'])]\n"
+        "print('{')\n@task\nasync def greet(on: complex = 1j): ...\n@task\nasync def forgotten(): ...\n"
+        "@task\nasync def wants(it: complex): ...\n"
+        "tasks = [TaskRoute(greet, schedule='0 3 * * *', aliases=['hello']), TaskRoute(wants)]\n"
     )
     found = loaded(tmp_path, code, parent)
-    assert [(one.name, one.schedule) for one in found.routes if not one.built_in] == [("greet", "0 3 * * *")]
+    assert [(one.name, one.schedule) for one in found.routes if not one.built_in] == [
+        ("greet", "0 3 * * *"),
+        ("wants", None),
+    ]
     assert "dev--gyrinx.tasks--plug.hello" in found.routes[0].former_topic_names
     assert [one.path for one in found.routes if one.built_in] == ["receiver.maintenance.sweep"]
-    (warning,) = found.warnings
-    assert warning.startswith("plug.forgotten is a @task that no TaskRoute declares")
+    forgotten, wants = found.warnings
+    assert forgotten.startswith("plug.forgotten is a @task that no TaskRoute declares")
+    assert wants.startswith("plug.wants: parameter it has a complex, which no message can carry")
 
 
 @pytest.mark.parametrize(
