@@ -38,6 +38,9 @@ PATIENT: Final = timedelta(minutes=10)
 """A row that is due, or whose lease has ended, is a finding after this time. The sweeper runs every minute, and a redelivery comes
 within Pub/Sub's longest backoff of ten minutes."""
 
+LATELY: Final = timedelta(days=7)
+"""How far back executions that ended as `Crashed` are looked for, by the time of their enqueueing."""
+
 SWEEPS: Final = timedelta(minutes=15)
 """How far back sweeps are looked for."""
 
@@ -89,6 +92,7 @@ class RecordSeen:
     invalid: Sequence[str] = ()
     owed: Waiting | None = None
     expired: Waiting | None = None
+    crashed: Waiting | None = None
     rejected: Mapping[str, Waiting] | None = None
     given_up: Mapping[bool, Waiting] | None = None
     sweeps: Sweeps | None = None
@@ -131,6 +135,12 @@ WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL GROUP BY reaso
 GIVEN_UP: Final = """
 SELECT final, count(*) AS count, clock_timestamp() - min(dead_lettered_at) AS since FROM task_executions
 WHERE namespace = $1 AND environment = $2 AND dead_lettered_at IS NOT NULL AND status <> 'SUCCESSFUL' GROUP BY final
+"""
+
+CRASHED: Final = """
+SELECT count(*) AS count, clock_timestamp() - min(finished_at) AS since FROM task_executions
+WHERE error_type IS NOT NULL AND enqueued_at >= (SELECT clock_timestamp()) - $3::interval
+  AND namespace = $1 AND environment = $2 AND error_type = 'Crashed'
 """
 
 OTHERS: Final = """
@@ -203,11 +213,13 @@ async def _waiting(
     rejected = await ask("rejected messages", REJECTED)
     given_up = await ask("dead letters", GIVEN_UP)
     expired = await ask("expired leases", EXPIRED, PATIENT)
+    crashed = await ask("crashes", CRASHED, LATELY)
     others = await ask("other environments", OTHERS)
     return replace(
         seen,
         owed=None if owed is None else _counted(owed[0]),
         expired=None if expired is None else _counted(expired[0]),
+        crashed=None if crashed is None else _counted(crashed[0]),
         rejected=None if rejected is None else {row["reason"]: _counted(row) for row in rejected},
         given_up=None if given_up is None else {row["final"]: _counted(row) for row in given_up},
         sweeps=None if swept is None else Sweeps(**swept[0]),

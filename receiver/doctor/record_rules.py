@@ -249,6 +249,14 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     ),
     Rule(
         Severity.WARNING,
+        "crashed",
+        lambda seen: _counted(seen.record.crashed, "execution has", "executions have"),
+        "{item[count]} ended their process again and again, the first {item[time]} ago",
+        "each death takes down what runs beside it; mostly it is memory, or a library in C",
+        "receiver executions list --error Crashed",
+    ),
+    Rule(
+        Severity.WARNING,
         "given-up",
         lambda seen: _counted((seen.record.given_up or {}).get(False), "execution was", "executions were"),
         "{item[count]} given up by Pub/Sub with no end yet, the first for {item[time]}",

@@ -143,10 +143,10 @@ async def balance(
     for row in await record.fetch("SELECT task_id, what, was, became FROM violations"):
         found.wrong.append(f"{row['what']}: {row['task_id']}: {row['was']} -> {row['became']}")
     found.wrong += [f"stuck: {row['task_id']} is RUNNING past its lease" for row in await record.fetch(STUCK)]
-    attempts = await record.fetch("SELECT task_id, fence, ending, error_type FROM task_attempts")
+    attempts = await record.fetch("SELECT task_id, fence, ending, error_message FROM task_attempts")
     expired = {(row["task_id"], row["fence"]) for row in attempts if row["ending"] == "LEASE_EXPIRED"}
     found.expired = len(expired)
-    found.pool_empty = sum("OutOfConnections" in (row["error_type"] or "") for row in attempts)
+    found.pool_empty = sum("no connection" in (row["error_message"] or "") for row in attempts)
     found.runs = len(runs)
     _overlaps(found, runs, expired)
     return found

@@ -313,6 +313,10 @@ class TestCheck:
         (tmp_path / "broken.py").write_text("def broken(:\n")
         assert "SyntaxError" in one_line(run("check", TASKS_MODULES="broken"), 1)
 
+    def test_what_cannot_enclose_a_run_is_the_only_finding(self, run: Run) -> None:
+        done = run("check", TASKS_MODULES="shop", TASKS_AROUND="shop:nothing")
+        assert "TASKS_AROUND: module shop has no nothing" in one_line(done, 1)
+
     def test_setup_that_fails_is_the_only_finding(self, run: Run) -> None:
         done = run("check", TASKS_MODULES="shop,missing", TASKS_SETUP="shop:nothing")
         assert "TASKS_SETUP: module shop has no nothing" in one_line(done, 1)

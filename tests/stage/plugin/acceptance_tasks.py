@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,6 +31,29 @@ def note(label: str) -> int:
 
 def is_open(label: str) -> bool:
     return (FOLDER / f"{label}.open").exists()
+
+
+TENANT: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+
+@asynccontextmanager
+async def tenant(ctx: TaskContext) -> AsyncIterator[None]:
+    """For `TASKS_AROUND`: whose the run is."""
+    token = TENANT.set(f"tenant of {ctx.task_id}")
+    try:
+        yield
+    finally:
+        TENANT.reset(token)
+
+
+@task
+async def whose() -> str:
+    return TENANT.get()
+
+
+@task
+def whose_in_thread() -> str:
+    return TENANT.get()
 
 
 @task
@@ -193,6 +219,8 @@ tasks = [
     TaskRoute(fail_once),
     TaskRoute(give_up),
     TaskRoute(hold_connection),
+    TaskRoute(whose),
+    TaskRoute(whose_in_thread),
     TaskRoute(try_twice, max_attempts=2),
     TaskRoute(exceed, timeout=0.3),
     TaskRoute(exceed_in_thread, timeout=0.3),

@@ -30,6 +30,7 @@ class TestDatabase:
             (replace(WELL, connections=9), {"connections": "ERROR"}),
             (replace(WELL, owed=Waiting(3, HOUR)), {"owed": "WARNING"}),
             (replace(WELL, expired=Waiting(3, HOUR)), {"expired-leases": "WARNING"}),
+            (replace(WELL, crashed=Waiting(2, HOUR)), {"crashed": "WARNING"}),
             (replace(WELL, given_up={False: Waiting(3, HOUR)}), {"given-up": "WARNING"}),
             (replace(WELL, given_up={True: Waiting(1, HOUR)}), {"given-up": "WARNING"}),
             (replace(WELL, rejected={"unknown_task": Waiting(1, HOUR)}), {"rejected": "WARNING"}),
