@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from receiver import maintenance
-from receiver.cli import terminal
+from receiver.cli import listing, terminal
 from receiver.errors import PluginError
 from receiver.settings import Settings
 from receiver.tasks import plugins
 from receiver.tasks.registry import Registry
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from receiver.tasks.route import TaskRoute
 
 
@@ -52,8 +54,9 @@ class Report:
 
 
 @click.command("check")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(*, as_json: bool) -> None:
+@listing.wide
+@listing.as_json
+def command(*, wide: bool, as_json: bool) -> None:
     """Load every plugin and list its tasks; exit 1 when something must be mended."""
     report = inspect(Settings.from_environ(os.environ))
     if as_json:
@@ -68,7 +71,7 @@ def command(*, as_json: bool) -> None:
             }
         )
     else:
-        _print(report)
+        _print(report, wide=wide)
     for finding in report.findings:
         click.echo(f"error: {terminal.clean(finding)}", err=True)
     if report.findings:
@@ -146,30 +149,14 @@ def _notes(routes: tuple[TaskRoute, ...], settings: Settings) -> list[str]:
     return [*late, *foreign, *elsewhere]
 
 
-def _print(report: Report) -> None:
-    listing = terminal.table("NAME", "PATH", "SCHEDULE", "TIMEOUT", "ATTEMPTS", "KILL SWITCH", "TOPIC")
-    for route in report.routes:
-        enabled = route.is_enabled(os.environ)
-        ours = maintenance.is_built_in(route)
-        listing.add_row(
-            terminal.cell("(built in)" if ours else route.name, "dim" if ours else ""),
-            terminal.cell(route.path),
-            terminal.cell(f"{route.schedule} {route.schedule_timezone}" if route.is_scheduled else None),
-            terminal.cell(f"{route.effective_timeout:g} s"),
-            terminal.cell(route.max_attempts or "no limit"),
-            terminal.cell(
-                route.kill_switch and f"{route.kill_switch} ({'on' if enabled else 'OFF'})",
-                "" if enabled else "yellow",
-            ),
-            terminal.cell(route.topic_name),
-        )
+def _print(report: Report, *, wide: bool) -> None:
     console = terminal.console()
     count = sum(not maintenance.is_built_in(route) for route in report.routes)
     if count:
-        console.print(listing)
+        COLUMNS.show(report.routes, wide=wide)
     for kind, lines in (("warning", report.warnings), ("note", report.notes)):
         for line in lines:
-            console.print(f"{kind}: {terminal.clean(line)}")
+            console.print(f"{kind}: {terminal.clean(line)}", soft_wrap=True)
     if not report.findings:
         console.print(f"{count} task{'' if count == 1 else 's'}, nothing to mend")
 
@@ -182,3 +169,32 @@ def _as_json(route: TaskRoute) -> Mapping[str, Any]:
         "schedule_timezone": route.schedule_timezone if route.is_scheduled else None,
         "scheduler_job_name": route.scheduler_job_name if route.is_scheduled else None,
     }
+
+
+def _name(route: TaskRoute) -> Text:
+    ours = maintenance.is_built_in(route)
+    return terminal.cell("(built in)" if ours else route.name, "dim" if ours else "")
+
+
+def _switch(route: TaskRoute) -> Text:
+    enabled = route.is_enabled(os.environ)
+    state = "on" if enabled else "OFF"
+    return terminal.cell(route.kill_switch and f"{route.kill_switch} ({state})", "" if enabled else "yellow")
+
+
+COLUMNS = listing.Columns["TaskRoute"](
+    {
+        "NAME": _name,
+        "PATH": lambda route: terminal.cell(route.path),
+        "SCHEDULE": lambda route: terminal.cell(
+            f"{route.schedule} {route.schedule_timezone}" if route.is_scheduled else None
+        ),
+        "TIMEOUT": lambda route: terminal.cell(f"{route.effective_timeout:g} s"),
+        "ATTEMPTS": lambda route: terminal.cell(route.max_attempts or "no limit"),
+        "KILL SWITCH": _switch,
+        "TOPIC": lambda route: terminal.cell(route.topic_name),
+    },
+    cut=("SCHEDULE", "KILL SWITCH"),
+    spare=("TOPIC", "PATH"),
+)
+"""The listing of tasks; a new column is a line here."""

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from receiver.cli import executions, listing, replay, terminal
 from receiver.errors import ConfigurationError
 from receiver.reading.dead_letters import GivenUp, given_up
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.text import Text
 
 
 @click.group("dead-letters")
@@ -25,13 +20,15 @@ def command() -> None:
 @command.command("list")
 @click.option("--task", metavar="NAME", help="Only of this task: its name or its path.")
 @listing.options
-def list_(*, as_json: bool, namespace: str | None, **options: Any) -> None:
+def list_(*, as_json: bool, wide: bool, namespace: str | None, **options: Any) -> None:
     """List executions that were given up and have not succeeded since, and messages without one; the newest first."""
     found = listing.read(partial(given_up, **options), namespace=namespace)
     if as_json:
         terminal.print_json(found)
+    elif found:
+        COLUMNS.show(found, wide=wide)
     else:
-        terminal.console().print(listing.table(found, COLUMNS) if found else "no dead letters")
+        click.echo("no dead letters")
 
 
 @command.command("replay")
@@ -59,12 +56,16 @@ def _now(one: GivenUp) -> str | None:
     return None if one.run_after is None else f"not before {one.run_after:%Y-%m-%d %H:%M:%S}"
 
 
-COLUMNS: dict[str, Callable[[GivenUp], Text]] = {
-    "ID": lambda one: terminal.cell(one.id),
-    "TASK": lambda one: terminal.cell(one.task_name),
-    "STATUS": lambda one: executions.status(one.status, final=one.final),
-    "COUNT": lambda one: terminal.cell(one.count),
-    "GIVEN UP": lambda one: terminal.moment(one.at),
-    "NEXT OR ERROR": lambda one: terminal.cell(executions.brief(_now(one) or "")),
-}
+COLUMNS = listing.Columns[GivenUp](
+    {
+        "ID": lambda one: terminal.cell(one.id),
+        "TASK": lambda one: terminal.cell(one.task_name),
+        "STATUS": lambda one: executions.status(one.status, final=one.final),
+        "COUNT": lambda one: terminal.cell(one.count),
+        "GIVEN UP": lambda one: terminal.moment(one.at),
+        "NEXT OR ERROR": lambda one: terminal.cell(executions.brief(_now(one) or "")),
+    },
+    cut=("TASK", "NEXT OR ERROR"),
+    spare=("GIVEN UP", "COUNT"),
+)
 """The listing of dead letters; a new column is a line here."""

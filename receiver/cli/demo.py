@@ -19,7 +19,7 @@ import click
 import httpx
 from rich.live import Live
 
-from receiver.cli import listing, terminal
+from receiver.cli import terminal
 from receiver.cli.executions import COLUMNS
 from receiver.demo.every_ending import ENVIRONMENT, MODULE, Endings, Record, Shown
 from receiver.demo.journeys import Journey, follow
@@ -142,7 +142,7 @@ def _print(console: Console, shown: list[Shown], record: Record, seconds: float)
     console.print("Each push is an HTTP request with a signed token, to a receiver in its own process.\n")
     console.print(pushes)
     console.print("\nThe record after that (task_executions, the newest first):\n")
-    console.print(listing.table(record.executions, COLUMNS))
+    COLUMNS.show(record.executions)
     console.print(f"\n{record.rejected} rejected messages are kept in rejected_messages.")
     console.print(
         f"Written through ctx.connection(): {', '.join(record.orders)}. The write of the task that raised is not there."

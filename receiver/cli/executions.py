@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,7 +10,7 @@ import msgspec
 
 from receiver import maintenance
 from receiver.cli import arguments, listing, terminal
-from receiver.reading import queries
+from receiver.reading import cloud_logging, queries
 from receiver.reading.history import Transition, history
 from receiver.reading.queries import Attempt, Execution
 from receiver.record.whose import Whose
@@ -54,7 +55,14 @@ def command() -> None:
 @click.option("--all", "all_", is_flag=True, help="The receiver's own sweeps as well.")
 @listing.options
 def list_(
-    *, status: str | None, since: str | None, all_: bool, as_json: bool, namespace: str | None, **options: Any
+    *,
+    status: str | None,
+    since: str | None,
+    all_: bool,
+    as_json: bool,
+    wide: bool,
+    namespace: str | None,
+    **options: Any,
 ) -> None:
     """List executions, the newest first."""
     # A sweep a minute would bury everything else. Naming the task shows them.
@@ -73,10 +81,12 @@ def list_(
     if as_json:
         terminal.print_json(found)
         return
-    console = terminal.console()
-    console.print(listing.table(found, COLUMNS) if found else none)
+    if found:
+        COLUMNS.show(found, wide=wide)
+    else:
+        click.echo(none)
     if rejected:
-        console.print(f"{rejected} rejected message{'' if rejected == 1 else 's'} kept in rejected_messages")
+        click.echo(f"{rejected} rejected message{'' if rejected == 1 else 's'} kept in rejected_messages")
 
 
 @command.command("show")
@@ -95,17 +105,31 @@ def show(*, task_id: str, as_json: bool) -> None:
     if found is None:
         terminal.fail(f"there is no execution {task_id!r}")
     steps = history(found, attempts)
+    logs = _logs(found)
     if as_json:
         columns = msgspec.to_builtins(found)
-        terminal.print_json(columns | {"attempts": attempts, "history": [step.as_json() for step in steps]})
+        told = {"attempts": attempts, "history": [step.as_json() for step in steps], "logs": logs}
+        terminal.print_json(columns | told)
         return
     console = terminal.console()
-    console.print(listing.values(_known(found)))
+    listing.show_values(_known(found))
     console.print()
     console.print(listing.table(steps, STEPS))
+    if logs is not None:
+        console.print()
+        console.print(f"Cloud Logging: {logs['link']}\n{logs['query']}", soft_wrap=True)
     for text in [attempt.error_traceback for attempt in attempts if attempt.error_traceback][-1:]:
         console.print()
-        console.print(terminal.clean(text.rstrip()))
+        console.print(terminal.clean(text.rstrip()), soft_wrap=True)
+
+
+def _logs(execution: Execution) -> dict[str, str] | None:
+    """The query in Cloud Logging and the link to it; None where GCP_PROJECT_ID is not set or Pub/Sub is a local one."""
+    settings = arguments.settings()
+    if settings.project_id is None or os.environ.get("PUBSUB_EMULATOR_HOST"):
+        return None
+    query = cloud_logging.query_of(execution)
+    return {"query": query, "link": cloud_logging.link_to(query, settings.project_id)}
 
 
 async def _none(connection: AsyncConnection, whose: Whose) -> str:
@@ -129,7 +153,7 @@ def _known(execution: Execution) -> dict[str, Any]:
 
 def _result(execution: Execution) -> Text:
     if execution.error_type is not None:
-        text = f"{execution.error_type}: {execution.error_message or ''}"
+        text = f"{execution.error_type.rpartition('.')[2]}: {execution.error_message or ''}"
     elif execution.skipped_by is not None:
         text = f"not run: {execution.skipped_by} is off"
     elif execution.status == TaskResultStatus.SUCCESSFUL:
@@ -161,15 +185,19 @@ def status(name: str | None, *, final: bool = False) -> Text:
     return terminal.cell(shown, STYLES[TaskResultStatus(name)])
 
 
-COLUMNS: dict[str, Callable[[Execution], Text]] = {
-    "TASK ID": lambda execution: terminal.cell(execution.task_id),
-    "TASK": lambda execution: terminal.cell(execution.task_name),
-    "STATUS": lambda execution: status(execution.status, final=execution.final),
-    "ATTEMPT": lambda execution: terminal.cell(execution.attempt),
-    "ENQUEUED": lambda execution: terminal.moment(execution.enqueued_at),
-    "TOOK": _took,
-    "RESULT OR ERROR": _result,
-}
+COLUMNS = listing.Columns[Execution](
+    {
+        "TASK ID": lambda execution: terminal.cell(execution.task_id),
+        "TASK": lambda execution: terminal.cell(execution.task_name),
+        "STATUS": lambda execution: status(execution.status, final=execution.final),
+        "ATTEMPT": lambda execution: terminal.cell(execution.attempt),
+        "ENQUEUED": lambda execution: terminal.moment(execution.enqueued_at),
+        "TOOK": _took,
+        "RESULT OR ERROR": _result,
+    },
+    cut=("TASK", "RESULT OR ERROR"),
+    spare=("TOOK", "ENQUEUED", "ATTEMPT"),
+)
 """The listing of executions; a new column is a line here."""
 
 STEPS: dict[str, Callable[[Transition], Text]] = {

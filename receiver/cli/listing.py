@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
+from rich.text import Text
 
 from receiver.cli import arguments, terminal
 from receiver.reading import queries
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from rich.table import Table
-    from rich.text import Text
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 T = TypeVar("T")
@@ -24,11 +24,15 @@ F = TypeVar("F", bound="Callable[..., None]")
 LONGEST = 10_000
 """Rows of the longest listing; for more use SQL."""
 
+GAP, LEAST, KEY = 2, 10, 40
+"""Blanks between two columns; characters that are left of a text that is cut; characters of an id that all lines have room for."""
+
+wide = click.option("--wide", is_flag=True, help="Cut nothing, whatever the width of the terminal.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def options(command: F) -> F:
-    """`--namespace`, `--limit` and `--json`."""
+    """`--namespace`, `--limit`, `--wide` and `--json`."""
     limit = click.option(
         "--limit",
         type=click.IntRange(1, LONGEST),
@@ -41,7 +45,7 @@ def options(command: F) -> F:
         metavar="NAME",
         help="Those of another receiver that shares the database.  [default: $TASKS_NAMESPACE]",
     )
-    return namespace(limit(as_json(command)))
+    return namespace(limit(wide(as_json(command))))
 
 
 def read(query: Callable[[AsyncConnection, Whose], Awaitable[T]], *, namespace: str | None = None) -> T:
@@ -57,17 +61,72 @@ def read(query: Callable[[AsyncConnection, Whose], Awaitable[T]], *, namespace: 
     return asyncio.run(run())
 
 
+class Columns(Generic[T]):
+    """The columns of a listing, the id first: it is never cut, so that it can be copied.
+
+    Args:
+        cells: gives each heading the cell of a row.
+        cut: headings whose texts are cut where a terminal is narrow, to `LEAST` characters.
+        spare: headings that are left out before that, in this order.
+    """
+
+    def __init__(
+        self, cells: Mapping[str, Callable[[T], Text]], *, cut: Sequence[str], spare: Sequence[str] = ()
+    ) -> None:
+        self._cells = cells
+        self._cut = cut
+        self._spare = spare
+
+    def show(self, rows: Sequence[T], *, wide: bool = False) -> None:
+        """Prints a line for each row. On a terminal the lines fit it, unless `wide`."""
+        made = {name: [cell(row) for row in rows] for name, cell in self._cells.items()}
+        widths = {name: max(len(name), *(cell.cell_len for cell in cells), 0) for name, cells in made.items()}
+        console = terminal.console()
+        key = next(iter(made))
+        if console.is_terminal:  # the line of a longer id is longer, and no other
+            widths[key] = max(len(key), *(cell.cell_len for cell in made[key] if cell.cell_len <= KEY), 0)
+        fitting = self._fitting(widths, console.width) if console.is_terminal and not wide else widths
+        for line in zip(*([Text(name, "bold"), *made[name]] for name in fitting), strict=True):
+            for (name, width), cell in zip(fitting.items(), line, strict=True):
+                cell.truncate(
+                    width if name != key else max(width, cell.cell_len), overflow="ellipsis", pad=True
+                )
+            shown = Text("  ").join(line)
+            shown.rstrip()
+            console.print(shown, soft_wrap=True)
+        if left_out := [name for name in widths if name not in fitting]:
+            console.print(
+                f"(left out here: {', '.join(left_out)}; --wide has them)", style="dim", soft_wrap=True
+            )
+
+    def _fitting(self, widths: Mapping[str, int], room: int) -> dict[str, int]:
+        """The columns that are shown, with their widths."""
+        kept = dict(widths)
+
+        def excess(least: int) -> int:
+            short = sum(min(width, least) if name in self._cut else width for name, width in kept.items())
+            return short + GAP * (len(kept) - 1) - room
+
+        for name in self._spare:
+            if excess(LEAST) > 0:
+                del kept[name]
+        longest = max(kept.values())
+        while longest > LEAST and excess(longest) > 0:
+            longest -= 1
+        return {name: min(width, longest) if name in self._cut else width for name, width in kept.items()}
+
+
 def table(rows: Sequence[T], columns: Mapping[str, Callable[[T], Text]]) -> Table:
-    """A line for each row; `columns` gives each heading the cell of a row."""
+    """A row for each; long texts are folded. `columns` gives each heading the cell of a row."""
     made = terminal.table(*columns)
     for row in rows:
         made.add_row(*(cell(row) for cell in columns.values()))
     return made
 
 
-def values(row: Mapping[str, Any]) -> Table:
-    """A line for each column of one row."""
-    made = terminal.table("COLUMN", "VALUE")
+def show_values(row: Mapping[str, Any]) -> None:
+    """Prints a line for each column of one row. A long value is one line too: a terminal wraps it, and it can be copied."""
+    console = terminal.console()
+    width = max(map(len, row))
     for name, value in row.items():
-        made.add_row(terminal.cell(name), terminal.shown(value))
-    return made
+        console.print(Text(f"{name:<{width}}  ", "bold") + terminal.shown(value), soft_wrap=True)

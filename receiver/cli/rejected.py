@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
@@ -13,11 +13,6 @@ from receiver.contract.envelope import open_envelope
 from receiver.errors import Rejected, RejectionReason
 from receiver.reading.rejected import Rejection, rejection, rejections
 from receiver.text import is_storable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.text import Text
 
 SHOWN = 4000
 """This many characters of a message are shown; `--json` has all of it."""
@@ -32,13 +27,15 @@ def command() -> None:
 @click.option("--reason", type=click.Choice([reason.value for reason in RejectionReason]), help="Only these.")
 @click.option("--task", metavar="NAME", help="Only those that named this task.")
 @listing.options
-def list_(*, as_json: bool, namespace: str | None, **options: Any) -> None:
+def list_(*, as_json: bool, wide: bool, namespace: str | None, **options: Any) -> None:
     """List rejected messages, those seen last first."""
     found = listing.read(partial(rejections, **options), namespace=namespace)
     if as_json:
         terminal.print_json(found)
+    elif found:
+        COLUMNS.show(found, wide=wide)
     else:
-        terminal.console().print(listing.table(found, COLUMNS) if found else "no rejected messages")
+        click.echo("no rejected messages")
 
 
 @command.command("show")
@@ -54,23 +51,27 @@ def show(*, id_: str, as_json: bool) -> None:
         return
     console = terminal.console()
     for one, body in found:
-        console.print(listing.values({name: getattr(one, name) for name in Rejection.__dataclass_fields__}))
+        listing.show_values({name: getattr(one, name) for name in Rejection.__dataclass_fields__})
         console.print()
         for title, text in _parts(body):
             cut = text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
             console.print(f"{title}: {terminal.clean(cut)}")
 
 
-COLUMNS: dict[str, Callable[[Rejection], Text]] = {
-    "MESSAGE": lambda one: terminal.cell(one.message_id),
-    "REASON": lambda one: terminal.cell(one.reason),
-    "TASK": lambda one: terminal.cell(one.task_name),
-    "COUNT": lambda one: terminal.cell(one.count),
-    "FIRST SEEN": lambda one: terminal.moment(one.first_seen),
-    "LAST SEEN": lambda one: terminal.moment(one.last_seen),
-    "REPLAYED": lambda one: terminal.moment(one.replayed_at),
-    "DETAIL": lambda one: terminal.cell(one.detail),
-}
+COLUMNS = listing.Columns[Rejection](
+    {
+        "MESSAGE": lambda one: terminal.cell(one.message_id),
+        "REASON": lambda one: terminal.cell(one.reason),
+        "TASK": lambda one: terminal.cell(one.task_name),
+        "COUNT": lambda one: terminal.cell(one.count),
+        "FIRST SEEN": lambda one: terminal.moment(one.first_seen),
+        "LAST SEEN": lambda one: terminal.moment(one.last_seen),
+        "REPLAYED": lambda one: terminal.moment(one.replayed_at),
+        "DETAIL": lambda one: terminal.cell(one.detail),
+    },
+    cut=("REASON", "TASK", "DETAIL"),
+    spare=("FIRST SEEN", "REPLAYED", "LAST SEEN", "COUNT"),
+)
 """The listing of rejected messages; a new column is a line here."""
 
 

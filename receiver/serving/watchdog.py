@@ -1,6 +1,6 @@
 """Watches the event loop from a thread: an `async def` that blocks delays every other delivery.
 
-When the loop has not turned for `BLOCKED_AFTER`, the log gets its stack, once. When it is still blocked a lease
+When the loop has not turned for `BLOCKED_AFTER`, the log says which task's line blocks it and gets its stack, once. When it is still blocked a lease
 after the deadline of what it runs, only the exit can end that, so the process ends itself. Its leases run
 out, and another instance takes over. The heartbeat has its own thread and goes on until then.
 
@@ -25,6 +25,7 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 BLOCKED_AFTER = 5.0
 """Seconds without a turn of the loop after which it counts as blocked: a delivery takes milliseconds of it."""
@@ -33,6 +34,12 @@ WATCH_INTERVAL = 0.25
 """Seconds between two looks at the loop, and so how late an end may be."""
 
 LAST_RESORT_EXIT_CODE = 1
+
+FRAMES = 20
+"""Of a stack, the innermost."""
+
+OURS = ("asyncio.events", "receiver.delivery.run")
+"""Where a task's own stack begins."""
 
 
 class Watchdog:
@@ -105,7 +112,8 @@ class Watchdog:
     def _bark(self, seconds: float) -> None:
         if not self._said:
             self._said = True
-            self._emit(ReceiverTrouble("event loop blocked", f"for {seconds:.0f} s, in:\n{self._stack()}"))
+            where, stack = self._stack()
+            self._emit(ReceiverTrouble("event loop blocked", f"for {seconds:.0f} s by {where}", stack=stack))
         if self._hopeless():
             self._exit("the event loop is blocked past every deadline", LAST_RESORT_EXIT_CODE)
 
@@ -116,6 +124,22 @@ class Watchdog:
             sys.stderr.flush()
         os._exit(exit_code)
 
-    def _stack(self) -> str:
+    def _stack(self) -> tuple[str, str]:
+        """The task that blocks the loop, with its own innermost line, and its stack without our frames, innermost first."""
+        frames = []
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - the documented way to another thread's stack
-        return "".join(traceback.format_stack(frame)[-20:]) if frame else "(unknown)"
+        while frame is not None and frame.f_globals.get("__name__") not in OURS:
+            frames.append(frame)
+            frame = frame.f_back
+        found = traceback.StackSummary.extract((each, each.f_lineno) for each in frames)
+        task = asyncio.current_task(self._loop)
+        if not frames or task is None:
+            return "an unknown task", "".join(traceback.format_list(found))
+        home = _package(frames[-1])
+        guilty = next(line for each, line in zip(frames, found, strict=True) if _package(each) == home)
+        where = f"{task.get_name()}, in {guilty.name} ({guilty.filename}:{guilty.lineno}): {guilty.line}"
+        return where, "".join(traceback.format_list(found[:FRAMES]))
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

@@ -35,12 +35,17 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class ReceiverTrouble(msgspec.Struct, frozen=True):
-    """Something in the service itself needs an operator. `what` is constant, `why` is one line."""
+    """Something in the service itself needs an operator. `what` is constant, `why` is one line.
+
+    Attributes:
+        stack: where other code is, the innermost frame first, if that is the trouble.
+    """
 
     what: str
     why: str
     task_id: str | None = None
     error: BaseException | None = None
+    stack: str | None = None
 
 
 class ServiceState(msgspec.Struct, frozen=True):

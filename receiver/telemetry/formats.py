@@ -141,7 +141,7 @@ class TerminalFormatter(LineFormatter):
     def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
         """The line of an event at a time in seconds since 1970, and the lines of its traceback."""
         clock = time.strftime("%H:%M:%S", time.localtime(at))
-        trail = (fields.get("stack_trace") or "").rstrip().splitlines()
+        trail = (fields.get("stack_trace") or fields.get("stack") or "").rstrip().splitlines()
         parts = [
             part if part.isprintable() else _CONTROL.sub(_written_out, part) for part in (message, *trail)
         ]

@@ -44,10 +44,10 @@ from receiver.text import clean
 if TYPE_CHECKING:
     from receiver.settings import Settings
 
-_WARNINGS = (Denied, Refused, Oversized, Exhausted, DeadLettered)
-_ERRORS = (Failed, Abandoned, Lost, Unrecorded, Broken)
+_WARNINGS = (Denied, Refused, Oversized, Exhausted, DeadLettered, Abandoned, Unrecorded, Broken)
+_ERRORS = (Failed, Lost)
 _LEVELS = dict.fromkeys(_WARNINGS, logging.WARNING) | dict.fromkeys(_ERRORS, logging.ERROR)
-"""Endings that are not here are INFO."""
+"""Endings that are not here are INFO. An event has told why the last three warnings came: trouble is one ERROR, not two."""
 
 _NO_RECORD = logging.makeLogRecord({})
 
@@ -113,9 +113,10 @@ def _rendered(event: Event) -> tuple[int, str, dict[str, Any]]:
     match event:
         case Delivered():
             return _delivered(event)
-        case ReceiverTrouble(what=what, why=why, task_id=task_id, error=error):
+        case ReceiverTrouble(what=what, why=why, task_id=task_id, error=error, stack=stack):
             failure = Failure.of(error) if error is not None else None
-            fields = {"task_id": task_id, "stack_trace": failure.traceback if failure else None}
+            trail = failure.traceback if failure else None
+            fields = {"task_id": task_id, "stack_trace": trail, "stack": stack}
             return logging.ERROR, f"{what}: {why}", fields
         case ServiceState(what=what):
             return logging.INFO, what, {}
@@ -141,7 +142,7 @@ def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
     why = _why(ending)
     name = event.task_name or "push"
     return (
-        _LEVELS.get(type(ending), logging.INFO),
+        logging.ERROR if failed is not None else _LEVELS.get(type(ending), logging.INFO),
         f"{event.status} {name}: {type(ending).__name__}{f' ({why})' if why else ''}",
         fields,
     )

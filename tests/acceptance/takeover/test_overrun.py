@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import threading
 from datetime import datetime, timedelta
@@ -148,7 +149,9 @@ async def blocks_for_a_while(launch: Launch, second: Receiver, record: Record, m
         await renewed_past(record, label, await lease_of(record, label))
     assert (await second.push(message("blocking", label))).status == 429
     log = await first.logged("event loop blocked")
-    await eventually(lambda: "the_guilty_function" in first.instance.log())
+    first_line, innermost = log[log.index("event loop blocked") :].splitlines()[:2]
+    assert re.search(r"for \d+ s by blocking, in the_guilty_function \(.*fault_tasks\.py:\d+\): ", first_line)
+    assert re.search(r'^ +File ".*", line \d+, in ', innermost)
     assert not delayed.done()
     assert "process ends itself" not in log
     marks.open_gate(label)

@@ -135,6 +135,21 @@ def test_a_failure_is_an_event_for_error_reporting(cloud: Lines) -> None:
     assert line["message"] == "500 ship: Failed (shop.OutOfStock: sold out)"
 
 
+def test_a_failure_that_could_not_be_recorded_is_told_all_the_same(cloud: Lines) -> None:
+    cloud.emit(delivered(Unrecorded(), task_name="ship", ran=Failed(FAILURE)))
+    line = cloud.object()
+    assert (line["severity"], line["message"]) == ("ERROR", "500 ship: Unrecorded")
+    assert (line["error_type"], line["stack_trace"]) == ("shop.OutOfStock", FAILURE.traceback)
+
+
+def test_a_stack_on_a_terminal_is_readable_lines(terminal: Lines) -> None:
+    stack = '  File "shop.py", line 7, in wait\n    time.sleep(9)\n'
+    terminal.emit(ReceiverTrouble("event loop blocked", "for 5 s by ship, in wait (shop.py:7)", stack=stack))
+    first, *rest = terminal.text.splitlines()
+    assert first.endswith(" ERROR   event loop blocked: for 5 s by ship, in wait (shop.py:7)")
+    assert rest == ['      File "shop.py", line 7, in wait', "        time.sleep(9)"]
+
+
 def test_trouble_of_the_service_carries_its_traceback(cloud: Lines) -> None:
     try:
         lookup()
@@ -181,10 +196,10 @@ LEVELS: list[tuple[Ending, str, str]] = [
     (Refused(RejectionReason.UNKNOWN_TASK, "no 'x'", acked=True), "WARNING", "unknown_task: no 'x'"),
     (Failed(FAILURE), "ERROR", "shop.OutOfStock: sold out"),
     (Failed(FAILURE, final=True), "ERROR", "shop.OutOfStock: sold out"),
-    (Abandoned(), "ERROR", ""),
+    (Abandoned(), "WARNING", ""),
     (Lost(), "ERROR", ""),
-    (Unrecorded(), "ERROR", ""),
-    (Broken(), "ERROR", ""),
+    (Unrecorded(), "WARNING", ""),
+    (Broken(), "WARNING", ""),
 ]
 
 
