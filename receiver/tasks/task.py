@@ -89,7 +89,8 @@ class Task(Generic[P, R_co]):
             DatabaseUnavailable: the record cannot be reached, or its answer was lost and the row may or may not exist.
             SettingError: the environment does not say where to enqueue to.
         """
-        return current().enqueue(self._entry(args, kwargs))
+        entry = self._entry(args, kwargs)  # wrong arguments are told before a wrong environment is
+        return current().enqueue(entry)
 
     @as_aenqueue
     async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:

@@ -47,19 +47,28 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-def test_the_tests_of_the_page_on_testing_pass(project_root: Path, tmp_path: Path) -> None:
-    names = written((project_root / "docs" / "testing.md").read_text(), tmp_path)
-    assert names == ["shop_tasks.py", "conftest.py", "test_good_days.py", "test_bad_days.py"]
+@pytest.mark.parametrize(
+    ("page", "modules", "passed"),
+    [
+        ("testing.md", ["shop_tasks.py", "conftest.py", "test_good_days.py", "test_bad_days.py"], 9),
+        ("tasks.md", ["orders.py", "test_orders.py"], 2),
+    ],
+)
+def test_the_tests_of_a_page_pass(
+    project_root: Path, tmp_path: Path, page: str, modules: list[str], passed: int
+) -> None:
+    assert written((project_root / "docs" / page).read_text(), tmp_path) == modules
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:asyncio", *plugin_arguments()],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{project_root}:{tmp_path}"},
+        env=os.environ
+        | {"PYTHONPATH": f"{project_root}:{tmp_path}", "TASKS_MODULES": modules[0].removesuffix(".py")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "9 passed" in done.stdout
+    assert f"{passed} passed" in done.stdout
 
 
 def shown_in(page: str) -> list[tuple[str, list[str]]]:
