@@ -59,8 +59,12 @@ class Lazy(click.Group):
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pubsub-task-receiver")
-def group() -> None:
+@click.pass_context
+def group(context: click.Context) -> None:
     """Runs the tasks that Google Pub/Sub pushes, once, and records each in PostgreSQL."""
+    from receiver.cli.here import adopt  # noqa: PLC0415 - not for --help and --version
+
+    adopt(context.invoked_subcommand or "")
 
 
 def main() -> None:

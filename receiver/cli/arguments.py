@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from receiver import maintenance, parsers
-from receiver.dev.folder import Folder
 from receiver.errors import ConfigurationError, PluginError
 from receiver.record.database import Database
 from receiver.settings import Settings
@@ -20,7 +18,7 @@ from receiver.tasks.registry import Registry
 from receiver.telemetry import logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
 
 def duration(option: str, text: str) -> timedelta:
@@ -45,13 +43,6 @@ def keywords(text: str) -> dict[str, Any]:
     """`--kwargs`: a JSON object."""
     value: dict[str, Any] = _json("--kwargs", text, dict, 'a JSON object, such as \'{"user_id": "u1"}\'')
     return value
-
-
-def environ(names: Iterable[str]) -> dict[str, str]:
-    """This process's variables. When none of `names` is set, those of this folder's `receiver dev` are added."""
-    if any(os.environ.get(name, "").strip() for name in names):
-        return dict(os.environ)
-    return {**os.environ, **Folder(Path.cwd()).environ()}
 
 
 def settings() -> Settings:

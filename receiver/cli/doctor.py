@@ -9,6 +9,7 @@ import sys
 import click
 
 from receiver.cli import terminal
+from receiver.cli.here import is_dev
 from receiver.doctor.examination import examine
 from receiver.doctor.findings import SKIPPABLE, Check
 
@@ -52,6 +53,7 @@ def command(
             service=service,
             region=region,
             skipped=frozenset(Check(name) for name in skipped),
+            dev=is_dev(os.environ),
         )
     )
     if as_json:

@@ -1,7 +1,6 @@
 """`receiver enqueue`: one task, enqueued as an application would, and followed to its end.
 
-The task is one of the plugins', so its arguments are checked here. Without any of `WHERE` set, it enqueues to the `receiver dev` of
-this folder.
+The task is one of the plugins', so its arguments are checked here.
 """
 
 from __future__ import annotations
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 
     from receiver.tasks.call import Entry
 
-WHERE = ("DATABASE_URL", "GCP_PROJECT_ID", "PUBSUB_EMULATOR_HOST")
-"""Variables that say where to enqueue to."""
-
 FIRST_POLL, LONGEST_POLL = 0.05, 1.0
 """Seconds between two looks at the record: soon at first, then twice as long each time."""
 
@@ -61,8 +57,7 @@ def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: f
     """
     positional, keywords = arguments.positional(args), arguments.keywords(kwargs)
     delay = None if run_after is None else arguments.duration("--run-after", run_after)
-    environ = arguments.environ(WHERE)
-    settings = Settings.from_environ(environ)
+    settings = arguments.settings()
     backend = PubSubBackend(settings)
     try:
         task, positional, keywords = _found(settings, name, positional, keywords)

@@ -3,8 +3,6 @@
 The token is signed with a key of this folder (`.receiver/signing-key.pem`). The receiver accepts it because its
 `TASKS_OIDC_CERTS_URL` is an address on this machine where that key's certificate is; when nobody serves it there, this
 command does while it sends. A receiver that checks with Google's certificates cannot be pushed to from here.
-
-Without any of `RECEIVER_VARIABLES` set, it pushes to the `receiver dev` of this folder.
 """
 
 from __future__ import annotations
@@ -32,15 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SUGGESTION = "http://127.0.0.1:8081/certs"
-RECEIVER_VARIABLES = (
-    "CLOUD_RUN_SERVICE_URL",
-    "PORT",
-    "TASKS_OIDC_CERTS_URL",
-    "TASKS_PUSH_AUTH",
-    "TASKS_SERVICE_ACCOUNT",
-)
-"""Variables that name the receiver to push to, and the account whose tokens it accepts."""
-
 COLD_RETRY = 1.1
 """Seconds until a receiver that found no certificates looks for them again (it waits 1 s)."""
 
@@ -70,7 +59,7 @@ POLL = 0.1
 def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str | None, wait: float) -> None:
     """Send one signed push to a receiver on this machine; exit 0 when it answers 200."""
     positional, keywords = arguments.positional(args), arguments.keywords(kwargs)
-    settings = Settings.from_environ(arguments.environ(RECEIVER_VARIABLES))
+    settings = arguments.settings()
     target = _target(url or _default(settings))
     try:
         body = message(name, positional, keywords, task_id=task_id)

@@ -6,10 +6,12 @@ a file lock, which the system releases when the process ends.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import shlex
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,6 +36,9 @@ ROOT_DATA_PARENT: Final = Path("/var/tmp")  # noqa: S108 - PostgreSQL refuses a 
 """Where PostgreSQL's data goes when root works in a folder that its account may not enter. It survives a reboot."""
 
 
+OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
 class Ports(msgspec.Struct, frozen=True):
     """The ports, kept from run to run."""
 
@@ -56,6 +61,8 @@ class Folder:
         """
         try:
             self.path.mkdir(exist_ok=True)
+            # Whatever the umask: commands read nothing that others may write.
+            self.path.chmod(stat.S_IMODE(self.path.stat().st_mode) & ~OTHERS_WRITE)
             (self.path / ".gitignore").write_text("*\n")
         except OSError as error:
             raise ConfigurationError(
@@ -97,14 +104,28 @@ class Folder:
         """Writes the variables that another process needs, for a shell to source or a dotenv reader."""
         lines = [f"{name}={shlex.quote(value)}" for name, value in environ.items()]
         note = "# Written by receiver dev: set -a; . .receiver/env; set +a"
-        (self.path / ENV_FILE).write_text("\n".join([note, *lines]) + "\n")
+        file = self.path / ENV_FILE
+        file.touch(0o600)
+        file.chmod(0o600)
+        file.write_text("\n".join([note, *lines]) + "\n")
 
     def environ(self) -> dict[str, str]:
-        """What `keep_environ` wrote; empty when no dev ever ran here."""
+        """What `keep_environ` wrote; empty when no dev ever ran here.
+
+        Raises:
+            ConfigurationError: somebody else may have written it.
+        """
+        path = self.path / ENV_FILE
         try:
-            text = (self.path / ENV_FILE).read_text()
-        except OSError:
-            return {}
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:  # noqa: PTH123 - pathlib follows links
+                found = (self.path.stat(), os.fstat(file.fileno()))
+                text = file.read()
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                return {}
+            raise _not_ours(path) from None
+        if any(each.st_uid != os.geteuid() or each.st_mode & OTHERS_WRITE for each in found):
+            raise _not_ours(path)
         pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
         return {name: "".join(shlex.split(value)) for name, value in pairs}
 
@@ -115,3 +136,9 @@ class Folder:
             return self.path / DATA_FOLDER
         identity = hashlib.sha256(str(self.path.absolute()).encode()).hexdigest()[:16]
         return ROOT_DATA_PARENT / f"receiver-dev-{identity}"
+
+
+def _not_ours(path: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{path} is not read: it is another user's, or others may write it; `receiver dev` makes it anew"
+    )

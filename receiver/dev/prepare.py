@@ -47,6 +47,9 @@ IGNORED: Final = frozenset(
 )
 """Variables that are ignored, so that a laptop's tasks never run on another machine's database."""
 
+KEPT: Final = ("TASKS_DB_SCHEMA", "TASKS_MODULES", "TASKS_PUSH_AUTH")
+"""Variables of the receiver's that other processes must have like it."""
+
 PORTS_TRIED: Final = 200
 PORT_WAIT: Final = 3.0
 """Seconds to wait for the ports of a run that was just killed."""
@@ -138,7 +141,7 @@ def _shared(
         "TASKS_SERVICE_ACCOUNT": project.email,
         "TASKS_OIDC_CERTS_URL": f"http://{LOOPBACK}:{ports.pubsub}{OIDC_CERTS_PATH}",
     }
-    return shared | {name: given[name] for name in ("TASKS_MODULES", "TASKS_DB_SCHEMA") if given.get(name)}
+    return shared | {name: given[name] for name in KEPT if given.get(name)}
 
 
 def _ports(folder: Folder, environ: Mapping[str, str]) -> Ports:

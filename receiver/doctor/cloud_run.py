@@ -40,6 +40,7 @@ class CloudRunService:
         cpu_always: whether it has CPU outside requests (instance-based billing).
         ingress: Cloud Run's word, such as `INGRESS_TRAFFIC_INTERNAL_ONLY`.
         invoker_checked: whether Cloud Run asks for a caller's role before a request arrives.
+        http2: whether it speaks HTTP/2 to the container (end-to-end HTTP/2), which the receiver does not understand.
         environment: its variables; None for what comes from a secret.
     """
 
@@ -51,6 +52,7 @@ class CloudRunService:
     cpu_always: bool
     ingress: str
     invoker_checked: bool
+    http2: bool = False
     environment: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
     @property
@@ -75,9 +77,13 @@ class _Resources(msgspec.Struct, rename="camel"):
     cpu_idle: bool = False
 
 
+class _Port(msgspec.Struct, rename="camel"):
+    name: str = ""
+
+
 class _Container(msgspec.Struct, rename="camel"):
     env: list[_Variable] = []
-    ports: list[Any] = []
+    ports: list[_Port] = []
     resources: _Resources | None = None
 
 
@@ -129,5 +135,6 @@ def service_of(body: Any) -> CloudRunService:
         cpu_always=container.resources is not None and not container.resources.cpu_idle,
         ingress=found.ingress,
         invoker_checked=not found.invoker_iam_disabled,
+        http2=any(port.name == "h2c" for port in container.ports),
         environment={one.name: one.value if one.value_source is None else None for one in container.env},
     )

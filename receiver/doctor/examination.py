@@ -68,6 +68,7 @@ async def examine(
     service: str | None = None,
     region: str | None = None,
     skipped: frozenset[Check] = frozenset(),
+    dev: bool = False,
 ) -> Diagnosis:
     """Looks at every part, and returns the diagnosis.
 
@@ -75,17 +76,18 @@ async def examine(
         max_instances: of the service. Default: those of the deployed service, else Cloud Run's default.
         service, region: name and place of the service; else it is found by its address.
         skipped: what not to look at.
+        dev: whether the environment is that of a `receiver dev`: one instance, which provisions for itself.
     """
-    configuration = Configuration.read(environ)
+    configuration = replace(Configuration.read(environ), dev=dev)
     settings = configuration.settings
     examination = _Examination(
         environ,
         settings,
         Declared.load(settings, environ),
-        max_instances,
+        max_instances or (1 if dev else None),
         service or settings.service_name,
         region,
-        skipped | _absent_in_stand_in(settings),
+        skipped | _absent_in_stand_in(settings) | (frozenset({Check.PUBSUB}) if dev else frozenset()),
         judged(Check.CONFIGURATION, SETTING_RULES, configuration),
     )
     return await examination.diagnosis()

@@ -57,6 +57,16 @@ class Deployed:
         return f"serviceAccount:{self.settings.service_account}" in (self.invokers or ())
 
     @property
+    def is_elsewhere(self) -> bool:
+        """Whether pushes are addressed to none of the service's own addresses."""
+        return self.settings.service_url not in {None, *self.service.urls}
+
+    @property
+    def is_internal(self) -> bool:
+        """Whether only internal requests are let through."""
+        return self.service.ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY"
+
+    @property
     def urls(self) -> str:
         """Every address of the service."""
         return ", ".join(self.service.urls)
@@ -100,10 +110,26 @@ SERVICE_RULES: Final[tuple[Rule[Deployed], ...]] = (
     Rule(
         Severity.WARNING,
         "service-url",
-        lambda seen: seen.settings.service_url not in {None, *seen.service.urls},
+        lambda seen: seen.is_elsewhere and not seen.is_internal,
         "CLOUD_RUN_SERVICE_URL is {seen.settings.service_url}; {seen.service.id} answers at {seen.urls}",
         "unless it is a custom domain of the service, pushes go elsewhere, with an audience that the service refuses",
         "export CLOUD_RUN_SERVICE_URL={seen.url}",
+    ),
+    Rule(
+        Severity.ERROR,
+        "domain-internal",
+        lambda seen: seen.is_elsewhere and seen.is_internal,
+        "CLOUD_RUN_SERVICE_URL is {seen.settings.service_url}, and {seen.service.id} takes internal requests only",
+        "a push counts as internal only at the service's own address; at a custom domain Cloud Run refuses it",
+        "export CLOUD_RUN_SERVICE_URL={seen.url}",
+    ),
+    Rule(
+        Severity.ERROR,
+        "container-protocol",
+        lambda seen: seen.service.http2,
+        "Cloud Run speaks HTTP/2 to the container of {seen.service.id} (its port is named h2c)",
+        "the receiver speaks HTTP/1: no push arrives",
+        f"{_UPDATE} --no-use-http2",
     ),
     Rule(
         Severity.NOTE,

@@ -27,11 +27,12 @@ _MENDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """The environment as it was read. `refused`: the variables that could not be."""
+    """The environment as it was read. `refused`: the variables that could not be; `dev`: it is that of a `receiver dev`."""
 
     settings: Settings
     environ: Mapping[str, str]
     refused: tuple[SettingError, ...] = ()
+    dev: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Configuration:
@@ -88,7 +89,7 @@ SETTING_RULES: Final[tuple[Rule[Configuration], ...]] = (
     Rule(
         Severity.WARNING,
         "push-auth-off",
-        lambda seen: seen.settings.push_auth is PushAuth.OFF,
+        lambda seen: seen.settings.push_auth is PushAuth.OFF and not seen.dev,
         "TASKS_PUSH_AUTH is off",
         "everybody who reaches the service can run its tasks",
         "unset TASKS_PUSH_AUTH",
@@ -97,7 +98,9 @@ SETTING_RULES: Final[tuple[Rule[Configuration], ...]] = (
         lambda seen, _: Severity.NOTE if is_loopback(seen.certs_host) else Severity.WARNING,
         "certificates-elsewhere",
         lambda seen: (
-            seen.settings.push_auth is PushAuth.OIDC and not seen.certs_host.endswith(".googleapis.com")
+            seen.settings.push_auth is PushAuth.OIDC
+            and not seen.certs_host.endswith(".googleapis.com")
+            and not seen.dev
         ),
         "TASKS_OIDC_CERTS_URL leads to {seen.certs_host}",
         "that host decides who may push",
@@ -105,8 +108,16 @@ SETTING_RULES: Final[tuple[Rule[Configuration], ...]] = (
     ),
     Rule(
         Severity.NOTE,
+        "receiver-dev",
+        lambda seen: seen.dev,
+        "this is the `receiver dev` of this folder (.receiver/env)",
+        "it makes its topics and subscriptions itself; nothing of the cloud is looked at",
+        "export the variables of the place that is meant",
+    ),
+    Rule(
+        Severity.NOTE,
         "stand-in",
-        lambda seen: seen.settings.pubsub_emulator is not None,
+        lambda seen: seen.settings.pubsub_emulator is not None and not seen.dev,
         "Pub/Sub is a stand-in at {seen.settings.pubsub_emulator}",
         "the real Pub/Sub is not looked at",
         "unset PUBSUB_EMULATOR_HOST TASKS_SCHEDULER_ENDPOINT",

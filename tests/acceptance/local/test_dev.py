@@ -213,6 +213,17 @@ class TestRunning:
             line for line in (running.state / "env").read_text().splitlines() if line.startswith("PORT=")
         ]
 
+    def test_every_command_finds_it_by_its_folder(self, running: Dev) -> None:
+        done = running.run("executions", "list", "--json")
+        assert (done.returncode, isinstance(json.loads(done.stdout), list)) == (0, True)
+        assert running.run("check").stdout.endswith("5 tasks, nothing to mend\n")
+        for auth in ("oidc", "off"):
+            done = running.run("doctor", "--json", TASKS_PUSH_AUTH=auth)
+            report = json.loads(done.stdout)
+            assert [one for one in report["findings"] if one["severity"] != "note"] == [], report
+            assert "receiver-dev" in {one["code"] for one in report["findings"]}
+            assert done.returncode == 0
+
     def test_a_save_reloads_and_a_syntax_error_keeps_the_tasks_from_before(self, running: Dev) -> None:
         reloads = running.log().count("receiving pushes")
         running.plugin.write_text(PLUGIN + "x = (\n")

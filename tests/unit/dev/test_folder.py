@@ -62,6 +62,43 @@ def test_its_environment_is_read_as_it_was_written_and_by_a_shell_too(made: Fold
     )
 
 
+def test_an_environment_that_others_may_have_written_is_not_read(
+    made: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = made.path / "env"
+    made.keep_environ({"A": "1"})
+    assert env.stat().st_mode & 0o777 == 0o600
+    for where, mode in ((env, 0o660), (env, 0o602), (made.path, 0o775)):
+        former = where.stat().st_mode
+        where.chmod(mode)
+        with pytest.raises(
+            ConfigurationError, match="is not read: it is another user's, or others may write it"
+        ):
+            made.environ()
+        where.chmod(former)
+    assert made.environ() == {"A": "1"}
+    env.rename(tmp_path / "elsewhere")
+    env.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="is not read"):
+        made.environ()
+    env.unlink()
+    env.write_text("A=2\n")
+    other = os.geteuid() + 1
+    monkeypatch.setattr(os, "geteuid", lambda: other)
+    with pytest.raises(ConfigurationError, match="is not read"):
+        made.environ()
+
+
+def test_a_former_folder_is_closed_to_others(tmp_path: Path) -> None:
+    one = Folder(tmp_path)
+    one.path.mkdir()
+    one.path.chmod(0o775)
+    one.make()
+    one.keep_environ({"A": "1"})
+    assert one.environ() == {"A": "1"}
+    assert one.path.stat().st_mode & 0o777 == 0o755
+
+
 def test_the_data_is_where_postgresqls_account_can_go(made: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mock stands for being root, or not."""
     own = Programs(Path("/bin"), 18, None)

@@ -35,6 +35,12 @@ class TestServicesAsGoogleWritesThem:
         found = service_of({"name": self.NAME, "template": {"containers": [{"name": "proxy"}, serving]}})
         assert found.cpu_always is always
 
+    @pytest.mark.parametrize(("name", "http2"), [("h2c", True), ("http1", False), (None, False)])
+    def test_end_to_end_http_2_is_read_from_the_port(self, name: str | None, http2: bool) -> None:  # noqa: FBT001
+        port = {"containerPort": 8080} | ({} if name is None else {"name": name})
+        found = service_of({"name": self.NAME, "template": {"containers": [{"ports": [port]}]}})
+        assert found.http2 is http2
+
     def test_the_lower_of_two_limits_holds(self) -> None:
         body = {
             "name": self.NAME,

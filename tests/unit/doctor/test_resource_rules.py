@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from receiver.doctor.findings import Check, Severity, judged
-from receiver.doctor.google_look import Roles
-from receiver.doctor.resource_rules import ROLE_RULES
+from receiver.doctor.google_look import Provisioned, Roles
+from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
+from receiver.provision.desired import PushTarget, desired
 from receiver.provision.observed import Observed
+from receiver.provision.planning import plan
 from receiver.provision.resources import Grant, Kind
 from tests.unit.doctor.judging import codes, provisioned
 from tests.unit.provision import world
@@ -45,6 +47,13 @@ class TestResources:
     )
     def test_a_field_is_worth_what_it_breaks(self, fields: dict[str, Any], expected: dict[str, str]) -> None:
         assert self.drifted(**fields) == expected
+
+    def test_a_token_that_nobody_checks_is_no_finding(self) -> None:
+        """Without push authentication the subscriptions may keep theirs."""
+        off = PushTarget(world.URL, None, 100)
+        made = plan(desired(world.ROUTES, world.SCOPE, off), world.settled(), world.SCOPE)
+        assert any("oidcToken" in str(one) for one in made.entries)
+        assert judged(Check.PUBSUB, RESOURCE_RULES, Provisioned(made, world.settled())) == []
 
     @pytest.mark.parametrize(
         ("fields", "expected"),

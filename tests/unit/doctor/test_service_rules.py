@@ -21,7 +21,17 @@ class TestService:
             (replace(SERVICE, ingress="INGRESS_TRAFFIC_ALL"), None, {"ingress-open": "NOTE"}),
             (replace(SERVICE, concurrency=81), None, {"concurrency": "WARNING"}),
             (replace(SERVICE, cpu_always=True), None, {"cpu-always": "NOTE"}),
-            (replace(SERVICE, urls=("https://other.run.app",)), None, {"service-url": "WARNING"}),
+            (replace(SERVICE, http2=True), None, {"container-protocol": "ERROR"}),
+            (replace(SERVICE, urls=("https://other.run.app",)), None, {"domain-internal": "ERROR"}),
+            (
+                replace(
+                    SERVICE,
+                    urls=("https://other.run.app",),
+                    ingress="INGRESS_TRAFFIC_INTERNAL_LOAD_BALANCER",
+                ),
+                None,
+                {"service-url": "WARNING"},
+            ),
         ],
     )
     def test_what_is_said(

@@ -1,0 +1,65 @@
+"""The `receiver dev` of the working folder: every command that may ask it finds it, by `.receiver/env`.
+
+Its variables are added to this process's where nothing says which place is meant. So a terminal with the variables of another
+place never works on a mixture of the two.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from receiver.dev.folder import Folder
+from receiver.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+NOT_HERE: Final = frozenset({"demo", "dev", "provision", "serve"})
+"""Commands that never look: they start what they need, or are for the cloud."""
+
+PLACE: Final = (
+    "CLOUD_RUN_SERVICE_URL",
+    "DATABASE_URL",
+    "GCP_PROJECT_ID",
+    "K_SERVICE",
+    "PUBSUB_EMULATOR_HOST",
+    "TASKS_SCHEDULER_ENDPOINT",
+)
+"""Variables that say which place is meant. One of them is enough."""
+
+RECEIVER: Final = (
+    "CLOUD_RUN_SERVICE_URL",
+    "PORT",
+    "TASKS_OIDC_CERTS_URL",
+    "TASKS_PUSH_AUTH",
+    "TASKS_SERVICE_ACCOUNT",
+)
+"""The same for `receiver push`: they say which receiver, and whose tokens it accepts."""
+
+
+def adopt(command: str) -> None:
+    """Adds the variables of `.receiver/env` for this command. What is set already wins."""
+    deciding = RECEIVER if command == "push" else PLACE
+    if command in NOT_HERE or any(os.environ.get(name, "").strip() for name in deciding):
+        return
+    try:
+        found = Folder(Path.cwd()).environ()
+    except ConfigurationError as error:
+        click.echo(f"note: {error}", err=True)
+        return
+    for name, value in found.items():
+        if not os.environ.get(name, "").strip():
+            os.environ[name] = value
+
+
+def is_dev(environ: Mapping[str, str]) -> bool:
+    """Whether these variables are those of this folder's `receiver dev`."""
+    try:
+        found = Folder(Path.cwd()).environ().get("PUBSUB_EMULATOR_HOST")
+    except ConfigurationError:
+        return False
+    return found is not None and environ.get("PUBSUB_EMULATOR_HOST") == found
