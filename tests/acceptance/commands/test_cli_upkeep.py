@@ -100,8 +100,7 @@ async def fail(record: Record, task_id: str, **columns: Any) -> None:
         final=True,
         attempt=2,
         fence=2,
-        error_type="ValueError",
-        **{"finished_at_in": -60, "published_at_in": -100, **columns},
+        **{"error_type": "ValueError", "finished_at_in": -60, "published_at_in": -100, **columns},
     )
 
 
@@ -250,38 +249,6 @@ class TestReplay:
         assert run("replay", "--reason", "bad_arguments").stdout == "there is nothing to replay\n"
         assert run("replay").returncode == run("replay", "a", "--reason", "bad_arguments").returncode == 2
 
-
-class TestDeadLetters:
-    async def test_it_lists_what_was_given_up_and_publishes_it_again(
-        self, run: Run, record: Record, published: Callable[[], list[str]]
-    ) -> None:
-        await owe(record, "owed", dead_letters=2, dead_lettered_at_in=-50, run_after_in=3600)
-        await fail(record, "failed", dead_letters=1, dead_lettered_at_in=-40)
-        await owe(record, "never given up", published_at_in=-100)
-        await reject(record, message("greet", ["Ada"], task_id="kept", message_id="17"), reason="dead_letter")
-        listed = run("dead-letters", "list").stdout.splitlines()
-        assert [line.split()[:3] for line in listed[1:]] == [
-            ["17", "greet", "5"],
-            ["failed", "greet", "FAILED,"],
-            ["owed", "greet", "READY"],
-        ]
-        assert "not before" in listed[3]
-        assert "dead letter; not before" in run("executions", "list").stdout
-        assert [one["id"] for one in json.loads(run("dead-letters", "list", "--json").stdout)] == [
-            "17",
-            "failed",
-            "owed",
-        ]
-        refused = run("dead-letters", "replay")
-        assert refused.returncode == 2
-        assert "give the ids of executions or messages, or --all, or --task" in refused.stderr
-        done = run("dead-letters", "replay", "--task", "greet")
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == "2 executions published again\n1 rejected message published again\n"
-        assert published() == ["failed", "kept", "owed"]
-        assert run("dead-letters", "list").stdout == "no dead letters\n"
-        assert run("dead-letters", "replay", "--all").stdout == "there is nothing to replay\n"
-
     async def test_those_that_failed_so(
         self, run: Run, record: Record, published: Callable[[], list[str]]
     ) -> None:
@@ -341,6 +308,38 @@ def running(lease: float) -> dict[str, Any]:
         "lease_owner": "somebody",
         "lease_expires_at_in": lease,
     }
+
+
+class TestDeadLetters:
+    async def test_it_lists_what_was_given_up_and_publishes_it_again(
+        self, run: Run, record: Record, published: Callable[[], list[str]]
+    ) -> None:
+        await owe(record, "owed", dead_letters=2, dead_lettered_at_in=-50, run_after_in=3600)
+        await fail(record, "failed", dead_letters=1, dead_lettered_at_in=-40)
+        await owe(record, "never given up", published_at_in=-100)
+        await reject(record, message("greet", ["Ada"], task_id="kept", message_id="17"), reason="dead_letter")
+        listed = run("dead-letters", "list").stdout.splitlines()
+        assert [line.split()[:3] for line in listed[1:]] == [
+            ["17", "greet", "5"],
+            ["failed", "greet", "FAILED,"],
+            ["owed", "greet", "READY"],
+        ]
+        assert "not before" in listed[3]
+        assert "dead letter; not before" in run("executions", "list").stdout
+        assert [one["id"] for one in json.loads(run("dead-letters", "list", "--json").stdout)] == [
+            "17",
+            "failed",
+            "owed",
+        ]
+        refused = run("dead-letters", "replay")
+        assert refused.returncode == 2
+        assert "give the ids of executions or messages, or --all, or --task" in refused.stderr
+        done = run("dead-letters", "replay", "--task", "greet")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == "2 executions published again\n1 rejected message published again\n"
+        assert published() == ["failed", "kept", "owed"]
+        assert run("dead-letters", "list").stdout == "no dead letters\n"
+        assert run("dead-letters", "replay", "--all").stdout == "there is nothing to replay\n"
 
 
 class TestGroup:
