@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from receiver.record.database import Executor
-    from receiver.record.sql.rejected import RejectedMessage
+    from receiver.record.sql.rejected import RejectedRow
     from receiver.record.sql.replaying import Filter
     from receiver.record.whose import Whose
     from receiver.sweep.owed import Owed
@@ -174,7 +174,7 @@ class OperatorReplays:
         moved = await replaying.replay(self._executor, task_ids, whose=self._whose)
         self._count(await self._owed.publish_these(sorted(moved)), len(moved))
 
-    async def _messages(self, found: Sequence[RejectedMessage]) -> None:
+    async def _messages(self, found: Sequence[RejectedRow]) -> None:
         if self._dry_run:
             self.told.messages += len(found)
         elif found:

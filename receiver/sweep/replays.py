@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from receiver.contract.message import Delivery, Pushed
     from receiver.enqueue.publisher import Address, Publisher, Publishes
     from receiver.record.database import Executor
-    from receiver.record.sql.rejected import RejectedMessage
+    from receiver.record.sql.rejected import RejectedRow
     from receiver.tasks.registry import Registry
     from receiver.tasks.route import TaskRoute
 
@@ -110,7 +110,7 @@ class Replays:
             if len(failed) >= MOST_FAILURES:
                 return
 
-    async def replay(self, found: Sequence[RejectedMessage]) -> Replayed:
+    async def replay(self, found: Sequence[RejectedRow]) -> Replayed:
         """Publishes these messages, whatever the reason of their rejection."""
         rows = {each.key: row for each in found if (row := await self._row(each)) is not None}
         published = await self._publisher.publish(list({row.task_id: row for row in rows.values()}.values()))
@@ -131,7 +131,7 @@ class Replays:
             self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))
         return Replayed(done, failures)
 
-    async def _row(self, rejected: RejectedMessage) -> OutboxRow | None:
+    async def _row(self, rejected: RejectedRow) -> OutboxRow | None:
         """The execution that the message means; None when its task is not known. That of a foreign message is in the record then."""
         try:
             pushed = self._opened(rejected.body)
@@ -166,7 +166,7 @@ class Replays:
         pushed = open_push(body)
         return restored(pushed) if pushed.subscription.endswith(self._dead_letters) else pushed
 
-    async def _as_it_was(self, rejected: RejectedMessage) -> str | None:
+    async def _as_it_was(self, rejected: RejectedRow) -> str | None:
         """Publishes the bytes unchanged to the topic of the subscription that delivered them: later code may understand them.
 
         Returns why it could not, or None.

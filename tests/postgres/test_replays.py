@@ -156,7 +156,7 @@ async def test_an_operator_may_replay_what_no_code_understands_yet(
     await reject(instance, pushed, Rejected(RejectionReason.MALFORMED_PAYLOAD, "no"))
     await reject(instance, b"no envelope", Rejected(RejectionReason.MALFORMED_ENVELOPE, "no"))
     rows = await look.connection.fetch("SELECT * FROM rejected_messages ORDER BY reason")
-    nothing, one = (rejected.RejectedMessage(**row) for row in rows)
+    nothing, one = (rejected.RejectedRow(**row) for row in rows)
     async with sweeps.sweeper() as sweeper:
         replayed = await sweeper.replays.replay([nothing, one])
     assert replayed.keys == (one.key,)

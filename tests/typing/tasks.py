@@ -9,9 +9,11 @@ from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
 from typing import Any, assert_type
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver import Task, TaskContext, TaskResult, TaskRoute, aenqueue_many, task
+from receiver.models import TaskExecution
 from receiver.tasks.call import Entry, TaskResultStatus
 
 
@@ -132,4 +134,7 @@ async def enqueues(ctx: TaskContext) -> None:
     assert_type(result.status, TaskResultStatus)
     assert_type(result.finished_at, datetime | None)
     assert_type([error.traceback for error in result.errors], list[str])
+    assert_type(TaskExecution().attempts[0].ended_at, datetime)
+    assert_type(TaskExecution().finished_at, datetime | None)
+    _ = select(TaskExecution.stauts)  # type: ignore[attr-defined]
     assert_type(await aenqueue_many([ship.entry(1), audit.entry(1)]), list[TaskResult])

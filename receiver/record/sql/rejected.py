@@ -109,7 +109,7 @@ async def keep(
 
 
 @dataclass(frozen=True, slots=True)
-class RejectedMessage:
+class RejectedRow:
     """A row of `rejected_messages`. `body` is what was pushed."""
 
     key: str
@@ -154,7 +154,7 @@ async def find_known_now(
     besides: Sequence[str],
     limit: int,
     size: int,
-) -> list[RejectedMessage]:
+) -> list[RejectedRow]:
     """Messages rejected as unknown whose task is known by now, never replayed, and not Pub/Sub's any more.
 
     Args:
@@ -176,7 +176,7 @@ async def find_known_now(
         limit,
         size,
     )
-    return [RejectedMessage(**row) for row in rows]
+    return [RejectedRow(**row) for row in rows]
 
 
 FIND_REJECTED: Final = f"""
@@ -186,9 +186,9 @@ ORDER BY key
 """  # noqa: S608 - names of our own
 
 
-async def find_rejected(executor: Executor, ids: Sequence[str], *, whose: Whose) -> list[RejectedMessage]:
+async def find_rejected(executor: Executor, ids: Sequence[str], *, whose: Whose) -> list[RejectedRow]:
     """Rejected messages by their keys, or by their message ids alone."""
-    return [RejectedMessage(**row) for row in await executor.fetch(FIND_REJECTED, *whose, list(ids))]
+    return [RejectedRow(**row) for row in await executor.fetch(FIND_REJECTED, *whose, list(ids))]
 
 
 FIND_REJECTED_FOR: Final = f"""
@@ -213,7 +213,7 @@ async def find_rejected_for(
     after: str,
     limit: int,
     size: int,
-) -> list[RejectedMessage]:
+) -> list[RejectedRow]:
     """Messages rejected for this reason and never replayed, in the order of their keys, those beyond `after`.
 
     Args:
@@ -222,7 +222,7 @@ async def find_rejected_for(
         size: bytes of their bodies, about; one is always found.
     """
     rows = await executor.fetch(FIND_REJECTED_FOR, *whose, reason, task_name, after, limit, size)
-    return [RejectedMessage(**row) for row in rows]
+    return [RejectedRow(**row) for row in rows]
 
 
 MARK_REPLAYED: Final = """
