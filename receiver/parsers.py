@@ -27,7 +27,14 @@ LOOPBACK: Final = "127.0.0.1"
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd]?)")
 _SIZE: Final = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)?")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-_WITHOUT_DOT: Final = re.compile(r"[A-Za-z]([A-Za-z0-9_-]*[A-Za-z0-9])?")
+_NEAR: Final = re.compile(
+    r"[a-z]([a-z0-9_-]*[a-z0-9])?"  # of a compose file, or a pod
+    r"|([a-z0-9-]+\.)+svc(\.cluster\.local)?"  # Kubernetes' services
+    r"|host\.[a-z0-9-]+\.internal",  # the machine below: host.docker.internal, host.containers.internal (podman), ...
+    re.IGNORECASE,
+)
+"""Names that no public name server answers for: `internal` is kept for private use, and there is no top-level domain `svc`."""
+
 _PRIVATE: Final = tuple(
     ipaddress.ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 )
@@ -169,7 +176,10 @@ def local_host(value: str) -> str:
     host = value.removeprefix("http://").rstrip("/")
     parts = _web_address(f"http://{host}", is_near)
     if parts is None or parts.path or parts.query or not parts.port:
-        raise Unreadable("use host:port here or in a private network, such as 127.0.0.1:8085 or pubsub:8085")
+        raise Unreadable(
+            "use host:port here or in a private network, such as 127.0.0.1:8085, pubsub:8085, "
+            "pubsub.shop.svc.cluster.local:8085 or host.containers.internal:8085"
+        )
     return host
 
 
@@ -239,14 +249,15 @@ def is_loopback(host: str) -> bool:
 
 
 def is_near(host: str) -> bool:
-    """True for loopback, a private address, or a name without a dot, as in a compose file: no host of the internet.
+    """True for this machine, a private address, or a name of compose, Kubernetes or a container's machine: no host of the internet.
 
-    Nothing is looked up. A container calls the machine that it runs on `host.docker.internal`.
+    Nothing is looked up. 0.0.0.0 is this machine, as the emulator's own instructions write it. `metadata.google.internal` is not
+    near: a request there could ask for a token.
     """
     address = _ip(host)
     if address is None:
-        return host.lower() == "host.docker.internal" or _WITHOUT_DOT.fullmatch(host) is not None
-    return address.is_loopback or any(address in network for network in _PRIVATE)
+        return _NEAR.fullmatch(host) is not None
+    return address.is_loopback or address.is_unspecified or any(address in network for network in _PRIVATE)
 
 
 def _web_address(value: str, plain: Callable[[str], bool] = is_loopback) -> SplitResult | None:

@@ -177,6 +177,7 @@ class GoogleClient:
         """A client; in a thread, because it reads the system's certificates."""
         return httpx.AsyncClient(
             transport=self._transport,
+            mounts={"http://": None},  # a stand-in: it is near, and no proxy of the environment is in between
             timeout=None,  # noqa: S113 - `_send` has one for the whole request
             limits=httpx.Limits(max_connections=20, keepalive_expiry=IDLE),
         )

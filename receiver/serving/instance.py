@@ -291,7 +291,7 @@ def _client() -> httpx.AsyncClient:
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None makes the import fail, and httpx goes on without
     import httpx  # noqa: PLC0415 - slow: in a thread, when the port is open
 
-    return httpx.AsyncClient()
+    return httpx.AsyncClient(mounts={"http://": None})  # loopback: no proxy of the environment is in between
 
 
 def _load_sqlalchemy() -> None:

@@ -107,6 +107,16 @@ GOOD = [
     ("PUBSUB_EMULATOR_HOST", "pubsub:8085", "pubsub_emulator", "pubsub:8085"),
     ("PUBSUB_EMULATOR_HOST", "host.docker.internal:8085", "pubsub_emulator", "host.docker.internal:8085"),
     ("PUBSUB_EMULATOR_HOST", "192.168.1.7:8085", "pubsub_emulator", "192.168.1.7:8085"),
+    (
+        "PUBSUB_EMULATOR_HOST",
+        "host.containers.internal:8085",
+        "pubsub_emulator",
+        "host.containers.internal:8085",
+    ),
+    ("PUBSUB_EMULATOR_HOST", "pubsub.shop.svc:8085", "pubsub_emulator", "pubsub.shop.svc:8085"),
+    ("PUBSUB_EMULATOR_HOST", "a.b.svc.cluster.local:8085", "pubsub_emulator", "a.b.svc.cluster.local:8085"),
+    ("PUBSUB_EMULATOR_HOST", "0.0.0.0:8085", "pubsub_emulator", "0.0.0.0:8085"),
+    ("PUBSUB_EMULATOR_HOST", "[::]:8085", "pubsub_emulator", "[::]:8085"),
     ("PUBSUB_EMULATOR_HOST", "[fd00::7]:8085", "pubsub_emulator", "[fd00::7]:8085"),
     ("TASKS_SCHEDULER_ENDPOINT", "http://127.0.0.1:8086/", "scheduler_endpoint", "http://127.0.0.1:8086"),
     ("PORT", "65535", "port", 65535),
@@ -167,7 +177,8 @@ BAD = {
     "PUBSUB_EMULATOR_HOST": [
         "localhost", "8085", "pubsub.example.com:8085", "localhost:0", "localhost:x", "https://localhost:8085", "localhost:8085/v1",
         "localhost:8085?x", "u@localhost:8085", "ftp://localhost:1", "local host:1", "8.8.8.8:8085", "169.254.169.254:80",
-        "0.0.0.0:8085", "metadata.google.internal:80", "2130706433:8085", "0x7f000001:8085",
+        "metadata.google.internal:80", "2130706433:8085", "0x7f000001:8085", "a.svc.cluster.local.example.com:1", "x.cluster.local:1",
+        "pubsub.shop:1", "host.a.b.internal:1", "svc.example:1", ".svc:1",
     ],
     "TASKS_SCHEDULER_ENDPOINT": [
         "localhost:8086", "https://localhost:8086", "http://scheduler:8086", "http://localhost:8086/v1", "http://localhost?x",

@@ -18,6 +18,8 @@ from receiver.errors import (
     GoogleUnavailable,
 )
 from receiver.google.client import GoogleClient
+from tests.stage.http_proxy import proxied
+from tests.stage.metadata import metadata
 from tests.unit.google.google import Account, Reply, Scripted, credentials, refusal
 
 URL = "https://pubsub.googleapis.com/v1/projects/p/topics/t"
@@ -54,7 +56,21 @@ async def test_an_empty_answer_is_an_empty_object() -> None:
     assert (await asked(httpx.Response(200)))[0] == {}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "pubsub", "192.168.1.7"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "[::1]",
+        "0.0.0.0",
+        "pubsub",
+        "192.168.1.7",
+        "pubsub.shop.svc",
+        "pubsub.shop.svc.cluster.local",
+        "host.docker.internal",
+        "host.containers.internal",
+    ],
+)
 async def test_a_stand_in_on_this_machine_or_beside_it_gets_no_token(host: str) -> None:
     _, network = await asked(OK, url=f"http://{host}:8085/v1/projects/p/topics/t")
     assert "authorization" not in network.requests[0].headers
@@ -66,6 +82,10 @@ async def test_a_stand_in_on_this_machine_or_beside_it_gets_no_token(host: str) 
         "http://pubsub.googleapis.com/v1",
         "http://pubsub.example.com/v1",
         "http://8.8.8.8/v1",
+        "http://pubsub.shop.svc.example.com/v1",
+        "http://cluster.local.example.com/v1",
+        "http://metadata.google.internal/computeMetadata/v1",
+        "https://pubsub.shop.svc.cluster.local/v1",
         "https://pubsub/v1",
         "https://pubsub.example.com/v1",
         "https://evilgoogleapis.com/v1",
@@ -75,6 +95,15 @@ async def test_a_stand_in_on_this_machine_or_beside_it_gets_no_token(host: str) 
 async def test_no_token_goes_anywhere_else(url: str) -> None:
     with pytest.raises(ValueError, match="not an address of Google's"):
         await asked(url=url)
+
+
+async def test_no_proxy_is_between_us_and_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    with metadata() as stand_in, proxied(monkeypatch) as seen:
+        client = GoogleClient(most_retries=0)
+        with pytest.raises(GoogleMissing):
+            await client.request("GET", f"http://{stand_in.place}/v1/nothing")
+        await client.close()
+        assert seen == []
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

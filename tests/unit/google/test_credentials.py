@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from google.auth.credentials import TokenState
 
 from receiver.errors import GoogleUnavailable, NoCredentials
 from receiver.google.credentials import AccessToken, Credentials
+from tests.stage.http_proxy import proxied
 from tests.stage.metadata import ACCOUNT, Metadata, metadata
 from tests.unit.google.google import Account, credentials
 
@@ -138,29 +138,11 @@ async def test_on_a_machine_of_googles_the_token_is_its_accounts(monkeypatch: py
 
 
 async def test_no_proxy_sees_how_a_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
-
-    class Proxy(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            seen.append(self.path)
-            self.send_error(502)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with metadata() as server, ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_port}")
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
+    with metadata() as server, proxied(monkeypatch) as seen:
         answer_as_metadata(monkeypatch, server)
         assert await Credentials().headers() == {"authorization": "Bearer secret"}
         assert await asyncio.to_thread(AccessToken("a-scope").fetch) == ("secret", ACCOUNT)
-        proxy.shutdown()
-        thread.join()
-    assert seen == []
+        assert seen == []
 
 
 async def test_a_token_for_another_server_has_one_scope_and_is_kept_until_it_nears_its_end(
