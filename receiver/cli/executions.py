@@ -146,7 +146,7 @@ def _known(execution: Execution) -> dict[str, Any]:
     for name in Execution.__dataclass_fields__:
         value = getattr(execution, name)
         if value is not None and name != "error_traceback":
-            is_json = name in {"args", "kwargs", "return_value"}
+            is_json = name in {"args", "kwargs", "return_value", "metadata", "attributes"}
             shown[name] = msgspec.json.encode(value).decode() if is_json else value
     return shown
 
@@ -171,6 +171,10 @@ def brief(text: str) -> str:
     return line if len(line) <= BRIEF else line[: BRIEF - 3] + "..."
 
 
+def _metadata(execution: Execution) -> Text:
+    return terminal.cell(" ".join(f"{key}={value}" for key, value in (execution.metadata or {}).items()))
+
+
 def _took(execution: Execution) -> Text:
     if execution.started_at is None or execution.finished_at is None:
         return terminal.cell(None)
@@ -193,10 +197,12 @@ COLUMNS = listing.Columns[Execution](
         "ATTEMPT": lambda execution: terminal.cell(execution.attempt),
         "ENQUEUED": lambda execution: terminal.moment(execution.enqueued_at),
         "TOOK": _took,
+        "METADATA": _metadata,
         "RESULT OR ERROR": _result,
     },
     cut=("TASK", "RESULT OR ERROR"),
-    spare=("TOOK", "ENQUEUED", "ATTEMPT"),
+    spare=("METADATA", "TOOK", "ENQUEUED", "ATTEMPT"),
+    rare=("METADATA",),
 )
 """The listing of executions; a new column is a line here."""
 

@@ -68,18 +68,26 @@ class Columns(Generic[T]):
         cells: gives each heading the cell of a row.
         cut: headings whose texts are cut where a terminal is narrow, to `LEAST` characters.
         spare: headings that are left out before that, in this order.
+        rare: headings that are shown only if a row has something there.
     """
 
     def __init__(
-        self, cells: Mapping[str, Callable[[T], Text]], *, cut: Sequence[str], spare: Sequence[str] = ()
+        self,
+        cells: Mapping[str, Callable[[T], Text]],
+        *,
+        cut: Sequence[str],
+        spare: Sequence[str] = (),
+        rare: Sequence[str] = (),
     ) -> None:
         self._cells = cells
         self._cut = cut
         self._spare = spare
+        self._rare = rare
 
     def show(self, rows: Sequence[T], *, wide: bool = False) -> None:
         """Prints a line for each row. On a terminal the lines fit it, unless `wide`."""
         made = {name: [cell(row) for row in rows] for name, cell in self._cells.items()}
+        made = {name: cells for name, cells in made.items() if name not in self._rare or any(cells)}
         widths = {name: max(len(name), *(cell.cell_len for cell in cells), 0) for name, cells in made.items()}
         console = terminal.console()
         key = next(iter(made))
@@ -108,7 +116,7 @@ class Columns(Generic[T]):
             return short + GAP * (len(kept) - 1) - room
 
         for name in self._spare:
-            if excess(LEAST) > 0:
+            if name in kept and excess(LEAST) > 0:
                 del kept[name]
         longest = max(kept.values())
         while longest > LEAST and excess(longest) > 0:

@@ -24,6 +24,7 @@ from receiver.contract.envelope import (
     open_payload,
     payload_fault,
 )
+from receiver.contract.metadata import read_metadata
 from receiver.text import TRACEPARENT, holds_nul, may_hold_nul
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Delivery(msgspec.Struct, frozen=True):
         is_scheduled: it is a firing of a schedule.
         foreign: the attributes of a foreign message, which the task may read; None for all others.
         recorded: of a foreign message: its row was read, so that it need not be written.
+        metadata: of the call that enqueued it, if it gave any.
     """
 
     message_id: str
@@ -86,6 +88,7 @@ class Delivery(msgspec.Struct, frozen=True):
     is_scheduled: bool = False
     foreign: dict[str, str] | None = None
     recorded: bool = False
+    metadata: dict[str, str] | None = None
 
     @classmethod
     def of(
@@ -117,6 +120,7 @@ class Delivery(msgspec.Struct, frozen=True):
             arguments,
             is_scheduled,
             foreign,
+            metadata=read_metadata(pushed.attributes) if foreign is None else None,
         )
 
     def __repr__(self) -> str:

@@ -88,7 +88,9 @@ class Run:
         """
         claimed, call = self.claimed, self.claimed.call
         route, args = call.route, call.args
-        here = Running(claimed.task_id, call.delivery.task_name, claimed.attempt, call.trace)
+        here = Running(
+            claimed.task_id, call.delivery.task_name, claimed.attempt, call.trace, call.delivery.metadata
+        )
         if thread is None and self._transact is not None:
             self._transaction = self._transact()
         if self._around or route.takes_context:
@@ -212,6 +214,7 @@ class Run:
             cancellation=self,
             transaction=self._transaction,
             attributes=call.delivery.foreign,
+            metadata=call.delivery.metadata,
         )
 
     async def _wait(self, seconds: float) -> None:

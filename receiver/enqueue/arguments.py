@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import uuid_utils
 
+from receiver.contract.metadata import encode_metadata
 from receiver.google.pubsub import MAX_DATA
 from receiver.record.sql.outbox import NewRow
 from receiver.tasks.running import running
@@ -55,7 +56,24 @@ def row_of(entry: Entry) -> NewRow:
         group_key=options.group_key,
         label=options.label,
         trace=traceparent(options),
+        metadata=metadata_of(entry),
     )
+
+
+def metadata_of(entry: Entry) -> str | None:
+    """The metadata of a call as JSON text: that of the execution that runs here, and what `using` has added.
+
+    Raises:
+        TypeError: both together are too large.
+    """
+    here, given = running.get(), entry.options.metadata
+    inherited = None if here is None else here.metadata
+    if not (inherited or given):
+        return None
+    try:
+        return encode_metadata({**(inherited or {}), **(given or {})})
+    except ValueError as error:
+        raise TypeError(f"{entry.task.path}: {error}") from None
 
 
 def traceparent(options: Options) -> str | None:

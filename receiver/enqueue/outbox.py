@@ -218,4 +218,5 @@ def outbox_row(row: NewRow, inserted: Inserted) -> OutboxRow:
         inserted.enqueued_at,
         row.trace,
         inserted.until,
+        row.metadata,
     )

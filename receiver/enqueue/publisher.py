@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
+from receiver.contract.metadata import METADATA_ATTRIBUTE
 from receiver.errors import GoogleError, GoogleMissing, GoogleRefused
 from receiver.google.pubsub import Message, batches
 from receiver.record.sql.outbox import OutboxRow
@@ -113,7 +114,7 @@ def topic_of(environment: str, namespace: str, task_path: str, project: str) -> 
 
 
 def message_of(row: OutboxRow, *, environment: str) -> Message:
-    """The message of a row: the payload of the contract, with the full path, the environment and the trace as attributes."""
+    """The message of a row: the payload of the contract, with the full path, the environment, the trace and the metadata as attributes."""
     payload = {
         "task_id": row.task_id,
         "task_name": row.task_name,
@@ -124,6 +125,10 @@ def message_of(row: OutboxRow, *, environment: str) -> Message:
     attributes = {"task_path": row.task_path, "environment": environment}
     if row.trace is not None:
         attributes[TRACE_ATTRIBUTE] = row.trace
+    if row.metadata is not None:
+        attributes[METADATA_ATTRIBUTE] = _compact(
+            row.metadata
+        ).decode()  # jsonb's blanks could make it too long
     return Message(msgspec.json.encode(payload), attributes)
 
 

@@ -161,6 +161,7 @@ class _PushRoute:
                 message_id=delivery.message_id if delivery else None,
                 trace=claimed.call.trace if claimed else push.trace,
                 ran=push.ran,
+                metadata=delivery.metadata if delivery else None,
             )
         )
 

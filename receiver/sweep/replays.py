@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from receiver.contract.dead_letter_source import restored
 from receiver.contract.message import delivery_of, open_push
+from receiver.contract.metadata import encode_metadata
 from receiver.errors import GoogleError, ItemRefused, Rejected
 from receiver.google.pubsub import Message
 from receiver.record.sql import outbox, rejected
@@ -151,6 +152,7 @@ class Replays:
             kwargs=delivery.kwargs.decode(),
             enqueued_at=delivery.enqueued_at or rejected.first_seen,
             trace=delivery.traceparent,
+            metadata=None if delivery.metadata is None else encode_metadata(delivery.metadata),
         )
 
     async def _kept(self, delivery: Delivery, route: TaskRoute, seen: datetime) -> OutboxRow:

@@ -78,6 +78,7 @@ class TaskContext:
         attempt: 1 for the first run; a handed-back attempt is not counted.
         message_id: Pub/Sub's id of the message that started this attempt.
         deadline: when this attempt is cancelled, by this instance's clock, in UTC.
+        metadata: what the call was given with `using(metadata=...)`, with what it inherited; else empty.
         attributes: of the message, if it came from `TaskRoute(topic=...)`; else empty. The same on every attempt and replay.
     """
 
@@ -91,12 +92,14 @@ class TaskContext:
         cancellation: Cancellation,
         transaction: Transaction | None,
         attributes: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.message_id = message_id
         self.deadline = deadline
         self.attributes: Mapping[str, str] = attributes or {}
+        self.metadata: Mapping[str, str] = metadata or {}
         self._cancellation = cancellation
         self._transaction = transaction
 

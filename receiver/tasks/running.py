@@ -18,12 +18,14 @@ class Running(msgspec.Struct, frozen=True):
 
     Attributes:
         trace: W3C `traceparent` of the message, else of the request that pushed it.
+        metadata: of the call that enqueued it; what it enqueues has it too.
     """
 
     task_id: str
     task_name: str
     attempt: int
     trace: str | None = None
+    metadata: dict[str, str] | None = None
 
 
 running: ContextVar[Running | None] = ContextVar("receiver.running", default=None)

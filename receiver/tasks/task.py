@@ -12,7 +12,7 @@ import copy
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import (
@@ -25,6 +25,7 @@ from typing import (
 )
 
 from receiver.contract.convert import Unfit
+from receiver.contract.metadata import encode_metadata
 from receiver.errors import DeclarationError, TaskResultMissing
 from receiver.tasks.backend import current, ready
 from receiver.tasks.call import Entry, Options
@@ -115,6 +116,7 @@ class Task(Generic[P, R_co]):
         label: str | None = None,
         connection: Any = None,
         traceparent: str | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> Task[P, R_co]:
         """The same task with other options for its calls. Options that are None do not change.
 
@@ -131,6 +133,9 @@ class Task(Generic[P, R_co]):
                 that transaction commits.
             traceparent: W3C trace context. Default: OpenTelemetry's current span, else that of the running delivery.
 
+            metadata: text to text, for `ctx.metadata`, log lines and listings; at most 1 KiB as JSON. What the task enqueues
+                inherits it. In a task it is added to what that one has.
+
         Raises:
             ValueError: a moment without a zone, a text that is empty, too long or has NUL, or no W3C trace context.
             TypeError: a value of another type.
@@ -143,12 +148,15 @@ class Task(Generic[P, R_co]):
             raise ValueError(
                 f"traceparent is {traceparent[:80]!r}; use W3C's form, 00-<32 hex>-<16 hex>-<2 hex>"
             )
+        if metadata is not None:
+            encode_metadata(metadata)
         given = {
             "run_after": run_after,
             "group_key": group_key,
             "label": label,
             "connection": connection,
             "traceparent": traceparent,
+            "metadata": metadata,
         }
         changed = copy.copy(self)
         options = replace(

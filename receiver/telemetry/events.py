@@ -21,6 +21,7 @@ class Delivered(msgspec.Struct, frozen=True):
         seconds: from the arrival of the request to its answer.
         trace: W3C `traceparent`, if the message or the request carried one.
         ran: how the task's run ended, if it ran.
+        metadata: of the call that enqueued it.
     """
 
     ending: Ending
@@ -32,6 +33,7 @@ class Delivered(msgspec.Struct, frozen=True):
     message_id: str | None = None
     trace: str | None = None
     ran: Outcome | None = None
+    metadata: dict[str, str] | None = None
 
 
 class ReceiverTrouble(msgspec.Struct, frozen=True):

@@ -97,6 +97,8 @@ class JsonFormatter(LineFormatter):
         here = running.get()
         if here is not None:
             line |= {"task_name": here.task_name, "task_id": here.task_id, "attempt": here.attempt}
+            if here.metadata:
+                line["metadata"] = here.metadata
             if here.trace is not None:
                 line |= self._trace(here.trace)
         line |= trail

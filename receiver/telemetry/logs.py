@@ -135,6 +135,7 @@ def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
         "message_id": event.message_id,
         "seconds": round(event.seconds, 6),
         "trace": event.trace,
+        "metadata": event.metadata,
         "stack_trace": failure.traceback if failure else None,
         "error_type": failure.error_type if failure else None,
         "final": failed.final if failed is not None else None,

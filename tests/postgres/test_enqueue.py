@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +55,25 @@ async def test_a_call_is_written_published_and_marked(
     assert (result.status, result.args, result.kwargs) == (TaskResultStatus.READY, ["ada"], {"copies": 2})
     assert (result.enqueued_at, result.label, result.group_key) == (row["enqueued_at"], "l", "g")
     assert published.troubles == []
+
+
+async def test_metadata_is_kept_in_the_row_and_travels_as_an_attribute(
+    backend: PubSubBackend, published: Published, look: Look
+) -> None:
+    one = await mail.using(metadata={"tenant": "acme"}).aenqueue("ada")
+    (other, bare) = await receiver.aenqueue_many(
+        [mail.using(metadata={"tenant": "ä"}).entry("bob"), mail.entry("joe")]
+    )
+    kept = [(await look.row(each.id))["metadata"] for each in (one, other, bare)]
+    assert [None if text is None else json.loads(text) for text in kept] == [
+        {"tenant": "acme"},
+        {"tenant": "ä"},
+        None,
+    ]
+    sent = {
+        message["task_id"]: message["attributes"].get("receiver_metadata") for message in published.messages()
+    }
+    assert sent == {one.id: '{"tenant":"acme"}', other.id: '{"tenant":"ä"}', bare.id: None}
 
 
 async def test_a_call_without_a_loop_does_the_same(

@@ -37,7 +37,10 @@ def body(
         message_id,
         datetime.now(UTC),
         fields.get("subscription", "projects/p/subscriptions/s"),
-        {"googclient_traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+        {
+            "googclient_traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "receiver_metadata": '{"tenant":"acme"}',
+        },
     )
 
 
@@ -64,6 +67,7 @@ async def test_a_message_of_a_task_that_is_known_now_is_published_once(
     [message] = post.messages()
     assert (message["task_id"], message["args"]) == ("a", ["1", 1e300, 12345678901234567890])
     assert message["attributes"]["googclient_traceparent"].startswith("00-0af7")
+    assert message["attributes"]["receiver_metadata"] == '{"tenant":"acme"}'
     assert await look.value("SELECT replayed_at IS NOT NULL FROM rejected_messages")
 
 

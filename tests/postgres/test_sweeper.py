@@ -35,7 +35,9 @@ def ahead(**time: float) -> datetime:
 
 async def test_a_row_that_its_enqueuer_left_is_published_once(sweeps: Sweeps, look: Look, post: Post) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    await look.seed("a", enqueued_at=ago(seconds=61), args='["1"]', kwargs='{"k": 2}', trace=trace)
+    await look.seed(
+        "a", enqueued_at=ago(seconds=61), args='["1"]', kwargs='{"k": 2}', trace=trace, metadata='{"t": "a"}'
+    )
     assert await sweeps.sweep() == Swept(published=1)
     assert await sweeps.sweep() == Swept()
     [message] = post.messages()
@@ -50,6 +52,7 @@ async def test_a_row_that_its_enqueuer_left_is_published_once(sweeps: Sweeps, lo
             "task_path": route().path,
             "environment": ENVIRONMENT,
             "googclient_traceparent": trace,
+            "receiver_metadata": '{"t":"a"}',
         },
     }
     row = await look.row("a")

@@ -38,7 +38,7 @@ class Publishing(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NewRow:
-    """What an enqueue writes. `args` and `kwargs` are JSON text; due at `run_after`, or after `delay`, or at once."""
+    """What an enqueue writes. `args`, `kwargs` and `metadata` are JSON text; due at `run_after`, or after `delay`, or at once."""
 
     task_id: str
     task_name: str
@@ -50,6 +50,7 @@ class NewRow:
     group_key: str | None = None
     label: str | None = None
     trace: str | None = None
+    metadata: str | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
@@ -59,7 +60,7 @@ class NewRow:
 
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
-    """What a message is made of. `args` and `kwargs` are JSON text, `trace` a W3C traceparent, `until` as in `Publishing`."""
+    """What a message is made of. `args`, `kwargs` and `metadata` are JSON text, `trace` a W3C traceparent, `until` as in `Publishing`."""
 
     task_id: str
     task_name: str
@@ -69,6 +70,7 @@ class OutboxRow:
     enqueued_at: datetime
     trace: str | None
     until: datetime | None = None
+    metadata: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +86,17 @@ class Inserted:
 INSERT = """
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::interval[],
-                         $8::text[], $9::text[], $10::text[])
-        AS i(task_id, task_name, task_path, args, kwargs, run_after, delay, group_key, label, trace)
+                         $8::text[], $9::text[], $10::text[], $11::text[])
+        AS i(task_id, task_name, task_path, args, kwargs, run_after, delay, group_key, label, trace, metadata)
 ),
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, enqueued_at,
-                                 run_after, publishing_until, group_key, label, trace)
-    SELECT i.task_id, i.task_name, i.task_path, $11, $12, i.args::jsonb, i.kwargs::jsonb, 'READY', clock_timestamp(),
+                                 run_after, publishing_until, group_key, label, trace, metadata)
+    SELECT i.task_id, i.task_name, i.task_path, $12, $13, i.args::jsonb, i.kwargs::jsonb, 'READY', clock_timestamp(),
            coalesce(i.run_after, clock_timestamp() + i.delay),
            CASE WHEN coalesce(i.run_after <= clock_timestamp(), i.delay <= interval '0', true)
-                THEN clock_timestamp() + $13::interval END,
-           i.group_key, i.label, i.trace
+                THEN clock_timestamp() + $14::interval END,
+           i.group_key, i.label, i.trace, i.metadata::jsonb
     FROM input i
     ORDER BY i.task_id COLLATE "C"
     ON CONFLICT (task_id) DO NOTHING
@@ -104,7 +106,7 @@ SELECT task_id, enqueued_at, run_after, publishing_until FROM created
 UNION ALL
 SELECT e.task_id, e.enqueued_at, e.run_after, e.publishing_until
 FROM input i JOIN task_executions e ON e.task_id = i.task_id
-WHERE e.namespace = $11 AND e.environment = $12
+WHERE e.namespace = $12 AND e.environment = $13
 """
 # The enqueuer makes the ids, so that an existing row is from the same statement, whose answer was lost. The last SELECT sees
 # the table as it was before the statement: no row comes twice.
@@ -146,6 +148,7 @@ async def _insert(
         [row.group_key for row in rows],
         [row.label for row in rows],
         [row.trace for row in rows],
+        [row.metadata for row in rows],
         *whose,
         ours,
     )

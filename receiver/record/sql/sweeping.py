@@ -146,7 +146,8 @@ async def find_blocks(executor: Executor) -> tuple[int, int]:
 
 LOAD: Final = """
 SELECT e.task_id, e.task_name, e.task_path,
-       CASE WHEN e.attributes IS NULL THEN e.args::text ELSE '[]' END AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace, i.until
+       CASE WHEN e.attributes IS NULL THEN e.args::text ELSE '[]' END AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace, i.until,
+       e.metadata::text AS metadata
 FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
 JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
 """

@@ -21,13 +21,13 @@ LONG = "scheduled-shop_tasks.maintenance.cleanup_of_everything_that_is_old-12345
 ERROR = "the article 4711 is sold out, and it will not come back before the first of the month"
 ROWS = f"""
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt, fence,
-                             enqueued_at, started_at, finished_at, error_type, error_message, error_traceback)
+                             enqueued_at, started_at, finished_at, error_type, error_message, error_traceback, metadata)
 VALUES
     ('{GOOD}', 'greet', 'shop.greet', 'gyrinx', '["{"x" * 200}"]', '{{}}', 'SUCCESSFUL', true, 1, 1, now() - interval '1 h',
-     now(), now(), NULL, NULL, NULL),
+     now(), now(), NULL, NULL, NULL, '{{"tenant": "acme"}}'),
     ('{BAD}', 'send_the_welcome_email', 'shop.send_the_welcome_email', 'gyrinx', '[]', '{{}}', 'FAILED', true, 3, 3,
-     now() - interval '1 h', now(), now(), 'shop.errors.OutOfStock', '{ERROR}', 'Traceback ...'),
-    ('{LONG}', 'cleanup', 'shop.cleanup', 'gyrinx', '[]', '{{}}', 'READY', false, 0, 0, now(), NULL, NULL, NULL, NULL, NULL);
+     now() - interval '1 h', now(), now(), 'shop.errors.OutOfStock', '{ERROR}', 'Traceback ...', NULL),
+    ('{LONG}', 'cleanup', 'shop.cleanup', 'gyrinx', '[]', '{{}}', 'READY', false, 0, 0, now(), NULL, NULL, NULL, NULL, NULL, NULL);
 INSERT INTO rejected_messages (key, namespace, reason, detail, body, task_name, count, first_seen, last_seen)
 VALUES ('a 12345678901234567', 'gyrinx', 'unknown_task', '{ERROR}', '', 'send_the_welcome_email', 3, now(), now())
 """  # noqa: S608 - constants
@@ -93,6 +93,7 @@ def test_an_id_that_is_longer_than_the_terminal_is_whole(show: Show) -> None:
 def test_wide_cuts_nothing(show: Show) -> None:
     lines = show("executions", "list", "--wide")
     assert "TOOK" in lines[0]
+    assert " tenant=acme " in line_of(lines, GOOD)
     assert "send_the_welcome_email  FAILED, final  3        20" in line_of(lines, BAD)
     assert line_of(lines, BAD).endswith(f"OutOfStock: {ERROR}")
 

@@ -57,7 +57,16 @@ async def hands_on(ctx: TaskContext, name: str) -> None:
     await ctx.enqueue(greet, name)
     CALLS.append("handed on")
 
+@task
+def tells(ctx: TaskContext, depth: int = 0) -> None:
+    CALLS.append(dict(ctx.metadata))
+    if depth == 1:
+        tells.enqueue()
+    elif depth > 1:
+        tells.using(metadata={"via": "tells", "tenant": "other"}).enqueue(depth - 1)
+
 tasks = [
+    TaskRoute(tells),
     TaskRoute(hands_on), TaskRoute(greet), TaskRoute(resize), TaskRoute(order), TaskRoute(refuses, max_attempts=2),
     TaskRoute(cleanup, schedule="0 3 * * *"),
 ]
@@ -79,7 +88,7 @@ def calls():
 GOOD_DAYS = """
 from datetime import timedelta
 
-from conftest import cleanup, greet, hands_on, order, refuses, resize, elsewhere
+from conftest import cleanup, greet, hands_on, order, refuses, resize, elsewhere, tells
 import pytest
 
 import receiver
@@ -98,6 +107,13 @@ async def test_in_an_event_loop_too(task_queue, calls):
     task_queue.deliver_all()
     await result.arefresh()
     assert (result.is_finished, calls) == (True, ["Ada"])
+
+def test_metadata_is_inherited_and_added_to(task_queue, calls):
+    tells.using(metadata={"tenant": "acme", "user": "ada"}).enqueue(2)
+    tells.enqueue()
+    task_queue.deliver_all()
+    added = {"tenant": "other", "user": "ada", "via": "tells"}
+    assert sorted(map(str, calls)) == sorted(map(str, [{"tenant": "acme", "user": "ada"}, {}, added, added]))
 
 def test_a_sweep_is_the_real_one_and_leaves_nothing_of_itself(task_queue, calls):
     greet.using(run_after=timedelta(seconds=60)).enqueue("Ada")

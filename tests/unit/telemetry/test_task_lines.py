@@ -25,7 +25,7 @@ from tests.unit.telemetry.conftest import CLOUD, Lines
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 LABELS = "logging.googleapis.com/labels"
-MAIL = Running("t-1", "mail", 2, f"00-{TRACE}-{SPAN}-01")
+MAIL = Running("t-1", "mail", 2, f"00-{TRACE}-{SPAN}-01", {"tenant": "acme"})
 log = logging.getLogger("shop.mail")
 
 
@@ -55,6 +55,7 @@ def test_a_line_of_a_task_names_its_execution_and_its_trace(cloud: Lines) -> Non
         "task_name": "mail",
         "task_id": "t-1",
         "attempt": 2,
+        "metadata": {"tenant": "acme"},
         "logging.googleapis.com/trace": f"projects/shop-prod/traces/{TRACE}",
         "logging.googleapis.com/spanId": SPAN,
         "logging.googleapis.com/trace_sampled": True,
