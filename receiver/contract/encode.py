@@ -51,7 +51,6 @@ def encode_envelope(
     subscription: str,
     attributes: Mapping[str, str] | None = None,
     delivery_attempt: int | None = None,
-    ordering_key: str | None = None,
 ) -> bytes:
     """A wrapped push body as Pub/Sub sends it, in both spellings. `publish_time` must carry a zone."""
     published = publish_time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -63,8 +62,6 @@ def encode_envelope(
         "publishTime": published,
         "publish_time": published,
     }
-    if ordering_key is not None:
-        message["orderingKey"] = ordering_key
     envelope: dict[str, object] = {"message": message, "subscription": subscription}
     if delivery_attempt is not None:
         envelope["deliveryAttempt"] = delivery_attempt

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import uuid_utils
 
-from receiver.contract.encode import encode_envelope, encode_payload
+from receiver.contract.encode import encode_envelope, encode_payload, scheduled_payload
 from receiver.emulator.signer import Tokens
 from receiver.settings import PUSH_PATH
 
@@ -56,8 +56,8 @@ def message(
 
 def scheduled_message(task_name: str, *, message_id: str | None = None) -> bytes:
     """The body of a push of a schedule's firing: no `enqueued_at`, and one task id for all firings."""
-    payload = encode_payload(f"scheduled-{task_name}", task_name, [], {}, None)
-    return encode_envelope(payload, message_id or new_message_id(), datetime.now(UTC), SUBSCRIPTION, {})
+    payload = scheduled_payload(task_name)
+    return encode_envelope(payload, message_id or new_message_id(), datetime.now(UTC), SUBSCRIPTION)
 
 
 @dataclass(slots=True)

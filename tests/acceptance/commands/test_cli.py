@@ -264,6 +264,24 @@ class TestCheck:
         assert [route["built_in"] for route in report["routes"]] == [False, False, True]
         assert (sweep["path"], sweep["schedule"]) == ("receiver.maintenance.sweep", "* * * * *")
 
+    def test_what_else_a_task_takes_and_where_it_runs_are_notes(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "more.py").write_text(
+            "from receiver import TaskRoute\ndef take(data: bytes): ...\n"
+            "tasks = [TaskRoute(take, topic='projects/p/topics/uploads', service='heavy')]\n"
+        )
+        known = {"TASKS_MODULES": "more", "TASKS_SERVICE_URLS": "heavy=https://heavy.example"}
+        report = json.loads(run("check", "--json", **known).stdout)
+        assert report["notes"] == [
+            "more.take: also takes the messages of projects/p/topics/uploads",
+            "more.take: runs in the service heavy, https://heavy.example",
+        ]
+        assert report["routes"][0]["foreign_subscription_name"] == "dev--gyrinx.foreign--more.take-sub"
+        unknown = run("check", TASKS_MODULES="more")
+        assert (unknown.returncode, "heavy, whose URL TASKS_SERVICE_URLS lacks" in unknown.stdout) == (
+            0,
+            True,
+        )
+
     def test_every_finding_is_a_line(self, run: Run, tmp_path: Path) -> None:
         """What would stop the start comes all at once, not one at a time."""
         head = "from receiver import TaskRoute, task\n"

@@ -37,7 +37,6 @@ class TestDecode:
             "s",
             {"a": "b"},
             4,
-            "order",
         )
         assert decode(sent) == Delivery(
             message_id="17",
