@@ -47,9 +47,9 @@ SERVICE = "projects/shop-prod/locations/europe-west2/services/receiver"
 URL = "https://receiver-415104041262.europe-west2.run.app"
 INVOKE = [{"role": "roles/run.invoker", "members": ["allUsers"]}]
 SWEPT = """
-INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, enqueued_at, published_at,
-                             started_at, finished_at, attempt, fence)
-VALUES ('scheduled-receiver.maintenance.sweep-1', 'receiver.maintenance.sweep', 'receiver.maintenance.sweep', 'shop',
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, final, enqueued_at,
+                             published_at, started_at, finished_at, attempt, fence)
+VALUES ('scheduled-receiver.maintenance.sweep-1', 'receiver.maintenance.sweep', 'receiver.maintenance.sweep', 'shop', 'prod',
         '[]', '{}', 'SUCCESSFUL', true, now(), now(), now(), now(), 1, 1)
 """
 
