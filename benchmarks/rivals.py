@@ -24,7 +24,8 @@ import asyncpg
 
 from benchmarks.ground import AUDIENCE, CHECKOUT, HERE, Ground, environment
 from benchmarks.load import PATH, delivery
-from receiver.dev.processes import EMAIL, free_port
+from receiver.dev.processes import EMAIL
+from receiver.local_postgres.server import free_port
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 

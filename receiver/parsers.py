@@ -8,12 +8,12 @@ Next: `receiver.settings` has the table of variables; it adds the name, and deci
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
+from receiver.hosts import ip, is_loopback, is_near
 from receiver.text import is_storable
 
 if TYPE_CHECKING:
@@ -21,25 +21,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LOOPBACK: Final = "127.0.0.1"
-"""Where servers on this machine listen."""
-
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd]?)")
 _SIZE: Final = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)?")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
-_NEAR: Final = re.compile(
-    r"[a-z]([a-z0-9_-]*[a-z0-9])?"  # of a compose file, or a pod
-    r"|([a-z0-9-]+\.)+svc(\.cluster\.local)?"  # Kubernetes' services
-    r"|host\.[a-z0-9-]+\.internal",  # the machine below: host.docker.internal, host.containers.internal (podman), ...
-    re.IGNORECASE,
-)
-"""Names that no public name server answers for: `internal` is kept for private use, and there is no top-level domain `svc`."""
-
-_PRIVATE: Final = tuple(
-    ipaddress.ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
-)
-"""RFC 1918 and RFC 4193. Not link-local: a cloud's metadata server answers there."""
-
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _ON, _OFF = frozenset({"on", "true", "yes", "1"}), frozenset({"off", "false", "no", "0"})
@@ -242,30 +226,12 @@ def password(value: str) -> str:
     return value
 
 
-def is_loopback(host: str) -> bool:
-    """True for `localhost`, 127.0.0.0/8 and ::1: traffic that never leaves the machine. Nothing is looked up."""
-    address = _ip(host)
-    return host.lower() == "localhost" if address is None else address.is_loopback
-
-
-def is_near(host: str) -> bool:
-    """True for this machine, a private address, or a name of compose, Kubernetes or a container's machine: no host of the internet.
-
-    Nothing is looked up. 0.0.0.0 is this machine, as the emulator's own instructions write it. `metadata.google.internal` is not
-    near: a request there could ask for a token.
-    """
-    address = _ip(host)
-    if address is None:
-        return _NEAR.fullmatch(host) is not None
-    return address.is_loopback or address.is_unspecified or any(address in network for network in _PRIVATE)
-
-
 def _web_address(value: str, plain: Callable[[str], bool] = is_loopback) -> SplitResult | None:
     """The parts of an address: https, or http to a host for which `plain` is true."""
     parts = _split(value)
     if parts is None or not parts.hostname or "@" in parts.netloc or "#" in value:
         return None
-    if not (_HOST.fullmatch(parts.hostname) or _ip(parts.hostname)):
+    if not (_HOST.fullmatch(parts.hostname) or ip(parts.hostname)):
         return None
     if parts.scheme == "https" or (parts.scheme == "http" and plain(parts.hostname)):
         return parts
@@ -282,13 +248,6 @@ def _split(value: str) -> SplitResult | None:
     except ValueError:  # its text quotes the address, so nothing of it goes further
         return None
     return parts if usable else None
-
-
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
 
 
 def _is_dotted(name: str) -> bool:

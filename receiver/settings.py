@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 
 from receiver import parsers
 from receiver.errors import SettingError
-from receiver.parsers import duration, integer, is_loopback, size
+from receiver.hosts import is_loopback
+from receiver.parsers import duration, integer, size
 from receiver.variables import FAULT, Variable, refuse_typos, setting, shown
 
 if TYPE_CHECKING:

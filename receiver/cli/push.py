@@ -23,7 +23,7 @@ from receiver.dev.folder import FOLDER_NAME, KEY_FILE, Folder
 from receiver.emulator.push_client import Pusher, message
 from receiver.emulator.signer import CERTS_PATH, Signer
 from receiver.errors import ConfigurationError, SettingError
-from receiver.parsers import is_loopback
+from receiver.hosts import is_loopback
 from receiver.settings import PushAuth, Settings
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from receiver.emulator.api import OIDC_CERTS_PATH
 from receiver.emulator.faults import FaultSettings
 from receiver.emulator.in_thread import listening
 from receiver.errors import ConfigurationError
+from receiver.hosts import LOOPBACK
 from receiver.local_postgres.server import Postgres
-from receiver.parsers import LOOPBACK
 from receiver.record import migrations
 from receiver.record.database import Database
 from receiver.settings import Settings
@@ -147,31 +147,23 @@ def _shared(
 def _ports(folder: Folder, environ: Mapping[str, str]) -> Ports:
     """The ports of the last run, so that a web process keeps its settings; else free ones. PORT wins over both."""
     text = environ.get("PORT", "").strip()
-    wanted = int(text) if text.isdigit() else 0
-    known = folder.ports()
-    if known is None:
-        receiver = wanted or _first_free(DEFAULT_PORTS.receiver)
-        pubsub = _first_free(DEFAULT_PORTS.pubsub, receiver)
-        chosen = Ports(receiver, pubsub, _first_free(DEFAULT_PORTS.postgres, receiver, pubsub))
-    else:
-        receiver = wanted or known.receiver
-        chosen = Ports(receiver, known.pubsub, known.postgres)
-    if receiver in (chosen.pubsub, chosen.postgres):
-        who = "the local Pub/Sub" if receiver == chosen.pubsub else "PostgreSQL"
-        raise ConfigurationError(
-            f"PORT is {receiver}, and {who} listens there; set PORT to another, "
-            f"or delete {folder.path / PORTS_FILE} to have new ports chosen"
-        )
-    for what, port, other in (
-        ("the receiver's", chosen.receiver, "set PORT to another"),
-        ("the local Pub/Sub's", chosen.pubsub, f"delete {folder.path / PORTS_FILE} to have new ports chosen"),
-        ("PostgreSQL's", chosen.postgres, f"delete {folder.path / PORTS_FILE} to have new ports chosen"),
-    ):
-        if not _becomes_free(port):
+    wanted, known = int(text) if text.isdigit() else 0, folder.ports()
+    receiver = wanted or (known.receiver if known else _first_free(DEFAULT_PORTS.receiver))
+    pubsub = known.pubsub if known else _first_free(DEFAULT_PORTS.pubsub, receiver)
+    postgres = known.postgres if known else _first_free(DEFAULT_PORTS.postgres, receiver, pubsub)
+    anew = f"delete {folder.path / PORTS_FILE} to have new ports chosen"
+    for port, who in ((receiver, "the receiver"), (pubsub, "the local Pub/Sub"), (postgres, "PostgreSQL")):
+        is_ours = who == "the receiver"
+        if port == receiver and not is_ours:
             raise ConfigurationError(
-                f"port {port} ({what}) is taken by another program; stop that one, or {other}"
+                f"PORT is {receiver}, and {who} listens there; set PORT to another, or {anew}"
             )
-    return chosen
+        if not _becomes_free(port):
+            mend = "set PORT to another" if is_ours else anew
+            raise ConfigurationError(
+                f"port {port} (for {who}) is taken by another program; stop that one, or {mend}"
+            )
+    return Ports(receiver, pubsub, postgres)
 
 
 def _first_free(favourite: int, *others: int) -> int:

@@ -21,7 +21,7 @@ import httpx
 
 from receiver.emulator.push_client import Pusher
 from receiver.errors import ConfigurationError
-from receiver.parsers import LOOPBACK
+from receiver.hosts import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -232,14 +232,6 @@ def _reserved() -> socket.socket:
     # Set after bind(), or bind() might choose a port that another socket shares.
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     return reserved
-
-
-def free_port() -> int:
-    """A loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _environ(

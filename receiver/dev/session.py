@@ -30,7 +30,7 @@ from receiver.emulator.in_thread import serve
 from receiver.emulator.pushing import Deliveries
 from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError, PluginError
-from receiver.parsers import LOOPBACK
+from receiver.hosts import LOOPBACK
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from receiver.doctor.findings import Rule, Severity
 from receiver.errors import SettingError
-from receiver.parsers import is_loopback
+from receiver.hosts import is_loopback
 from receiver.settings import PushAuth, Settings
 
 _MENDS: Final = {

@@ -30,7 +30,7 @@ from receiver.emulator.rules import (
     checked,
     patched,
 )
-from receiver.parsers import is_loopback
+from receiver.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

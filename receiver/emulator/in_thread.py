@@ -19,7 +19,7 @@ from receiver.emulator.faults import Faults, FaultSettings
 from receiver.emulator.pushing import Deliveries
 from receiver.emulator.signer import CERTS_PATH
 from receiver.enqueue.loop_thread import LoopThread
-from receiver.parsers import LOOPBACK
+from receiver.hosts import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator

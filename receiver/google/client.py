@@ -28,7 +28,7 @@ from receiver.errors import (
     GoogleUnavailable,
 )
 from receiver.google.credentials import Credentials
-from receiver.parsers import is_near
+from receiver.hosts import is_near
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,10 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
 
+from receiver.hosts import LOOPBACK
 from receiver.local_postgres import databases, files
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.guard_process import GuardProcess
-from receiver.parsers import LOOPBACK
 
 PORT_TRIES: Final = 10  # another process can take a free port before the server binds it
 BUILTIN_LOCALES: Final = 17  # the first version that has them
@@ -131,7 +131,7 @@ class Postgres:
         programs = self._found()
         refusal = ""
         for _ in range(PORT_TRIES):
-            port = self._port or self._asked_port or _free_port()
+            port = self._port or self._asked_port or free_port()
             log_size = self._log.stat().st_size
             argv = [str(programs.bin / "postgres"), "-D", str(self._data)]
             for name, value in self._parameters(port).items():
@@ -281,7 +281,8 @@ class Postgres:
         return self._guard.ask(request)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that is free now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]

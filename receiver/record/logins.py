@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 
-from receiver import parsers
+from receiver import hosts, parsers
 from receiver.errors import GoogleError, SettingError
 from receiver.record.sqlstates import LoginRefused, NotConnected, is_login_refused
 from receiver.record.tls import DEMANDED
@@ -239,7 +239,7 @@ def encrypted(url: str) -> str:
     parts = urlsplit(url)
     asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     host = asked.get("host") or parts.hostname or ""
-    if host.startswith("/") or parsers.is_loopback(host) or asked.get("sslmode") in DEMANDED:
+    if host.startswith("/") or hosts.is_loopback(host) or asked.get("sslmode") in DEMANDED:
         return url
     if "sslmode" in asked:
         allowed = "use sslmode=require, verify-ca or verify-full: DATABASE_AUTH=iam sends a token"

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from sqlalchemy import event
 
-from receiver.dev.processes import free_port
 from receiver.errors import DatabaseUnavailable, SchemaError
+from receiver.local_postgres.server import free_port
 from receiver.reading import queries
 from receiver.reading.history import history
 from receiver.reading.queries import Attempt, Execution

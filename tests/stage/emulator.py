@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from receiver.contract.encode import encode_payload
-from receiver.dev.processes import free_port
 from receiver.emulator import in_thread
 from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import free_port
 
 BINARY = Path("platform/pubsub-emulator/bin/cloud-pubsub-emulator")
 PLACES = (

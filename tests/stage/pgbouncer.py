@@ -18,8 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from receiver.dev.processes import free_port
-from receiver.local_postgres.server import Postgres
+from receiver.local_postgres.server import Postgres, free_port
 
 ACCOUNT: Final = "nobody"
 START_TIMEOUT: Final = 30.0

@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from receiver.dev.processes import free_port
 from receiver.local_postgres import files
+from receiver.local_postgres.server import free_port
 
 ACCOUNT: Final = "postgres"
 MUTUAL: Final = "mutual"

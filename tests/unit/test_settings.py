@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.errors import SettingError
-from receiver.parsers import is_loopback
+from receiver.hosts import is_loopback
 from receiver.record.database import Database
 from receiver.serving.instance import require_serving
 from receiver.settings import (

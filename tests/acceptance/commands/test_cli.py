@@ -20,9 +20,10 @@ import httpx
 import pytest
 
 from receiver.demo.every_ending import MODULE
-from receiver.dev.processes import EMAIL, Instance, free_port
+from receiver.dev.processes import EMAIL, Instance
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import free_port
 from receiver.record.schema_check import HEAD
 from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
 from tests.stage.slow import some_quick

@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner
 
 from receiver.cli import group
-from receiver.dev.processes import free_port
 from receiver.emulator import in_thread
 from receiver.errors import ReceiverError
+from receiver.local_postgres.server import free_port
 from receiver.maintenance import SWEEP
 from tests import google_fake
 from tests.google_fake import GoogleFake

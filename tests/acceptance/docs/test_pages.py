@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.processes import free_port
+from receiver.local_postgres.server import free_port
 from tests import google_fake
 from tests.acceptance.docs.test_readme import BLOCK, blocks
 from tests.acceptance.local.test_testing import plugin_arguments

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from receiver.cli import COMMANDS
-from receiver.dev.processes import free_port
+from receiver.local_postgres.server import free_port
 from receiver.settings import VARIABLES
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

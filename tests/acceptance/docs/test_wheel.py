@@ -15,10 +15,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.dev.processes import EMAIL, PROJECT, free_port
+from receiver.dev.processes import EMAIL, PROJECT
 from receiver.emulator import push_client as pusher
 from receiver.emulator.push_client import Pusher
 from receiver.emulator.signer import Signer
+from receiver.local_postgres.server import free_port
 from tests.stage.record import Record
 from tests.stage.waiting import eventually
 

@@ -24,7 +24,7 @@ import asyncpg
 import httpx
 import pytest
 
-from receiver.dev.processes import free_port
+from receiver.local_postgres.server import free_port
 from tests.stage.commands import RECEIVER, Done, clean_environ, run_command
 from tests.stage.waiting import wait_until
 

@@ -9,8 +9,8 @@ import pytest
 
 from receiver.dev import prepare
 from receiver.dev.folder import Folder, Ports
-from receiver.dev.processes import free_port
 from receiver.errors import ConfigurationError
+from receiver.local_postgres.server import free_port
 
 
 @pytest.fixture
@@ -60,5 +60,5 @@ def test_a_port_that_stays_taken_is_named(folder: Folder, monkeypatch: pytest.Mo
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         folder.keep_ports(Ports(free_port(), taken.getsockname()[1], free_port()))
-        with pytest.raises(ConfigurationError, match=r"the local Pub/Sub's.*delete .*dev\.json"):
+        with pytest.raises(ConfigurationError, match=r"for the local Pub/Sub.*delete .*dev\.json"):
             prepare._ports(folder, {})

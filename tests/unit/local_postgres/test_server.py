@@ -282,8 +282,8 @@ class TestPort:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
             lost = taken.getsockname()[1]
-            ports = iter([lost, lost, postgres._free_port()])
-            monkeypatch.setattr(postgres, "_free_port", lambda: next(ports))
+            ports = iter([lost, lost, postgres.free_port()])
+            monkeypatch.setattr(postgres, "free_port", lambda: next(ports))
             with Postgres(initialised) as server:
                 assert server.port != lost
                 assert query(server, "SELECT 1") == 1
