@@ -115,9 +115,7 @@ class Run:
         claimed.lease.watch(self._lose)
 
     async def _inside(self, thread: Thread | None, args: list[Any], here: Running) -> Ended:
-        """The code itself, once what is around it has been entered. Not if it was called off meanwhile."""
-        if self.reason is not None:
-            raise asyncio.CancelledError
+        """The code itself, once what is around it has been entered."""
         function, kwargs = self.claimed.call.route.function, self.claimed.call.kwargs
         if thread is None:
             return await awaited(function, args, kwargs, here)

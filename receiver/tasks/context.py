@@ -75,7 +75,7 @@ class TaskContext:
 
     Attributes:
         task_id: the execution's id, the same on every attempt: use it as the idempotency key of outside effects.
-        attempt: 1 for the first run; a handed-back attempt is not counted.
+        attempt: 1 for the first run; a run that was handed back, or that its process did not survive, is not counted.
         message_id: Pub/Sub's id of the message that started this attempt.
         deadline: when this attempt is cancelled, by this instance's clock, in UTC.
         metadata: what the call was given with `using(metadata=...)`, with what it inherited; else empty.

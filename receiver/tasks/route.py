@@ -54,7 +54,8 @@ class TaskRoute:
         schedule_timezone: IANA time zone of the schedule.
         kill_switch: environment variable that turns the task off, read at every delivery: `0`, `false`, `f`, `no`, `n`,
             `off`, `none`, `disabled`, in any case. Everything else is on.
-        max_attempts: runs before FAILED is final; None: as long as Pub/Sub delivers.
+        max_attempts: runs that end before FAILED is final; None: as long as Pub/Sub delivers. One that its process did not
+            survive does not count.
         timeout: seconds from the arrival of the request, at most 3600 (Cloud Run's limit for a request);
             None: `ack_deadline` less 10 % (at least 2 s), so that Pub/Sub still waits for the answer.
         aliases: former names and paths that messages may still carry.
