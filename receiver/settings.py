@@ -63,6 +63,17 @@ class PushAuth(StrEnum):
     OFF = "off"
 
 
+class PublishMode(StrEnum):
+    """Who publishes what this process enqueues, and whether its calls wait for that."""
+
+    INLINE = "inline"
+    """This process; calls wait a quarter of a second at most."""
+    BACKGROUND = "background"
+    """This process; calls do not wait. Needs CPU between requests."""
+    SWEEPER = "sweeper"
+    """The sweeper, within a minute."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, checked. Sizes are bytes, durations are timedelta. Each field is declared with its variable and meaning.
@@ -146,6 +157,12 @@ class Settings:
         parsers.certificates_url,
         "where Google's signing certificates are",
         "https://www.googleapis.com/oauth2/v1/certs",
+    )
+    publish: PublishMode = setting(
+        "TASKS_PUBLISH",
+        parsers.choice(PublishMode, "use inline, background or sweeper"),
+        "inline: a call waits for Pub/Sub, 0.25 s at most; background: never; sweeper: this process publishes nothing",
+        "inline",
     )
     # Cloud SQL allows 100 connections in all by default; anything near 500 is a slip.
     db_pool_size: int = setting(

@@ -1,7 +1,9 @@
 """From a call to a message. The READY row is the outbox, so nothing is lost between the caller's transaction and Pub/Sub.
 
 arguments        a call becomes a row, or a TypeError where it was called
-outbox           rows are written, published and marked; one for each event loop
+outbox           rows are written; one for each event loop
+publications     rows wait their turn, are published and marked
+breaker          whether Pub/Sub answers, so whether callers wait for it
 transactions     rows in a caller's transaction, published right after its commit
 publisher        a row becomes a message, and messages are published
 lookup           the result of a call, from the record

@@ -72,6 +72,7 @@ class LoopThread:
         made.set_result(loop)
         try:
             loop.run_forever()
+            loop.run_until_complete(_end_tasks())
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
@@ -80,6 +81,14 @@ class LoopThread:
 
                 get_hub().destroy(destroy_loop=True)
             self._ended.set_result(None)
+
+
+async def _end_tasks() -> None:
+    """As `asyncio.run` does it: tasks end while the loop can still do everything."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _NativeThreads(futures.ThreadPoolExecutor):

@@ -16,22 +16,25 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
 from receiver.enqueue.arguments import row_of
+from receiver.enqueue.breaker import Breaker
 from receiver.enqueue.lookup import find
 from receiver.enqueue.loop_thread import LoopThread, refuse_in_loop
-from receiver.enqueue.outbox import AFTER_COMMIT_TIMEOUT, Outbox
+from receiver.enqueue.outbox import CALLER_WAIT, Outbox
 from receiver.enqueue.publisher import Address, Publisher, Publishes
 from receiver.errors import ItemRefused, SettingError
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
 from receiver.google.pubsub import Pubsub
 from receiver.record.database import Database
-from receiver.settings import Settings
+from receiver.record.sql.outbox import ENQUEUER
+from receiver.settings import PublishMode, Settings
 from receiver.tasks.call import Entry, TaskResult, TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 from receiver.telemetry.logs import record
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
+    from concurrent.futures import Future
 
     from sqlalchemy import Connection
 
@@ -39,8 +42,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-THREAD_MARGIN: Final = 0.5
-"""Seconds beyond `AFTER_COMMIT_TIMEOUT` that a thread waits for the loop's answer."""
+THREAD_MARGIN: Final = 0.25
+"""Seconds beyond `CALLER_WAIT` that a thread waits for the loop's answer."""
+
+UNHURRIED: Final = 3600.0
+"""Seconds that calls wait for a Pub/Sub that was given: it answers at once, and no test depends on how fast."""
 
 _backends: WeakSet[PubSubBackend] = WeakSet()
 _inherited: list[object] = []
@@ -80,6 +86,10 @@ class PubSubBackend:
         self._database = Database.configured(self.settings)
         self._emit = emit or record
         self._pubsub = pubsub
+        mode = self.settings.publish
+        self._ours = None if mode is PublishMode.SWEEPER else ENQUEUER
+        inline = UNHURRIED if pubsub else CALLER_WAIT
+        self._patience = inline if mode is PublishMode.INLINE else 0.0
         self._begin()
         _backends.add(self)
 
@@ -143,10 +153,7 @@ class PubSubBackend:
         if not begun.dialect.is_async:
             refuse_in_loop(call)
         rows = [row_of(entry) for entry in entries]
-        written = transactions.put_now(
-            begun, rows, whose=self._address.whose, schema=self._database.schema, publish=self._committed
-        )
-        return self._results(entries, rows, written)
+        return self._results(entries, rows, transactions.put(begun, rows, **self._how()))
 
     async def _aput_all(self, entries: Sequence[Entry], connection: Any) -> list[TaskResult]:
         rows = [row_of(entry) for entry in entries]
@@ -154,10 +161,17 @@ class PubSubBackend:
             return self._results(entries, rows, await self._write(rows))
         from receiver.enqueue import transactions  # noqa: PLC0415 - as above
 
-        written = await transactions.put(
-            connection, rows, whose=self._address.whose, schema=self._database.schema, publish=self._committed
-        )
-        return self._results(entries, rows, written)
+        begun = await transactions.async_connection_of(connection)
+        return self._results(entries, rows, await begun.run_sync(transactions.put, rows, **self._how()))
+
+    def _how(self) -> dict[str, Any]:
+        """What `transactions.put` needs to know of this backend."""
+        return {
+            "whose": self._address.whose,
+            "schema": self._database.schema,
+            "ours": self._ours,
+            "publish": self._committed,
+        }
 
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         outbox = await self._outbox()
@@ -174,15 +188,17 @@ class PubSubBackend:
             if connection.dialect.is_async:
                 driver: Any = connection.connection.dbapi_connection
                 driver.run_async(lambda _: self._publish_committed(rows))
+            elif self._breaker.is_open or not self._patience:
+                self._start(self._publish_committed(rows))
             else:
-                self._run(self._publish_committed(rows), within=AFTER_COMMIT_TIMEOUT + THREAD_MARGIN)
+                self._run(self._publish_committed(rows), within=self._patience + THREAD_MARGIN)
         except Exception as error:  # noqa: BLE001 - the caller's transaction has succeeded
             why = f"left to the sweeper: {type(error).__name__}"
             self._emit(ReceiverTrouble("enqueued, not published", why, rows[0].task_id, error))
 
     async def _publish_committed(self, rows: list[OutboxRow]) -> None:
         outbox = await self._outbox()
-        await outbox.publish_committed(rows)
+        await outbox.publish(rows, sure=False)
 
     def _results(
         self, entries: Sequence[Entry], rows: Sequence[NewRow], written: Sequence[Inserted]
@@ -211,6 +227,7 @@ class PubSubBackend:
     # --- the state of a process and of each loop ---------------------------------------------------------------
 
     def _begin(self) -> None:
+        self._breaker = Breaker(self._emit)
         self._lock = threading.Lock()
         self._outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, Outbox] = WeakKeyDictionary()
         self._loop_thread: LoopThread | None = None
@@ -231,27 +248,31 @@ class PubSubBackend:
         return outbox
 
     def _new_outbox(self) -> Outbox:
-        client = GoogleClient()
+        client = GoogleClient(most_retries=0)  # the outbox tries again, when its breaker says so
         pubsub = self._pubsub or Pubsub(client, Endpoints.of(self.settings).pubsub)
-        publisher = Publisher(pubsub, self._address)
         return Outbox(
             self._database,
-            publisher,
+            Publisher(pubsub, self._address),
+            self._breaker,
             client.close,
             whose=self._address.whose,
             wait=self.settings.db_pool_timeout.total_seconds(),
+            ours=self._ours,
+            patience=self._patience,
             emit=self._emit,
         )
 
     def _run(self, work: Coroutine[Any, Any, T], *, within: float | None = None) -> T:
         """The result of the work, awaited in the threads' loop; errors as `LoopThread.wait`."""
+        return LoopThread.wait(self._start(work), within=within)
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts the work in the threads' loop."""
         with self._lock:  # or `close` could end the loop before it gets the work
             if self._loop_thread is None:
                 self._loop_thread = LoopThread()
                 atexit.register(self._end_thread)
-            thread = self._loop_thread
-            future = thread.start(work)
-        return thread.wait(future, within=within)
+            return self._loop_thread.start(work)
 
     def _end_thread(self) -> None:
         with self._lock:

@@ -2,7 +2,7 @@
 
 Invariant: nothing is published before COMMIT has returned, and then only rows that our own connection sees (`find_ours`): a row
 that was rolled back with a savepoint, or whose transaction is not over, is not there. The caller's commit waits for the
-publication, `outbox.AFTER_COMMIT_TIMEOUT` at most; the sweeper publishes the rest.
+publication, `outbox.CALLER_WAIT` at most.
 
 SQLAlchemy's `commit` event comes before COMMIT is sent. To act after it, we replace `_commit_impl` of the one Connection that the
 row was written on: ours calls the class's and then publishes. Sessions commit through it too, however they joined.
@@ -23,18 +23,20 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
-from receiver.enqueue.outbox import outbox_row
-from receiver.record.sql import outbox
+from receiver.enqueue.outbox import due
 from receiver.record.sql.caller import insert_on
 from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
 from receiver.record.sqlstates import schema_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import timedelta
 
     from sqlalchemy import RootTransaction
 
     from receiver.record.whose import Whose
+
+    Publish = Callable[[Connection, list[OutboxRow]], None]
 
 COMMIT: Final = "_commit_impl"
 
@@ -42,44 +44,15 @@ COMMIT: Final = "_commit_impl"
 _written: weakref.WeakKeyDictionary[RootTransaction, list[OutboxRow]] = weakref.WeakKeyDictionary()
 
 
-async def put(
-    connection: Any,
-    rows: Sequence[NewRow],
-    *,
-    whose: Whose,
-    schema: str | None,
-    publish: Callable[[Connection, list[OutboxRow]], None],
-) -> list[Inserted]:
-    """Writes rows on an AsyncConnection or an AsyncSession; raises as `put_now`."""
+async def async_connection_of(connection: Any) -> AsyncConnection:
+    """The AsyncConnection itself, or that of the AsyncSession, begun if necessary. Raises TypeError for anything else."""
     if isinstance(connection, async_scoped_session):
         connection = connection()
     if isinstance(connection, AsyncSession):
         connection = await connection.connection()
     if not isinstance(connection, AsyncConnection):
         raise _unknown(connection, "aenqueue", "AsyncConnection or AsyncSession", "enqueue")
-    return await connection.run_sync(_put, rows, whose, schema, publish)
-
-
-def put_now(
-    connection: Any,
-    rows: Sequence[NewRow],
-    *,
-    whose: Whose,
-    schema: str | None,
-    publish: Callable[[Connection, list[OutboxRow]], None],
-) -> list[Inserted]:
-    """Writes rows on a Connection or a Session.
-
-    Args:
-        schema: of the record's tables; None leaves it to the connection's search path.
-        publish: called after the commit, with the rows; it must not raise.
-
-    Raises:
-        TypeError: it is neither.
-        SchemaError: its database has no tables of ours, or older ones.
-        SQLAlchemyError: from the driver; the caller must roll the transaction back.
-    """
-    return _put(connection_of(connection), rows, whose, schema, publish)
+    return connection
 
 
 def connection_of(connection: Any) -> Connection:
@@ -93,32 +66,45 @@ def connection_of(connection: Any) -> Connection:
     return connection
 
 
-def _put(
+def put(
     connection: Connection,
     rows: Sequence[NewRow],
+    *,
     whose: Whose,
     schema: str | None,
-    publish: Callable[[Connection, list[OutboxRow]], None],
+    ours: timedelta | None,
+    publish: Publish,
 ) -> list[Inserted]:
+    """Writes rows; an AsyncConnection calls it with `run_sync`.
+
+    Args:
+        schema: of the record's tables; None leaves it to the connection's search path.
+        ours: as for `record.sql.outbox.insert`.
+        publish: called after the commit, with those of the rows that are ours to publish; it must not raise.
+
+    Raises:
+        SchemaError: its database has no tables of ours, or older ones.
+        SQLAlchemyError: from the driver; the caller must roll the transaction back.
+    """
     try:
-        inserted = insert_on(connection, rows, whose=whose, schema=schema, ours=outbox.ENQUEUER)
+        inserted = insert_on(connection, rows, whose=whose, schema=schema, ours=ours)
     except DBAPIError as error:
-        ours = "the database of this connection (expected: the database of DATABASE_URL, with the same search_path, or TASKS_DB_SCHEMA)"
-        explained = schema_error(error, ours)
+        here = "the database of this connection (expected: the database of DATABASE_URL, with the same search_path, or TASKS_DB_SCHEMA)"
+        explained = schema_error(error, here)
         if explained is None:
             raise
         raise explained from error
-    due = [outbox_row(row, one) for row, one in zip(rows, inserted, strict=True) if one.until]
+    owed = due(rows, inserted)
     transaction = connection.get_transaction()
-    if _commits_by_itself(connection):
-        publish(connection, due)
-    elif due and transaction is not None:
-        _written.setdefault(transaction, []).extend(due)
+    if owed and _commits_by_itself(connection):
+        publish(connection, owed)
+    elif owed and transaction is not None:
+        _written.setdefault(transaction, []).extend(owed)
         _watch(connection, publish)
     return inserted
 
 
-def _watch(connection: Connection, publish: Callable[[Connection, list[OutboxRow]], None]) -> None:
+def _watch(connection: Connection, publish: Publish) -> None:
     """Makes the connection publish, after each COMMIT, the rows written before it."""
     commit = _commit_of(Connection)
     if commit is None or COMMIT in vars(connection):

@@ -210,7 +210,7 @@ def _refusal(answer: httpx.Response) -> GoogleRefused | GoogleUnavailable:
     message = " ".join(problem.message.split())[:300]
     status = answer.status_code
     if status in TEMPORARY and problem.status not in _CODES:
-        return GoogleUnavailable(f"{answer.url.host} answers {status} again and again: {message}")
+        return GoogleUnavailable(f"{answer.url.host} answers {status}: {message}")
     kind = _STATUSES.get(status) or _CODES.get(problem.status) or GoogleRefused
     return kind(status, problem.status, message)
 

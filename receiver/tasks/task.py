@@ -79,8 +79,8 @@ class Task(Generic[P, R_co]):
     def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """Enqueues a call with these arguments; returns once the record has it.
 
-        The row is committed before this returns, and is published at once. If publishing takes longer than 10 seconds, this
-        returns and the sweeper publishes later: an error would make callers enqueue twice. With `using(connection=...)` the row
+        The row is committed before this returns, and is published at once. If that takes longer than a quarter of a second, this
+        returns and the publication goes on: an error would make callers enqueue twice. With `using(connection=...)` the row
         is written in that transaction, and published right after its commit.
 
         Raises:

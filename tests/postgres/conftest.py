@@ -116,8 +116,10 @@ def sweeps(database_url: str, post: Post) -> Sweeps:
 
 
 @pytest.fixture
-def published() -> Iterator[Published]:
+def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[Published]:
     """A local Pub/Sub with topics for the tasks of `tests.postgres.outbox`."""
+    # On a busy machine a publication may take its time: tests ask what happens, not how fast.
+    monkeypatch.setattr("receiver.enqueue.pubsub_backend.CALLER_WAIT", 60.0)
     with publishing() as made:
         yield made
 

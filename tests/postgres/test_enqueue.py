@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -218,31 +217,6 @@ async def test_a_topic_that_is_missing_costs_no_task(
     await receiver.aenqueue_many([nowhere.entry(), nowhere.entry(), mail.entry("a")])
     assert "2 tasks are left" in published.troubles[-1]
     assert len(published.ids()) == 1
-
-
-async def test_a_pubsub_that_is_down_costs_no_task(
-    database_url: str, published: Published, look: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("receiver.google.client.LONGEST_PAUSE", 0.001)
-    backend = published.backend(database_url, PUBSUB_EMULATOR_HOST="127.0.0.1:9")
-    result = await backend.aenqueue(mail.entry("ada"))
-    assert (await look.row(result.id))["published_at"] is None
-    assert "no answer from 127.0.0.1 (ConnectError)" in published.troubles[0]
-    await backend.aclose()
-
-
-async def test_a_pubsub_that_never_answers_is_waited_for_so_long(
-    database_url: str, published: Published, look: Look, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("receiver.enqueue.outbox.PUBLISH_TIMEOUT", 0.2)
-    silent = socket.create_server(("127.0.0.1", 0))  # connections wait to be accepted
-    port = silent.getsockname()[1]
-    backend = published.backend(database_url, PUBSUB_EMULATOR_HOST=f"127.0.0.1:{port}")
-    result = await backend.aenqueue(mail.entry("ada"))
-    assert (await look.row(result.id))["published_at"] is None
-    assert "Pub/Sub has not answered within 0.2 s" in published.troubles[0]
-    await backend.aclose()
-    silent.close()
 
 
 async def test_without_a_record_nothing_is_enqueued(published: Published) -> None:

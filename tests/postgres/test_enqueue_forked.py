@@ -16,8 +16,11 @@ from tests.postgres.record import Look
 
 PROGRAM = """
 import os, sys, threading
+from receiver.enqueue import pubsub_backend
 from receiver.tasks.backend import current
 from tests.postgres.outbox import mail
+
+pubsub_backend.CALLER_WAIT = 60.0  # how fast it is, is not the question
 
 def enqueued(who):
     ids = [mail.enqueue(who).id for _ in range(3)]

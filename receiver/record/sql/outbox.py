@@ -72,6 +72,11 @@ class OutboxRow:
     until: datetime | None = None
     metadata: str | None = field(default=None, repr=False)
 
+    @property
+    def size(self) -> int:
+        """Bytes it needs, about."""
+        return len(self.args) + len(self.kwargs) + 800
+
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
