@@ -7,7 +7,7 @@ counts what reached it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import base64
 import json
 import os
 import re
@@ -107,8 +107,6 @@ class Peer:
 
 
 def _task_id(message: dict[str, Any]) -> str:
-    import base64  # noqa: PLC0415
-
     return str(json.loads(base64.b64decode(message["data"]))["task_id"])
 
 
@@ -145,16 +143,16 @@ def shop(database_url: str, host: str, **environ: str) -> Iterator[str]:
         **environ,
     }
     command = [sys.executable, "-m", "tests.stage.brownout_web"]
-    process = subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    try:
-        yield f"http://{process.stdout.readline().strip()}"
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, env=given, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            yield f"http://{process.stdout.readline().strip()}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 class Load:
