@@ -87,9 +87,10 @@ def _found(
 async def _enqueue(backend: PubSubBackend, entry: Entry, wait: float | None) -> int:
     result = await backend.aenqueue(entry)
     click.echo(result.id)
-    if wait is None:
-        return 0
-    return await _follow(result, until=time.monotonic() + wait)
+    try:
+        return 0 if wait is None else await _follow(result, until=time.monotonic() + wait)
+    finally:
+        await backend.aclose()  # publishes what it has not published yet
 
 
 async def _follow(result: TaskResult, *, until: float) -> int:

@@ -52,10 +52,12 @@ class LoopThread:
             future.cancel()  # Ctrl-C, or out of time
             raise
 
-    def close(self) -> None:
-        """Ends the loop once the work under way is done. Outboxes close themselves before (`Outbox.open`)."""
+    def close(self, last: Coroutine[Any, Any, None] | None = None) -> None:
+        """Ends the loop once the work under way is done, and then `last`. Outboxes close themselves before (`Outbox.open`)."""
         with _hub_kept():
             futures.wait(tuple(self._under_way))
+            if last is not None:
+                futures.wait([self.start(last)])
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._ended.result()
 
@@ -72,7 +74,6 @@ class LoopThread:
         made.set_result(loop)
         try:
             loop.run_forever()
-            loop.run_until_complete(_end_tasks())
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
@@ -81,14 +82,6 @@ class LoopThread:
 
                 get_hub().destroy(destroy_loop=True)
             self._ended.set_result(None)
-
-
-async def _end_tasks() -> None:
-    """As `asyncio.run` does it: tasks end while the loop can still do everything."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _NativeThreads(futures.ThreadPoolExecutor):

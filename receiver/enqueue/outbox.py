@@ -130,10 +130,14 @@ class Outbox:
             if self._publications.asking and time.monotonic() < began + self._patience + BLOCKED:
                 self._breaker.waited_in_vain(began)
 
+    async def flush(self) -> None:
+        """Publishes what waits, as `Publications.close`."""
+        await self._publications.close()
+
     async def close(self) -> None:
         """Waits for the work under way, then closes the connections."""
         await self._inserts.close()
-        await self._publications.close()
+        await self.flush()
         await self.pool.close()
         await self._close()
 

@@ -113,7 +113,8 @@ class Publications:
             while self._waiting or self._sending:
                 await self._step()
         except asyncio.CancelledError:
-            # `asyncio.run` cancels every task before it ends asynchronous generators, of which httpx needs one a request.
+            # `asyncio.run` cancels every task before it ends asynchronous generators, of which httpx needs one a request. A
+            # request that it has cancelled is sent again: the record absorbs the duplicate.
             await self._flush()
             raise
         finally:

@@ -279,7 +279,10 @@ class PubSubBackend:
             thread, self._loop_thread = self._loop_thread, None
         atexit.unregister(self._end_thread)
         if thread is not None:
-            thread.close()
+            thread.close(self._flush())
+
+    async def _flush(self) -> None:
+        await (await self._outbox()).flush()
 
 
 def _check_entries(entries: Sequence[Entry]) -> None:
