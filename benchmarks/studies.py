@@ -15,7 +15,7 @@ from itertools import count
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import enqueue, gauges, indexes, load, pgbench, provision, rivals, tokens
+from benchmarks import brownout, enqueue, gauges, indexes, load, pgbench, provision, rivals, tokens
 from benchmarks.ground import Ground, environment
 from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
 from receiver.record.database import Database
@@ -200,6 +200,11 @@ def enqueuing(ground: Ground, plan: Plan) -> Rows:
     return enqueue.rows(ground, count=4000 * min(plan.seconds, 5))
 
 
+def brownouts(ground: Ground, plan: Plan) -> Rows:
+    """A web application with a pool of five while Pub/Sub is away, beside the same load that never asks Pub/Sub."""
+    return brownout.rows(ground, requests=120 * min(plan.seconds, 5), rounds=plan.fewer)
+
+
 def provisioning(_: Ground, plan: Plan) -> Rows:
     """Routes provisioned in a project whose every answer takes a twentieth of a second."""
     return provision.rows(count=20 * min(plan.seconds, 5), latency=0.05)
@@ -314,6 +319,7 @@ STUDIES: dict[str, Callable[[Ground, Plan], Rows]] = {
     "instances": instances,
     "tokens": token_checks,
     "enqueue": enqueuing,
+    "brownout": brownouts,
     "provision": provisioning,
     "indexes": indexes_,
     "index-costs": index_costs,

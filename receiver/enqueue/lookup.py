@@ -1,4 +1,4 @@
-"""The `TaskResult` of one execution: its row and its attempts, read by one statement."""
+"""The `TaskResult` of one execution: as it was enqueued, or its row and its attempts, read by one statement."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from receiver.record.database import Executor
+    from receiver.record.sql.outbox import Inserted, NewRow
     from receiver.record.whose import Whose
-    from receiver.tasks.call import Backend
+    from receiver.tasks.call import Backend, Entry
 
 FIND = """
 SELECT e.task_id, e.task_path, e.args, e.kwargs, e.status, e.final, e.attempt, e.return_value, e.error_type,
@@ -90,6 +91,27 @@ def _result(row: Mapping[str, Any], backend: Backend) -> TaskResult:
         label=row["label"],
         skipped_by=row["skipped_by"],
         value=msgspec.json.decode(row["return_value"]) if row["return_value"] is not None else None,
+    )
+
+
+def enqueued(entry: Entry, row: NewRow, inserted: Inserted, backend: Backend) -> TaskResult:
+    """The result of a call that was written just now."""
+    return TaskResult(
+        task=entry.task,
+        task_path=row.task_path,
+        id=row.task_id,
+        status=TaskResultStatus.READY,
+        final=False,
+        enqueued_at=inserted.enqueued_at,
+        run_after=inserted.run_after,
+        started_at=None,
+        last_attempted_at=None,
+        finished_at=None,
+        args=list(entry.args),
+        kwargs=dict(entry.kwargs),
+        backend=backend,
+        group_key=row.group_key,
+        label=row.label,
     )
 
 

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary, WeakSet
 
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.breaker import Breaker
-from receiver.enqueue.lookup import find
+from receiver.enqueue.lookup import enqueued, find
 from receiver.enqueue.loop_thread import LoopThread, refuse_in_loop
 from receiver.enqueue.outbox import CALLER_WAIT, Outbox
 from receiver.enqueue.publisher import Address, Publisher, Publishes
@@ -28,7 +28,7 @@ from receiver.google.pubsub import Pubsub
 from receiver.record.database import Database
 from receiver.record.sql.outbox import ENQUEUER
 from receiver.settings import PublishMode, Settings
-from receiver.tasks.call import Entry, TaskResult, TaskResultStatus
+from receiver.tasks.call import Entry, TaskResult
 from receiver.telemetry.events import Emit, ReceiverTrouble
 from receiver.telemetry.logs import record
 
@@ -203,26 +203,7 @@ class PubSubBackend:
     def _results(
         self, entries: Sequence[Entry], rows: Sequence[NewRow], written: Sequence[Inserted]
     ) -> list[TaskResult]:
-        return [self._result(*each) for each in zip(entries, rows, written, strict=True)]
-
-    def _result(self, entry: Entry, row: NewRow, inserted: Inserted) -> TaskResult:
-        return TaskResult(
-            task=entry.task,
-            task_path=row.task_path,
-            id=row.task_id,
-            status=TaskResultStatus.READY,
-            final=False,
-            enqueued_at=inserted.enqueued_at,
-            run_after=inserted.run_after,
-            started_at=None,
-            last_attempted_at=None,
-            finished_at=None,
-            args=list(entry.args),
-            kwargs=dict(entry.kwargs),
-            backend=self,
-            group_key=row.group_key,
-            label=row.label,
-        )
+        return [enqueued(*each, self) for each in zip(entries, rows, written, strict=True)]
 
     # --- the state of a process and of each loop ---------------------------------------------------------------
 

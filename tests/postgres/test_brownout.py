@@ -123,7 +123,8 @@ async def test_what_finds_no_room_or_waits_too_long_is_the_sweepers(
     outbox._publications._room = publications.ROOM
     behave(Manner.TAKE)
     result = await mail.aenqueue("and then")
-    await eventually(lambda: made.task_ids == [result.id])
+    await eventually(lambda: look.value("SELECT count(published_at) FROM task_executions"))
+    assert made.task_ids == [result.id]
     assert await look.value(UNPUBLISHED + " AND publishing_until IS NOT NULL") == 2
     (closed,) = [each.what for each in published.events if isinstance(each, ServiceState)]
     assert closed.endswith("; 2 tasks were left to the sweeper")
