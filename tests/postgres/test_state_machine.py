@@ -30,7 +30,7 @@ from receiver.errors import Rejected, RejectionReason, Saturated
 from receiver.record import claimer
 from receiver.record.connections import RecordConnection
 from receiver.record.rejections import Rejections
-from receiver.record.sql import crashes, leases, outbox, replaying, sweeping
+from receiver.record.sql import crashes, dead_letters, leases, outbox, replaying, sweeping
 from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, route
 
 T = TypeVar("T")
@@ -258,8 +258,26 @@ class Record(RuleBasedStateMachine):
         )
         for row in (*taken.rows, *lost.rows):
             model = self.models[row.task_id]
-            assert model.status == "READY" or (model.status == "RUNNING" and model.expired)
+            assert not model.final
+            assert model.status != "RUNNING" or model.expired
         self.do(outbox.mark_published(self.connection, [*taken.rows, *lost.rows]))
+
+    @rule(task_id=TASK_IDS)
+    def become_a_dead_letter(self, task_id: str) -> None:
+        """Whatever it does, it touches neither attempt nor fence nor lease."""
+        model = self.models[task_id]
+        terms: dict[str, Any] = {"whose": WHOSE, "max_attempts": MAX_ATTEMPTS, "known": True}
+        found = self.do(dead_letters.take_back(self.connection, [task_id], list(DECLARED.names), **terms))
+        if model.final:
+            verdict = "done"
+        elif model.status == "FAILED" and model.attempt >= MAX_ATTEMPTS:
+            verdict, model.final = "ended", True
+        elif model.status == "RUNNING":
+            verdict = "running"
+        else:
+            verdict, model.status = "owed", model.status and "READY"
+        assert found == ({task_id: verdict} if model.status else {})
+        self.do(self.look.execute("UPDATE task_executions SET run_after = NULL WHERE task_id = $1", task_id))
 
     @rule(task_id=TASK_IDS)
     def replay(self, task_id: str) -> None:
