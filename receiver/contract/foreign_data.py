@@ -38,14 +38,15 @@ def foreign_delivery(pushed: Pushed, task_name: str, *, raw: bool) -> Delivery:
     arguments = check_arguments(args, b"{}")
     if data and len(arguments[0]) != 1:  # such as `1, 2`
         raise payload_fault("message.data is not one JSON value")
-    return Delivery.of(
-        pushed,
+    return Delivery(
+        *pushed.head,
         foreign_id(pushed),
         task_name,
         args,
         b"{}",
-        arguments,
         pushed.publish_time,
+        pushed.traceparent,
+        arguments,
         foreign=pushed.attributes,
     )
 

@@ -10,7 +10,7 @@ Next: the registry finds the route of the delivery and binds its arguments.
 from __future__ import annotations
 
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET
@@ -48,6 +48,17 @@ class Pushed(msgspec.Struct, frozen=True, gc=False):
     delivery_attempt: int | None
     attributes: dict[str, str]
     data: bytes
+
+    @property
+    def head(self) -> tuple[str, datetime | None, str, int | None, dict[str, str]]:
+        """The first fields of its `Delivery`."""
+        return (
+            self.message_id,
+            self.publish_time,
+            self.subscription,
+            self.delivery_attempt,
+            self.attributes,
+        )
 
     @property
     def traceparent(self) -> str | None:
@@ -89,39 +100,6 @@ class Delivery(msgspec.Struct, frozen=True):
     foreign: dict[str, str] | None = None
     recorded: bool = False
     metadata: dict[str, str] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        pushed: Pushed,
-        task_id: str,
-        task_name: str,
-        args: bytes,
-        kwargs: bytes,
-        arguments: Arguments,
-        enqueued_at: datetime | None,
-        *,
-        is_scheduled: bool = False,
-        foreign: dict[str, str] | None = None,
-    ) -> Self:
-        """The delivery of a message whose data has been read."""
-        return cls(
-            pushed.message_id,
-            pushed.publish_time,
-            pushed.subscription,
-            pushed.delivery_attempt,
-            pushed.attributes,
-            task_id,
-            task_name,
-            args,
-            kwargs,
-            enqueued_at,
-            pushed.traceparent,
-            arguments,
-            is_scheduled,
-            foreign,
-            metadata=read_metadata(pushed.attributes) if foreign is None else None,
-        )
 
     def __repr__(self) -> str:
         """Without arguments and attributes, which must not get into a log."""
@@ -186,15 +164,17 @@ def delivery_of(pushed: Pushed) -> Delivery:
         task_id = f"{task_id}-{pushed.message_id}"
     if not 1 <= len(task_id.encode()) <= MAX_TASK_ID_BYTES:
         raise payload_fault(f"task_id is not 1 to {MAX_TASK_ID_BYTES} bytes long")
-    return Delivery.of(
-        pushed,
+    return Delivery(
+        *pushed.head,
         task_id,
         payload.task_name,
         args,
         kwargs,
-        arguments,
         enqueued_at or pushed.publish_time,
-        is_scheduled=is_scheduled,
+        pushed.traceparent,
+        arguments,
+        is_scheduled,
+        metadata=read_metadata(pushed.attributes),
     )
 
 
