@@ -223,8 +223,9 @@ def login_of(settings: Settings) -> Login:
         if settings.database_password is not None or settings.database_password_file is not None:
             allowed = "unset DATABASE_PASSWORD and DATABASE_PASSWORD_FILE: the password is a token then"
             raise SettingError("DATABASE_AUTH", "iam", allowed)
-        user = urlsplit(settings.database_url or "").username
-        return Login(LoginToken(unquote(user) if user else None))
+        parts = urlsplit(settings.database_url or "")
+        named = unquote(parts.username or "") or parse_qs(parts.query).get("user", [""])[-1]
+        return Login(LoginToken(named or None))
     if settings.database_password_file is not None:
         return Login(PasswordFile(settings.database_password_file))
     return Login(FixedPassword(settings.database_password))

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.record.sql import settlements
-from receiver.record.sqlstates import is_answer, refusal, sqlstate
+from receiver.record.sqlstates import NotConnected, is_answer, refusal, sqlstate
 from receiver.record.task_pool import TaskConnection, TaskSession
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class TaskTransaction:
         """The connection, with its transaction begun.
 
         Raises:
-            OutOfConnections: the pool gave none in time, or PostgreSQL has none.
+            OutOfConnections: the pool gave none in time, or PostgreSQL has none, or refuses the login.
             TransactionError: the task is over.
         """
         async with self._opening:
@@ -215,6 +215,8 @@ class TaskTransaction:
             raise OutOfConnections(
                 "no connection for tasks became free in time (TASKS_DB_POOL_SIZE)"
             ) from error
+        except NotConnected as error:  # a password changes: that is not the task's fault either
+            raise OutOfConnections(f"no connection for a task: {error}") from error
         except DBAPIError as error:
             if sqlstate(error).startswith("53"):
                 raise OutOfConnections("PostgreSQL has no connection slot free for a task") from error

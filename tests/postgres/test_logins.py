@@ -19,7 +19,7 @@ from google.auth.compute_engine import _metadata
 from sqlalchemy import text
 
 from receiver.enqueue import PubSubBackend
-from receiver.errors import SettingError
+from receiver.errors import OutOfConnections, SettingError
 from receiver.local_postgres import files
 from receiver.local_postgres.server import Postgres
 from receiver.reading import queries
@@ -28,6 +28,7 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sqlstates import LoginRefused, NotConnected
 from receiver.record.task_pool import TaskPool
+from receiver.record.task_transaction import TaskTransaction
 from receiver.record.tls import TlsFailed
 from receiver.settings import Settings
 from tests.postgres.outbox import Published, mail
@@ -190,6 +191,16 @@ async def test_a_password_in_a_file_is_read_again_when_it_is_refused(
     await use()
 
 
+async def test_a_task_whose_connection_is_refused_is_not_at_fault(server: Postgres) -> None:
+    """As when the pool is empty: the delivery gets 429, and the attempt is not counted."""
+    await set_password(server, FIRST)
+    pool = TaskPool(configured(url(server), DATABASE_PASSWORD=SECOND), size=1, wait=5)
+    transaction = TaskTransaction(pool, task_id="t", fence=1, deadline=time.monotonic() + 60)
+    with pytest.raises(OutOfConnections, match="no connection for a task: PostgreSQL refuses the login"):
+        await transaction.connection()
+    await pool.close()
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [(None, "No such file"), (b"\n", "does not hold a password"), (b"a\xff", "does not hold a password")],
@@ -299,11 +310,20 @@ async def machine(
         yield made
 
 
-@pytest.mark.parametrize("user", ["", "us%40shop.iam@", "us@shop.iam@", "us%40shop.iam.gserviceaccount.com@"])
+@pytest.mark.parametrize(
+    ("user", "query"),
+    [
+        ("", ""),
+        ("us%40shop.iam@", ""),
+        ("us@shop.iam@", ""),
+        ("us%40shop.iam.gserviceaccount.com@", ""),
+        ("", "?user=us%40shop.iam"),
+    ],
+)
 async def test_a_token_of_the_service_account_is_its_password(
-    server: Postgres, machine: Metadata, user: str
+    server: Postgres, machine: Metadata, user: str, query: str
 ) -> None:
-    database = configured(url(server, user=user), DATABASE_AUTH="iam")
+    database = configured(url(server, user=user, query=query), DATABASE_AUTH="iam")
     assert await who(database) == SERVICE_ACCOUNT
     assert await who(database) == SERVICE_ACCOUNT
     assert machine.scopes == ["https://www.googleapis.com/auth/sqlservice.login"]
