@@ -205,6 +205,7 @@ def _replays() -> list[Question]:
     return [
         asks("replay 99", replaying.REPLAY, *WHOSE, failed),
         asks("find states", replaying.FIND_STATES, *WHOSE, failed),
+        asks("find failed", replaying.FIND_FAILED, *WHOSE, None, None, "ValueError", None, "", 100),
         asks("find rejected", rejected.FIND_REJECTED, *WHOSE, ["77"]),
         asks("rejected for", rejected.FIND_REJECTED_FOR, *WHOSE, "unknown_task", None, "", 100, 10**6),
         asks("mark replayed", rejected.MARK_REPLAYED, *WHOSE, ["projects/p/subscriptions/s 77"]),

@@ -118,7 +118,8 @@ class OperatorReplays:
 
     async def failed(self, wanted: Filter) -> None:
         """The executions that failed for good and fit the filter, the oldest first."""
-        after: tuple[datetime | None, str] = (None, "")
+        now = await replaying.find_now(self._executor)
+        after: tuple[datetime | None, str] = (now - wanted.since if wanted.since else None, "")
         while found := await replaying.find_failed(
             self._executor, wanted, whose=self._whose, after=after, limit=self._part(self._batch)
         ):

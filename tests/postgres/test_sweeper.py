@@ -12,7 +12,7 @@ import pytest
 from receiver.endings.outcomes import NotDue, Succeeded
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import outbox, pruning, rejected, sweeping
+from receiver.record.sql import outbox, pruning, rejected, replaying, sweeping
 from receiver.sweep import owed, sweeper
 from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
@@ -329,6 +329,17 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             (
                 sweeping.TAKE_LOST,
                 (*WHOSE, 10, LEASE, LEASE, LEASE, (0, 0), (9, 0)),
+                "Tid Range Scan on task_executions",
+            ),
+            (sweeping.TAKE_NAMED, (*WHOSE, 10, LEASE, ["a"]), "task_executions_pkey"),
+            (
+                replaying.FIND_FAILED,
+                (*WHOSE, "noop", LEASE, "ValueError", None, "", 10),
+                "task_executions_failed",
+            ),
+            (
+                replaying.TAKE_UNDELIVERED,
+                (*WHOSE, None, None, None, ago(days=1), (0, 0), (9, 0), 10, LEASE),
                 "Tid Range Scan on task_executions",
             ),
             (

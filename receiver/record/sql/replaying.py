@@ -45,9 +45,10 @@ class Filter:
 
 _FILTER: Final = """
     ($3::text IS NULL OR e.task_name = $3 OR e.task_path = $3)
-    AND e.enqueued_at >= (SELECT clock_timestamp()) - coalesce($4::interval, interval '1000 years')
+    AND ($4::interval IS NULL OR e.enqueued_at >= clock_timestamp() - $4)
     AND ($5::text IS NULL OR e.error_type = $5 OR right(e.error_type, length($5) + 1) = '.' || $5)
 """
+# No index is chosen for these: the time is volatile, and plans are generic (`connections.SERVER_SETTINGS`).
 
 _STANDS_STILL: Final = "(NOT e.final OR e.status = 'FAILED') AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())"
 """It has not succeeded, and nothing runs it."""
