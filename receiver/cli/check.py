@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ from receiver.errors import PluginError
 from receiver.settings import Settings
 from receiver.tasks import plugins
 from receiver.tasks.registry import Registry
+from receiver.tasks.schedule import clock_changes
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -104,7 +106,7 @@ def inspect(settings: Settings) -> Report:
         findings=(*findings, *tolerated),
         undeclared=undeclared,
         tolerated=tolerated,
-        warnings=(*doubts, *(line for line, needed in problems if not needed)),
+        warnings=(*doubts, *_clock_changes(found.routes), *(line for line, needed in problems if not needed)),
         notes=tuple(_notes(found.routes, settings)),
     )
 
@@ -129,6 +131,22 @@ def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
             routes |= {id(route): route for route in one.routes}
             modules.append(module)
     return plugins.Plugins(tuple(routes.values()), tuple(modules)), findings
+
+
+def _clock_changes(routes: tuple[TaskRoute, ...]) -> list[str]:
+    """A warning for each schedule that the year's clock changes hit."""
+    now = datetime.now(UTC)
+    hits = (
+        (route, clock_changes(route.schedule, route.schedule_timezone, now))
+        for route in routes
+        if route.schedule is not None
+    )
+    return [
+        f"{route.path}: {when} in {route.schedule_timezone}: Cloud Scheduler may leave a firing out or fire twice; choose "
+        "another hour, or UTC"
+        for route, when in hits
+        if when is not None
+    ]
 
 
 def _notes(routes: tuple[TaskRoute, ...], settings: Settings) -> list[str]:

@@ -13,10 +13,13 @@ import difflib
 import re
 import zoneinfo
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Final
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 from cronsim import CronSim, CronSimError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class ScheduleError(ValueError):
@@ -103,6 +106,44 @@ def check_timezone(name: str) -> None:
     close = difflib.get_close_matches(name.lower()[:80], known, n=1)
     hint = f"; did you mean {known[close[0]]!r}?" if close else ""
     raise ScheduleError(f"{name[:80]!r} is no IANA time zone, such as 'UTC' or 'Europe/London'{hint}")
+
+
+def clock_changes(schedule: str, timezone: str, since: datetime) -> str | None:
+    """When in the year after `since` the schedule falls into an hour that is missing or comes twice; None if it never does.
+
+    A schedule of every hour fires in the hours beside it, so that it does not count.
+
+    Args:
+        schedule: a checked one.
+        timezone: a checked one.
+        since: in UTC.
+    """
+    if schedule.split()[1] == "*":
+        return None
+    found = []
+    for at, before, after in _changes(timezone, since):
+        low, high = sorted((at + before, at + after))
+        # The wall's minutes, as if they were UTC's: cronsim returns those after its start.
+        hit = next(CronSim(schedule, low - timedelta(minutes=1)), high)
+        if hit < high:
+            found.append(f"{hit:%Y-%m-%d %H:%M} {'is missing' if after > before else 'comes twice'}")
+    return ", ".join(found) or None
+
+
+def _changes(timezone: str, since: datetime) -> Iterator[tuple[datetime, timedelta, timedelta]]:
+    """Each change of the zone's clock within a year: its time in UTC, the offset before and after it."""
+    zone = zoneinfo.ZoneInfo(timezone)
+
+    def offset(at: datetime) -> timedelta:
+        return at.astimezone(zone).utcoffset() or timedelta(0)
+
+    day = since.replace(minute=0, second=0, microsecond=0)
+    for _ in range(366):
+        before, day = day, day + timedelta(days=1)
+        if offset(before) != offset(day):
+            minutes = (before + timedelta(minutes=n) for n in range(1, 24 * 60 + 1))
+            at = next(minute for minute in minutes if offset(minute) != offset(before))
+            yield at, offset(before), offset(at)
 
 
 def _check_term(field: _Field, term: str) -> None:

@@ -37,7 +37,8 @@ from receiver import TaskRoute, task
 @task
 async def send_the_welcome_email(name: str = "you") -> None: ...
 
-tasks = [TaskRoute(send_the_welcome_email, schedule="0 3 * * *", kill_switch="ENABLE_THE_WELCOME_EMAIL")]
+tasks = [TaskRoute(send_the_welcome_email, schedule="30 2 * * *", schedule_timezone="Europe/Berlin",
+                   kill_switch="ENABLE_THE_WELCOME_EMAIL")]
 """
 
 
@@ -103,8 +104,11 @@ def test_rejected_messages_and_tasks_fit_too(show: Show) -> None:
     assert max(map(len, lines)) <= 80
     assert "unknown_task" in line_of(lines, "12345678901234567")
     lines = show("check")
-    assert max(map(len, lines)) <= 80
-    assert "0 3 * * *" in line_of(lines, "send_the_welcome_email")
+    assert max(len(line) for line in lines if not line.startswith("warning: ")) <= 80
+    assert "30 2 * * *" in line_of(lines, "send_the_welcome_email")
+    (warning,) = [line for line in lines if line.startswith("warning: ")]
+    assert "02:30 comes twice" in warning
+    assert "02:30 is missing" in warning
     assert any(line.startswith("shop") or "shop.send_the" in line for line in show("check", "--wide"))
 
 

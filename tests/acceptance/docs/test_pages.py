@@ -52,6 +52,7 @@ def folder() -> Iterator[Path]:
     [
         ("testing.md", ["shop_tasks.py", "conftest.py", "test_good_days.py", "test_bad_days.py"], 9),
         ("tasks.md", ["orders.py", "test_orders.py"], 2),
+        ("schedules.md", ["reports.py", "test_reports.py"], 3),
     ],
 )
 def test_the_tests_of_a_page_pass(

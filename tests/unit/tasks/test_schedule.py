@@ -7,7 +7,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezone
+from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezone, clock_changes
 
 
 @pytest.mark.parametrize(
@@ -130,3 +130,32 @@ def test_anything_else_is_refused_and_a_close_one_is_named(zone: str, says: str)
     with pytest.raises(ScheduleError) as caught:
         check_timezone(zone)
     assert says in str(caught.value)
+
+
+# --- clock changes ----------------------------------------------------------------------------------------------
+
+BERLIN = "2026-03-29 02:30 is missing, 2026-10-25 02:30 comes twice"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "zone", "told"),
+    [
+        ("30 2 * * *", "Europe/Berlin", BERLIN),
+        ("30 2 29 3 *", "Europe/Berlin", "2026-03-29 02:30 is missing"),
+        ("0 */2 * * *", "Europe/Berlin", BERLIN.replace("02:30", "02:00")),
+        ("59 1 * * *", "Europe/London", "2026-03-29 01:59 is missing, 2026-10-25 01:59 comes twice"),
+        ("15 2 * * *", "Australia/Lord_Howe", "2026-10-04 02:15 is missing"),
+        ("45 1 * * *", "Australia/Lord_Howe", "2026-04-05 01:45 comes twice"),
+        ("0 3 * * *", "Europe/Berlin", None),
+        ("59 1 * * *", "Europe/Berlin", None),
+        ("30 2 * * MON", "Europe/Berlin", None),
+        ("30 2 * 6 *", "Europe/Berlin", None),
+        ("*/5 * * * *", "Europe/Berlin", None),
+        ("30 2 * * *", "UTC", None),
+        ("30 2 * * *", "Asia/Tokyo", None),
+    ],
+)
+def test_a_schedule_in_an_hour_that_is_missing_or_doubled_is_known(
+    schedule: str, zone: str, told: str | None
+) -> None:
+    assert clock_changes(schedule, zone, datetime(2026, 1, 1, tzinfo=UTC)) == told
