@@ -74,6 +74,10 @@ class Place:
         # Nearly every body comes in one piece and needs no copy, which takes milliseconds for megabytes.
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def take_more(self, size: int) -> None:
+        """Takes room for so many bytes beside the body; raises as `read`."""
+        self._take(self._bytes + size)
+
     def _take(self, size: int) -> None:
         admission = self._admission
         if size > admission.max_body_bytes:

@@ -144,17 +144,17 @@ class PushEndpoint:
         try:
             if push.unwrapped:
                 body = rewrapped(push.headers, body)
-            return await self.receive(push, body)
+            return await self.receive(push, body, place)
         except Rejected as rejected:
             return await self._rejections.reject(body, rejected, _identity(push, body))
 
-    async def receive(self, push: Push, body: bytes) -> Ending:
+    async def receive(self, push: Push, body: bytes, place: Place) -> Ending:
         """The path of a message whose sender is verified."""
         pushed = open_push(body)
         if pushed.subscription.endswith(self._dead_letters.subscription):
             push.delivery = read = self._dead_letters.read(pushed)
             return await self._dead_letters.receive(body, pushed, read)
-        delivery, route = await self._addressed(push, pushed)
+        delivery, route = await self._addressed(push, pushed, place)
         args, kwargs = self._registry.bind(route, *delivery.arguments)
         call = Call(delivery, route, push.arrived, args, kwargs, push.trace)
 
@@ -169,7 +169,7 @@ class PushEndpoint:
                 push.ran = await self._runner.run(claim, admitted)
                 return await self._ledger.settle(claim, push.ran)
 
-    async def _addressed(self, push: Push, pushed: Pushed) -> tuple[Delivery, TaskRoute]:
+    async def _addressed(self, push: Push, pushed: Pushed, place: Place) -> tuple[Delivery, TaskRoute]:
         """The delivery, and the route that it is for."""
         topics = self._foreign.topics
         if topics.deliver(pushed.subscription):
@@ -182,6 +182,8 @@ class PushEndpoint:
             raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
         if found.topic is not None:
             push.delivery = delivery = await self._foreign.recalled(delivery)
+            if delivery.recorded:
+                place.take_more(len(delivery.args))
         return delivery, found
 
 

@@ -18,6 +18,7 @@ from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.contract.envelope import open_payload
 from receiver.contract.foreign_data import foreign_id
 from receiver.contract.message import open_push
+from receiver.emulator.push_client import message
 from receiver.endings.outcomes import Refused
 from receiver.google.pubsub import Message
 from receiver.record.connections import RecordConnection
@@ -186,6 +187,20 @@ async def test_a_retry_and_a_replay_give_the_same_data_and_attributes(database_u
         assert [done.status for done in tasks.deliver_all()] == [200]
         assert tasks.executions[0].status == "SUCCESSFUL"
     assert seen == [(data, attributes)] * 3
+
+
+def test_the_data_of_a_replay_counts_as_bytes_in_flight(database_url: str) -> None:
+    """Its message is small, and many of them would be more than the instance's memory."""
+    seen: Seen = []
+    with queue(database_url, route(bytes, seen, fails=1)) as tasks:
+        [task_id] = tasks.publish(UPLOADS, b"x" * 10_000)
+        assert tasks.deliver_all()[0].status == 500
+        tasks.arrive(QueuedMessage(task_id, "take", message("take", task_id=task_id)))
+        tasks._receiver._service.admission.max_inflight_bytes = 10_000
+        bare = tasks.pending[-1]
+        tasks._last = bare
+        assert tasks.redeliver_last().status == 429
+    assert len(seen) == 1
 
 
 async def test_what_was_rejected_is_replayed_with_code_that_takes_it(database_url: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from receiver import TaskRoute
 from receiver.doctor.findings import Check, Severity, judged
 from receiver.doctor.google_look import Provisioned, Roles
 from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
@@ -122,3 +123,18 @@ class TestResources:
         found = judged(Check.ROLES, ROLE_RULES, Roles(missing))
         assert [one.severity.name for one in found] == ["WARNING", "WARNING", "NOTE"]
         assert found[1].what.endswith("roles/pubsub.subscriber on 0, 1, 2 and 2 more")
+
+
+def test_a_subscription_on_another_topic_is_known_missing_moved_and_left_over() -> None:
+    own, taking = TaskRoute(world.send_mail), TaskRoute(world.send_mail, topic="projects/q/topics/uploads")
+    name = world.SCOPE.foreign_subscription(world.send_mail.path)
+    there = world.settled(taking)
+    found = there.find(name)
+    assert found is not None
+    moved = there.with_(name, world.changed(found, topic="projects/q/topics/others"))
+    assert [
+        (one.code, name.rpartition("/")[2] in one.what) for one in provisioned(world.settled(own), taking)
+    ] == [("missing", True)]
+    assert codes(provisioned(moved, taking)) == {"not-ours": "ERROR"}
+    (kept,) = provisioned(there, own)
+    assert (kept.code, "its topic goes on to send" in kept.what) == ("kept", True)
