@@ -231,4 +231,9 @@ def _unfit(error: Exception) -> Unfit:
     own = error if not isinstance(error, msgspec.ValidationError) else error.__cause__
     if own is not None:  # its text may hold the value
         return Unfit(f"{type(own).__name__}: {reason}", f"refused by a {type(own).__name__}")
-    return Unfit(reason, "not a member of its enum" if "enum value" in reason else reason)
+    quoting = next((each for each in _QUOTING if reason.startswith(each)), None)
+    return Unfit(reason, quoting or reason)
+
+
+_QUOTING: Final = ("Invalid enum value", "Invalid value", "Object contains unknown field")
+"""How msgspec's messages begin that go on with a part of the value."""

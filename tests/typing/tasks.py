@@ -40,6 +40,11 @@ async def audit(ctx: TaskContext, order: int) -> None:
     ctx.cancelled = True  # type: ignore[misc]
 
 
+@task
+async def maybe(ctx: TaskContext | None, order: int) -> int:
+    return order
+
+
 # A task is its function: the parameters keep their types, and so does the result.
 assert_type(ship(1), str)
 assert_type(ship(1, express=True), str)
@@ -114,6 +119,8 @@ collect.enqueue()  # type: ignore[call-arg]
 async def enqueues(ctx: TaskContext) -> None:
     assert_type(await bill.aenqueue(1), TaskResult[dict[str, int]])
     assert_type(await audit.aenqueue(1), TaskResult[None])
+    assert_type(await maybe.aenqueue(1), TaskResult[int])
+    await maybe.aenqueue("1")  # type: ignore[arg-type]
     await bill.aenqueue("1")  # type: ignore[arg-type]
     await audit.aenqueue(ctx, 1)  # type: ignore[call-arg, arg-type]
     bill.aenqueue(1)  # type: ignore[unused-coroutine]

@@ -57,7 +57,6 @@ UNSTORABLE = (
     "custom object",
     "grudging",
     "complaining",
-    "coroutine",
     "generator",
     "raw that is no JSON",
     "raw that is no UTF-8",

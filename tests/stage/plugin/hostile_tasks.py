@@ -320,9 +320,6 @@ def deep() -> object:
     return value
 
 
-async def never_awaited() -> None: ...
-
-
 RETURNS: dict[str, Callable[[], object]] = {
     "cyclic": cyclic,
     "deep": deep,
@@ -335,7 +332,6 @@ RETURNS: dict[str, Callable[[], object]] = {
     "grudging": lambda: datetime(2026, 1, 1, tzinfo=Grudging()),
     "complaining": lambda: [datetime(2026, 1, 1, tzinfo=Complaining())],
     "keys of no type": lambda: {(1, 2): 3},
-    "coroutine": never_awaited,
     "generator": lambda: (number for number in range(3)),
     "raw that is no JSON": lambda: msgspec.Raw(b"{nonsense"),
     "raw that is no UTF-8": lambda: msgspec.Raw(b'"\xff"'),

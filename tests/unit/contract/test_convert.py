@@ -77,6 +77,10 @@ class Dog(msgspec.Struct, tag=True):
     name: str
 
 
+class Closed(msgspec.Struct, forbid_unknown_fields=True):
+    a: int = 0
+
+
 class Customer(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(strict=True)
 
@@ -178,8 +182,10 @@ def test_what_is_json_already_need_not_be_converted(annotation: Any) -> None:
         ),
         (Node, {}, "Object missing required field `name`", None),
         (dict[int, str], {"secret": "a"}, "Expected `int`, got `str` - at `key`", None),
-        (Colour, "secret", "Invalid enum value 'secret'", "not a member of its enum"),
-        (Literal["a"], "secret", "Invalid enum value 'secret'", "not a member of its enum"),
+        (Colour, "secret", "Invalid enum value 'secret'", "Invalid enum value"),
+        (Literal["a"], "secret", "Invalid enum value 'secret'", "Invalid enum value"),
+        (Cat | Dog, {"type": "secret"}, "Invalid value 'secret' - at `.type`", "Invalid value"),
+        (Closed, {"secret": 1}, "Object contains unknown field `secret`", "Object contains unknown field"),
         (Positive, {"n": -7}, "ValueError: -7 is negative", "refused by a ValueError"),
         (Customer, {"name": 7}, "ValidationError: ", "refused by a ValidationError"),
         (list[Path], [7], "Expected `str`, got `int`", None),
