@@ -95,8 +95,6 @@ def is_context(annotation: Any, scope: Mapping[str, Any]) -> bool:
 def _evaluated(annotation: Any, scope: Mapping[str, Any]) -> tuple[Any, list[str]]:
     names = _Names(scope)
     try:
-        while isinstance(annotation, str):
-            annotation = eval(annotation, {}, names)  # noqa: S307 - the annotations of a plugin, whose module has been run
         holder = types.SimpleNamespace(__annotations__={"it": annotation})
         found = typing.get_type_hints(holder, {}, names, include_extras=True)["it"]
     except Exception as error:  # noqa: BLE001 - an annotation may be any code
