@@ -88,18 +88,23 @@ async def test_the_limits_of_a_statement_hold_in_its_transaction(
     await connection.close()
 
 
-async def test_migrations_and_queries_go_through_a_pooler(empty_database_url: str) -> None:
+@pytest.mark.parametrize("schema", [None, "Tenant-7"])
+async def test_migrations_and_queries_go_through_a_pooler(
+    empty_database_url: str, schema: str | None
+) -> None:
     with Strict(empty_database_url) as pooler:
+        database = Database.of(pooler.url, prepared_statements=False, schema=schema)
 
         def migrate() -> str | None:
-            migrations.upgrade(Database.of(pooler.url, prepared_statements=False))
-            return migrations.current(Database.of(pooler.url, prepared_statements=False))
+            migrations.upgrade(database)
+            return migrations.current(database)
 
         assert await asyncio.to_thread(migrate) == schema_check.HEAD
         connection = await connect(empty_database_url)
+        await connection.execute(f'SET search_path = "{schema or "public"}"')
         await Look(connection).seed("there")
         await connection.close()
-        async with queries.reading(Database.of(pooler.url, prepared_statements=False)) as reading:
+        async with queries.reading(database) as reading:
             [found] = await queries.executions(reading, WHOSE)
         assert found.task_id == "there"
         assert pooler.refused == []
