@@ -38,7 +38,7 @@ LAST_RESORT_EXIT_CODE = 1
 FRAMES = 20
 """Of a stack, the innermost."""
 
-OURS = ("asyncio.events", "receiver.delivery.run")
+OURS = ("asyncio.events", "receiver.delivery.around", "receiver.delivery.calling")
 """Where a task's own stack begins."""
 
 
