@@ -24,14 +24,12 @@ from receiver.settings import Settings
 from receiver.tasks.call import TaskResult, TaskResultStatus
 from receiver.tasks.registry import load
 from receiver.tasks.task import Task
+from receiver.tasks.waiting import pauses
 
 if TYPE_CHECKING:
     from rich.status import Status
 
     from receiver.tasks.call import Entry
-
-FIRST_POLL, LONGEST_POLL = 0.05, 1.0
-"""Seconds between two looks at the record: soon at first, then twice as long each time."""
 
 FAILED, UNFINISHED = 1, 3
 INTERRUPTED = 130
@@ -88,22 +86,23 @@ async def _enqueue(backend: PubSubBackend, entry: Entry, wait: float | None) -> 
     result = await backend.aenqueue(entry)
     click.echo(result.id)
     try:
-        return 0 if wait is None else await _follow(result, until=time.monotonic() + wait)
+        return 0 if wait is None else await _follow(result, wait)
     finally:
         await backend.aclose()  # publishes what it has not published yet
 
 
-async def _follow(result: TaskResult, *, until: float) -> int:
-    """Polls the record until the execution or the time has ended; prints the status to standard error."""
+async def _follow(result: TaskResult, wait: float) -> int:
+    """Polls the record until the execution or the time (seconds) has ended; prints the status to standard error."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    began, pause = time.monotonic(), FIRST_POLL
+    began = time.monotonic()
     with console.status(result.status.value) if console.is_terminal else nullcontext() as status:
-        while not result.is_finished and time.monotonic() < until:
+        for pause in pauses(wait):
             _show(status, result)
-            await asyncio.sleep(min(pause, max(until - time.monotonic(), 0)))
-            pause = min(2 * pause, LONGEST_POLL)
+            await asyncio.sleep(pause)
             with suppress(DatabaseUnavailable):  # it may be back before the time is over
                 await result.arefresh()
+            if result.is_finished:
+                break
     console.print(f"{_line(result)} ({time.monotonic() - began:.1f} s)", soft_wrap=True)
     if not result.is_finished:
         return UNFINISHED

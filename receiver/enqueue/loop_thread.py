@@ -137,14 +137,3 @@ def _start_thread(run: Callable[[], None]) -> None:
         get_original("_thread", "start_new_thread")(run, ())
     else:
         threading.Thread(target=run, name="receiver enqueue", daemon=True).start()
-
-
-def refuse_in_loop(call: str) -> None:
-    """Raises RuntimeError in a thread whose event loop runs, which a wait would block."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(
-        f"{call}() would block the event loop that runs in this thread; use `await ...a{call}(...)`"
-    )

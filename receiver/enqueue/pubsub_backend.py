@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary, WeakSet
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.breaker import Breaker
 from receiver.enqueue.lookup import enqueued, find
-from receiver.enqueue.loop_thread import LoopThread, refuse_in_loop
+from receiver.enqueue.loop_thread import LoopThread
 from receiver.enqueue.outbox import CALLER_WAIT, Outbox
 from receiver.enqueue.publisher import Address, Publisher, Publishes
 from receiver.errors import ItemRefused, SettingError
@@ -29,6 +29,7 @@ from receiver.record.database import Database
 from receiver.record.sql.outbox import ENQUEUER
 from receiver.settings import PublishMode, Settings
 from receiver.tasks.call import Entry, TaskResult
+from receiver.tasks.waiting import refuse_in_loop
 from receiver.telemetry.events import Emit, ReceiverTrouble
 from receiver.telemetry.logs import record
 

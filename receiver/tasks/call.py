@@ -7,11 +7,17 @@ Next: `receiver.tasks.task` makes entries, `receiver.enqueue` is the backend tha
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self
+
+from receiver.errors import DatabaseUnavailable
+from receiver.tasks.waiting import pauses, refuse_in_loop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -222,6 +228,47 @@ class TaskResult(Generic[T]):
     async def arefresh(self) -> None:
         """Reads the record again; raises as `refresh`."""
         self._become(await self.backend.aget_result(self.id))
+
+    def wait(self, *, timeout: float) -> Self:
+        """Waits until the execution has ended; returns this result, as it is then. One that FAILED is returned too, not raised.
+
+            total = add.enqueue(1, 2).wait(timeout=30).return_value
+
+        It looks at the record at growing intervals, of a second at most, and holds no connection in between. A database that is
+        away does not end the wait. The last look may take as long as the database takes, 15 s at most.
+
+        Args:
+            timeout: seconds; 0 looks once.
+
+        Raises:
+            TimeoutError: it has not ended in time.
+            TaskResultMissing: the record does not have it any more.
+            RuntimeError: an event loop runs in this thread: use `await_`.
+        """
+        refuse_in_loop("wait", "await_")
+        for pause in pauses(timeout):
+            time.sleep(pause)
+            with suppress(DatabaseUnavailable):
+                self.refresh()
+            if self.final:
+                return self
+        raise self._late(timeout)
+
+    async def await_(self, *, timeout: float) -> Self:  # noqa: ASYNC109 - as `wait`
+        """Like `wait`, awaited, and can be cancelled. `await` itself is Python's word, hence the underscore."""
+        for pause in pauses(timeout):
+            await asyncio.sleep(pause)
+            with suppress(DatabaseUnavailable):
+                await self.arefresh()
+            if self.final:
+                return self
+        raise self._late(timeout)
+
+    def _late(self, timeout: float) -> TimeoutError:
+        return TimeoutError(
+            f"task {self.id} ({self.task_path}) has not finished within {timeout:g} s: "
+            f"it was {self.status} after {self.attempts} attempts when last read"
+        )
 
     def _become(self, newer: TaskResult[Any]) -> None:
         for each in fields(self):
