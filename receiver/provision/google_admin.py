@@ -242,6 +242,8 @@ def reason(error: GoogleError, kind: Kind | None, scope: Scope) -> str:
                 f"is SCHEDULER_LOCATION {scope.location} a region of Cloud Scheduler? "
                 f"gcloud scheduler locations list --project {project}; or use --skip-scheduler"
             )
+        case GoogleMissing() if kind is Kind.SUBSCRIPTION:
+            remedy = "a topic that is another's (TaskRoute(topic=...)) is never made here: make it, then apply again"
         case GoogleMissing() if kind is Kind.GRANT:
             remedy = "is TASKS_SERVICE_ACCOUNT an account that exists?"
         case GoogleRefused() if kind is Kind.GRANT and "does not exist" in said:

@@ -9,11 +9,15 @@ import pytest
 from receiver import TaskRoute
 from receiver.errors import SettingError
 from receiver.provision import rendering
+from receiver.provision.applying import ChangeFailed
 from receiver.provision.desired import PushTarget, desired, desired_grants
+from receiver.provision.google_admin import GoogleAdmin
 from receiver.provision.observed import Observed
-from receiver.provision.planning import ChangeRefused, Create, Delete, plan, removal
+from receiver.provision.planning import ChangeRefused, Create, Delete, Needed, plan, removal
+from receiver.provision.provisioning import ProvisionOptions, ProvisionRun
 from receiver.provision.resources import Kind, Resource
 from receiver.settings import Settings
+from tests.google_fake import GoogleFake
 from tests.unit.provision.world import (
     ACCOUNT,
     HERE,
@@ -133,3 +137,23 @@ def test_the_services_follow_from_the_settings_and_pubsub_pushes_to_https_only()
     plain = base | {"TASKS_SERVICE_URLS": "heavy=http://127.0.0.1:1"}
     with pytest.raises(SettingError, match=r"^TASKS_SERVICE_URLS is 'http://127\.0\.0\.1:1'; .* https"):
         PushTarget.of(Settings.from_environ(plain))
+
+
+async def test_google_makes_it_once_the_other_topic_is_there(admin: GoogleAdmin, google: GoogleFake) -> None:
+    uploads = "projects/shop-prod/topics/uploads"
+    taking = TaskRoute(send_mail, topic=uploads, topic_filter="attributes:eventType")
+    wanted = desired((taking,), SCOPE, PUSH)
+
+    async def nothing_needed() -> Needed:
+        return {}
+
+    run = ProvisionRun(admin, SCOPE, ProvisionOptions(), wanted, nothing_needed)
+    results = await run.apply(await run.plan())
+    (failed,) = [one for one in results if isinstance(one, ChangeFailed)]
+    assert failed.change.item.name == NAME
+    assert failed.why.endswith("is never made here: make it, then apply again")
+    await admin.create(Resource(Kind.TOPIC, uploads, {"labels": {"whose": "storage"}}))
+    await run.apply(await run.plan())
+    assert (await run.remaining()).is_settled
+    assert google.pubsub.subscriptions[NAME]["topic"] == uploads
+    assert google.pubsub.topics[uploads]["labels"] == {"whose": "storage"}
