@@ -159,13 +159,13 @@ def _sweeper(blocks: int) -> list[Question]:
             "known now",
             rejected.FIND_KNOWN_NOW,
             *WHOSE,
+            1000,
+            10**6,
             ["task_1", "task_2"],
             5,
             timedelta(0),
             RETENTION,
             [],
-            1000,
-            10**6,
         ),
     ]
 
@@ -207,7 +207,7 @@ def _replays() -> list[Question]:
         asks("find states", replaying.FIND_STATES, *WHOSE, failed),
         asks("find failed", replaying.FIND_FAILED, *WHOSE, None, None, "ValueError", None, "", 100),
         asks("find rejected", rejected.FIND_REJECTED, *WHOSE, ["77"]),
-        asks("rejected for", rejected.FIND_REJECTED_FOR, *WHOSE, "unknown_task", None, "", 100, 10**6),
+        asks("rejected for", rejected.FIND_REJECTED_FOR, *WHOSE, 100, 10**6, "unknown_task", None, ""),
         asks("mark replayed", rejected.MARK_REPLAYED, *WHOSE, ["projects/p/subscriptions/s 77"]),
     ]
 

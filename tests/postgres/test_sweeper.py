@@ -359,7 +359,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             ),
             (
                 rejected.FIND_KNOWN_NOW,
-                (*WHOSE, ["a"], 1, LEASE, LEASE, [], 10, 10),
+                (*WHOSE, 10, 10, ["a"], 1, LEASE, LEASE, []),
                 "rejected_messages_unknown",
             ),
             (rejected.PRUNE_REJECTED, (*WHOSE, LEASE, 10), "rejected_messages_first_seen"),

@@ -129,18 +129,23 @@ COLUMNS: Final = (
     "key, body, reason, detail, namespace, environment, count, first_seen, last_seen, replayed_at, task_name"
 )
 
-FIND_KNOWN_NOW: Final = f"""
+_PORTION: Final = """
 WITH found AS MATERIALIZED (
 SELECT key, octet_length(body) AS size FROM rejected_messages
-WHERE reason = 'unknown_task' AND replayed_at IS NULL AND namespace = $1 AND environment = $2 AND task_name = ANY ($3)
-  AND (count >= $4 AND last_seen - first_seen >= $5::interval OR last_seen <= clock_timestamp() - $6::interval)
-  AND NOT key = ANY ($7)
-ORDER BY task_name, key
-LIMIT $8
+WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL AND {guard}
+ORDER BY {order} LIMIT $3
 ),
 added AS (SELECT key, sum(size) OVER (ORDER BY key) - size AS before FROM found)
-SELECT {COLUMNS} FROM added JOIN rejected_messages USING (key) WHERE before < $9
-"""  # noqa: S608 - names of our own
+SELECT {columns} FROM added JOIN rejected_messages USING (key) WHERE before < $4 ORDER BY key
+"""
+
+FIND_KNOWN_NOW: Final = _PORTION.format(
+    columns=COLUMNS,
+    guard="""reason = 'unknown_task' AND task_name = ANY ($5)
+  AND (count >= $6 AND last_seen - first_seen >= $7::interval OR last_seen <= clock_timestamp() - $8::interval)
+  AND NOT key = ANY ($9)""",
+    order="task_name, key",  # its index
+)
 
 
 async def find_known_now(
@@ -166,15 +171,7 @@ async def find_known_now(
         size: bytes of their bodies, about; one is always found.
     """
     rows = await executor.fetch(
-        FIND_KNOWN_NOW,
-        *whose,
-        list(names),
-        most,
-        grace,
-        silent,
-        list(besides),
-        limit,
-        size,
+        FIND_KNOWN_NOW, *whose, limit, size, list(names), most, grace, silent, list(besides)
     )
     return [RejectedRow(**row) for row in rows]
 
@@ -191,17 +188,9 @@ async def find_rejected(executor: Executor, ids: Sequence[str], *, whose: Whose)
     return [RejectedRow(**row) for row in await executor.fetch(FIND_REJECTED, *whose, list(ids))]
 
 
-FIND_REJECTED_FOR: Final = f"""
-WITH found AS MATERIALIZED (
-SELECT key, octet_length(body) AS size FROM rejected_messages
-WHERE namespace = $1 AND environment = $2 AND reason = $3 AND ($4::text IS NULL OR task_name = $4)
-  AND replayed_at IS NULL AND key > $5
-ORDER BY key
-LIMIT $6
-),
-added AS (SELECT key, sum(size) OVER (ORDER BY key) - size AS before FROM found)
-SELECT {COLUMNS} FROM added JOIN rejected_messages USING (key) WHERE before < $7 ORDER BY key
-"""  # noqa: S608 - names of our own
+FIND_REJECTED_FOR: Final = _PORTION.format(
+    columns=COLUMNS, guard="reason = $5 AND ($6::text IS NULL OR task_name = $6) AND key > $7", order="key"
+)
 
 
 async def find_rejected_for(
@@ -221,7 +210,7 @@ async def find_rejected_for(
         limit: messages at most.
         size: bytes of their bodies, about; one is always found.
     """
-    rows = await executor.fetch(FIND_REJECTED_FOR, *whose, reason, task_name, after, limit, size)
+    rows = await executor.fetch(FIND_REJECTED_FOR, *whose, limit, size, reason, task_name, after)
     return [RejectedRow(**row) for row in rows]
 
 
