@@ -179,3 +179,4 @@ def test_the_page_on_enqueueing_works(project_root: Path, folder: Path) -> None:
     assert "READY 3 days, 0:00:0" in shown
     assert " 3 spring\n" in shown
     assert "SUCCESSFUL 1 {'sent_to': 'ken', 'language': 'en'}" in shown
+    assert re.search(r"ada \w+ 0 failed attempts", shown)
