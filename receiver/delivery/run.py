@@ -19,7 +19,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from receiver.contract.failure import Failure
+from receiver.contract.failure import Failure, error_type
 from receiver.delivery.around import returned, within
 from receiver.delivery.calling import awaited, called, finished
 from receiver.delivery.chain import chain, is_final
@@ -260,10 +260,9 @@ def _timed_out(claimed: Claimed, ended: Ended) -> Failed:
     told = TimeoutError(message)
     trail = None
     if ended.error is not None:
-        cause = Failure.of(ended.error)
-        trail = cause.traceback
         told.__cause__ = ended.error
+        trail = Failure.of(told).traceback
         if not ended.by(asyncio.CancelledError):
-            message = f"{message}; called off, it raised {cause.error_type}"
+            message = f"{message}; called off, it raised {error_type(ended.error)}"
     failure = Failure("TimedOut", message, trail)
     return claimed.failed(failure, AttemptEnding.TIMED_OUT, raised=ended.raised(told))

@@ -86,8 +86,9 @@ def _hand_over(event: Event, level: int, message: str, fields: dict[str, Any]) -
     error = (
         raised.error if raised is not None else event.error if isinstance(event, ReceiverTrouble) else None
     )
-    if error is not None:  # who listens reads the exception itself
-        fields = {key: value for key, value in fields.items() if key != "stack_trace"}
+    # Who listens reads the exception itself, and Sentry takes ten fields: what matters most is before the others.
+    left_out = {"stack_trace"} if error is not None else set[str]()
+    fields = {key: value for key, value in fields.items() if value is not None and key not in left_out}
     exc_info = None if error is None else (type(error), error, trail_of(error))
     # Not `logger.log`, which would search the stack for the caller.
     made = logger.makeRecord(logger.name, level, "", 0, message, (), exc_info, extra=fields)
@@ -132,13 +133,13 @@ def _delivered(event: Delivered) -> tuple[int, str, dict[str, Any]]:
         "task_name": event.task_name,
         "task_id": event.task_id,
         "attempt": event.attempt,
+        "final": failed.final if failed is not None else None,
         "message_id": event.message_id,
         "seconds": round(event.seconds, 6),
         "trace": event.trace,
         "metadata": event.metadata,
         "stack_trace": failure.traceback if failure else None,
         "error_type": failure.error_type if failure else None,
-        "final": failed.final if failed is not None else None,
     }
     why = _why(ending)
     name = event.task_name or "push"

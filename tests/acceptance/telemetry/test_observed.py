@@ -38,7 +38,10 @@ def instance(begin_shared: Start, shared_database_url: str, sentry: Sentry) -> I
 
 async def run(instance: Instance, task: str, label: str, **kwargs: object) -> int:
     """The status of one push."""
-    attributes = {"googclient_traceparent": f"00-{TRACE}-{SPAN}-01"}
+    attributes = {
+        "googclient_traceparent": f"00-{TRACE}-{SPAN}-01",
+        "receiver_metadata": '{"tenant": "acme"}',
+    }
     body = push_client.message(task, kwargs={"label": label, **kwargs}, task_id=label, attributes=attributes)
     return (await push(instance, body)).status
 
@@ -81,6 +84,7 @@ async def test_what_a_task_logs_is_attributed_wherever_its_code_is(instance: Ins
     assert lines.keys() == {"child", "thread", "executor", "callback", "spoken", "200 speak: Succeeded"}
     for line in lines.values():
         assert (line["task_name"], line["attempt"]) == ("speak", 1)
+        assert line["metadata"] == {"tenant": "acme"}
         assert line["logging.googleapis.com/trace"] == f"projects/local/traces/{TRACE}"
         assert line["logging.googleapis.com/spanId"] == SPAN
     assert lines["child"]["order"] == 17
@@ -140,6 +144,7 @@ async def test_an_event_has_the_exception_and_its_stack(
     assert functions(event) == ["buy", "sold_out"]
     assert (event["level"], event["logger"]) == ("error", "receiver")
     assert (event["extra"]["task_name"], event["extra"]["attempt"]) == ("buy", 1)
+    assert event["extra"]["metadata"] == {"tenant": "acme"}
     assert event["request"]["headers"]["authorization"] == "[Filtered]"
 
 
