@@ -7,7 +7,6 @@ Next: `receiver.google.client` sends the requests; `explained` and `reason` say 
 from __future__ import annotations
 
 import asyncio
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -194,13 +193,14 @@ class GoogleAdmin:
             params["pageToken"] = token
 
     async def _ask(self, method: str, url: str, **request: Any) -> Any:
-        for tries in count():
+        tries = 0
+        while True:
             try:
                 return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
             except GoogleRefused as refused:
                 if self._patience is None or not await self._patience.waited(refused, tries):
                     raise
-        raise AssertionError  # it counts for ever
+            tries += 1
 
     def _url(self, name: str) -> str:
         """The address of a resource, `…/topics/t`, or of a collection, `…/topics`, which has an odd number of parts."""
