@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Rows = list[dict[str, Any]]
 
+MODES = ("sweeper", "inline", "background")
+
 
 def rows(ground: Ground, *, requests: int, rounds: int) -> Rows:
     """One row a way in which Pub/Sub can be, and one for each mode."""
@@ -29,26 +31,27 @@ def rows(ground: Ground, *, requests: int, rounds: int) -> Rows:
     found: Rows = []
     for manner in (Manner.TAKE, Manner.REFUSE, Manner.FAIL, Manner.SILENT):
         with ExitStack() as stack:
-            pubsub, behave = stack.enter_context(peer())
-            webs = {
-                mode: stack.enter_context(shop(url, pubsub.host, TASKS_PUBLISH=mode))
-                for mode in ("sweeper", "inline", "background")
-            }
-            for web in webs.values():
-                asyncio.run(press(web))  # connections, imports
-            behave(manner)
-            found += _measured(manner, pubsub, webs, requests=requests, rounds=rounds)
+            webs: dict[str, str] = {}
+            peers: dict[str, Peer] = {}
+            for mode in MODES:
+                peers[mode], behave = stack.enter_context(peer())
+                webs[mode] = stack.enter_context(shop(url, peers[mode].host, TASKS_PUBLISH=mode))
+                asyncio.run(press(webs[mode]))  # connections, imports
+                behave(manner)
+            found += _measured(manner, peers, webs, requests=requests, rounds=rounds)
     return found
 
 
-def _measured(manner: Manner, pubsub: Peer, webs: dict[str, str], *, requests: int, rounds: int) -> Rows:
+def _measured(
+    manner: Manner, peers: dict[str, Peer], webs: dict[str, str], *, requests: int, rounds: int
+) -> Rows:
     first: dict[str, Load] = {}
     then: dict[str, list[Load]] = {mode: [] for mode in webs}
-    reached: dict[str, int] = {}
+    asked: dict[str, int] = {}
     for mode, web in webs.items():
-        before = pubsub.requests
+        before = peers[mode].requests
         first[mode] = asyncio.run(press(web))
-        reached[mode] = pubsub.requests - before
+        asked[mode] = peers[mode].requests - before
     for number in range(rounds):
         turns = list(webs.items())
         for mode, web in turns if number % 2 == 0 else reversed(turns):
@@ -60,7 +63,7 @@ def _measured(manner: Manner, pubsub: Peer, webs: dict[str, str], *, requests: i
             "TASKS_PUBLISH": mode,
             f"first {HANDLERS}, s": first[mode].seconds,
             "their longest, s": first[mode].longest,
-            "asked of Pub/Sub": reached[mode],
+            "asked of Pub/Sub": asked[mode],
             f"{requests} later, s": median(load.seconds for load in then[mode]),
             "of sweeper": f"{median(load.seconds for load in then[mode]) / least:.2f} x",
             "longest, s": max(load.longest for load in then[mode]),

@@ -43,7 +43,7 @@ class Breaker:
     """Of one process; safe in every thread.
 
     Attributes:
-        why: the latest failure, in one line.
+        why: the latest failure, in one line; "" after an answer.
     """
 
     def __init__(self, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,7 +80,7 @@ class Breaker:
         with self._lock:
             now = self._last_success = self._clock()
             self._answered = True
-            self._failures = 0
+            self._failures, self.why = 0, ""
             self._not_before = now
             opened, self._opened = self._opened, None
             left, self._left = self._left, 0

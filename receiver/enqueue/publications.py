@@ -128,7 +128,7 @@ class Publications:
             for task in self._sending:
                 task.cancel()
             await asyncio.wait(self._sending)
-        self._end(self._waiting, f"its process ends: {self._breaker.why or 'Pub/Sub has not answered yet'}")
+        self._end(self._waiting, "its process ends")
         self._waiting.clear()
 
     async def _step(self) -> None:
@@ -143,7 +143,7 @@ class Publications:
         """Sends the next batch if it may be sent now; seconds until the next look."""
         oldest = time.monotonic() - KEPT
         while self._waiting and self._waiting[0][1].born < oldest:
-            self._end([self._waiting.popleft()], self._breaker.why)
+            self._end([self._waiting.popleft()], "it has waited too long")
         if not self._waiting or len(self._sending) >= BATCHES:
             return LOOK if self._sending else 0.0
         most = 1 if self._breaker.is_open else BATCH_ROWS
@@ -232,7 +232,9 @@ class Publications:
 
     def _later(self, why: str, task_id: str, count: int) -> None:
         more = f"{count} tasks are" if count > 1 else "a task is"
-        self._emit(ReceiverTrouble("enqueued, not published", f"{more} left to the sweeper: {why}", task_id))
+        last = f" ({self._breaker.why})" if self._breaker.why and self._breaker.why not in why else ""
+        line = f"{more} left to the sweeper: {why}{last}"
+        self._emit(ReceiverTrouble("enqueued, not published", line, task_id))
 
     def _done(self, items: Iterable[_Item]) -> None:
         for row, call in items:

@@ -12,6 +12,7 @@ import asyncio
 import atexit
 import os
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -192,7 +193,8 @@ class PubSubBackend:
             elif self._breaker.is_open or not self._patience:
                 self._start(self._publish_committed(rows))
             else:
-                self._run(self._publish_committed(rows), within=self._patience + THREAD_MARGIN)
+                with suppress(TimeoutError):  # the loop is busy; it has the rows, or the sweeper will
+                    self._run(self._publish_committed(rows), within=self._patience + THREAD_MARGIN)
         except Exception as error:  # noqa: BLE001 - the caller's transaction has succeeded
             why = f"left to the sweeper: {type(error).__name__}"
             self._emit(ReceiverTrouble("enqueued, not published", why, rows[0].task_id, error))
