@@ -33,7 +33,7 @@ from tests.stage.waiting import eventually
 SCRIPT = Path(__file__).with_name("enqueuer.py")
 MODULES = "acceptance_tasks,enqueueing_tasks"
 PATHS = (
-    *(f"acceptance_tasks.{name}" for name in ("give_up", "succeed", "undecorated", "wait")),
+    *(f"acceptance_tasks.{name}" for name in ("give_up", "next_day", "succeed", "undecorated", "wait")),
     *(
         f"enqueueing_tasks.{name}"
         for name in ("hand_on", "hand_on_in_thread", "hand_on_regardless", "leave_mark")

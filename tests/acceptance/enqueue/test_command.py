@@ -56,6 +56,17 @@ async def test_it_exits_by_how_the_task_ended(
     assert house.calls(label) == 1
 
 
+async def test_json_is_read_as_the_task_takes_it(house: House, label: str) -> None:
+    arguments = ("next_day", "--args", f'["{label}"]', "--wait", "60", "--kwargs")
+    done = await run(house, *arguments, '{"day": "2026-12-31"}')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith('SUCCESSFUL "2027-01-01" (')
+    wrong = await run(house, *arguments, '{"day": "soon"}')
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: acceptance_tasks.next_day: day: Invalid RFC3339 encoded date\n"
+    assert house.calls(label) == 1
+
+
 async def test_a_task_that_has_not_finished_in_time_is_told_from_both(house: House, label: str) -> None:
     waiting = await run(house, "wait", "--args", f'["{label}"]', "--wait", "0.5")
     assert waiting.returncode == 3

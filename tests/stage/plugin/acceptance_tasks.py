@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import text
@@ -98,6 +98,12 @@ async def write(ctx: TaskContext, label: str, *, fail: bool = False) -> None:
     await connection.execute(text("INSERT INTO effects VALUES (:label)"), {"label": label})
     if fail:
         raise ValueError("after writing")
+
+
+@task
+def next_day(label: str, day: date) -> date:
+    note(label)
+    return day + timedelta(days=1)
 
 
 @task
@@ -214,6 +220,7 @@ tasks = [
     TaskRoute(renamed, aliases=["former_name", "former_tasks.renamed"]),
     TaskRoute(know),
     TaskRoute(write),
+    TaskRoute(next_day),
     TaskRoute(fail),
     TaskRoute(fail_in_thread),
     TaskRoute(fail_once),
