@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from receiver.doctor import record_look
 from receiver.endings.outcomes import NotDue, Succeeded
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import outbox, pruning, rejected, replaying, sweeping
+from receiver.record.sql import dead_letters, outbox, pruning, rejected, replaying, sweeping
 from receiver.sweep import owed, sweeper
 from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
@@ -362,6 +363,12 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
                 (*WHOSE, 10, 10, ["a"], 1, LEASE, LEASE, []),
                 "rejected_messages_unknown",
             ),
+            (
+                dead_letters.FIND_PUBLISHED_AT,
+                (ago(days=1), LEASE, *WHOSE, ["a"], "", None, None),
+                "task_executions_enqueued_at",
+            ),
+            (record_look.GIVEN_UP, WHOSE, "task_executions_dead_lettered"),
             (rejected.PRUNE_REJECTED, (*WHOSE, LEASE, 10), "rejected_messages_first_seen"),
         ):
             plan = "\n".join(
