@@ -8,15 +8,19 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 import pytest
 
+from receiver.contract.dead_letter_source import attributes_of
+from receiver.contract.encode import encode_payload
 from receiver.dev.local_routes import LocalProject, LocalRoute, provision
 from receiver.dev.processes import EMAIL, PROJECT, Instance
 from receiver.dev.scheduler import scheduled_message
 from receiver.emulator import in_thread
+from receiver.emulator.backlog import PubsubMessage
 from receiver.emulator.broker import Broker
 from receiver.emulator.in_thread import LocalPubSub
 from receiver.emulator.push_client import message
@@ -25,7 +29,7 @@ from receiver.emulator.signer import Signer
 from receiver.maintenance import SWEEP
 from receiver.settings import PUSH_PATH
 from receiver.sweep.sweeper import Swept
-from receiver.tasks.naming import topic_name
+from receiver.tasks.naming import dead_letter_topic_name, subscription_name, topic_name
 from tests.stage.receivers import new_instance
 from tests.stage.record import MODULE, NAMESPACE, Record
 from tests.stage.waiting import eventually
@@ -73,6 +77,10 @@ class Cast:
         routes = [local_route(path) for path in (*paths, SWEEP.path)]
         self.pubsub.call(lambda broker: provision(broker, routes, project))
         return instance
+
+    def pushes(self, path: str) -> str:
+        """The subscription of a task."""
+        return f"projects/{PROJECT}/subscriptions/{subscription_name(topic_name('dev', NAMESPACE, path))}"
 
     def hold(self, path: str) -> str:
         """A topic for a task whose messages stay where they are; its subscription."""
@@ -257,6 +265,30 @@ async def test_a_message_of_an_unknown_task_runs_when_a_later_revision_knows_it(
     kept = await cast.record.rejected(body)
     assert kept is not None
     assert kept["replayed_at"] is not None
+
+
+async def test_what_pubsub_has_given_up_is_owed_again_and_runs(cast: Cast, label: str) -> None:
+    """Every delivery was answered 429: Pub/Sub pushes the dead letter, and the sweep publishes the task again."""
+    cast.start(f"{MODULE}.succeed")
+    await cast.record.insert(label, "succeed", args=json.dumps([label]), published_at_in=-60)
+    letters = f"projects/{PROJECT}/topics/{dead_letter_topic_name('dev', NAMESPACE)}"
+    data = encode_payload(label, "succeed", [label], {}, datetime.now(UTC))
+    attributes = attributes_of(cast.pushes(f"{MODULE}.succeed"), datetime.now(UTC).isoformat(), 100)
+    copy = PubsubMessage(base64.b64encode(data).decode(), attributes)
+    cast.pubsub.call(lambda broker: broker.publish(letters, [copy]))
+
+    async def row(column: str) -> Any:
+        found = await cast.record.row(label)
+        return found and found[column]
+
+    await eventually(lambda: row("dead_letters"))
+    assert (await row("status"), await row("published_at")) == ("READY", None)
+    await cast.record.fetch("UPDATE task_executions SET run_after = now() WHERE task_id = $1", label)
+    [swept] = await cast.sweep()
+    assert swept["published"] == 1
+    await eventually(lambda: row("final"))
+    assert await row("status") == "SUCCESSFUL"
+    assert (cast.folder / label).stat().st_size == 1
 
 
 async def test_a_sweep_returns_what_it_did(cast: Cast) -> None:
