@@ -27,7 +27,7 @@ from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
 from receiver.google.pubsub import Pubsub
 from receiver.record.database import Database
-from receiver.record.sql.outbox import ENQUEUER
+from receiver.record.sql import outbox as outbox_sql
 from receiver.settings import PublishMode, Settings
 from receiver.tasks.call import Entry, TaskResult
 from receiver.tasks.waiting import refuse_in_loop
@@ -89,7 +89,7 @@ class PubSubBackend:
         self._emit = emit or record
         self._pubsub = pubsub
         mode = self.settings.publish
-        self._ours = None if mode is PublishMode.SWEEPER else ENQUEUER
+        self._ours = None if mode is PublishMode.SWEEPER else outbox_sql.ENQUEUER
         inline = UNHURRIED if pubsub else CALLER_WAIT
         self._patience = inline if mode is PublishMode.INLINE else 0.0
         self._begin()
