@@ -22,6 +22,7 @@ from receiver.enqueue import transactions
 from receiver.enqueue.publisher import Publisher
 from receiver.errors import GoogleUnavailable
 from receiver.google.pubsub import Pubsub
+from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordConnection
 from receiver.record.ledger import Ledger
 from receiver.record.sql import outbox
@@ -104,7 +105,7 @@ def append(file: str, line: str) -> None:
 
 def install() -> None:
     """Puts the points into the receiver's own methods. There is none of this in the receiver itself."""
-    _around(Ledger, "claim", "before the claim", "after the claim", during="claim sent")
+    _around(Claimer, "claim", "before the claim", "after the claim", during="claim sent")
     _remember_fences()
     _around(Runner, "run", "before the task", "after the task")
     _around(Ledger, "settle", "before the settlement", "after the settlement", during="settlement sent")
