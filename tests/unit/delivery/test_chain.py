@@ -95,7 +95,6 @@ class Stopped(PermanentError):
         (with_slots(context=PermanentError()), False),
         (ValueError(), False),
     ],
-    ids=repr,
 )
 def test_a_permanent_error_is_final_in_a_group_and_behind_tenacity(
     error: BaseException, *, final: bool

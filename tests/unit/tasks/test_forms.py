@@ -238,7 +238,6 @@ def containers(
         {"data": b"\0\xff"},
         {"wait": timedelta(microseconds=-1)},
     ],
-    ids=str,
 )
 def test_containers_arrive_equal(given: dict[str, Any]) -> None:
     assert sent(containers, **given) == ([], given)
