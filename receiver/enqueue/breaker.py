@@ -32,6 +32,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds until the next try after a failure. They double with each failure, and half of each is random, so that the processes
 of one outage do not come back together."""
 
+MOST_DOUBLINGS: Final = 10
+"""More change nothing, and an outage of hours would need numbers that no float holds."""
+
 PROBE_LEASE: Final = 15.0
 """Seconds until the next probe when nobody says how the last one ended: its loop is gone. Longer than a publication may take."""
 
@@ -92,7 +95,8 @@ class Breaker:
         """Pub/Sub did not take a publication."""
         with self._lock:
             self._answered = True
-            pause = min(FIRST_PAUSE * 2**self._failures, LONGEST_PAUSE)
+            doublings = min(self._failures, MOST_DOUBLINGS)
+            pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
             self._not_before = self._clock() + pause * random.uniform(0.5, 1)  # noqa: S311 - spreads load, keeps no secret
         self._count(why)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -179,6 +180,16 @@ class TestAsync:
             now = await mail.using(connection=connection, run_after=timedelta(seconds=-1)).aenqueue("now")
         assert published.ids() == [now.id]
         assert await look.value("SELECT count(*) FROM task_executions WHERE published_at IS NULL") == 1
+
+    async def test_the_row_keeps_the_metadata(
+        self, engine: AsyncEngine, backend: PubSubBackend, look: Look
+    ) -> None:
+        async with engine.begin() as connection:
+            call = mail.using(connection=connection, metadata={"tenant": "ä"}, run_after=timedelta(hours=1))
+            result = await call.aenqueue("ada")
+            bare = await mail.using(connection=connection).aenqueue("bob")
+        assert json.loads((await look.row(result.id))["metadata"]) == {"tenant": "ä"}
+        assert (await look.row(bare.id))["metadata"] is None
 
     async def test_a_pubsub_that_is_down_costs_no_commit(
         self, backend: PubSubBackend, published: Published, look: Look, engine: AsyncEngine

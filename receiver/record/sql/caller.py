@@ -41,6 +41,8 @@ PLAIN: Final = (
     "trace",
 )
 
+DOCUMENTS: Final = ("args", "kwargs", "metadata")
+
 _columns = task_executions.c
 _now = func.clock_timestamp()
 
@@ -48,7 +50,7 @@ _now = func.clock_timestamp()
 def _insert() -> ReturningInsert[Any]:
     values = {name: bindparam(f"new_{name}", type_=_columns[name].type) for name in PLAIN}
     # As text with a cast: the caller's engine may have a JSON serialiser of its own.
-    documents = {name: cast(bindparam(f"new_{name}", type_=Text), JSONB) for name in ("args", "kwargs")}
+    documents = {name: cast(bindparam(f"new_{name}", type_=Text), JSONB) for name in DOCUMENTS}
     is_due = func.coalesce(_due("again") <= _now, True)
     until = case((is_due, _now + bindparam("new_ours", type_=Interval)), else_=None)
     return (

@@ -92,6 +92,12 @@ def test_its_pauses_grow_up_to_a_bound(stage: Stage) -> None:
     assert LONGEST_PAUSE / 2 <= max(pauses) <= LONGEST_PAUSE
 
 
+def test_an_outage_of_hours_is_probed_as_often_as_one_of_minutes(stage: Stage) -> None:
+    for _ in range(2000):
+        stage.breaker.failed("away")
+    assert LONGEST_PAUSE / 2 <= stage.breaker.turn() <= LONGEST_PAUSE
+
+
 def test_callers_who_wait_in_vain_open_it(stage: Stage) -> None:
     stage.breaker.succeeded()
     stage.now += 1
