@@ -3,7 +3,7 @@
     ReceiverError
     ├── ConfigurationError        start is refused; the message is one line for the operator
     │   ├── SettingError          an environment variable
-    │   ├── PluginError           a plugin module, its list of routes, or TASKS_SETUP
+    │   ├── PluginError           a plugin module, its list of routes, TASKS_SETUP or TASKS_AROUND
     │   └── SchemaError           the database's tables are older than this code, or this role may not use them
     ├── DeclarationError          a @task or TaskRoute that Pub/Sub or Scheduler would refuse (a ValueError)
     ├── PermanentError            raised by a task: do not try again

@@ -143,6 +143,10 @@ def service_url(value: str) -> str:
 def service_urls(value: str) -> tuple[tuple[str, str], ...]:
     """`name=https://host`, separated by commas, as pairs; each name once."""
     pairs = [each.strip().partition("=")[::2] for each in value.split(",") if each.strip()]
+    if not all(url for _, url in pairs):
+        raise Unreadable(
+            "use name=https://host, such as heavy=https://receiver-heavy-123.europe-west2.run.app"
+        )
     if len(dict(pairs)) < len(pairs):
         raise Unreadable("use name=https://host,name=https://host, each name once")
     return tuple((service_name(name), service_url(url)) for name, url in pairs)
@@ -193,7 +197,10 @@ def entry(value: str) -> str:
 
 def entries(value: str) -> tuple[str, ...]:
     """Several of `entry`, separated by commas; blanks between commas are skipped."""
-    return tuple(entry(part.strip()) for part in value.split(",") if part.strip())
+    try:
+        return tuple(entry(part.strip()) for part in value.split(",") if part.strip())
+    except Unreadable:
+        raise Unreadable("use module:callable, comma-separated, such as shop.tenants:tenant") from None
 
 
 def dsn(value: str) -> str:

@@ -33,6 +33,11 @@ def duration(option: str, text: str) -> timedelta:
         raise ConfigurationError(f"{option} is {text!r}; {error}") from None
 
 
+def error_type(_context: object, _option: object, name: str | None) -> str | None:
+    """`--error`: the record has Python's own errors without their module, `TaskError.exception_class_path` with it."""
+    return name and name.removeprefix("builtins.")
+
+
 def positional(text: str) -> list[Any]:
     """`--args`: a JSON array."""
     value: list[Any] = _json("--args", text, list, "a JSON array, such as '[1, \"two\"]'")

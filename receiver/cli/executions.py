@@ -50,7 +50,10 @@ def command() -> None:
 @click.option("--group", metavar="KEY", help="Only those with this group key.")
 @click.option("--label", metavar="TEXT", help="Only those with this label.")
 @click.option(
-    "--error", metavar="TYPE", help="Only those that failed so, such as ValueError or shop.OutOfStock."
+    "--error",
+    metavar="TYPE",
+    callback=arguments.error_type,
+    help="Only those that failed so, such as ValueError or shop.OutOfStock.",
 )
 @click.option("--all", "all_", is_flag=True, help="The receiver's own sweeps as well.")
 @listing.options

@@ -40,7 +40,12 @@ RATE = 100
 )
 @click.option("--task", metavar="NAME", help="Only those of this task.")
 @click.option("--since", metavar="DURATION", help="Only executions enqueued within 90s, 15m, 2h, 30d.")
-@click.option("--error", metavar="TYPE", help="Only executions that failed so, such as ValueError.")
+@click.option(
+    "--error",
+    metavar="TYPE",
+    callback=arguments.error_type,
+    help="Only executions that failed so, such as ValueError or shop.OutOfStock.",
+)
 @click.option("--limit", type=click.IntRange(1), default=MOST, show_default=True, help="How many at most.")
 @click.option(
     "--rate", type=click.IntRange(1, 10_000), default=RATE, show_default=True, help="How many a second."

@@ -37,6 +37,16 @@ def difference(given: Any, received: Any, place: str, depth: int = 0) -> str | N
     return next(filter(None, differences), None)
 
 
+def infinite(value: Any, place: str, depth: int = 0) -> str | None:
+    """The first number in a value that is NaN or infinite, which becomes null, and why that is no good; None when there is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place} is {value}, which JSON does not have"
+    if depth > MAX_DEPTH:
+        return None
+    found = (infinite(part, name, depth + 1) for name, part in (_parts(value, place) or {}).items())
+    return next(filter(None, found), None)
+
+
 def obstacle(value: Any, place: str, depth: int = 0) -> str | None:
     """The first part of a value that cannot be written as JSON, and why; None when all of it can."""
     if depth > MAX_DEPTH:
@@ -72,10 +82,11 @@ def _parts(value: Any, place: str) -> dict[str, Any] | None:
 
 def _changed(given: Any, received: Any, place: str) -> str:
     kind = type(given).__qualname__
-    if isinstance(given, float) and not math.isfinite(given):
-        return f"{place} is {given}, which JSON does not have"
+    if isinstance(given, float) and (why := infinite(given, place)) is not None:
+        return why
     if isinstance(given, dict) and isinstance(received, dict):
-        return _key_fault(given, place) or f"{place} would lose some of its keys: annotate it as what it is"
+        how = "lose some of its" if len(received) < len(given) else "arrive with other"
+        return _key_fault(given, place) or f"{place} would {how} keys: annotate it as what it is"
     if isinstance(given, _JSON) or not isinstance(received, _JSON):
         other = type(received).__qualname__
         arrives = f"another {kind}" if kind == other else f"a {other}"

@@ -6,14 +6,12 @@ message is made again. Bound: what Pub/Sub takes as an attribute's value.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
 from receiver.text import is_storable
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 METADATA_ATTRIBUTE: Final = "receiver_metadata"
 
@@ -30,6 +28,8 @@ def encode_metadata(metadata: Mapping[str, str]) -> str:
         TypeError: it is no mapping of text to text.
         ValueError: it is larger than `MAX_METADATA_BYTES`, or has NUL or a lone surrogate.
     """
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata maps text to text; it is of type {type(metadata).__qualname__}")
     plain = {_plain(key): _plain(value) for key, value in metadata.items()}
     made = msgspec.json.encode(plain)
     if len(made) > MAX_METADATA_BYTES:
@@ -52,7 +52,9 @@ def read_metadata(attributes: Mapping[str, str]) -> dict[str, str] | None:
 
 def _plain(text: object) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"metadata maps text to text; it has a {type(text).__qualname__}")
+        raise TypeError(
+            f"metadata maps text to text; it has a key or value of type {type(text).__qualname__}"
+        )
     if not is_storable(text):
         raise ValueError("metadata has a NUL or a lone surrogate, which no message can carry")
     return str.__str__(text)

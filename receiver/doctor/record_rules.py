@@ -251,7 +251,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         Severity.WARNING,
         "crashed",
         lambda seen: _counted(seen.record.crashed, "execution has", "executions have"),
-        "{item[count]} ended their process again and again, the first {item[time]} ago",
+        "{item[count]} ended the process again and again, the first {item[time]} ago",
         "each death takes down what runs beside it; mostly it is memory, or a library in C",
         "receiver executions list --error Crashed",
     ),

@@ -28,7 +28,7 @@ from typing import (
 )
 
 from receiver.contract.convert import Form, Unfit, is_written, to_json
-from receiver.contract.difference import difference, obstacle
+from receiver.contract.difference import difference, infinite, obstacle
 from receiver.contract.message import check_arguments
 from receiver.errors import Rejected
 from receiver.tasks.annotations import Unresolved, resolved
@@ -235,6 +235,5 @@ def _misfit(place: Position, given: Any, sent: Any) -> str | None:
     except Unfit as error:
         if isinstance(given, bool) and place.form.plain:  # it is an int to a type checker, and true in JSON
             return _misfit(place, int(given), int(given))
-        lost = difference(given, sent, place.name) if sent is None else None  # NaN becomes null
-        return lost or f"{place.name}: {error}"
+        return infinite(given, place.name) or f"{place.name}: {error}"
     return difference(given, received, place.name)

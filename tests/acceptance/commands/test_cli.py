@@ -392,6 +392,7 @@ class TestExecutions:
             (["--limit", "1"], ["good"]),
             (["--namespace", "blog"], []),
             (["--error", "ValueError"], ["bad"]),
+            (["--error", "builtins.ValueError"], ["bad"]),
             (["--error", "Value"], []),
             (["--group", "import"], ["good"]),
             (["--label", "part 2"], ["bad"]),

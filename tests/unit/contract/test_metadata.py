@@ -36,8 +36,9 @@ def test_what_is_none_is_left_out(text: str) -> None:
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"a": 1}, "maps text to text; it has a int"),
-        ({1: "a"}, "maps text to text; it has a int"),
+        ({"a": 1}, "maps text to text; it has a key or value of type int"),
+        ({1: "a"}, "maps text to text; it has a key or value of type int"),
+        ([("a", "b")], "maps text to text; it is of type list"),
         ({"a": "\0"}, "NUL or a lone surrogate"),
         ({"\ud800": "a"}, "NUL or a lone surrogate"),
         ({"a": "x" * 1024}, "metadata has 1032 bytes as JSON, of at most 1024"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -188,6 +188,24 @@ def test_plain_json_is_checked_at_the_call() -> None:
     assert refused(plain, 1, 2**53 + 1, "a", []).startswith("x is a int and would arrive as a float")
     assert refused(plain, 1, 2, "a", [{"when": DAY}]).startswith(
         "rows[0]['when'] is a date, which is not JSON"
+    )
+
+
+@dataclass
+class Price:
+    amount: float
+    days: list[date] = field(default_factory=list)
+
+
+@task
+def priced(prices: dict[int, Price]) -> None: ...
+
+
+def test_the_fields_of_an_argument_are_named_where_json_has_no_such_number_or_key() -> None:
+    nan = {1: Price(2.5, [DAY]), 2: Price(float("nan"), [DAY])}
+    assert refused(priced, nan) == "prices[2].amount is nan, which JSON does not have"
+    assert (
+        refused(priced, {"1": Price(2.5)}) == "prices would arrive with other keys: annotate it as what it is"
     )
 
 
