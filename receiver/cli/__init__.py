@@ -85,14 +85,17 @@ def main() -> None:
         if isinstance(error, OutputLost):
             streams.abandon_output()
         with suppress(OSError):  # standard error may be closed too; then only the exit code tells
-            click.echo(_told(f"error: {error}"), err=True)
+            click.echo(_told(error), err=True)
         sys.exit(2)
 
 
-def _told(line: str) -> str:
-    """The line as it is; on Cloud Run as a line of the log."""
+def _told(error: ReceiverError) -> str:
+    """The line of an error; on Cloud Run as a line of the log."""
+    # Only the end of a command that failed needs these.
     if not os.environ.get("K_SERVICE"):
-        return line
-    from receiver.telemetry.logs import refused  # noqa: PLC0415 - only the end of a start that failed needs it
+        from receiver.cli.here import told  # noqa: PLC0415 - as above
 
-    return refused(line)
+        return f"error: {told(error)}"
+    from receiver.telemetry.logs import refused  # noqa: PLC0415 - as above
+
+    return refused(f"error: {error}")

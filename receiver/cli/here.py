@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from receiver.dev.folder import Folder
-from receiver.errors import ConfigurationError
+from receiver.errors import ConfigurationError, DatabaseUnavailable, GoogleUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from receiver.errors import ReceiverError
 
 NOT_HERE: Final = frozenset({"demo", "dev", "provision", "serve"})
 """Commands that never look: they start what they need, or are for the cloud."""
@@ -63,3 +65,11 @@ def is_dev(environ: Mapping[str, str]) -> bool:
     except ConfigurationError:
         return False
     return found is not None and environ.get("PUBSUB_EMULATOR_HOST") == found
+
+
+def told(error: ReceiverError) -> str:
+    """The line of an error. Who has stopped `receiver dev` would look for the fault in a database that is not meant."""
+    away = isinstance(error, DatabaseUnavailable | GoogleUnavailable)
+    if away and is_dev(os.environ) and not Folder(Path.cwd()).is_running:
+        return f"{error}; that is the `receiver dev` of this folder (.receiver/env), which is not running"
+    return str(error)

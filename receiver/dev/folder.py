@@ -129,6 +129,17 @@ class Folder:
         pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
         return {name: "".join(shlex.split(value)) for name, value in pairs}
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the last `receiver dev` of this folder lives, by the id of its process. Asking for its lock could refuse a new one."""
+        try:
+            os.kill(int((self.path / LOCK_FILE).read_text()), 0)
+        except PermissionError:
+            return True
+        except (OSError, ValueError):
+            return False
+        return True
+
     def data(self) -> Path:
         """Where PostgreSQL keeps its data: in this folder, or in `ROOT_DATA_PARENT`."""
         account = files.find().account

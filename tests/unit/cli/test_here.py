@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from receiver.cli import COMMANDS
-from receiver.cli.here import NOT_HERE, PLACE, adopt, is_dev
-from receiver.dev.folder import Folder
+from receiver.cli.here import NOT_HERE, PLACE, adopt, is_dev, told
+from receiver.dev.folder import LOCK_FILE, Folder
+from receiver.errors import ConfigurationError, DatabaseUnavailable
 
 FILE = {
     "DATABASE_URL": "postgresql://postgres@127.0.0.1:5433/postgres",
@@ -82,3 +85,19 @@ def test_another_users_file_is_left_alone_and_said(
     assert said.startswith("note: ")
     assert "is not read" in said
     assert not is_dev(FILE)
+
+
+def test_an_error_says_that_the_receiver_dev_which_is_asked_is_not_running(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    away = DatabaseUnavailable("no answer")
+    assert told(away) == "no answer", "it is not asked"
+    adopt("executions")
+    assert told(away).startswith("no answer; that is the `receiver dev` of this folder")
+    assert told(ConfigurationError("a typing error")) == "a typing error"
+    with Folder(tmp_path).locked():
+        assert told(away) == "no answer", "it runs"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (Folder(tmp_path).path / LOCK_FILE).write_text(str(gone.pid))
+    assert "which is not running" in told(away)
