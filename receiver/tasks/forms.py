@@ -43,10 +43,11 @@ _OF_NOTHING: Final = (NoReturn, Never)
 
 
 class Position(NamedTuple):
-    """Where an argument goes: a parameter, or an item of `*args` or `**kwargs`."""
+    """Where an argument goes: a parameter, or an item of `*args` or `**kwargs`. `problem`: as of its `Slot`."""
 
     name: str
     form: Form
+    problem: str | None = None
 
 
 class Slot(NamedTuple):
@@ -59,6 +60,11 @@ class Slot(NamedTuple):
     parameter: Parameter
     form: Form
     problem: str | None
+
+    @property
+    def position(self) -> Position:
+        """Where an argument for the parameter goes."""
+        return Position(self.parameter.name, self.form, self.problem)
 
 
 class Forms:
@@ -183,24 +189,16 @@ class Forms:
 
     @cached_property
     def _positional(self) -> list[Position]:
-        return [
-            Position(each.parameter.name, each.form)
-            for each in self._slots
-            if each.parameter.kind in POSITIONAL
-        ]
+        return [each.position for each in self._slots if each.parameter.kind in POSITIONAL]
 
     @cached_property
     def _named(self) -> dict[str, Position]:
         only = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
-        return {
-            each.parameter.name: Position(each.parameter.name, each.form)
-            for each in self._slots
-            if each.parameter.kind in only
-        }
+        return {each.parameter.name: each.position for each in self._slots if each.parameter.kind in only}
 
     @cached_property
     def _variadic(self) -> dict[Any, Position]:
-        return {each.parameter.kind: Position(each.parameter.name, each.form) for each in self._slots}
+        return {each.parameter.kind: each.position for each in self._slots}
 
     def _places(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Position]:
         """Where each argument goes, those of `kwargs` last."""
@@ -214,8 +212,8 @@ class Forms:
         over = len(args) - len(positional)
         return [
             *positional[: len(args)],
-            *(Position(f"{rest.name}[{index}]", rest.form) for index in range(over)),
-            *(self._named.get(name) or Position(f"{more.name}[{name!r}]", more.form) for name in kwargs),
+            *(rest._replace(name=f"{rest.name}[{index}]") for index in range(over)),
+            *(self._named.get(name) or more._replace(name=f"{more.name}[{name!r}]") for name in kwargs),
         ]
 
 
@@ -236,4 +234,5 @@ def _misfit(place: Position, given: Any, sent: Any) -> str | None:
         if isinstance(given, bool) and place.form.plain:  # it is an int to a type checker, and true in JSON
             return _misfit(place, int(given), int(given))
         return infinite(given, place.name) or f"{place.name}: {error}"
-    return difference(given, received, place.name)
+    why = difference(given, received, place.name)
+    return why if why is None or place.problem is None else f"{place.name} {place.problem}"

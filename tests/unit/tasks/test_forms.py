@@ -285,6 +285,7 @@ def unresolved(one: Elsewhere, two: list[Elsewhere], when: date) -> None: ...
 def test_a_name_that_only_a_type_checker_imports_leaves_its_parameter_plain_and_is_told() -> None:
     assert sent(unresolved, {"a": 1}, [2], DAY) == ([{"a": 1}, [2], DAY], {})
     why = "names Elsewhere, which only a type checker imports: it is left as plain JSON"
+    assert refused(unresolved, Animal("Rex"), [2], DAY) == f"one {why}"
     assert list(TaskRoute(unresolved).forms.problems()) == [
         (f"parameter one {why}", False),
         (f"parameter two {why}", False),
@@ -338,6 +339,8 @@ def test_annotations_that_say_nothing_are_told() -> None:
         ("its result has a Socket, which no message can carry", True),
     ]
     assert sent(impossible, {"a": 1}) == ([{"a": 1}], {})
+    alike = refused(impossible, {}, either=Animal("a"))
+    assert alike.startswith("either is a union whose members look alike in JSON: use one of them")
 
 
 @pytest.mark.parametrize(
