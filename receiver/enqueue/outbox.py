@@ -134,10 +134,10 @@ class Outbox:
         """Publishes what waits, as `Publications.close`."""
         await self._publications.close()
 
-    async def close(self) -> None:
-        """Waits for the work under way, then closes the connections."""
+    async def close(self, *, loop_ends: bool = False) -> None:
+        """Waits for the work under way, for publications as `Publications.close`, then closes the connections."""
         await self._inserts.close()
-        await self.flush()
+        await self._publications.close(loop_ends=loop_ends)
         await self.pool.close()
         await self._close()
 
@@ -145,7 +145,7 @@ class Outbox:
         try:
             yield
         finally:
-            await self.close()
+            await self.close(loop_ends=True)
 
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         """Inserts rows. When the answer is lost, it inserts again: rows that are there stay as they are."""

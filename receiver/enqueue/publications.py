@@ -50,8 +50,9 @@ BESIDE: Final = 0.05
 PUBLISH_TIMEOUT: Final = 10.0
 """Seconds for one batch. Pub/Sub answers in tens of milliseconds, and a slow line needs seconds for 10 MB."""
 
-FLUSH: Final = 5.0
-"""Seconds for what still waits when its loop ends. Nothing is waited for while the breaker is open."""
+FLUSH, LOOP_END = 5.0, 0.7
+"""Seconds for what still waits when its process or its backend ends, and when only its loop ends: a web framework may run each
+request in a loop of its own. Nothing is waited for while the breaker is open."""
 
 LOOK: Final = 1.0
 """Seconds between two looks at the breaker: another loop's probe may have closed it."""
@@ -84,6 +85,7 @@ class Publications:
         self._room = ROOM
         self._worker: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
+        self._within = LOOP_END
         self.asking = 0
 
     def add(self, rows: Sequence[OutboxRow], *, sure: bool) -> asyncio.Future[None]:
@@ -101,8 +103,10 @@ class Publications:
             self._worker = loop.create_task(self._work(), name="publications")
         return call.future
 
-    async def close(self) -> None:
-        """Publishes what waits, within `FLUSH`; the rest is left to the sweeper."""
+    async def close(self, *, loop_ends: bool = False) -> None:
+        """Publishes what waits, within `FLUSH`, or `LOOP_END`; the rest is left to the sweeper."""
+        if not loop_ends:
+            self._within = FLUSH
         if self._worker is not None and not self._worker.done():
             self._worker.cancel()
             await asyncio.wait({self._worker})
@@ -121,9 +125,14 @@ class Publications:
             self._worker = None
 
     async def _flush(self) -> None:
-        until = time.monotonic() + FLUSH
-        while (self._waiting or self._sending) and not self._breaker.is_open and time.monotonic() < until:
-            await self._step()
+        began = time.monotonic()
+        until = began + self._within
+        while (self._waiting or self._sending) and not self._breaker.is_open:
+            if (left := until - time.monotonic()) <= 0:
+                if self.asking:
+                    self._breaker.waited_in_vain(began)
+                break
+            await self._step(left)
         if self._sending:
             for task in self._sending:
                 task.cancel()
@@ -131,9 +140,9 @@ class Publications:
         self._end(self._waiting, "its process ends")
         self._waiting.clear()
 
-    async def _step(self) -> None:
-        """Sends the next batch if it may be sent, and waits for the next moment at which something can happen."""
-        seconds = self._begin()
+    async def _step(self, most: float = LOOK) -> None:
+        """Sends the next batch if it may be sent, and waits for the next moment at which something can happen, or `most` seconds."""
+        seconds = min(self._begin(), most)
         if self._sending:
             await asyncio.wait(self._sending, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         else:

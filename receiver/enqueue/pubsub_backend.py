@@ -51,6 +51,9 @@ UNHURRIED: Final = 3600.0
 """Seconds that calls wait for a Pub/Sub that was given: it answers at once, and no test depends on how fast."""
 
 _backends: WeakSet[PubSubBackend] = WeakSet()
+_with_thread: set[PubSubBackend] = set()
+"""Those whose threads' loop runs. They are kept until it has ended."""
+
 _inherited: list[object] = []
 """Objects that a forked child inherited. They are kept, because their end would close the parent's connections."""
 
@@ -255,13 +258,13 @@ class PubSubBackend:
         with self._lock:  # or `close` could end the loop before it gets the work
             if self._loop_thread is None:
                 self._loop_thread = LoopThread()
-                atexit.register(self._end_thread)
+                _with_thread.add(self)
             return self._loop_thread.start(work)
 
     def _end_thread(self) -> None:
         with self._lock:
             thread, self._loop_thread = self._loop_thread, None
-        atexit.unregister(self._end_thread)
+            _with_thread.discard(self)
         if thread is not None:
             thread.close(self._flush())
 
@@ -284,4 +287,13 @@ def _after_fork() -> None:
         backend._forked()  # noqa: SLF001 - this module's own
 
 
+def _end_threads() -> None:
+    for backend in list(_with_thread):
+        backend._end_thread()  # noqa: SLF001 - as above
+
+
 os.register_at_fork(after_in_child=_after_fork)
+atexit.register(_end_threads)
+with suppress(AttributeError, RuntimeError):  # a Python without it, or one that ends already
+    # Before `atexit`, and before executors take no more work: a process that has only begun still looks up a name in one.
+    threading._register_atexit(_end_threads)  # type: ignore[attr-defined]  # noqa: SLF001 - `concurrent.futures` uses it too

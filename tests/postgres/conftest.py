@@ -9,7 +9,7 @@ import pytest
 
 import receiver
 from receiver.emulator.in_thread import LocalPubSub, running
-from receiver.enqueue import PubSubBackend
+from receiver.enqueue import PubSubBackend, publications
 from receiver.local_postgres.server import Postgres
 from tests.postgres.outbox import Published, publishing
 from tests.postgres.record import Instance, Look, connect, route
@@ -120,6 +120,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> Iterator[Published]:
     """A local Pub/Sub with topics for the tasks of `tests.postgres.outbox`."""
     # On a busy machine a publication may take its time: tests ask what happens, not how fast.
     monkeypatch.setattr("receiver.enqueue.pubsub_backend.CALLER_WAIT", 60.0)
+    monkeypatch.setattr("receiver.enqueue.publications.LOOP_END", publications.FLUSH)
     with publishing() as made:
         yield made
 
