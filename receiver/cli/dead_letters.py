@@ -50,7 +50,7 @@ def replay_(*, ids: tuple[str, ...], all_: bool, task: str | None) -> None:
 
 def _now(one: GivenUp) -> str | None:
     if one.error_type is not None:
-        return f"{one.error_type}: {one.error_message or ''}"
+        return executions.failure(one.error_type, one.error_message)
     if one.status is None:
         return "no execution is known"
     return None if one.run_after is None else f"not before {one.run_after:%Y-%m-%d %H:%M:%S}"

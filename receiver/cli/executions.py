@@ -156,7 +156,7 @@ def _known(execution: Execution) -> dict[str, Any]:
 
 def _result(execution: Execution) -> Text:
     if execution.error_type is not None:
-        text = f"{execution.error_type.rpartition('.')[2]}: {execution.error_message or ''}"
+        text = failure(execution.error_type, execution.error_message)
     elif execution.skipped_by is not None:
         text = f"not run: {execution.skipped_by} is off"
     elif execution.status == TaskResultStatus.SUCCESSFUL:
@@ -166,6 +166,11 @@ def _result(execution: Execution) -> Text:
     if execution.dead_letters and execution.status != TaskResultStatus.SUCCESSFUL:
         text = f"dead letter; {text}"
     return terminal.cell(brief(text))
+
+
+def failure(error_type: str, message: str | None) -> str:
+    """An error in a listing: without its module."""
+    return f"{error_type.rpartition('.')[2]}: {message or ''}"
 
 
 def brief(text: str) -> str:

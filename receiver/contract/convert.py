@@ -19,6 +19,7 @@ from types import GenericAlias
 from typing import Any, Final, get_args, get_origin
 
 import msgspec
+import msgspec.inspect
 
 _SUBCLASSED: Final = (str, int, float)
 """JSON's types whose subclasses are read and written too, such as Django's safe strings."""
@@ -91,8 +92,6 @@ class Form:
         self.unknown: type | None = None
         self._holder: type[msgspec.Struct] | None = None
         try:
-            import msgspec.inspect  # noqa: PLC0415 - only tasks with annotations need it
-
             info = msgspec.inspect.type_info(annotation)
             self.unknown = _unknown(info)
         except Exception as error:  # noqa: BLE001 - msgspec looks at classes of any library

@@ -132,7 +132,6 @@ class Task(Generic[P, R_co]):
                 `aenqueue`), Connection or Session (for `enqueue`), on the record's own database. The task exists only if
                 that transaction commits.
             traceparent: W3C trace context. Default: OpenTelemetry's current span, else that of the running delivery.
-
             metadata: text to text, for `ctx.metadata`, log lines and listings; at most 1 KiB as JSON. What the task enqueues
                 inherits it. In a task it is added to what that one has.
 

@@ -17,6 +17,7 @@ from tests.stage.terminal import shown
 Show = Callable[..., list[str]]
 
 GOOD, BAD = "0199a7c2-7c1f-7d4e-8a52-5a3d1c9e0b01", "0199a7c2-7c1f-7d4e-8a52-5a3d1c9e0b02"
+LOST = "0199a7c2-7c1f-7d4e-8a52-5a3d1c9e0b03"
 LONG = "scheduled-shop_tasks.maintenance.cleanup_of_everything_that_is_old-12345678901234567"
 ERROR = "the article 4711 is sold out, and it will not come back before the first of the month"
 ROWS = f"""
@@ -28,6 +29,10 @@ VALUES
     ('{BAD}', 'send_the_welcome_email', 'shop.send_the_welcome_email', 'gyrinx', '[]', '{{}}', 'FAILED', true, 3, 3,
      now() - interval '1 h', now(), now(), 'shop.errors.OutOfStock', '{ERROR}', 'Traceback ...', NULL),
     ('{LONG}', 'cleanup', 'shop.cleanup', 'gyrinx', '[]', '{{}}', 'READY', false, 0, 0, now(), NULL, NULL, NULL, NULL, NULL, NULL);
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, final, attempt, fence,
+                             enqueued_at, started_at, finished_at, error_type, error_message, dead_letters, dead_lettered_at)
+VALUES ('{LOST}', 'send_the_welcome_email', 'shop.send_the_welcome_email', 'gyrinx', '[]', '{{}}', 'FAILED', true, 3, 3,
+        now() - interval '2 h', now(), now(), 'shop.errors.OutOfStock', '{ERROR}', 1, now());
 INSERT INTO rejected_messages (key, namespace, reason, detail, body, task_name, count, first_seen, last_seen)
 VALUES ('a 12345678901234567', 'gyrinx', 'unknown_task', '{ERROR}', '', 'send_the_welcome_email', 3, now(), now())
 """  # noqa: S608 - constants
@@ -97,6 +102,13 @@ def test_wide_cuts_nothing(show: Show) -> None:
     assert " tenant=acme " in line_of(lines, GOOD)
     assert "send_the_welcome_email  FAILED, final  3        20" in line_of(lines, BAD)
     assert line_of(lines, BAD).endswith(f"OutOfStock: {ERROR}")
+
+
+def test_dead_letters_fit_too(show: Show) -> None:
+    lines = show("dead-letters", "list")
+    assert max(map(len, lines)) <= 80
+    assert line_of(lines, LOST).endswith(" OutOfStock:…")
+    assert line_of(show("dead-letters", "list", "--wide"), LOST).endswith(f" OutOfStock: {ERROR}")
 
 
 def test_rejected_messages_and_tasks_fit_too(show: Show) -> None:
