@@ -120,7 +120,7 @@ def _arrive(chain: _Chain, execution: Execution) -> None:
     match execution.status:
         case TaskResultStatus.RUNNING | TaskResultStatus.SUCCESSFUL if chain.state != RUNNING:
             chain.start(execution.attempt, execution.started_at)
-        case TaskResultStatus.READY if execution.dead_lettered_at is not None:
+        case TaskResultStatus.READY if _since(chain, execution.dead_lettered_at):
             until = "" if execution.run_after is None else f", not before {_stamp(execution.run_after)}"
             chain.go(READY, execution.dead_lettered_at, f"given up by Pub/Sub; to be published again{until}")
         case TaskResultStatus.READY if chain.state != READY:
@@ -136,6 +136,12 @@ def _arrive(chain: _Chain, execution: Execution) -> None:
         last, letter = chain.told.pop(), execution.dead_lettered_at
         by = "" if letter is None or last.at is None or letter < last.at else "; given up by Pub/Sub"
         chain.told.append(replace(last, why=f"{last.why}{by}; final"))
+
+
+def _since(chain: _Chain, letter: datetime | None) -> bool:
+    """Whether it became a dead letter after the last change of state: one that has run since keeps the time of its dead letter."""
+    last = chain.told[-1].at
+    return letter is not None and (last is None or letter >= last)
 
 
 def _stamp(moment: datetime) -> str:

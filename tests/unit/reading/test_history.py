@@ -75,6 +75,12 @@ def test_a_dead_letter_puts_it_back() -> None:
     )
 
 
+def test_a_dead_letter_of_before_the_last_run_does_not_put_it_back_again() -> None:
+    handed_back = row(fence=1, attempt=0, dead_letters=1, dead_lettered_at=at(1), run_after=at(9))
+    last = told(handed_back, attempt(1, "HANDED_BACK", error_message=None))[-1]
+    assert last == ("RUNNING", "READY", at(15), "handed back on shutdown on box-1; not counted")
+
+
 @pytest.mark.parametrize(
     ("letter", "why"),
     [(at(90), "ValueError: boom; given up by Pub/Sub; final"), (at(1), "ValueError: boom; final")],
