@@ -215,11 +215,16 @@ class TaskTransaction:
             raise OutOfConnections(
                 "no connection for tasks became free in time (TASKS_DB_POOL_SIZE)"
             ) from error
-        except NotConnected as error:  # a password changes: that is not the task's fault either
-            raise OutOfConnections(f"no connection for a task: {error}") from error
+        except (
+            NotConnected,
+            OSError,
+        ) as error:  # a password changes, or it is away: not the task's fault either
+            why = str(error) or type(error).__name__  # a timeout has no text
+            raise OutOfConnections(f"no connection for a task: {why}") from error
         except DBAPIError as error:
-            if sqlstate(error).startswith("53"):
-                raise OutOfConnections("PostgreSQL has no connection slot free for a task") from error
+            if sqlstate(error).startswith(("53", "57P")):  # no slot is free, or it starts or stops
+                why = f"PostgreSQL gives none now ({sqlstate(error)})"
+                raise OutOfConnections(f"no connection for a task: {why}") from error
             raise
         left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
         try:

@@ -21,7 +21,7 @@ from sqlalchemy import text
 from receiver.enqueue import PubSubBackend
 from receiver.errors import OutOfConnections, SettingError
 from receiver.local_postgres import files
-from receiver.local_postgres.server import Postgres
+from receiver.local_postgres.server import Postgres, free_port
 from receiver.reading import queries
 from receiver.record import logins, migrations
 from receiver.record.connections import RecordConnection
@@ -197,6 +197,14 @@ async def test_a_task_whose_connection_is_refused_is_not_at_fault(server: Postgr
     pool = TaskPool(configured(url(server), DATABASE_PASSWORD=SECOND), size=1, wait=5)
     transaction = TaskTransaction(pool, task_id="t", fence=1, deadline=time.monotonic() + 60)
     with pytest.raises(OutOfConnections, match="no connection for a task: PostgreSQL refuses the login"):
+        await transaction.connection()
+    await pool.close()
+
+
+async def test_a_task_that_asks_while_postgresql_is_away_is_not_at_fault() -> None:
+    pool = TaskPool(configured(f"postgresql://app@127.0.0.1:{free_port()}/shop"), size=1, wait=5)
+    transaction = TaskTransaction(pool, task_id="t", fence=1, deadline=time.monotonic() + 60)
+    with pytest.raises(OutOfConnections, match=r"no connection for a task: .*Connect call failed"):
         await transaction.connection()
     await pool.close()
 
