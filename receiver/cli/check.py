@@ -183,6 +183,7 @@ def _as_json(route: TaskRoute) -> Mapping[str, Any]:
     return {name: getattr(route, name) for name in FIELDS} | {
         "built_in": maintenance.is_built_in(route),
         "timeout": route.effective_timeout,
+        "keep": None if route.keep is None else route.keep.total_seconds(),
         "enabled": route.is_enabled(os.environ),
         "schedule_timezone": route.schedule_timezone if route.is_scheduled else None,
         "scheduler_job_name": route.scheduler_job_name if route.is_scheduled else None,

@@ -124,8 +124,9 @@ class TaskContext:
 
         Raises:
             TypeError: at the call, in a `def` task, which has no loop to await in.
-            OutOfConnections: none became free within `TASKS_DB_POOL_TIMEOUT`, or PostgreSQL gives none now. Let it out of the task, wrapped or not: the
-                message comes again (429), and the attempt is not counted. A task that catches it and returns has succeeded.
+            OutOfConnections: none became free within `TASKS_DB_POOL_TIMEOUT`, or PostgreSQL gives none now. Let it out of the
+                task, wrapped or not: the message comes again (429), and the attempt is not counted. A task that catches it and
+                returns has succeeded.
         """
         return self._open().connection()
 

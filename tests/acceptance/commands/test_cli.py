@@ -267,8 +267,8 @@ class TestCheck:
 
     def test_what_else_a_task_takes_and_where_it_runs_are_notes(self, run: Run, tmp_path: Path) -> None:
         (tmp_path / "more.py").write_text(
-            "from receiver import TaskRoute\ndef take(data: bytes): ...\n"
-            "tasks = [TaskRoute(take, topic='projects/p/topics/uploads', service='heavy')]\n"
+            "from datetime import timedelta\nfrom receiver import TaskRoute\ndef take(data: bytes): ...\n"
+            "tasks = [TaskRoute(take, topic='projects/p/topics/uploads', service='heavy', keep=timedelta(days=20))]\n"
         )
         known = {"TASKS_MODULES": "more", "TASKS_SERVICE_URLS": "heavy=https://heavy.example"}
         report = json.loads(run("check", "--json", **known).stdout)
@@ -276,7 +276,9 @@ class TestCheck:
             "more.take: also takes the messages of projects/p/topics/uploads",
             "more.take: runs in the service heavy, https://heavy.example",
         ]
-        assert report["routes"][0]["foreign_subscription_name"] == "dev--gyrinx.foreign--more.take-sub"
+        (take, _) = report["routes"]
+        assert take["foreign_subscription_name"] == "dev--gyrinx.foreign--more.take-sub"
+        assert take["keep"] == 20 * 24 * 3600
         unknown = run("check", TASKS_MODULES="more")
         assert (unknown.returncode, "heavy, whose URL TASKS_SERVICE_URLS lacks" in unknown.stdout) == (
             0,
