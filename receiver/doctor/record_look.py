@@ -117,7 +117,7 @@ SELECT current_setting('server_version_num')::int AS version, current_user::text
 
 OWED: Final = """
 SELECT count(*) AS count, clock_timestamp() - min(coalesce(run_after, enqueued_at)) AS since FROM task_executions
-WHERE namespace = $1 AND environment = $2 AND published_at IS NULL AND status = 'READY'
+WHERE namespace = $1 AND environment = $2 AND published_at IS NULL AND NOT final AND status <> 'RUNNING'
   AND coalesce(run_after, enqueued_at) <= (SELECT clock_timestamp()) - $3::interval
 """
 

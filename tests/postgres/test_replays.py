@@ -256,6 +256,20 @@ async def test_after_a_restore_whatever_waits_for_its_message_is_published_again
     assert (await look.row("its instance is gone"))["crashes"] == 1
 
 
+async def test_what_pubsub_does_not_take_then_is_left_to_the_sweeper(
+    restored: dict[str, str], look: Look, post: Post, database_url: str
+) -> None:
+    """It is told so, and the sweep asks for nothing but rows without `published_at`."""
+    away = Sweeps(database_url, Post(post.pubsub))  # without a topic
+    async with operator(away) as replays:
+        await replays.undelivered(Filter())
+    assert replays.told == Told(owed=3)
+    await look.execute("UPDATE task_executions SET publishing_until = NULL")
+    away.post.open(route())
+    await away.sweep()
+    assert away.post.ids() == sorted([*UNDELIVERED, "not published"])
+
+
 async def test_each_of_them_can_be_replayed_by_its_id(
     restored: dict[str, str], sweeps: Sweeps, look: Look, post: Post, instance: Instance
 ) -> None:

@@ -135,7 +135,10 @@ _UNDELIVERED: Final = f"""
 
 _PART: Final = "AND e.ctid >= $7::tid AND e.ctid < $8::tid"
 
-TAKE_UNDELIVERED: Final = TAKE.format(guard=_UNDELIVERED, where=_PART, limit=9, lease=10)
+TAKE_UNDELIVERED: Final = TAKE.format(
+    owed="published_at = NULL, ", guard=_UNDELIVERED, where=_PART, limit=9, lease=10
+)
+# Not published: what Pub/Sub does not take now is the sweeper's from then on.
 
 COUNT_UNDELIVERED: Final = f"SELECT count(*) AS count FROM task_executions e WHERE {_UNDELIVERED} {_PART}"  # noqa: S608 - as above
 
@@ -150,7 +153,7 @@ async def take_undelivered(
     limit: int,
     lease: timedelta,
 ) -> Taken:
-    """Rows in these blocks that wait for Pub/Sub: published, due, not final and not running. They are the caller's for `lease`.
+    """Rows in these blocks that wait for Pub/Sub: published, due, not final and not running → owed; the caller's for `lease`.
 
     Args:
         blocks: the first, and the one after the last.

@@ -75,7 +75,7 @@ held AS (
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 taken AS (
-    UPDATE task_executions e SET publishing_until = clock_timestamp() + ${lease}::interval
+    UPDATE task_executions e SET {owed}publishing_until = clock_timestamp() + ${lease}::interval
     FROM held h WHERE e.task_id = h.task_id
     RETURNING e.task_id, e.status, e.published_at IS NOT NULL AS published, e.publishing_until,
               pg_column_size(e.args) + pg_column_size(e.kwargs) AS weight
@@ -86,17 +86,19 @@ ORDER BY t.task_id
 """
 
 TAKE_OWED: Final = TAKE.format(
-    guard=_OWED, limit=3, lease=4, where="ORDER BY coalesce(e.run_after, e.enqueued_at)"
+    owed="", guard=_OWED, limit=3, lease=4, where="ORDER BY coalesce(e.run_after, e.enqueued_at)"
 )
 # Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
 # use an index for a value that may change during the search. RUNNING or FAILED and not published: its message has become a dead
 # letter while it ran (`dead_letters.take_back`).
 
 TAKE_LOST: Final = TAKE.format(
-    guard=_LOST, limit=3, lease=4, where="AND e.ctid >= $7::tid AND e.ctid < $8::tid"
+    owed="", guard=_LOST, limit=3, lease=4, where="AND e.ctid >= $7::tid AND e.ctid < $8::tid"
 )
 
-TAKE_NAMED: Final = TAKE.format(guard=f"{_OWED} AND e.task_id = ANY ($5)", limit=3, lease=4, where="")
+TAKE_NAMED: Final = TAKE.format(
+    owed="", guard=f"{_OWED} AND e.task_id = ANY ($5)", limit=3, lease=4, where=""
+)
 
 
 async def take_owed(executor: Executor, *, whose: Whose, limit: int, lease: timedelta) -> Taken:

@@ -293,6 +293,12 @@ def test_a_database_behind_is_found_and_migrating_mends_it(
 
 WAITING = (
     """
+    INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at, finished_at, error_type,
+                                 dead_letters)
+    VALUES ('given up while it ran', 'send_mail', 'doctor_shop.send_mail', 'shop', '[]', '{}', 'FAILED', now() - interval '30 minutes',
+            now() - interval '20 minutes', 'ValueError', 1)
+    """,
+    """
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at)
     VALUES ('owed', 'send_mail', 'doctor_shop.send_mail', 'shop', '[]', '{}', 'READY', now() - interval '1 hour')
     """,
@@ -323,7 +329,7 @@ def test_what_waits_in_the_record_is_counted(run: Run, provisioned: dict[str, st
         asyncio.run(record.fetch(statement))
     seen = run("doctor", "--json", env=provisioned)
     assert seen.code == 1
-    assert "1 execution is due and not published, the first for 1 h" in seen.finding("owed")["what"]
+    assert "2 executions are due and not published, the first for 1 h" in seen.finding("owed")["what"]
     assert "the first 2 d ago" in seen.finding("expired-leases")["what"]
     assert "1 message is kept as unknown_task, the first for 3 h" in seen.finding("rejected")["what"]
     assert (
