@@ -199,7 +199,24 @@ async def test_a_body_that_breaks_off_gives_its_bytes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["0", "false", "False", "FALSE", "no", "No", "NO", "off", "Off", "oFF", " off\n"]
+    "value",
+    [
+        "0",
+        "false",
+        "False",
+        "FALSE",
+        "no",
+        "No",
+        "NO",
+        "off",
+        "Off",
+        "oFF",
+        " off\n",
+        "disabled",
+        "none",
+        "n",
+        "f",
+    ],
 )
 async def test_a_switch_that_is_off_is_named_and_takes_no_thread(value: str) -> None:
     admitting = admission(environ={"ENABLE_IT": value})
@@ -209,7 +226,7 @@ async def test_a_switch_that_is_off_is_named_and_takes_no_thread(value: str) -> 
 
 
 @pytest.mark.parametrize(
-    "environ", [{}, *({"ENABLE_IT": on} for on in ("1", "true", "yes", "on", "", "0ff", "none"))]
+    "environ", [{}, *({"ENABLE_IT": on} for on in ("1", "true", "yes", "on", "", "0ff", "nope"))]
 )
 async def test_a_switch_that_is_unset_or_says_anything_else_is_on(environ: dict[str, str]) -> None:
     with await admission(environ=environ).admit(SWITCHED) as admitted:
