@@ -115,7 +115,7 @@ async def test_an_answer_that_says_to_come_again_is_asked_again(status: int) -> 
 
 async def test_one_that_says_so_to_the_end_is_unavailable() -> None:
     replies = [refusal(503, "UNAVAILABLE", "Try\nlater.")] * 3
-    with pytest.raises(GoogleUnavailable, match=r"answers 503 again and again: Try later\."):
+    with pytest.raises(GoogleUnavailable, match=r"answers 503: Try later\."):
         await asked(*replies, retries=2)
 
 
