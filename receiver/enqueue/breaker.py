@@ -78,6 +78,11 @@ class Breaker:
                 self._not_before = now + PROBE_LEASE
             return 0.0
 
+    def unused(self) -> None:
+        """The turn is given back: nothing was left to be sent."""
+        with self._lock:
+            self._not_before = min(self._not_before, self._clock())
+
     def succeeded(self) -> None:
         """Pub/Sub has answered, be it with a refusal."""
         with self._lock:

@@ -191,6 +191,8 @@ class Publications:
                 batch.clear()
                 if rows:
                     self._breaker.succeeded()
+                else:
+                    self._breaker.unused()
                 self._tell(published)
                 await self._mark([row for row in rows if row.task_id in published.task_ids])
         except Exception as error:  # noqa: BLE001 - the tasks are enqueued, and their callers wait

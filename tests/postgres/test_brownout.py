@@ -14,7 +14,7 @@ from sqlalchemy import create_engine
 
 import receiver
 from receiver.enqueue import PubSubBackend, outbox, publications
-from receiver.enqueue.breaker import FAILURES
+from receiver.enqueue.breaker import FAILURES, PROBE_LEASE
 from receiver.telemetry.events import ServiceState
 from tests.postgres.outbox import Published, mail, nowhere
 from tests.postgres.record import Look
@@ -139,6 +139,25 @@ async def test_a_refusal_is_an_answer(backend: PubSubBackend, published: Publish
         await nowhere.aenqueue()
     assert not backend._breaker.is_open
     assert len(published.troubles) == FAILURES + 1
+
+
+async def test_what_was_rolled_back_with_a_savepoint_is_no_probe(
+    away: PubSubBackend, pubsub: tuple[Peer, Behave], database_url: str
+) -> None:
+    engine = create_engine(for_sqlalchemy(database_url, "psycopg"))
+
+    def call() -> str:
+        with engine.begin() as connection:
+            savepoint = connection.begin_nested()
+            mail.using(connection=connection).enqueue("rolled back")
+            savepoint.rollback()
+            result = mail.using(connection=connection).enqueue("ada")
+        engine.dispose()
+        return result.id
+
+    pubsub[1](Manner.TAKE)
+    result = await asyncio.to_thread(call)
+    await eventually(lambda: pubsub[0].task_ids == [result], patience=PROBE_LEASE / 2)
 
 
 @pytest.mark.parametrize("way", ["a loop", "a thread"])

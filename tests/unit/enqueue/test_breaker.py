@@ -81,6 +81,14 @@ def test_a_probe_whose_loop_has_gone_stands_in_nobodys_way_for_long(stage: Stage
     assert stage.breaker.turn() == 0
 
 
+def test_a_turn_that_is_given_back_is_the_next_ones(stage: Stage) -> None:
+    stage.open()
+    stage.now += stage.breaker.turn()
+    assert stage.breaker.turn() == 0
+    stage.breaker.unused()
+    assert stage.breaker.turn() == 0
+
+
 def test_its_pauses_grow_up_to_a_bound(stage: Stage) -> None:
     pauses = []
     for _ in range(12):
