@@ -25,6 +25,7 @@ from receiver.emulator.signer import Signer
 from receiver.endings.outcomes import Broken, Ending
 from receiver.local_postgres.server import Postgres
 from receiver.settings import PUSH_PATH
+from receiver.tasks.naming import dead_letter_topic_name
 from tests.acceptance.delivery.scenarios import FAILED
 from tests.stage import tokens
 from tests.stage.canaries import Canary, address, entries, guarded, out_of_place, sung
@@ -33,6 +34,7 @@ from tests.stage.record import Record
 from tests.stage.waiting import eventually
 
 MODULE = "canary_tasks"
+DEAD_LETTERS = f"{dead_letter_topic_name('dev', 'gyrinx')}-sub"
 GIVEN = {"secret": {Canary.KEY: [Canary.ARGUMENT]}}
 ENVIRONMENT = {
     "K_SERVICE": "tasks",
@@ -147,18 +149,20 @@ def body(make: Callable[[str], bytes], *, times: int = 1) -> Scenario:
     return play
 
 
-def enveloped(data: bytes) -> Callable[[str], bytes]:
+def enveloped(data: bytes, subscription: str = "s") -> Callable[[str], bytes]:
     """An envelope around a payload of the test's own."""
 
     def make(label: str) -> bytes:
         message = {"data": base64.b64encode(data).decode(), "messageId": label, "attributes": ATTRIBUTES}
-        return json.dumps({"message": message, "subscription": "projects/p/subscriptions/s"}).encode()
+        return json.dumps(
+            {"message": message, "subscription": f"projects/p/subscriptions/{subscription}"}
+        ).encode()
 
     return make
 
 
-def payload(**fields: object) -> Callable[[str], bytes]:
-    return enveloped(json.dumps({"task_name": "succeed", **fields}).encode())
+def payload(subscription: str = "s", **fields: object) -> Callable[[str], bytes]:
+    return enveloped(json.dumps({"task_name": "succeed", **fields}).encode(), subscription)
 
 
 async def not_due(cage: Cage) -> list[int]:
@@ -278,6 +282,8 @@ SCENARIOS: list[tuple[str, list[int], Scenario]] = [
         b'{"task_name": "succeed", "args": ["x", {"%b": 1e1000000}]}' % Canary.KEY.encode()))),
     ("Refused", [400], body(payload(task_name="nobody_knows", args=[Canary.ARGUMENT]))),
     ("Refused", [400, 200], body(payload(task_name="nobody_knows", kwargs=GIVEN), times=2)),
+    ("DeadLettered", [200], body(payload(DEAD_LETTERS, kwargs=GIVEN))),
+    ("DeadLettered", [200], body(enveloped(Canary.ARGUMENT.encode(), DEAD_LETTERS))),
     ("Oversized", [400], pushed("succeed", secret=Canary.ARGUMENT * 10_000)),
     ("Denied", [403] * 4, forbidden),
     ("Busy", [429], busy),
