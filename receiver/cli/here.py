@@ -49,7 +49,7 @@ def adopt(command: str) -> None:
     if command in NOT_HERE or any(os.environ.get(name, "").strip() for name in deciding):
         return
     try:
-        found = Folder(Path.cwd()).environ()
+        found = _environ()
     except ConfigurationError as error:
         click.echo(f"note: {error}", err=True)
         return
@@ -61,7 +61,7 @@ def adopt(command: str) -> None:
 def is_dev(environ: Mapping[str, str]) -> bool:
     """Whether these variables are those of this folder's `receiver dev`."""
     try:
-        found = Folder(Path.cwd()).environ().get("PUBSUB_EMULATOR_HOST")
+        found = _environ().get("PUBSUB_EMULATOR_HOST")
     except ConfigurationError:
         return False
     return found is not None and environ.get("PUBSUB_EMULATOR_HOST") == found
@@ -73,3 +73,12 @@ def told(error: ReceiverError) -> str:
     if away and is_dev(os.environ) and not Folder(Path.cwd()).is_running:
         return f"{error}; that is the `receiver dev` of this folder (.receiver/env), which is not running"
     return str(error)
+
+
+def _environ() -> Mapping[str, str]:
+    """What `.receiver/env` says; nothing in a folder that is gone."""
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        return {}
+    return Folder(here).environ()
