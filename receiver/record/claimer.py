@@ -141,7 +141,9 @@ class Claimer:
             case "not_due":
                 return NotDue() if await claims.defer(self._pool, item.task_id) else Busy()
             case "exhausted":
-                crashed = await crashes.exhaust(self._pool, item.task_id, call.route.max_attempts)
+                crashed = await crashes.exhaust(
+                    self._pool, item.task_id, call.route.max_attempts, owner=self._instance
+                )
                 return Busy() if crashed is None else Exhausted(crashed)
             case "suspect":
                 return None

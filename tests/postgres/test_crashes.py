@@ -81,6 +81,19 @@ async def test_a_crash_costs_no_attempt(instance: Instance, look: Look, killed: 
     )
 
 
+async def test_an_instance_that_takes_its_own_run_over_has_not_crashed(
+    instance: Instance, look: Look, killed: Killed
+) -> None:
+    """Its settlements were lost with the database."""
+    await killed.under("settled late", times=SUSPECT - 1)
+    for _ in range(CRASHED):
+        with await instance.claim("settled late"):
+            await look.expire("settled late")
+    claimed = await instance.claim("settled late")
+    assert await crashes(look, "settled late") == SUSPECT - 1
+    assert await instance.settle(claimed, Succeeded("1")) == Succeeded("1")
+
+
 async def test_attempts_that_failed_by_themselves_still_count(
     instance: Instance, look: Look, killed: Killed
 ) -> None:

@@ -108,8 +108,8 @@ class Record(RuleBasedStateMachine):
     def claim(self, task_id: str, owner: int) -> None:
         model = self.models[task_id]
         here = (owner, task_id)
-        expected = Busy() if here in self.held else self._expected(model)
-        died = model.status == "RUNNING" and not model.left
+        died = model.status == "RUNNING" and not model.left and model.owner != owner
+        expected = Busy() if here in self.held else self._expected(model, died=died)
         is_suspect = expected is None and model.crashes + died >= crashes.SUSPECT
         if is_suspect and any(one == owner for one, _ in self.suspects):
             with pytest.raises(Saturated):
@@ -141,15 +141,14 @@ class Record(RuleBasedStateMachine):
                 assert got == expected
 
     @staticmethod
-    def _expected(model: Model) -> NotStarted | None:
+    def _expected(model: Model, *, died: bool) -> NotStarted | None:
         if model.final:
             return Done()
         if model.status == "RUNNING" and not model.expired:
             return Busy()
-        lost = model.status == "RUNNING"
-        if model.crashes + (lost and not model.left) >= crashes.CRASHED:
+        if model.crashes + died >= crashes.CRASHED:
             return Exhausted(crashed=True)
-        return Exhausted() if model.attempt - lost >= MAX_ATTEMPTS else None
+        return Exhausted() if model.attempt - (model.status == "RUNNING") >= MAX_ATTEMPTS else None
 
     @precondition(lambda self: self.claims)
     @rule(

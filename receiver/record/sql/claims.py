@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections
-from receiver.record.sql.crashes import COUNTED, CRASHED, DIED, SUSPECT
+from receiver.record.sql.crashes import COUNTED, CRASHED, SUSPECT, died
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,7 @@ created AS (
     RETURNING task_id, fence, attempt
 ),
 free AS (
-    SELECT i.*, e.status, e.fence, e.attempt, e.started_at, e.lease_owner, {COUNTED} AS counted, {DIED} AS died
+    SELECT i.*, e.status, e.fence, e.attempt, e.started_at, e.lease_owner, {COUNTED} AS counted, {died("$12")} AS died
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id
     WHERE NOT e.final
@@ -89,7 +89,7 @@ free AS (
       AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
       AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
       AND (i.max_attempts IS NULL OR {COUNTED} < i.max_attempts)
-      AND e.crashes + {DIED} < $16
+      AND e.crashes + {died("$12")} < $16
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
@@ -170,7 +170,7 @@ async def claim(
     if not others:
         return claimed
     try:
-        return claimed | await _verdicts(executor, others, whose, suspects=suspects)
+        return claimed | await _verdicts(executor, others, whose, owner=owner, suspects=suspects)
     except (DatabaseUnavailable, OutOfConnections):
         if not claimed:
             raise
@@ -192,8 +192,8 @@ SELECT i.task_id,
            WHEN e.final THEN 'done'
            WHEN e.status = 'RUNNING' AND e.lease_expires_at > clock_timestamp() THEN 'busy'
            WHEN e.run_after > clock_timestamp() THEN 'not_due'
-           WHEN {COUNTED} >= i.max_attempts OR e.crashes + {DIED} >= {CRASHED} THEN 'exhausted'
-           WHEN e.crashes + {DIED} >= $7 THEN 'suspect'
+           WHEN {COUNTED} >= i.max_attempts OR e.crashes + {died("$8::text")} >= {CRASHED} THEN 'exhausted'
+           WHEN e.crashes + {died("$8::text")} >= $7 THEN 'suspect'
            ELSE 'locked'
        END AS verdict
 FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS i(task_id, task_name, paths, max_attempts)
@@ -203,7 +203,7 @@ LEFT JOIN task_executions e ON e.task_id = i.task_id
 
 
 async def _verdicts(
-    executor: Executor, items: Sequence[ClaimItem], whose: Whose, *, suspects: bool
+    executor: Executor, items: Sequence[ClaimItem], whose: Whose, *, owner: str, suspects: bool
 ) -> dict[str, ClaimRow]:
     """Why these could not be claimed a moment ago, by their rows; a row that cannot be seen is busy."""
     rows = await executor.fetch(
@@ -214,6 +214,7 @@ async def _verdicts(
         [item.route.max_attempts for item in items],
         *whose,
         _limit(suspects=suspects),
+        owner,
     )
     return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"], 0, 0) for row in rows}
 

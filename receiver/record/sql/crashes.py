@@ -22,21 +22,29 @@ SUSPECT: Final = 2
 CRASHED: Final = 5
 """Crashes that end an execution. The last three of them happened while it was the only suspect of its instance."""
 
-DIED: Final = "(e.status = 'RUNNING' AND e.ran_on IS NOT DISTINCT FROM e.lease_owner)::int"
-"""1 when the process died under the run that is taken over. A release that knows nothing of crashes sets another `lease_owner`; an
-instance that leaves in order clears `ran_on`."""
+
+def died(taker: str) -> str:
+    """SQL: 1 when the process died under the run that `taker` takes over.
+
+    A release that knows nothing of crashes sets another `lease_owner`; an instance that leaves in order clears `ran_on`. An instance that
+    takes its own run over lives: its settlement was lost with the database.
+    """
+    return f"(e.status = 'RUNNING' AND e.ran_on IS NOT DISTINCT FROM e.lease_owner AND e.lease_owner <> {taker})::int"
+
 
 COUNTED: Final = "e.attempt - (e.status = 'RUNNING')::int"
 """The attempts that count. One that is taken over does not: it did not end."""
 
+_DIED = died("$3::text")
+
 EXHAUST: Final = f"""
 WITH held AS (
     SELECT task_id, status, fence, attempt, started_at, lease_owner, error_type, error_message, error_traceback,
-           {COUNTED} AS counted, e.crashes + {DIED} AS crashes
+           {COUNTED} AS counted, e.crashes + {_DIED} AS crashes
     FROM task_executions e
     WHERE task_id = $1 AND NOT final
       AND (status <> 'RUNNING' OR lease_expires_at <= clock_timestamp())
-      AND ({COUNTED} >= $2 OR e.crashes + {DIED} >= {CRASHED})
+      AND ({COUNTED} >= $2 OR e.crashes + {_DIED} >= {CRASHED})
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 expired AS (
@@ -58,10 +66,10 @@ RETURNING h.crashes >= {CRASHED} AS crashed
 """  # noqa: S608 - expressions of our own
 
 
-async def exhaust(executor: Executor, task_id: str, max_attempts: int | None) -> bool | None:
+async def exhaust(executor: Executor, task_id: str, max_attempts: int | None, *, owner: str) -> bool | None:
     """Not running, and no attempt left, or `CRASHED` crashes → FAILED, final.
 
     Returns whether crashes ended it; None when nothing moved.
     """
-    rows = await executor.fetch(EXHAUST, task_id, max_attempts)
+    rows = await executor.fetch(EXHAUST, task_id, max_attempts, owner)
     return bool(rows[0]["crashed"]) if rows else None
