@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.stage.promises import unproven
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,5 +46,6 @@ def test_every_promise_is_on_the_page() -> None:
     assert [promise for promise in PROMISED if promise not in page()] == []
 
 
+@pytest.mark.slow
 def test_every_line_names_a_test_and_every_test_exists() -> None:
     assert unproven(page(), header="| |") == []

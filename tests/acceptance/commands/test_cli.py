@@ -153,6 +153,7 @@ class TestStreams:
             {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
         ],
     )
+    @pytest.mark.slow
     def test_what_an_encoding_cannot_spell_is_escaped(
         self, run: Run, database_url: str, locale: dict[str, str]
     ) -> None:
@@ -636,6 +637,7 @@ class TestDemo:
         assert not list(folder.iterdir())
 
     @some_quick("number", [signal.SIGINT, signal.SIGTERM])
+    @pytest.mark.slow
     def test_an_interrupted_demo_leaves_no_process_and_no_file(
         self, environ: dict[str, str], tmp_path: Path, folder: Path, number: signal.Signals
     ) -> None:

@@ -156,6 +156,7 @@ class TestSweep:
 
 
 class TestListing:
+    @pytest.mark.slow
     async def test_sweeps_are_left_out_unless_they_are_asked_for(self, run: Run, record: Record) -> None:
         await owe(record, "mine")
         await record.insert(

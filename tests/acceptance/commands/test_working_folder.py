@@ -79,6 +79,7 @@ def test_commands_without_plugins_take_nothing_from_it(run: Run, empty_database_
     assert run("push", "--help").startswith("Usage: receiver push")
 
 
+@pytest.mark.slow
 def test_the_processes_of_dev_take_nothing_from_it(dev: Dev) -> None:
     shadow(dev.folder)
     dev.start()

@@ -296,6 +296,7 @@ async def test_a_commit_whose_fate_is_unknown_is_found_out(
     await settled_down(truth)
 
 
+@pytest.mark.slow
 async def test_a_database_that_falls_silent_keeps_nobody_waiting_beyond_the_deadlines(
     through: Instance, between: Proxy, beyond: Record, marks: Marks, label: str
 ) -> None:

@@ -31,6 +31,7 @@ def environ() -> dict[str, str]:
     return clean_environ() | {"TERM": "xterm", "COLUMNS": "120"}
 
 
+@pytest.mark.slow
 def test_in_a_pipe_each_step_is_a_line(environ: dict[str, str], tmp_path: Path) -> None:
     began = time.monotonic()
     done = run_command("demo", cwd=tmp_path, env=environ)

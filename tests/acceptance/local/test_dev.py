@@ -293,6 +293,7 @@ class TestRunning:
         assert running.process is not None
         assert f"is running in this folder already (process {running.process.pid})" in running.refuses()
 
+    @pytest.mark.slow
     def test_a_receiver_that_ends_by_itself_is_started_again(self, running: Dev) -> None:
         starts = running.log().count("receiving pushes")
         running.publish("dies")
@@ -302,6 +303,7 @@ class TestRunning:
 
 
 class TestStarting:
+    @pytest.mark.slow
     def test_a_plugin_that_is_broken_at_first_is_tried_again(self, dev: Dev) -> None:
         dev.plugin.write_text("x = (\n")
         dev.start()
@@ -312,6 +314,7 @@ class TestStarting:
         assert dev.end() == 0
 
     @pytest.mark.parametrize("which", ["receiver", "pubsub", "postgres"])
+    @pytest.mark.slow
     def test_a_port_that_is_taken_is_one_line(self, dev: Dev, which: str) -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", dev.ports[which]))
@@ -326,6 +329,7 @@ class TestStarting:
         assert "was made by PostgreSQL 13" in dev.refuses()
         assert not dev.marked()
 
+    @pytest.mark.slow
     def test_messages_that_cannot_be_read_are_one_line(self, dev: Dev) -> None:
         (dev.state / "pubsub.sqlite").write_bytes(b"no database, but long enough to be taken for one" * 100)
         done = dev.run("dev", "--modules", "plug")
@@ -343,6 +347,7 @@ class TestStarting:
 
 
 class TestEnding:
+    @pytest.mark.slow
     def test_messages_and_ports_are_kept_until_the_next_run(self, dev: Dev) -> None:
         ports = dev.ports
         dev.start()
@@ -365,6 +370,7 @@ class TestEnding:
         assert dev.end(signal.SIGTERM) == 0
         assert not sqlite3.connect(dev.state / "pubsub.sqlite").execute("SELECT * FROM unacked").fetchall()
 
+    @pytest.mark.slow
     def test_a_killed_one_takes_everything_along(self, dev: Dev) -> None:
         """And the next one starts at once, on the same ports."""
         dev.start()
@@ -377,6 +383,7 @@ class TestEnding:
 
 
 class TestDebug:
+    @pytest.mark.slow
     def test_a_breakpoint_has_the_terminal_and_no_deadline_ends_it(self, dev: Dev) -> None:
         dev.plugin.write_text(
             PLUGIN.replace("    return f", "    breakpoint()\n    return f").replace(

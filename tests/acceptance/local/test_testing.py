@@ -363,6 +363,7 @@ def test_the_kit_does_what_it_says(kit: Callable[..., str], tests: str) -> None:
     assert f"{len(re.findall(r'^(?:async )?def test_', tests, re.MULTILINE))} passed" in said
 
 
+@pytest.mark.slow
 def test_postgresql_comes_from_the_wheel_when_no_other_is_named(kit: Callable[..., str]) -> None:
     tests = "from receiver.testing import receiver_database_url\nfrom conftest import greet\n"
     kit(tests + "def test_it(task_queue):\n    assert task_queue.push(greet, 'Ada').acked\n")
@@ -388,6 +389,7 @@ def test_the_kits_types_can_be_imported() -> None:
         _ = testing.no_such
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_example_pass(project_root: Path) -> None:
     """examples/plugin is what people copy; its tests use the kit."""
     done = subprocess.run(

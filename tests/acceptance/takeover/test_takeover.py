@@ -173,6 +173,7 @@ async def test_a_claim_whose_answer_comes_after_its_lease_starts_nothing(
     assert marks.count(label, "effects") == 1
 
 
+@pytest.mark.slow
 async def test_fifty_copies_of_each_of_two_hundred_messages_run_once(
     launch: Launch, record: Record, marks: Marks
 ) -> None:

@@ -47,6 +47,7 @@ def test_without_the_wheel_the_error_says_what_to_install(monkeypatch: pytest.Mo
         files.find()
 
 
+@pytest.mark.slow
 def test_a_copy_of_programs_that_the_account_cannot_read_lives_as_long_as_the_server(
     private_wheel: Path,
 ) -> None:
