@@ -129,7 +129,7 @@ def _ledger(rows: int) -> list[Question]:
     asks("find settled", lambda e: settlements.find_status(e, pairs))
     asks("is done", lambda e: claims.is_done(e, done[0], whose=WHOSE))
     asks("defer", lambda e: claims.defer(e, "deferred-1"))
-    asks("exhaust", lambda e: crashes.exhaust(e, "stranded-1", 1))
+    asks("exhaust", lambda e: crashes.exhaust(e, "stranded-1", 1, owner="bench"))
     asks("publish: mark", lambda e: outbox.mark_published(e, taken))
     asks("publish: find ours", lambda e: outbox.find_ours(e, taken))
     made.append(
