@@ -61,9 +61,9 @@ async def restored(
     postgres_server.create_database("restored")
     url = postgres_server.url("restored")
     bin_ = files.find(PROGRAMS).bin
-    if not (
-        bin_ / "pg_dump"
-    ).exists():  # the archives of older versions come without it; a newer one reads older servers
+    own = (bin_ / "pg_dump").exists()
+    if not own:
+        # Archives of older versions come without it. A newer pg_restore sets what an older server does not know, and goes on.
         bin_ = files.find().bin
     dump = tmp_path / "record.dump"
     for program in (
