@@ -17,6 +17,7 @@ from receiver.settings import Settings
 from receiver.tasks.backend import configure
 from receiver.tasks.call import TaskResultStatus
 from tests.postgres.record import Look
+from tests.stage.servers import for_sqlalchemy
 
 
 @task
@@ -45,7 +46,7 @@ async def address(database_url: str, look: Look, project_root: Path) -> AsyncIte
 
 async def test_the_rights_of_the_page_are_enough_to_enqueue_and_to_look(address: str, look: Look) -> None:
     backend = PubSubBackend(Settings(database_url=address, project_id="local"), pubsub=Taken())
-    engine = create_async_engine(address.replace("postgresql://", "postgresql+asyncpg://"))
+    engine = create_async_engine(for_sqlalchemy(address, "asyncpg"))
     configure(backend)
     try:
         alone = await send_mail.aenqueue("ada")
