@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from receiver.contract.dead_letter_source import attributes_of
 from receiver.contract.encode import encode_envelope
@@ -114,6 +114,12 @@ class FaultyRunner:
         return outcome
 
 
+DIED: Final = """
+UPDATE task_executions SET lease_owner = 'died', ran_on = 'died' WHERE task_id = $1 AND status = 'RUNNING'
+"""
+"""The instance of the kit lives on: what it takes over must have been another's, or nothing has crashed."""
+
+
 class Crash(BaseException):
     """The instance died. Not an Exception, so that no `except Exception` catches it."""
 
@@ -172,6 +178,7 @@ class Receiver:
         try:
             ending = await self._endpoint.answer(push)
         except Crash:
+            await self._service.ledger.pool.fetch(DIED, message.task_id)
             return DeliveryResult(message.task_id, message.task_name, 0, None)
         return DeliveryResult(message.task_id, message.task_name, reply(ending).status, ending)
 

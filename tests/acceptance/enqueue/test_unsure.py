@@ -34,7 +34,9 @@ async def test_a_transactions_row_is_repeated_only_until_its_message_has_arrived
 ) -> None:
     gate.manners = [manner]
     output, errors = await asyncio.to_thread(enqueuing("connection").communicate)
-    assert (output.split()[0], errors) == ("enqueued", "")
+    assert output.split()[0] == "enqueued"
+    # A process that has little CPU at its end leaves the second try to the sweeper, and says so.
+    assert errors == "" or errors.endswith("left to the sweeper: its process ends\n")
     gate.released.set()
     row = await house.ran(label)
     assert gate.times(label) in {1, 2}  # the row is looked up again first: the task may have begun
