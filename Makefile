@@ -27,7 +27,7 @@ dev: $(STAMP) ## Run PostgreSQL, a local Pub/Sub, and the examples' tasks in a r
 # worksteal: a worker that has nothing left takes half of what the other one has still to do.
 PYTEST := -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: $(STAMP) ## Run the tests that find most bugs, in five minutes (PYTEST_ARGS="-k claim" chooses among all tests)
+test: $(STAMP) ## Run the tests that find most bugs, about ten minutes on two CPUs (PYTEST_ARGS="-k claim" chooses among all tests)
 	$(BIN)/python $(PYTEST) $(or $(PYTEST_ARGS),-m "not slow")
 
 test-all: test ## Run `make test`, then the slow tests too: fuzzing, overload, a short storm, a clean install (.ci/run)

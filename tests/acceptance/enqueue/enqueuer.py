@@ -13,10 +13,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from receiver import enqueue_many
+from receiver.enqueue import publications
 
 URL = os.environ["DATABASE_URL"]
 # SQLAlchemy hands the address on to asyncpg, which has another word for `sslmode`.
 ASYNCPG = URL.replace("postgresql://", "postgresql+asyncpg://").replace("sslmode=", "ssl=")
+# The second try must end well, whatever CPU is left: what is asked here is not how long a loop's end waits.
+publications.LOOP_END = publications.FLUSH
 succeed = importlib.import_module("acceptance_tasks").succeed
 
 
