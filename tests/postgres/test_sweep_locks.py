@@ -6,20 +6,36 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from receiver.errors import DatabaseUnavailable
+import pytest
+
+from receiver.errors import DatabaseUnavailable, ItemRefused, ReceiverError
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import claims, leases, outbox, pruning, replaying, settlements, sweeping
+from receiver.record.sql import (
+    claims,
+    dead_letters,
+    leases,
+    outbox,
+    pruning,
+    replaying,
+    settlements,
+    sweeping,
+)
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
 from tests.postgres.record import WHOSE, Look, route
 from tests.postgres.test_lock_discipline import IDS, LEASE, until_moved
+from tests.stage.waiting import eventually
 
 NOW = timedelta(0)
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+WAITS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+)
 KINDS = (
     "claim",
     "claim",
@@ -32,6 +48,7 @@ KINDS = (
     "replay",
     "prune",
     "refer",
+    "dead_letter",
 )
 OWE = """
 UPDATE task_executions SET published_at = NULL WHERE task_id IN (
@@ -54,6 +71,26 @@ async def test_sweeps_and_prunes_never_deadlock_with_claims_settlements_and_rene
     assert [error for work in works for error in work.errors] == []  # a deadlock would be one of them
 
 
+@pytest.mark.parametrize("kind", ["replay", "dead_letter"])
+async def test_what_waited_for_a_settlement_goes_by_its_outcome(
+    database_url: str, look: Look, other: Any, kind: str
+) -> None:
+    """Its snapshot has the row RUNNING, its lock has it FAILED: PostgreSQL checks the constraints on the former first."""
+    await look.seed("id-00", "RUNNING", attempt=1, lease_expires_at=PAST)
+    await other.execute("BEGIN")
+    settled = SettleItem("id-00", 1, final=False, ending="FAILED", error_type="E", error_message="no")
+    assert await settlements.settle(other, [settled])
+    work = _Work(database_url, 0, Counter())
+    waiting = asyncio.create_task(work.do(kind, ["id-00"]))
+    await eventually(lambda: look.value(WAITS))
+    await other.execute("COMMIT")
+    assert await waiting == 1
+    await work.close()
+    row = await look.row("id-00")
+    expected = ("READY", False, None) if kind == "replay" else ("FAILED", True, "E")
+    assert (row["status"], row["final"], row["error_type"]) == expected
+
+
 class _Work:
     """One connection; what it claimed, it may settle, renew or hand back."""
 
@@ -62,20 +99,23 @@ class _Work:
         self._chance = random.Random(number)
         self._fences: dict[str, int] = {}
         self.counts = counts
-        self.errors: list[DatabaseUnavailable] = []
+        self.errors: list[ReceiverError] = []
 
     async def run(self, goes_on: Callable[[], bool]) -> None:
         while goes_on():
             kind = self._chance.choice(KINDS)
             try:
-                self.counts[kind] += await self._do(
+                self.counts[kind] += await self.do(
                     kind, self._chance.sample(IDS, self._chance.randint(1, 20))
                 )
-            except DatabaseUnavailable as error:
+            except (DatabaseUnavailable, ItemRefused) as error:
                 self.errors.append(error)
+        await self.close()
+
+    async def close(self) -> None:
         await self._connection.close()
 
-    async def _do(self, kind: str, ids: list[str]) -> int:
+    async def do(self, kind: str, ids: list[str]) -> int:
         """How many rows moved."""
         pairs = [(task_id, self._fences.get(task_id, 0)) for task_id in ids]
         connection = self._connection
@@ -110,6 +150,11 @@ class _Work:
                 moved = await self._swept(kind, ids)
             case "replay":
                 moved = await replaying.replay(connection, ids, whose=WHOSE)
+            case "dead_letter":
+                declared = route()
+                moved = await dead_letters.take_back(
+                    connection, ids[:1], [declared.name], whose=WHOSE, max_attempts=None, known=True
+                )
             case "prune":
                 older: dict[str, Any] = {"whose": WHOSE, "older": NOW}
                 found = await pruning.find_outdated(connection, **older, limit=20, after=None)

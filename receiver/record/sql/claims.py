@@ -95,7 +95,7 @@ free AS (
 ),
 taken AS (
     UPDATE task_executions e
-    SET status = 'RUNNING', attempt = f.counted + 1, fence = f.fence + 1, crashes = e.crashes + f.died, ran_on = $12,
+    SET status = 'RUNNING', final = false, attempt = f.counted + 1, fence = f.fence + 1, crashes = e.crashes + f.died, ran_on = $12,
         claim_token = $14::uuid, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
         args = f.args::jsonb, kwargs = f.kwargs::jsonb,
         started_at = clock_timestamp(), finished_at = NULL, publishing_until = NULL,

@@ -64,13 +64,15 @@ async def find_published_at(
     return [row["task_id"] for row in rows]
 
 
-TAKE_BACK: Final = """
+_OWED: Final = "(e.status = 'READY' OR e.status = 'FAILED' AND coalesce(e.attempt < $5, false))"
+_NOT_PUBLISHED: Final = f"(e.status = 'RUNNING' OR {_OWED})"
+
+TAKE_BACK: Final = f"""
 WITH held AS (
     SELECT e.task_id,
            CASE WHEN e.final THEN 'done'
-                WHEN e.status = 'READY' THEN 'owed'
+                WHEN {_OWED} THEN 'owed'
                 WHEN e.status = 'RUNNING' THEN 'running'
-                WHEN e.attempt < $5 THEN 'owed'
                 WHEN $6 THEN 'ended'
                 ELSE 'unknown' END AS verdict
     FROM task_executions e
@@ -82,21 +84,22 @@ WITH held AS (
 moved AS (
     UPDATE task_executions e
     SET dead_letters = least(e.dead_letters + 1, 32767), dead_lettered_at = clock_timestamp(),
-        final = h.verdict = 'ended',
-        published_at = CASE WHEN h.verdict IN ('owed', 'running') THEN NULL ELSE e.published_at END,
-        publishing_until = CASE WHEN h.verdict IN ('owed', 'running') THEN NULL ELSE e.publishing_until END,
-        run_after = CASE WHEN h.verdict <> 'owed' THEN e.run_after ELSE greatest(
+        final = $6 AND NOT {_NOT_PUBLISHED},
+        published_at = CASE WHEN NOT {_NOT_PUBLISHED} THEN e.published_at END,
+        publishing_until = CASE WHEN NOT {_NOT_PUBLISHED} THEN e.publishing_until END,
+        run_after = CASE WHEN NOT {_OWED} THEN e.run_after ELSE greatest(
             e.run_after, clock_timestamp() + least($7::interval * power(4, least(e.dead_letters, 10)), $8::interval)) END,
-        status = CASE h.verdict WHEN 'owed' THEN 'READY' ELSE e.status END,
-        started_at = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.started_at END,
-        finished_at = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.finished_at END,
-        error_type = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.error_type END,
-        error_message = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.error_message END,
-        error_traceback = CASE h.verdict WHEN 'owed' THEN NULL ELSE e.error_traceback END
+        status = CASE WHEN {_OWED} THEN 'READY' ELSE e.status END,
+        started_at = CASE WHEN NOT {_OWED} THEN e.started_at END,
+        finished_at = CASE WHEN NOT {_OWED} THEN e.finished_at END,
+        error_type = CASE WHEN NOT {_OWED} THEN e.error_type END,
+        error_message = CASE WHEN NOT {_OWED} THEN e.error_message END,
+        error_traceback = CASE WHEN NOT {_OWED} THEN e.error_traceback END
     FROM held h WHERE e.task_id = h.task_id AND h.verdict <> 'done'
 )
 SELECT task_id, verdict FROM held
-"""
+"""  # noqa: S608 - expressions of our own
+# The columns depend on `e` alone, as in `replaying.REPLAY`.
 
 
 async def take_back(

@@ -101,7 +101,7 @@ WITH held AS (
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )
 UPDATE task_executions e SET final = true
-FROM held h WHERE e.task_id = h.task_id
+FROM held h WHERE e.task_id = h.task_id AND e.status = 'FAILED'
 RETURNING e.task_id
 """
 

@@ -55,7 +55,7 @@ _STANDS_STILL: Final = "(NOT e.final OR e.status = 'FAILED') AND (e.status <> 'R
 
 REPLAY: Final = f"""
 WITH held AS (
-    SELECT e.task_id, e.status <> 'RUNNING' AS ended
+    SELECT e.task_id
     FROM unnest($3::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
     WHERE e.namespace = $1 AND e.environment = $2 AND {_STANDS_STILL}
     ORDER BY e.task_id
@@ -65,15 +65,17 @@ UPDATE task_executions e
 SET published_at = NULL, publishing_until = NULL, final = false, finished_at = NULL,
     run_after = CASE WHEN e.dead_letters = 0 THEN e.run_after END, dead_letters = 0, dead_lettered_at = NULL,
     crashes = least(crashes, {SUSPECT}),
-    status = CASE WHEN h.ended THEN 'READY' ELSE e.status END, attempt = CASE WHEN h.ended THEN 0 ELSE e.attempt END,
-    started_at = CASE WHEN h.ended THEN NULL ELSE e.started_at END,
+    status = CASE e.status WHEN 'RUNNING' THEN 'RUNNING' ELSE 'READY' END,
+    attempt = CASE e.status WHEN 'RUNNING' THEN e.attempt ELSE 0 END,
+    started_at = CASE e.status WHEN 'RUNNING' THEN e.started_at END,
     error_type = NULL, error_message = NULL, error_traceback = NULL
 FROM held h WHERE e.task_id = h.task_id
 RETURNING e.task_id
 """  # noqa: S608 - expressions of our own
 # `attempt` starts again at 0: `max_attempts` would otherwise end the execution before it runs. What has crashed stays a suspect,
 # with three tries. A RUNNING row whose lease has ended stays RUNNING: the claim that takes it over writes down that it crashed.
-# `run_after` of a dead letter is only the pause before its next try.
+# The columns depend on `e` alone: PostgreSQL checks constraints on the version of its snapshot before it goes on to the newest, and
+# what `held` saw of the newest does not fit the older one. `run_after` of a dead letter is only the pause before its next try.
 
 
 async def replay(executor: Executor, task_ids: Sequence[str], *, whose: Whose) -> set[str]:
