@@ -48,12 +48,16 @@ class Taken:
 
 FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_timestamp())"
 
-_OWED: Final = f"""
-    e.namespace = $1 AND e.environment = $2 AND e.published_at IS NULL AND NOT e.final
+_DUE: Final = f"""
+    e.namespace = $1 AND e.environment = $2 AND NOT e.final
     AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
     AND coalesce(e.run_after, e.enqueued_at) <= (SELECT clock_timestamp())
     AND {FREE}
 """
+
+_OWED: Final = f"{_DUE} AND num_nulls(e.published_at) = 1"
+# `published_at IS NULL` in other words, because it implies no index. With the same words PostgreSQL looks for one row in the whole
+# index of what is owed, and walks all its dead entries, which stay there as long as any snapshot is older.
 
 _LOST: Final = f"""
     e.namespace = $1 AND e.environment = $2 AND {FREE}
@@ -86,7 +90,11 @@ ORDER BY t.task_id
 """
 
 TAKE_OWED: Final = TAKE.format(
-    owed="", guard=_OWED, limit=3, lease=4, where="ORDER BY coalesce(e.run_after, e.enqueued_at)"
+    owed="",
+    guard=_OWED,
+    limit=3,
+    lease=4,
+    where="AND e.published_at IS NULL ORDER BY coalesce(e.run_after, e.enqueued_at)",
 )
 # Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
 # use an index for a value that may change during the search. RUNNING or FAILED and not published: its message has become a dead
