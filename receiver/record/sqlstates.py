@@ -4,6 +4,9 @@
 40                   rolled back because of another transaction; repeat it      TransientConflict
 55P03                another transaction holds the lock; `lock_timeout` ran out LockedOut
 53                   no connection slot, no memory, no disk                     OutOfConnections
+57014                over `statement_timeout`, or cancelled; nothing was done   StatementCancelled
+P0                   a trigger of the application raised; nothing was done      RaisedByTrigger
+25006                it takes no writes: a standby; nothing was done            NotConnected
 08, 25, 57           the connection ended; what the statement did is unknown    ConnectionFailed
 42P01, 42703         the tables are missing, or older than this code            SchemaError
 """
@@ -23,6 +26,8 @@ BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.Internal
 """What asyncpg raises for a dead connection. InternalClientError: the server said goodbye in the middle of a query."""
 
 LOCK_NOT_AVAILABLE: Final = "55P03"
+CANCELLED: Final = "57014"
+READ_ONLY: Final = "25006"
 
 NO_SLOT: Final = ("too many clients", "no more connections allowed")
 """PgBouncer reports both as 08P01: PostgreSQL's own 53300, and its own `max_client_conn`."""
@@ -36,12 +41,20 @@ class LockedOut(TransientConflict):
     """`lock_timeout` ran out: nothing was done, and repeating it at once would only wait again."""
 
 
+class StatementCancelled(DatabaseUnavailable):
+    """It took longer than `statement_timeout`, or somebody cancelled it: nothing was done."""
+
+
+class RaisedByTrigger(DatabaseUnavailable):
+    """A trigger on our tables raised an error (SQLSTATE P0): nothing was done."""
+
+
 class ConnectionFailed(DatabaseUnavailable):
     """The connection broke during a statement: what it did is not known."""
 
 
 class NotConnected(DatabaseUnavailable):
-    """No connection could be made; nothing was sent."""
+    """No connection could be made, or one to a server that takes no writes: nothing was done."""
 
 
 class LoginRefused(NotConnected):
@@ -65,6 +78,16 @@ def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
         raise TransientConflict(f"SQLSTATE {state}") from error
     if is_out_of_slots(error):
         raise OutOfConnections(f"PostgreSQL is out of resources (SQLSTATE {state})") from error
+    if state == CANCELLED:
+        raise StatementCancelled(
+            "PostgreSQL cancelled the statement: statement_timeout (SQLSTATE 57014)"
+        ) from error
+    if state.startswith("P0"):
+        raise RaisedByTrigger(
+            f"a trigger on the record's tables raised an error (SQLSTATE {state})"
+        ) from error
+    if state == READ_ONLY:
+        raise NotConnected("PostgreSQL takes no writes now: it is read-only (SQLSTATE 25006)") from error
     if state[:2] in ("08", "57", "25"):
         raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})") from error
     raise error
@@ -98,7 +121,8 @@ def is_login_refused(error: asyncpg.PostgresError) -> bool:
 
 def ends_connection(error: asyncpg.PostgresError) -> bool:
     """Whether the connection is not to be used again after this error."""
-    return sqlstate(error)[:2] in ("08", "57", "25", "53")
+    state = sqlstate(error)
+    return state[:2] in ("08", "57", "25", "53") and state != CANCELLED
 
 
 def is_answer(error: DBAPIError) -> bool:

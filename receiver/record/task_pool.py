@@ -155,6 +155,11 @@ def _mark_used(_: Any, record: ConnectionPoolEntry) -> None:
     record.info["used"] = True
 
 
+def was_used(connection: AsyncConnection) -> bool:
+    """Whether the pool has lent its connection before."""
+    return "used" in connection.info
+
+
 def _ping(connection: Any, record: ConnectionPoolEntry, _: Any) -> None:
     """Tests a connection that may have died while the CPU was frozen. SQLAlchemy's own ping has no deadline.
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.record.sql import settlements
 from receiver.record.sqlstates import NotConnected, is_answer, refusal, sqlstate
-from receiver.record.task_pool import TaskConnection, TaskSession
+from receiver.record.task_pool import TaskConnection, TaskSession, was_used
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,8 @@ BEGIN = """
 SELECT set_config('receiver.fence', $1, true) AS fence,
        set_config('idle_in_transaction_session_timeout', $2, true) AS idle_limit,
        current_setting('session_authorization') AS session_authorization,
-       current_setting('role') AS role, current_setting('search_path') AS search_path
+       current_setting('role') AS role, current_setting('search_path') AS search_path,
+       current_setting('transaction_read_only')::bool AS read_only
 """
 
 READ_STANDING = """
@@ -208,6 +209,30 @@ class TaskTransaction:
         await self._release()
 
     async def _begin(self) -> TaskConnection:
+        """A connection with a transaction that may write.
+
+        A connection from a read-only moment stays read-only: a former primary, a session's `default_transaction_read_only`.
+        Those that the pool has kept are closed; if a new one is read-only too, the database still is.
+        """
+        while True:
+            connection = await self._connected()
+            left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
+            try:
+                [begun] = await _Executor(connection, self._pool.database).fetch(
+                    BEGIN, str(self._fence), f"{int(left * 1000)}ms"
+                )
+            except BaseException:
+                await self._close(connection)
+                raise
+            if not begun["read_only"]:
+                self._standing = {name: begun[name] for name in STANDING}
+                return connection
+            is_new = not was_used(connection)
+            await self._close(connection)
+            if is_new:
+                raise OutOfConnections("no connection for a task: PostgreSQL takes no writes now (read-only)")
+
+    async def _connected(self) -> TaskConnection:
         connection = TaskConnection(self._pool.engine)
         try:
             await connection.start()
@@ -226,17 +251,12 @@ class TaskTransaction:
                 why = f"PostgreSQL gives none now ({sqlstate(error)})"
                 raise OutOfConnections(f"no connection for a task: {why}") from error
             raise
-        left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
-        try:
-            [begun] = await _Executor(connection, self._pool.database).fetch(
-                BEGIN, str(self._fence), f"{int(left * 1000)}ms"
-            )
-        except BaseException:
-            await AsyncConnection.invalidate(connection)
-            await AsyncConnection.close(connection)
-            raise
-        self._standing = {name: begun[name] for name in STANDING}
         return connection
+
+    @staticmethod
+    async def _close(connection: TaskConnection) -> None:
+        await AsyncConnection.invalidate(connection)
+        await AsyncConnection.close(connection)
 
     async def _release(self) -> None:
         """Rolls back, resets the connection and gives it back to the pool; closes it when that does not succeed."""

@@ -15,7 +15,14 @@ from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
 from receiver.local_postgres.server import Postgres
 from receiver.record.connections import RecordConnection, RecordPool
 from receiver.record.database import Database
-from receiver.record.sqlstates import ConnectionFailed, LockedOut, NotConnected, TransientConflict
+from receiver.record.sqlstates import (
+    ConnectionFailed,
+    LockedOut,
+    NotConnected,
+    RaisedByTrigger,
+    StatementCancelled,
+    TransientConflict,
+)
 from tests.postgres.record import Instance, Look, connect
 from tests.stage.proxy import Proxy
 from tests.stage.servers import no_such_database
@@ -104,9 +111,10 @@ async def test_a_busy_connection_is_not_tested(connection: RecordConnection, loo
         ("53200", OutOfConnections, False),
         ("53300", OutOfConnections, False),
         ("08006", ConnectionFailed, False),
-        ("57014", ConnectionFailed, False),
+        ("57014", StatementCancelled, True),
+        ("P0001", RaisedByTrigger, True),
         ("57P01", ConnectionFailed, False),
-        ("25006", ConnectionFailed, False),
+        ("25006", NotConnected, False),
         ("42P01", asyncpg.UndefinedTableError, True),
         ("XX000", asyncpg.InternalServerError, True),
     ],
