@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import asyncpg
 from sqlalchemy import event
-from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
-from receiver.errors import TransactionError
+from receiver.errors import OutOfConnections, TransactionError
 from receiver.record.connections import answers
 from receiver.record.database import PoolerDriver
+from receiver.record.sqlstates import NotConnected, sqlstate
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -143,6 +145,28 @@ class TaskPool:
         pool = self.engine.sync_engine.pool
         event.listen(pool, "checkin", _mark_used)
         event.listen(pool, "checkout", _ping)
+
+    async def borrow(self) -> TaskConnection:
+        """A connection, before its transaction.
+
+        Raises:
+            OutOfConnections: none became free in time, or PostgreSQL has none, or refuses the login.
+        """
+        connection = TaskConnection(self.engine)
+        try:
+            await connection.start()
+        except PoolTimeout as error:
+            why = "no connection for tasks became free in time (TASKS_DB_POOL_SIZE)"
+            raise OutOfConnections(why) from error
+        except (NotConnected, OSError) as error:  # a password changes, or it is away: not the task's fault
+            why = str(error) or type(error).__name__  # a timeout has no text
+            raise OutOfConnections(f"no connection for a task: {why}") from error
+        except DBAPIError as error:
+            if sqlstate(error).startswith(("53", "57P")):  # no slot is free, or it starts or stops
+                why = f"PostgreSQL gives none now ({sqlstate(error)})"
+                raise OutOfConnections(f"no connection for a task: {why}") from error
+            raise
+        return connection
 
     async def close(self) -> None:
         """Closes the connections within two seconds, or leaves them to the end of the process."""

@@ -16,12 +16,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.record.sql import settlements
-from receiver.record.sqlstates import NotConnected, is_answer, refusal, sqlstate
+from receiver.record.sqlstates import is_answer, refusal, sqlstate
 from receiver.record.task_pool import TaskConnection, TaskSession, was_used
 
 if TYPE_CHECKING:
@@ -209,13 +208,12 @@ class TaskTransaction:
         await self._release()
 
     async def _begin(self) -> TaskConnection:
-        """A connection with a transaction that may write.
+        """A connection with a transaction that may write. A kept one may be read-only for ever (a former primary): it is closed.
 
-        A connection from a read-only moment stays read-only: a former primary, a session's `default_transaction_read_only`.
-        Those that the pool has kept are closed; if a new one is read-only too, the database still is.
+        When a new one is read-only too, the database is.
         """
         while True:
-            connection = await self._connected()
+            connection = await self._pool.borrow()
             left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
             try:
                 [begun] = await _Executor(connection, self._pool.database).fetch(
@@ -231,27 +229,6 @@ class TaskTransaction:
             await self._close(connection)
             if is_new:
                 raise OutOfConnections("no connection for a task: PostgreSQL takes no writes now (read-only)")
-
-    async def _connected(self) -> TaskConnection:
-        connection = TaskConnection(self._pool.engine)
-        try:
-            await connection.start()
-        except PoolTimeout as error:
-            raise OutOfConnections(
-                "no connection for tasks became free in time (TASKS_DB_POOL_SIZE)"
-            ) from error
-        except (
-            NotConnected,
-            OSError,
-        ) as error:  # a password changes, or it is away: not the task's fault either
-            why = str(error) or type(error).__name__  # a timeout has no text
-            raise OutOfConnections(f"no connection for a task: {why}") from error
-        except DBAPIError as error:
-            if sqlstate(error).startswith(("53", "57P")):  # no slot is free, or it starts or stops
-                why = f"PostgreSQL gives none now ({sqlstate(error)})"
-                raise OutOfConnections(f"no connection for a task: {why}") from error
-            raise
-        return connection
 
     @staticmethod
     async def _close(connection: TaskConnection) -> None:
