@@ -38,7 +38,7 @@ OPEN: Final = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, attempt, fence, claim_token, lease_owner,
     lease_expires_at, enqueued_at, published_at, run_after, started_at)
 SELECT kind || '-' || n, 'task_1', 'shop.task_1', 'gyrinx', '[1, 2]', '{}', CASE WHEN leased IS NULL THEN 'READY' ELSE 'RUNNING' END,
-    (leased IS NOT NULL)::int, (leased IS NOT NULL)::int, CASE WHEN leased IS NOT NULL THEN gen_random_uuid() END,
+    (leased IS NOT NULL)::int, (leased IS NOT NULL)::int, CASE WHEN leased IS NOT NULL THEN '7f3c5a38-9d7b-4d56-8f35-6ad2cb4f0000'::uuid END,
     CASE WHEN leased IS NOT NULL THEN 'gone' END, now() + leased, now() - enqueued, now() - published, now() - due,
     CASE WHEN leased IS NOT NULL THEN now() - enqueued END
 FROM (VALUES

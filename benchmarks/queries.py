@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sqlalchemy.dialects import postgresql
 
 from benchmarks.mail import send_mail
 from receiver import TaskRoute, maintenance
 from receiver.doctor import record_look
+from receiver.endings.calls import ClaimKey
 from receiver.reading import groups, queries
 from receiver.reading.rejected import rejections
 from receiver.record import schema_check
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from receiver.record.database import Executor
 
 WHOSE = Whose("gyrinx", "dev")
+TOKEN = UUID("7f3c5a38-9d7b-4d56-8f35-6ad2cb4f0000")
+"""Of the claims whose rows `filling` writes."""
 PLANNED_ANEW: Mapping[str, str] = {"jit": "on"}
 RETENTION = timedelta(days=30)
 BATCH = 80
@@ -67,12 +70,12 @@ def items(ids: Sequence[str], route: TaskRoute = ROUTE) -> list[ClaimItem]:
     return [ClaimItem(each, route, "[1, 2]", "{}", now, None, 500) for each in ids]
 
 
-async def claim(executor: Executor, claimed: Sequence[ClaimItem]) -> int:
-    """Claims them as the ledger does; how many were."""
+async def claim(executor: Executor, claimed: Sequence[ClaimItem]) -> list[ClaimKey]:
+    """Claims them as the ledger does; those that it got."""
     lease = timedelta(seconds=60)
     token = uuid4()
     found = await claims.claim(executor, claimed, token=token, whose=WHOSE, owner="bench", lease=lease)
-    return sum(row.verdict == "claimed" for row in found.values())
+    return [row.key for row in found.values() if row.key is not None]
 
 
 class _Noting:
@@ -106,7 +109,7 @@ def _ledger(rows: int) -> list[Question]:
 
     running = [f"running-{number}" for number in range(1, BATCH + 1)]
     waiting = [f"waiting-{number}" for number in range(1, BATCH + 1)]
-    pairs = [(each, 1) for each in running]
+    keys = [ClaimKey(each, 1, TOKEN) for each in running]
     taken = [
         sweeping.Held(each, "READY", published=False, until=datetime.now(UTC), weight=0) for each in waiting
     ]
@@ -115,18 +118,18 @@ def _ledger(rows: int) -> list[Question]:
     asks("claim, 80 READY", lambda e: claim(e, items(waiting)))
     asks(
         "settle, 80",
-        lambda e: settlements.settle(e, [SettleItem(each, 1, return_value="2") for each in running]),
+        lambda e: settlements.settle(e, [SettleItem(key, return_value="2") for key in keys]),
     )
     asks(
         "settle, 80 failed",
         lambda e: settlements.settle(
-            e, [SettleItem(each, 1, ending="FAILED", error_type="E", error_message="m") for each in running]
+            e, [SettleItem(key, ending="FAILED", error_type="E", error_message="m") for key in keys]
         ),
     )
-    asks("renew, 80", lambda e: leases.renew(e, pairs, lease=timedelta(seconds=60)))
-    asks("hand back, 80", lambda e: leases.hand_back(e, pairs, instance="bench"))
+    asks("renew, 80", lambda e: leases.renew(e, keys, lease=timedelta(seconds=60)))
+    asks("hand back, 80", lambda e: leases.hand_back(e, keys, instance="bench"))
     asks("find claimed", lambda e: claims.find_claimed(e, items(running), uuid4()))
-    asks("find settled", lambda e: settlements.find_status(e, pairs))
+    asks("find settled", lambda e: settlements.find_status(e, keys))
     asks("is done", lambda e: claims.is_done(e, done[0], whose=WHOSE))
     asks("defer", lambda e: claims.defer(e, "deferred-1"))
     asks("exhaust", lambda e: crashes.exhaust(e, "stranded-1", 1, owner="bench"))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from receiver.delivery.admission import Admitted
-    from receiver.endings.calls import Claimed
+    from receiver.endings.calls import Claimed, ClaimKey
     from receiver.record.ledger import Ledger
     from receiver.record.task_pool import TaskPool
     from receiver.record.task_transaction import TaskTransaction
@@ -114,10 +114,10 @@ class Runner:
         limit = time.monotonic() - CALL_OFF_GRACE - self._lease.total_seconds()
         return any(run.claimed.call.deadline < limit for run in list(self._runs))
 
-    def overdue(self) -> set[tuple[str, int]]:
-        """The pairs whose code has not returned by its deadline. May be called from any thread."""
+    def overdue(self) -> set[ClaimKey]:
+        """The claims whose code has not returned by its deadline. May be called from any thread."""
         now = time.monotonic()
-        return {run.claimed.pair for run in list(self._runs) if run.claimed.call.deadline < now}
+        return {run.claimed.key for run in list(self._runs) if run.claimed.call.deadline < now}
 
     @property
     def running(self) -> int:
@@ -137,9 +137,7 @@ class Runner:
     def _transaction(self, claimed: Claimed) -> TaskTransaction:
         from receiver.record.task_transaction import TaskTransaction  # noqa: PLC0415 - imports SQLAlchemy: slow, and only some tasks need it
 
-        return TaskTransaction(
-            self._pool(), task_id=claimed.task_id, fence=claimed.fence, deadline=claimed.call.deadline
-        )
+        return TaskTransaction(self._pool(), claimed.key, deadline=claimed.call.deadline)
 
     def _abandon(self, run: Run) -> None:
         """Stops waiting for the code. Its lease stays until it returns; then its end is recorded."""

@@ -9,7 +9,7 @@ such a struct 0.2 µs. The collector does look at them: a task may put its conte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import msgspec
 
@@ -17,6 +17,7 @@ from receiver.endings.outcomes import AttemptEnding, Failed, Raised
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from uuid import UUID
 
     from receiver.contract.failure import Failure
     from receiver.contract.message import Delivery
@@ -48,6 +49,18 @@ class Call(msgspec.Struct, frozen=True):
         return self.arrived + self.route.effective_timeout
 
 
+class ClaimKey(NamedTuple):
+    """What names a claim in statements.
+
+    The fence alone is not enough: a failover to a standby that had not received the last claims gives their numbers once more.
+    Each claim statement makes a token of its own.
+    """
+
+    task_id: str
+    fence: int
+    token: UUID
+
+
 class RenewedLease(Protocol):
     """A claim's lease (`receiver.record.heartbeat`): renewed until it is given back."""
 
@@ -66,13 +79,14 @@ class RenewedLease(Protocol):
 
 
 class Claimed(msgspec.Struct, frozen=True):
-    """An execution that this instance may run and settle, under this fence.
+    """An execution that this instance may run and settle, under this fence and token.
 
     Used as a context manager: the end of the block gives the lease back.
     """
 
     call: Call
     fence: int
+    token: UUID
     attempt: int
     lease: RenewedLease
 
@@ -88,9 +102,9 @@ class Claimed(msgspec.Struct, frozen=True):
         return self.call.delivery.task_id
 
     @property
-    def pair(self) -> tuple[str, int]:
-        """The key of this claim in statements: task_id and fence."""
-        return (self.call.delivery.task_id, self.fence)
+    def key(self) -> ClaimKey:
+        """What names this claim in statements."""
+        return ClaimKey(self.call.delivery.task_id, self.fence, self.token)
 
     def failed(
         self,

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from receiver.endings.calls import Call, Claimed
+from receiver.endings.calls import Call, Claimed, ClaimKey
 from receiver.endings.outcomes import Busy, Done, Exhausted, NotDue, NotStarted
 from receiver.errors import (
     DatabaseUnavailable,
@@ -80,9 +80,9 @@ class Claimer:
         self._instance = instance
         self._lease = lease
         self._emit = emit
-        self._claims = GroupCommit(self._write, orphaned=self._hand_back, wait=wait)
+        self._claims = GroupCommit(self._write, orphaned=self._orphaned, wait=wait)
         suspects = partial(self._write, suspects=True)
-        self._suspects = GroupCommit(suspects, orphaned=self._hand_back, wait=wait)
+        self._suspects = GroupCommit(suspects, orphaned=self._orphaned, wait=wait)
         self._suspect_place = asyncio.Semaphore(1)
         self._suspect_wait = Deadline(min(wait, SUSPECT_WAIT))
         self._lost = LostClaims(pool, instance=instance, lease=lease, emit=emit)
@@ -133,9 +133,9 @@ class Claimer:
             ) from refused
         except TransientConflict as conflict:  # a migration may lock the table: nothing was done
             raise OutOfConnections(str(conflict)) from conflict
+        if row.key is not None:
+            return await self._held(call, row.key, row.attempt, since=sent, released=released)
         match row.verdict:
-            case "claimed":
-                return await self._held(call, item, row, since=sent, released=released)
             case "done":
                 return Done()
             case "not_due":
@@ -197,7 +197,7 @@ class Claimer:
                 raise
         rows = [found.get(item.task_id, _busy(item)) for item in items]
         return [
-            row if row.verdict != "claimed" or first[item.task_id] is item else _busy(item)
+            row if row.key is None or first[item.task_id] is item else _busy(item)
             for item, row in zip(items, rows, strict=True)
         ]
 
@@ -214,18 +214,18 @@ class Claimer:
     async def _held(
         self,
         call: Call,
-        item: ClaimItem,
-        row: ClaimRow,
+        key: ClaimKey,
+        attempt: int,
         *,
         since: float,
         released: Callable[[], None] | None,
     ) -> Claimed | Busy:
         """The claim, its lease renewed from now on. Handed back when this instance holds another one, whose code may run."""
-        lease = self._heartbeat.hold((row.task_id, row.fence), since=since)
+        lease = self._heartbeat.hold(key, since=since)
         if lease is not None:
             lease.released = released
-            return Claimed(call, row.fence, row.attempt, lease)
-        await self._hand_back(item, row)
+            return Claimed(call, key.fence, key.token, attempt, lease)
+        await self._hand_back(key)
         return Busy()
 
     async def _beside(self, item: ClaimItem, held: Lease) -> Done | Busy:
@@ -237,15 +237,17 @@ class Claimer:
             return Done()
         return Busy()
 
-    async def _hand_back(self, item: ClaimItem, row: ClaimRow) -> None:
+    async def _orphaned(self, _: ClaimItem, row: ClaimRow) -> None:
+        if row.key is not None:
+            await self._hand_back(row.key)
+
+    async def _hand_back(self, key: ClaimKey) -> None:
         """Hands back a claim whose request has gone: it is READY again at once."""
-        if row.verdict != "claimed":
-            return
         try:
-            await leases.hand_back(self._pool, [(row.task_id, row.fence)], instance=self._instance)
-        except (DatabaseUnavailable, TransientConflict) as error:
-            self._emit(ReceiverTrouble("claim not handed back; its lease runs out", str(error), item.task_id))
+            await leases.hand_back(self._pool, [key], instance=self._instance)
+        except DatabaseUnavailable as error:
+            self._emit(ReceiverTrouble("claim not handed back; its lease runs out", str(error), key.task_id))
 
 
 def _busy(item: ClaimItem) -> ClaimRow:
-    return ClaimRow(item.task_id, "busy", 0, 0)
+    return ClaimRow(item.task_id, "busy")

@@ -1,8 +1,8 @@
 """Renews the leases of what this instance runs, from a thread with its own event loop and its own connection.
 
 So a task that blocks the main loop, or a pool that is used up, costs no lease. Every third of the lease one statement
-renews exactly the (task_id, fence) pairs that are held. A pair that does not come back may only be locked by its own
-settlement. It is lost when a plain SELECT shows another fence or status.
+renews exactly the claims that are held. One that does not come back may only be locked by its own settlement. It is lost
+when a plain SELECT shows another owner or status, or a lease that has ended: no statement revives it.
 
 A lease that could not be renewed until it ran out is lost too: this instance is cut off from the database, and another
 one may run the execution from then on. It is called off here before that.
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
 from receiver.record.connections import RecordConnection
-from receiver.record.sql import leases, settlements
-from receiver.tasks.call import TaskResultStatus
+from receiver.record.sql import leases
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from datetime import timedelta
 
+    from receiver.endings.calls import ClaimKey
     from receiver.record.database import Database
 
 BEATS_PER_LEASE = 3
@@ -46,22 +46,16 @@ class Lease:
         released: called once, when it is given back.
     """
 
-    __slots__ = ("_heartbeat", "_kept", "confirmed", "fence", "gone", "lost", "released", "task_id")
+    __slots__ = ("_heartbeat", "_kept", "confirmed", "gone", "key", "lost", "released")
 
-    def __init__(self, heartbeat: Heartbeat, task_id: str, fence: int, confirmed: float) -> None:
+    def __init__(self, heartbeat: Heartbeat, key: ClaimKey, confirmed: float) -> None:
         self._heartbeat = heartbeat
         self._kept = False
-        self.task_id = task_id
-        self.fence = fence
+        self.key = key
         self.confirmed = confirmed
         self.lost: Callable[[], None] | None = None
         self.released: Callable[[], None] | None = None
         self.gone = False
-
-    @property
-    def pair(self) -> tuple[str, int]:
-        """What names it in statements: task_id and fence."""
-        return (self.task_id, self.fence)
 
     @property
     def expired(self) -> bool:
@@ -120,14 +114,14 @@ class Heartbeat:
         self._stopping = asyncio.Event()
         self._stopped = False
         self._left: timedelta | None = None
-        self._overdue: Collection[tuple[str, int]] = ()
+        self._overdue: Collection[ClaimKey] = ()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Starts the thread; its connection is opened when there is something to renew."""
         self._thread.start()
 
-    def leave(self, *, left: timedelta | None = None, overdue: Collection[tuple[str, int]] = ()) -> None:
+    def leave(self, *, left: timedelta | None = None, overdue: Collection[ClaimKey] = ()) -> None:
         """Tells the thread to end, and does not wait. Executions that are still held stay RUNNING for at most `left`.
 
         Args:
@@ -146,7 +140,7 @@ class Heartbeat:
         self,
         *,
         left: timedelta | None = None,
-        overdue: Collection[tuple[str, int]] = (),
+        overdue: Collection[ClaimKey] = (),
         within: float = 5.0,
     ) -> None:
         """`leave`, then waits for the thread for `within` seconds; may be called from any thread."""
@@ -154,19 +148,17 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join(timeout=within)
 
-    def hold(self, pair: tuple[str, int], *, since: float) -> Lease | None:
-        """The lease of this pair, renewed from now on; None when another fence of the execution is held: its code may run.
+    def hold(self, key: ClaimKey, *, since: float) -> Lease | None:
+        """The lease of this claim, renewed from now on; None when another claim of the execution is held: its code may run.
 
         Args:
-            pair: task_id and fence.
             since: `time.monotonic()` before the claim was sent.
         """
-        task_id, fence = pair
         with self.lock:
-            held = self._held.get(task_id)
-            if held is not None and held.fence != fence:
+            held = self._held.get(key.task_id)
+            if held is not None and held.key != key:
                 return None
-            self._held[task_id] = lease = Lease(self, task_id, fence, since)
+            self._held[key.task_id] = lease = Lease(self, key, since)
             return lease
 
     def find(self, task_id: str) -> Lease | None:
@@ -177,18 +169,18 @@ class Heartbeat:
     def release(self, lease: Lease) -> None:
         """Renews this lease no longer; for `Lease.give_back`."""
         with self.lock:
-            if self._held.get(lease.task_id) is lease:
-                del self._held[lease.task_id]
+            if self._held.get(lease.key.task_id) is lease:
+                del self._held[lease.key.task_id]
 
     def limit(self) -> float:
         """A lease that was last renewed before this moment is as good as lost."""
         return time.monotonic() - self._lease.total_seconds() * (1 - EXPIRY_MARGIN)
 
     @property
-    def held(self) -> list[tuple[str, int]]:
-        """The pairs that are renewed now."""
+    def held(self) -> list[ClaimKey]:
+        """The claims that are renewed now."""
         with self.lock:
-            return [lease.pair for lease in self._held.values()]
+            return [lease.key for lease in self._held.values()]
 
     def _wake(self) -> None:
         if self._loop is not None:
@@ -225,35 +217,35 @@ class Heartbeat:
         return self._stopped
 
     async def _renew(self, connection: RecordConnection) -> bool:
-        pairs = sorted(self.held)
-        if not pairs:
+        keys = sorted(self.held)
+        if not keys:
             return True
         sent = time.monotonic()
         try:
-            renewed = await leases.renew(connection, pairs, lease=self._lease)
-            missing = [pair for pair in pairs if pair not in renewed]
-            status = await settlements.find_status(connection, missing) if missing else {}
+            renewed = await leases.renew(connection, keys, lease=self._lease)
+            missing = [key for key in keys if key not in renewed]
+            locked = await leases.find_live(connection, missing) if missing else set()
         except Exception as error:  # noqa: BLE001 - the next beat must come, whatever the error is
             unexpected = None if isinstance(error, DatabaseUnavailable) else error
             self._emit(ReceiverTrouble("leases not renewed", str(error), error=unexpected))
             return False
         with self.lock:
-            held = {lease.pair: lease for lease in self._held.values()}
-        for pair in pairs:
-            if lease := held.get(pair):
-                if pair in renewed:
+            held = {lease.key: lease for lease in self._held.values()}
+        for key in keys:
+            if lease := held.get(key):
+                if key in renewed:
                     lease.confirmed = sent
-                elif status.get(pair) != TaskResultStatus.RUNNING:
+                elif key not in locked:
                     lease.lose()
         return True
 
     async def _shorten(self, connection: RecordConnection) -> None:
         """On exit, by this thread's own connection: the main loop may be blocked, and the ledger's connections in use."""
-        pairs = sorted(self.held)
-        if self._left is None or not pairs:
+        keys = sorted(self.held)
+        if self._left is None or not keys:
             return
         try:
-            await leases.shorten_leases(connection, pairs, left=self._left, overdue=self._overdue)
+            await leases.shorten_leases(connection, keys, left=self._left, overdue=self._overdue)
         except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out
             self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 

@@ -108,7 +108,7 @@ class Ledger:
                 case HandedBack(resource=resource):
                     why = None if resource is None else f"no {resource} free in time"
                     instance = self._settings.instance
-                    await leases.hand_back(self.pool, [claimed.pair], instance=instance, why=why)
+                    await leases.hand_back(self.pool, [claimed.key], instance=instance, why=why)
                     return outcome
                 case Succeeded(transaction=transaction) if transaction is not None:
                     return await self._commit(claimed, outcome, transaction)
@@ -143,7 +143,7 @@ class Ledger:
             contested = await self._record(claimed, claimed.failed(Failure.of(unknown)))
             if not isinstance(contested, Lost):
                 return contested
-            status = (await settlements.find_status(self.pool, [claimed.pair])).get(claimed.pair)
+            status = (await settlements.find_status(self.pool, [claimed.key])).get(claimed.key)
             return outcome if status == TaskResultStatus.SUCCESSFUL else Lost()
         except SettlementRefused as refused:
             if refused.unstorable:

@@ -67,8 +67,8 @@ class LostClaims:
             try:
                 found = await claims.find_claimed(self._pool, items, token)
                 if found:
-                    pairs = [(row.task_id, row.fence) for row in found.values()]
-                    await leases.hand_back(self._pool, pairs, instance=self._instance)
+                    keys = [row.key for row in found.values() if row.key is not None]
+                    await leases.hand_back(self._pool, keys, instance=self._instance)
             except DatabaseUnavailable as error:
                 if self._leaving.is_set() or time.monotonic() + LOOK_PAUSE > end:
                     ids = ", ".join(item.task_id for item in items[:3])

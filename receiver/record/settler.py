@@ -91,13 +91,9 @@ class Settler:
             moved = await settlements.settle(self._pool, items)
         except LockedOut:
             return [_Fate.TABLE_LOCKED] * len(items)
-        pairs = [(item.task_id, item.fence) for item in items]
-        missing = [pair for pair in pairs if pair not in moved]
+        missing = [item.key for item in items if item.key not in moved]
         status = await settlements.find_status(self._pool, missing) if missing else {}
-        return [
-            _Fate.MOVED if pair in moved else _fate(item, status.get(pair))
-            for pair, item in zip(pairs, items, strict=True)
-        ]
+        return [_Fate.MOVED if item.key in moved else _fate(item, status.get(item.key)) for item in items]
 
     async def _wait_for(self, item: SettleItem) -> _Fate:
         """Waits for the lock of the row: tries that skip locked rows might never find it free.
@@ -105,17 +101,16 @@ class Settler:
         One item at a time, so that waiting takes only one of the ledger's connections.
         """
         async with self._waiting:
-            pair = (item.task_id, item.fence)
             try:
                 if await settlements.settle(self._pool, [item], waiting=True):
                     return _Fate.MOVED
             except LockedOut:
                 return _Fate.LOCKED
-            return _fate(item, (await settlements.find_status(self._pool, [pair])).get(pair))
+            return _fate(item, (await settlements.find_status(self._pool, [item.key])).get(item.key))
 
 
 def _fate(item: SettleItem, status: str | None) -> _Fate:
-    """The fate of an item that did not move. `status` is None when its fence is not the row's newest."""
+    """The fate of an item that did not move. `status` is None when the row is another claim's."""
     if status == TaskResultStatus.RUNNING:
         return _Fate.LOCKED
     return _Fate.MOVED if status == item.status else _Fate.LOST

@@ -26,6 +26,7 @@ from receiver.record.task_pool import TaskConnection, TaskSession, was_used
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from receiver.endings.calls import ClaimKey
     from receiver.record.database import Database
     from receiver.record.task_pool import TaskPool
 
@@ -83,10 +84,9 @@ class TaskTransaction:
         deadline: the task's, by `time.monotonic()`.
     """
 
-    def __init__(self, pool: TaskPool, *, task_id: str, fence: int, deadline: float) -> None:
+    def __init__(self, pool: TaskPool, key: ClaimKey, *, deadline: float) -> None:
         self._pool = pool
-        self._task_id = task_id
-        self._fence = fence
+        self._key = key
         self._deadline = deadline
         self._opening = asyncio.Lock()
         self._connection: TaskConnection | None = None
@@ -156,7 +156,7 @@ class TaskTransaction:
 
     async def _settle(self, executor: _Executor, return_value: str) -> bool:
         [found] = await executor.fetch(READ_STANDING)
-        if (found["fence"] or "") != str(self._fence):
+        if (found["fence"] or "") != str(self._key.fence):
             raise TransactionError("the task ended its transaction with a COMMIT or ROLLBACK of its own")
         if all(found[name] == self._standing[name] for name in STANDING):
             return await self._record(executor, return_value)
@@ -177,7 +177,7 @@ class TaskTransaction:
 
     async def _record(self, executor: _Executor, return_value: str) -> bool:
         try:
-            return await settlements.settle_with_effects(executor, self._task_id, self._fence, return_value)
+            return await settlements.settle_with_effects(executor, self._key, return_value)
         except DBAPIError as error:
             # 22: not a valid value. 54: nested too deeply.
             if sqlstate(error)[:2] in ("22", "54") and error.orig is not None:
@@ -217,7 +217,7 @@ class TaskTransaction:
             left = max(self._deadline - time.monotonic(), 0) + IDLE_MARGIN
             try:
                 [begun] = await _Executor(connection, self._pool.database).fetch(
-                    BEGIN, str(self._fence), f"{int(left * 1000)}ms"
+                    BEGIN, str(self._key.fence), f"{int(left * 1000)}ms"
                 )
             except BaseException:
                 await self._close(connection)

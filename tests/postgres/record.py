@@ -18,7 +18,7 @@ from receiver.contract.identity import Identity
 from receiver.contract.message import Delivery
 from receiver.delivery.admission import Admitted, Threads
 from receiver.delivery.runner import Runner
-from receiver.endings.calls import Call, Claimed
+from receiver.endings.calls import Call, Claimed, ClaimKey
 from receiver.endings.outcomes import Ending, Failed, Outcome
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
@@ -31,6 +31,8 @@ from receiver.telemetry.events import Event
 WHOSE = Whose("test", "dev")
 NAMESPACE = WHOSE.namespace
 LONG = timedelta(seconds=60)
+TOKEN = UUID("7f3c5a38-9d7b-4d56-8f35-6ad2cb4f0000")
+"""Of the claims whose rows `Look.seed` writes."""
 
 
 async def noop() -> None:
@@ -104,6 +106,11 @@ class Look:
         found = await self.connection.fetchrow("SELECT * FROM task_executions WHERE task_id = $1", task_id)
         return dict(found) if found else None
 
+    async def key(self, task_id: str) -> ClaimKey:
+        """What names the claim that owns the row now."""
+        row = await self.row(task_id)
+        return ClaimKey(task_id, row["fence"], row["claim_token"])
+
     async def attempts(self, task_id: str) -> list[dict[str, Any]]:
         """The lines of attempts that did not succeed, oldest first."""
         rows = await self.connection.fetch(
@@ -153,7 +160,7 @@ class Look:
         match status:
             case "RUNNING":
                 row |= ran | {
-                    "claim_token": uuid4(),
+                    "claim_token": TOKEN,
                     "lease_owner": "somebody",
                     "lease_expires_at": now + LONG,
                 }

@@ -114,7 +114,7 @@ async def test_a_process_that_was_only_frozen_is_counted_and_changes_nothing(
     await look.expire("stalled")
     new = await other.claim("stalled")
     assert await crashes(look, "stalled") == 1
-    await leases.shorten_leases(frozen.ledger.pool, [old.pair], left=SOON)
+    await leases.shorten_leases(frozen.ledger.pool, [old.key], left=SOON)
     assert await frozen.settle(old, Succeeded("1")) == Lost()
     assert (await look.row("stalled"))["ran_on"] == "other"
     assert await other.settle(new, Succeeded("2")) == Succeeded("2")
@@ -123,9 +123,10 @@ async def test_a_process_that_was_only_frozen_is_counted_and_changes_nothing(
 async def test_a_process_that_comes_back_before_the_takeover_has_not_crashed(
     instance: Instance, look: Look
 ) -> None:
+    """It may settle what has ended. Its lease is over: no heartbeat revives it."""
     claimed = await instance.claim("back")
     await look.expire("back")
-    await leases.renew(instance.ledger.pool, [claimed.pair], lease=timedelta(seconds=60))
+    assert not await leases.renew(instance.ledger.pool, [claimed.key], lease=timedelta(seconds=60))
     assert await instance.settle(claimed, Succeeded("1")) == Succeeded("1")
     assert await crashes(look, "back") == 0
 
@@ -147,7 +148,7 @@ async def test_the_end_of_an_instance_in_order_is_a_crash_only_of_what_is_overdu
     leaving, next_ = instances("leaving"), instances("next")
     claimed = await leaving.claim("deaf", route(max_attempts=1))
     await leases.shorten_leases(
-        leaving.ledger.pool, [claimed.pair], left=SOON, overdue={claimed.pair} if overdue else ()
+        leaving.ledger.pool, [claimed.key], left=SOON, overdue={claimed.key} if overdue else ()
     )
     assert (await look.row("deaf"))["lease_owner"] == "leaving"
     await look.expire("deaf")
@@ -163,7 +164,7 @@ async def test_an_instance_says_itself_what_is_overdue_when_it_leaves(
     leaving = instances("leaving")
     leaving.heartbeat.start()
     in_time, late = await leaving.claim("in time"), await leaving.claim("late")
-    await asyncio.to_thread(leaving.heartbeat.stop, left=SOON, overdue={late.pair})
+    await asyncio.to_thread(leaving.heartbeat.stop, left=SOON, overdue={late.key})
     assert (await look.row(in_time.task_id))["ran_on"] is None
     assert (await look.row(late.task_id))["ran_on"] == "leaving"
 

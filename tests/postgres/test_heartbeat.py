@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from receiver.endings.calls import ClaimKey
 from receiver.endings.outcomes import Succeeded
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Instance, Look, call
+from tests.postgres.record import TOKEN, Instance, Look, call
 from tests.stage.proxy import Proxy
 from tests.stage.waiting import eventually
 
@@ -66,8 +67,8 @@ async def test_exactly_what_is_held_is_renewed(beating: Instance, look: Look) ->
         await look.seed(task_id, "RUNNING", fence=7)
     untouched = {task_id: await look.row(task_id) for task_id in ("not-held", "other-fence")}
     now = time.monotonic()
-    for pair in (("held", 7), ("released", 7), ("other-fence", 6)):
-        assert beating.heartbeat.hold(pair, since=now)
+    for task_id, fence in (("held", 7), ("released", 7), ("other-fence", 6)):
+        assert beating.heartbeat.hold(ClaimKey(task_id, fence, TOKEN), since=now)
     await renewed(look, "released")
     lease = beating.heartbeat.find("released")
     assert lease is not None
@@ -77,7 +78,7 @@ async def test_exactly_what_is_held_is_renewed(beating: Instance, look: Look) ->
     await renewed(look, "held", 2)
     assert await lease_of(look, "released") == after
     assert untouched == {task_id: await look.row(task_id) for task_id in untouched}
-    assert beating.heartbeat.held == [("held", 7), ("other-fence", 6)]
+    assert beating.heartbeat.held == [ClaimKey("held", 7, TOKEN), ClaimKey("other-fence", 6, TOKEN)]
 
 
 async def test_a_lease_that_is_renewed_is_never_taken_over(
@@ -161,6 +162,18 @@ async def test_one_whose_row_is_locked_by_its_own_settlement_is_not_lost(
     assert await lease_of(look, "locked") > before["locked"]
     await connection.close()
     assert free.fence == 1
+
+
+async def test_a_lease_that_has_ended_is_lost_and_never_renewed(instance: Instance, look: Look) -> None:
+    """From its end on the row is free for the next owner, although this one knows nothing of it yet."""
+    ended, kept = await instance.claim("ended"), await instance.claim("kept")
+    await look.expire("ended")
+    before = await lease_of(look, "ended")
+    connection = RecordConnection(instance.database, "test")
+    assert await instance.heartbeat._renew(connection)
+    await connection.close()
+    assert (ended.lease.expired, kept.lease.expired) == (True, False)
+    assert await lease_of(look, "ended") == before
 
 
 @pytest.mark.parametrize("how", ["stall", "refuse"])

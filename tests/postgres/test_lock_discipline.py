@@ -12,13 +12,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
+from receiver.endings.calls import ClaimKey
 from receiver.errors import DatabaseUnavailable
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.sql import claims, leases, settlements
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
-from tests.postgres.record import WHOSE, route
+from tests.postgres.record import TOKEN, WHOSE, route
 
 SECONDS = float(os.environ.get("RECEIVER_LOCKS_SECONDS", "3"))
 """At least. A minute of it once in a while: what has to meet here meets rarely."""
@@ -34,7 +35,7 @@ async def test_claims_settlements_renewals_and_hand_backs_never_deadlock(
     """Eight connections, overlapping ids in random order: no deadlock, and no error at all."""
     counts = Counter[str]()
     errors: list[DatabaseUnavailable] = []
-    fences: dict[str, int] = {}
+    keys: dict[str, ClaimKey] = {}
     goes_on = until_moved(counts, ("claim", "settle", "renew", "hand_back"), 20)
     workers = [
         _works(
@@ -43,13 +44,13 @@ async def test_claims_settlements_renewals_and_hand_backs_never_deadlock(
             goes_on,
             counts,
             errors,
-            fences,
+            keys,
         )
         for number in range(8)
     ]
     await asyncio.gather(*workers)
     assert errors == []  # a deadlock would be one of them
-    assert len(fences) == len(IDS)
+    assert len(keys) == len(IDS)
 
 
 def until_moved(counts: Counter[str], kinds: Collection[str], more_than: int) -> Callable[[], bool]:
@@ -75,12 +76,12 @@ async def _works(
     goes_on: Callable[[], bool],
     counts: Counter[str],
     errors: list[DatabaseUnavailable],
-    fences: dict[str, int],
+    keys: dict[str, ClaimKey],
 ) -> None:
     declared = route()
     while goes_on():
         ids = chance.sample(IDS, chance.randint(1, 20))
-        pairs = [(task_id, fences.get(task_id, 0)) for task_id in ids]
+        mine = [keys.get(task_id, ClaimKey(task_id, 0, TOKEN)) for task_id in ids]
         kind = chance.choice(["claim", "claim", "settle", "settle waiting", "renew", "hand_back"])
         moved: Any
         try:
@@ -101,18 +102,18 @@ async def _works(
                     found = await claims.claim(
                         connection, items, token=uuid4(), whose=WHOSE, owner="worker", lease=LEASE
                     )
-                    moved = [row for row in found.values() if row.verdict == "claimed"]
-                    for row in moved:
-                        assert row.fence > fences.get(row.task_id, 0), "a fence fell"
-                        fences[row.task_id] = row.fence
+                    moved = [row.key for row in found.values() if row.key is not None]
+                    for key in moved:
+                        assert key.task_id not in keys or key.fence > keys[key.task_id].fence, "a fence fell"
+                        keys[key.task_id] = key
                 case "settle":
-                    moved = await settlements.settle(connection, [_failed(pair) for pair in pairs])
+                    moved = await settlements.settle(connection, [_failed(key) for key in mine])
                 case "settle waiting":  # one by one, as the ledger does with what it found locked
-                    moved = await settlements.settle(connection, [_failed(pairs[0])], waiting=True)
+                    moved = await settlements.settle(connection, [_failed(mine[0])], waiting=True)
                 case "renew":
-                    moved = await leases.renew(connection, pairs, lease=LEASE)
+                    moved = await leases.renew(connection, mine, lease=LEASE)
                 case _:
-                    moved = await leases.hand_back(connection, pairs, instance="worker")
+                    moved = await leases.hand_back(connection, mine, instance="worker")
         except DatabaseUnavailable as error:
             errors.append(error)
             continue
@@ -120,5 +121,5 @@ async def _works(
     await connection.close()
 
 
-def _failed(pair: tuple[str, int]) -> SettleItem:
-    return SettleItem(*pair, final=False, ending="FAILED", error_type="E", error_message="no")
+def _failed(key: ClaimKey) -> SettleItem:
+    return SettleItem(key, final=False, ending="FAILED", error_type="E", error_message="no")

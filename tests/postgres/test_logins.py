@@ -18,6 +18,7 @@ import pytest
 from google.auth.compute_engine import _metadata
 from sqlalchemy import text
 
+from receiver.endings.calls import ClaimKey
 from receiver.enqueue import PubSubBackend
 from receiver.errors import OutOfConnections, SettingError
 from receiver.local_postgres import files
@@ -32,6 +33,7 @@ from receiver.record.task_transaction import TaskTransaction
 from receiver.record.tls import TlsFailed
 from receiver.settings import Settings
 from tests.postgres.outbox import Published, mail
+from tests.postgres.record import TOKEN
 from tests.stage import servers
 from tests.stage.metadata import Metadata, metadata
 from tests.stage.proxy import Proxy
@@ -195,7 +197,7 @@ async def test_a_task_whose_connection_is_refused_is_not_at_fault(server: Postgr
     """As when the pool is empty: the delivery gets 429, and the attempt is not counted."""
     await set_password(server, FIRST)
     pool = TaskPool(configured(url(server), DATABASE_PASSWORD=SECOND), size=1, wait=5)
-    transaction = TaskTransaction(pool, task_id="t", fence=1, deadline=time.monotonic() + 60)
+    transaction = TaskTransaction(pool, ClaimKey("t", 1, TOKEN), deadline=time.monotonic() + 60)
     with pytest.raises(OutOfConnections, match="no connection for a task: PostgreSQL refuses the login"):
         await transaction.connection()
     await pool.close()
@@ -203,7 +205,7 @@ async def test_a_task_whose_connection_is_refused_is_not_at_fault(server: Postgr
 
 async def test_a_task_that_asks_while_postgresql_is_away_is_not_at_fault() -> None:
     pool = TaskPool(configured(f"postgresql://app@127.0.0.1:{free_port()}/shop"), size=1, wait=5)
-    transaction = TaskTransaction(pool, task_id="t", fence=1, deadline=time.monotonic() + 60)
+    transaction = TaskTransaction(pool, ClaimKey("t", 1, TOKEN), deadline=time.monotonic() + 60)
     with pytest.raises(OutOfConnections, match=r"no connection for a task: .*Connect call failed"):
         await transaction.connection()
     await pool.close()

@@ -186,7 +186,7 @@ async def test_an_abandoned_one_stays_running_and_held(instance: Instance, look:
     before = await look.row("stuck")
     assert await instance.ledger.settle(claimed, Abandoned()) == Abandoned()
     assert await look.row("stuck") == before
-    assert instance.heartbeat.held == [claimed.pair]
+    assert instance.heartbeat.held == [claimed.key]
 
 
 async def test_a_result_postgresql_cannot_hold_is_a_final_failure(instance: Instance, look: Look) -> None:
@@ -374,7 +374,7 @@ async def test_a_claim_whose_reply_is_lost_is_found_by_its_token(
     claimed = await instance.claim("silent")
     assert lost.fired.is_set()
     assert (claimed.fence, claimed.attempt) == (1, 1)
-    assert claimed.pair in instance.heartbeat.held
+    assert claimed.key in instance.heartbeat.held
     assert await instance.settle(claimed, Succeeded("1")) == Succeeded("1")
     assert await look.state("silent") == ("SUCCESSFUL", True, 1, 1)
 

@@ -195,20 +195,18 @@ class Record(RuleBasedStateMachine):
     def renew(self, data: st.DataObject) -> None:
         _, claimed = data.draw(st.sampled_from(self.claims))
         model = self.models[claimed.task_id]
-        ours = model.status == "RUNNING" and model.fence == claimed.fence
-        moved = self.do(leases.renew(self.connection, [claimed.pair], lease=timedelta(seconds=60)))
-        assert moved == ({claimed.pair} if ours else set())
-        if ours:
-            model.expired = False
+        ours = model.status == "RUNNING" and model.fence == claimed.fence and not model.expired
+        moved = self.do(leases.renew(self.connection, [claimed.key], lease=timedelta(seconds=60)))
+        assert moved == ({claimed.key} if ours else set())
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         _, claimed = data.draw(st.sampled_from(self.claims))
         model = self.models[claimed.task_id]
-        overdue = [claimed.pair] if data.draw(st.booleans()) else []
+        overdue = [claimed.key] if data.draw(st.booleans()) else []
         left = timedelta(seconds=50)
-        self.do(leases.shorten_leases(self.connection, [claimed.pair], left=left, overdue=overdue))
+        self.do(leases.shorten_leases(self.connection, [claimed.key], left=left, overdue=overdue))
         if model.status == "RUNNING" and model.fence == claimed.fence and not overdue:
             model.left = True
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from receiver.endings.calls import ClaimKey
 from receiver.errors import DatabaseUnavailable, ItemRefused, ReceiverError
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
@@ -27,7 +28,7 @@ from receiver.record.sql import (
 )
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
-from tests.postgres.record import WHOSE, Look, route
+from tests.postgres.record import TOKEN, WHOSE, Look, route
 from tests.postgres.test_lock_discipline import IDS, LEASE, until_moved
 from tests.stage.waiting import eventually
 
@@ -78,7 +79,9 @@ async def test_what_waited_for_a_settlement_goes_by_its_outcome(
     """Its snapshot has the row RUNNING, its lock has it FAILED: PostgreSQL checks the constraints on the former first."""
     await look.seed("id-00", "RUNNING", attempt=1, lease_expires_at=PAST)
     await other.execute("BEGIN")
-    settled = SettleItem("id-00", 1, final=False, ending="FAILED", error_type="E", error_message="no")
+    settled = SettleItem(
+        ClaimKey("id-00", 1, TOKEN), final=False, ending="FAILED", error_type="E", error_message="no"
+    )
     assert await settlements.settle(other, [settled])
     work = _Work(database_url, 0, Counter())
     waiting = asyncio.create_task(work.do(kind, ["id-00"]))
@@ -97,7 +100,7 @@ class _Work:
     def __init__(self, url: str, number: int, counts: Counter[str]) -> None:
         self._connection = RecordConnection(Database.of(url), f"worker {number}")
         self._chance = random.Random(number)
-        self._fences: dict[str, int] = {}
+        self._keys: dict[str, ClaimKey] = {}
         self.counts = counts
         self.errors: list[ReceiverError] = []
 
@@ -117,7 +120,7 @@ class _Work:
 
     async def do(self, kind: str, ids: list[str]) -> int:
         """How many rows moved."""
-        pairs = [(task_id, self._fences.get(task_id, 0)) for task_id in ids]
+        mine = [self._keys.get(task_id, ClaimKey(task_id, 0, TOKEN)) for task_id in ids]
         connection = self._connection
         moved: Any
         match kind:
@@ -126,7 +129,7 @@ class _Work:
                     (1, 20)
                 )  # on a busy machine the short one is never settled
                 moved = [
-                    row
+                    row.key
                     for row in (
                         await claims.claim(
                             connection,
@@ -137,15 +140,15 @@ class _Work:
                             lease=lease,
                         )
                     ).values()
-                    if row.verdict == "claimed"
+                    if row.key is not None
                 ]
-                self._fences |= {row.task_id: row.fence for row in moved}
+                self._keys |= {key.task_id: key for key in moved}
             case "settle":
-                moved = await settlements.settle(connection, [self._settled(pair) for pair in pairs])
+                moved = await settlements.settle(connection, [self._settled(key) for key in mine])
             case "renew":
-                moved = await leases.renew(connection, pairs, lease=LEASE)
+                moved = await leases.renew(connection, mine, lease=LEASE)
             case "hand_back":
-                moved = await leases.hand_back(connection, pairs, instance="worker")
+                moved = await leases.hand_back(connection, mine, instance="worker")
             case "sweep" | "patrol":
                 moved = await self._swept(kind, ids)
             case "replay":
@@ -189,10 +192,10 @@ class _Work:
             await sweeping.postpone(self._connection, taken.rows, pause=NOW)
         return taken.rows
 
-    def _settled(self, pair: tuple[str, int]) -> SettleItem:
+    def _settled(self, key: ClaimKey) -> SettleItem:
         if self._chance.random() < 0.4:
-            return SettleItem(*pair, return_value="1")
-        return SettleItem(*pair, final=False, ending="FAILED", error_type="E", error_message="no")
+            return SettleItem(key, return_value="1")
+        return SettleItem(key, final=False, ending="FAILED", error_type="E", error_message="no")
 
 
 def _items(ids: list[str]) -> list[ClaimItem]:

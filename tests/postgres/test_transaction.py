@@ -142,7 +142,7 @@ async def test_effects_of_a_stale_owner_roll_back(instances: Instances, look: Lo
 async def test_effects_of_one_that_was_handed_back_roll_back(instance: Instance, look: Look) -> None:
     async def work(ctx: TaskContext) -> None:
         await insert(ctx)
-        await leases.hand_back(instance.ledger.pool, [("back", 1)], instance="x")
+        await leases.hand_back(instance.ledger.pool, [await look.key("back")], instance="x")
 
     assert await instance.run("back", work) == Lost()
     assert await written(look) == []
@@ -373,7 +373,7 @@ async def test_a_task_outlives_a_renewal_whatever_the_databases_own_isolation_is
 
     async def work(ctx: TaskContext) -> None:
         await insert(ctx)
-        await leases.renew(other, [("snapshot", 1)], lease=LONG)
+        await leases.renew(other, [await look.key("snapshot")], lease=LONG)
 
     name = await look.value("SELECT current_database()")
     await look.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
@@ -817,7 +817,9 @@ async def test_a_row_of_the_applications_that_refers_to_the_execution_holds_noth
     async def work(ctx: TaskContext) -> int:
         connection = await ctx.connection()
         await connection.execute(text("INSERT INTO notes VALUES (:id)"), {"id": ctx.task_id})
-        renewed = await leases.renew(instance.ledger.pool, [(ctx.task_id, 1)], lease=timedelta(minutes=1))
+        renewed = await leases.renew(
+            instance.ledger.pool, [await look.key(ctx.task_id)], lease=timedelta(minutes=1)
+        )
         return len(renewed)
 
     try:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from receiver.endings.calls import ClaimKey
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.record.sql.crashes import COUNTED, CRASHED, SUSPECT, died
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
 
@@ -50,13 +51,13 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
 class ClaimRow(msgspec.Struct, frozen=True, gc=False):
     """What a claim found.
 
-    `verdict`: claimed, done, busy, not_due, exhausted, foreign, suspect, or locked (free, but its row is locked).
+    `verdict`: claimed, done, busy, not_due, exhausted, foreign, suspect, or locked (free, but its row is locked). `key`: claimed.
     """
 
     task_id: str
     verdict: str
-    fence: int
-    attempt: int
+    key: ClaimKey | None = None
+    attempt: int = 0
 
 
 CLAIM: Final = f"""
@@ -163,9 +164,7 @@ async def claim(
         whose.environment,
         _limit(suspects=suspects),
     )
-    claimed = {
-        row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows
-    }
+    claimed = _claimed(rows, token)
     others = [item for item in items if item.task_id not in claimed]
     if not others:
         return claimed
@@ -216,7 +215,7 @@ async def _verdicts(
         _limit(suspects=suspects),
         owner,
     )
-    return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"], 0, 0) for row in rows}
+    return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"]) for row in rows}
 
 
 FIND_CLAIMED = """
@@ -229,7 +228,15 @@ JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $2 AND e.sta
 async def find_claimed(executor: Executor, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
     """After a claim's answer was lost: the items that it claimed, by its token."""
     rows = await executor.fetch(FIND_CLAIMED, [item.task_id for item in items], token)
-    return {row["task_id"]: ClaimRow(row["task_id"], "claimed", row["fence"], row["attempt"]) for row in rows}
+    return _claimed(rows, token)
+
+
+def _claimed(rows: Sequence[Mapping[str, Any]], token: UUID) -> dict[str, ClaimRow]:
+    keys = [ClaimKey(row["task_id"], row["fence"], token) for row in rows]
+    return {
+        key.task_id: ClaimRow(key.task_id, "claimed", key, row["attempt"])
+        for key, row in zip(keys, rows, strict=True)
+    }
 
 
 IS_DONE = """

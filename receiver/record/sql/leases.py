@@ -2,55 +2,63 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from receiver.endings.calls import ClaimKey
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
+    from typing import Any
+    from uuid import UUID
 
     from receiver.record.database import Executor
 
+OWNED: Final = (
+    "e.task_id = i.task_id AND e.fence = i.fence AND e.claim_token = i.token AND e.status = 'RUNNING'"
+)
+"""SQL: the row `e` still belongs to the claim that `i` names."""
 
-HAND_BACK = """
-WITH input AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::bigint[]) AS i(task_id, fence)),
+_LIVE: Final = "e.lease_expires_at > clock_timestamp()"
+
+HAND_BACK = f"""
+WITH input AS MATERIALIZED (SELECT * FROM unnest($1::text[], $2::bigint[], $3::uuid[]) AS i(task_id, fence, token)),
 held AS (
-    SELECT e.task_id, e.fence, e.attempt, e.started_at
+    SELECT i.*, e.attempt, e.started_at
     FROM input i
-    JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
+    JOIN task_executions e ON {OWNED}
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e
 ),
 ended AS (
     INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, instance, error_message)
-    SELECT task_id, fence, attempt, started_at, clock_timestamp(), 'HANDED_BACK', $3, $4 FROM held
+    SELECT task_id, fence, attempt, started_at, clock_timestamp(), 'HANDED_BACK', $4, $5 FROM held
 )
 UPDATE task_executions e
 SET status = 'READY', attempt = h.attempt - 1, started_at = NULL,
     claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
 FROM held h
 WHERE e.task_id = h.task_id
-RETURNING e.task_id, e.fence
-"""
+RETURNING h.task_id, h.fence, h.token
+"""  # noqa: S608 - expressions of our own
 
 
 async def hand_back(
-    executor: Executor, pairs: Sequence[tuple[str, int]], *, instance: str, why: str | None = None
-) -> set[tuple[str, int]]:
+    executor: Executor, keys: Sequence[ClaimKey], *, instance: str, why: str | None = None
+) -> set[ClaimKey]:
     """RUNNING → READY: the attempt is not counted, the fence stays. Only for code that has stopped and was rolled back.
 
     Args:
         why: for the history; None: the instance stops, or the claim was answered too late.
     """
-    ids, fences = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    rows = await executor.fetch(HAND_BACK, ids, fences, instance, why)
-    return {(row["task_id"], row["fence"]) for row in rows}
+    return moved(await executor.fetch(HAND_BACK, *columns(keys), instance, why))
 
 
 _EXTEND = """
 WITH held AS (
     SELECT i.*
     FROM {input}
-    JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND e.status = 'RUNNING'
+    JOIN task_executions e ON {guard}
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )
@@ -58,45 +66,63 @@ UPDATE task_executions e
 SET {change}
 FROM held h
 WHERE e.task_id = h.task_id
-RETURNING e.task_id, e.fence
+RETURNING h.task_id, h.fence, h.token
 """
 
 RENEW = _EXTEND.format(
-    input="unnest($1::text[], $2::bigint[]) AS i(task_id, fence)",
-    change="lease_expires_at = clock_timestamp() + $3::interval",
+    input="unnest($1::text[], $2::bigint[], $3::uuid[]) AS i(task_id, fence, token)",
+    guard=f"{OWNED} AND {_LIVE}",
+    change="lease_expires_at = clock_timestamp() + $4::interval",
 )
 SHORTEN_LEASES = _EXTEND.format(
-    input="unnest($1::text[], $2::bigint[], $4::bool[]) AS i(task_id, fence, overdue)",
-    change="""lease_expires_at = least(e.lease_expires_at, clock_timestamp() + $3::interval),
+    input="unnest($1::text[], $2::bigint[], $3::uuid[], $5::bool[]) AS i(task_id, fence, token, overdue)",
+    guard=OWNED,
+    change="""lease_expires_at = least(e.lease_expires_at, clock_timestamp() + $4::interval),
     ran_on = CASE WHEN h.overdue THEN e.ran_on END""",
 )
 # Without `ran_on` the takeover is no crash: a deploy makes no suspects. Code that should have ended by itself has killed its process.
 
 
-async def renew(
-    executor: Executor, pairs: Sequence[tuple[str, int]], *, lease: timedelta
-) -> set[tuple[str, int]]:
-    """RUNNING stays RUNNING, its lease starts anew. A row that its own settlement locks is skipped."""
-    rows = await executor.fetch(RENEW, [pair[0] for pair in pairs], [pair[1] for pair in pairs], lease)
-    return {(row["task_id"], row["fence"]) for row in rows}
+async def renew(executor: Executor, keys: Sequence[ClaimKey], *, lease: timedelta) -> set[ClaimKey]:
+    """RUNNING stays RUNNING, its lease starts anew. A row that its own settlement locks is skipped.
+
+    A lease that has ended is not renewed: whatever was promised to the next owner holds from its end on.
+    """
+    return moved(await executor.fetch(RENEW, *columns(keys), lease))
+
+
+FIND_LIVE = f"""
+SELECT i.task_id, i.fence, i.token
+FROM unnest($1::text[], $2::bigint[], $3::uuid[]) AS i(task_id, fence, token)
+JOIN task_executions e ON {OWNED} AND {_LIVE}
+"""  # noqa: S608 - expressions of our own
+
+
+async def find_live(executor: Executor, keys: Sequence[ClaimKey]) -> set[ClaimKey]:
+    """Those of these claims that still own their row, and whose lease has not ended."""
+    return moved(await executor.fetch(FIND_LIVE, *columns(keys)))
 
 
 async def shorten_leases(
     executor: Executor,
-    pairs: Sequence[tuple[str, int]],
+    keys: Sequence[ClaimKey],
     *,
     left: timedelta,
-    overdue: Collection[tuple[str, int]] = (),
+    overdue: Collection[ClaimKey] = (),
 ) -> None:
     """RUNNING stays RUNNING, for no longer than `left`: the owner exits, and only that ends its code.
 
     Args:
-        overdue: those of the pairs that are past their deadline: the exit counts as their crash.
+        overdue: those of the claims that are past their deadline: the exit counts as their crash.
     """
-    await executor.fetch(
-        SHORTEN_LEASES,
-        [pair[0] for pair in pairs],
-        [pair[1] for pair in pairs],
-        left,
-        [pair in overdue for pair in pairs],
-    )
+    await executor.fetch(SHORTEN_LEASES, *columns(keys), left, [key in overdue for key in keys])
+
+
+def columns(keys: Sequence[ClaimKey]) -> tuple[list[str], list[int], list[UUID]]:
+    """The ids, fences and tokens, as arguments of a statement."""
+    return [key.task_id for key in keys], [key.fence for key in keys], [key.token for key in keys]
+
+
+def moved(rows: Sequence[Mapping[str, Any]]) -> set[ClaimKey]:
+    """The claims that a statement returns."""
+    return {ClaimKey(row["task_id"], row["fence"], row["token"]) for row in rows}

@@ -34,19 +34,17 @@ async def test_a_late_settlement_and_a_late_heartbeat_move_nothing(database_url:
         assert (new.fence, new.attempt) == (2, 1)
         before = await row_of(record, "contested"), await record.attempts("contested")
 
-        first.heartbeat.hold(old.pair, since=time.monotonic())
+        first.heartbeat.hold(old.key, since=time.monotonic())
         for late in (Succeeded("1"), failure(), Skipped("SWITCH"), HandedBack()):
             settled = await first.settle(old, late)
             assert settled == (late if isinstance(late, HandedBack) else Lost())
-        transaction = TaskTransaction(
-            first.pool, task_id="contested", fence=old.fence, deadline=time.monotonic() + 60
-        )
+        transaction = TaskTransaction(first.pool, old.key, deadline=time.monotonic() + 60)
         connection = await transaction.connection()
         await connection.execute(text("INSERT INTO effects VALUES ('contested')"))
         assert await first.settle(old, Succeeded("1", transaction)) == Lost()
-        assert await leases.renew(first.ledger.pool, [old.pair], lease=left) == set()
-        await leases.shorten_leases(first.ledger.pool, [old.pair], left=left)
-        assert await leases.hand_back(first.ledger.pool, [old.pair], instance="first") == set()
+        assert await leases.renew(first.ledger.pool, [old.key], lease=left) == set()
+        await leases.shorten_leases(first.ledger.pool, [old.key], left=left)
+        assert await leases.hand_back(first.ledger.pool, [old.key], instance="first") == set()
 
         assert before == (await row_of(record, "contested"), await record.attempts("contested"))
         assert [line["ending"] for line in before[1]] == ["HANDED_BACK"]

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from msgspec.structs import replace
@@ -53,9 +54,12 @@ class Released:
     def give_back(self) -> None: ...
 
 
+TOKEN = uuid4()
+
+
 def claimed(*, attempt: int = 1, **route: Any) -> Claimed:
     call = Call(delivery(), TaskRoute(pay, **route), 1000.0, ["4111"], {"pin": "0000"})
-    return Claimed(call, fence=7, attempt=attempt, lease=Released())
+    return Claimed(call, fence=7, token=TOKEN, attempt=attempt, lease=Released())
 
 
 def test_a_deadline_counts_from_the_arrival_of_the_request() -> None:
@@ -63,10 +67,10 @@ def test_a_deadline_counts_from_the_arrival_of_the_request() -> None:
     assert claimed(ack_deadline=100).call.deadline == 1090.0
 
 
-def test_a_claim_is_named_by_task_id_and_fence() -> None:
+def test_a_claim_is_named_by_task_id_fence_and_token() -> None:
     claim = claimed()
     assert claim.task_id == "pay-1"
-    assert claim.pair == ("pay-1", 7)
+    assert claim.key == ("pay-1", 7, TOKEN)
 
 
 def test_a_failure_before_the_last_attempt_is_not_final() -> None:
@@ -108,7 +112,7 @@ def test_arguments_that_lead_back_to_their_call_are_collected() -> None:
     def circle() -> weakref.ref[Mark]:
         data: dict[str, Any] = {"mark": Mark()}
         call = Call(replace(delivery(), arguments=([data], {})), TaskRoute(pay), 1000.0, [data], {})
-        data["claim"] = Claimed(call, fence=1, attempt=1, lease=Released())
+        data["claim"] = Claimed(call, fence=1, token=TOKEN, attempt=1, lease=Released())
         return weakref.ref(data["mark"])
 
     mark = circle()
