@@ -22,7 +22,7 @@ from receiver.google.pubsub import batches
 from receiver.record import schema_check
 from receiver.record.connections import RecordPool
 from receiver.record.deadlines import Deadline
-from receiver.record.group_commit import GroupCommit
+from receiver.record.group_commit import Aside, GroupCommit
 from receiver.record.sql import outbox
 from receiver.record.sql.outbox import OutboxRow
 from receiver.record.sqlstates import ConnectionFailed
@@ -81,7 +81,7 @@ class Outbox:
         self._ours = ours
         self._patience = patience
         self._deadline = Deadline(patience)
-        self._inserts = GroupCommit(self._write, orphaned=None, wait=wait)
+        self._inserts = GroupCommit(self._write, orphaned=None, wait=wait, aside=Aside(1))
         self._publications = Publications(self.pool, publisher, breaker, emit)
         self._ending: AsyncGenerator[None, None] | None = None
 

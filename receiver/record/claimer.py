@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from receiver.record.connections import RecordPool
+    from receiver.record.group_commit import Aside
     from receiver.record.heartbeat import Heartbeat, Lease
     from receiver.record.whose import Whose
 
@@ -61,6 +62,7 @@ class Claimer:
         instance: its name, as the owner of leases.
         lease: how long a claim lasts without a renewal.
         wait: seconds that a claim may wait for its turn.
+        aside: where claims are written alone.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Claimer:
         pool: RecordPool,
         heartbeat: Heartbeat,
         *,
+        aside: Aside,
         whose: Whose,
         instance: str,
         lease: timedelta,
@@ -80,9 +83,9 @@ class Claimer:
         self._instance = instance
         self._lease = lease
         self._emit = emit
-        self._claims = GroupCommit(self._write, orphaned=self._orphaned, wait=wait)
+        self._claims = GroupCommit(self._write, orphaned=self._orphaned, wait=wait, aside=aside)
         suspects = partial(self._write, suspects=True)
-        self._suspects = GroupCommit(suspects, orphaned=self._orphaned, wait=wait)
+        self._suspects = GroupCommit(suspects, orphaned=self._orphaned, wait=wait, aside=aside)
         self._suspect_place = asyncio.Semaphore(1)
         self._suspect_wait = Deadline(min(wait, SUSPECT_WAIT))
         self._lost = LostClaims(pool, instance=instance, lease=lease, emit=emit)

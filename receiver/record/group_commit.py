@@ -7,7 +7,8 @@ receiver on a small database; shared by eighty requests they cost little.
 Invariants:
 
 - Every item gets exactly one result or error, its own. It waits at most `wait` seconds for its turn.
-- A bad or locked item fails alone. The next batch is sent while we look for it.
+- An item that fails a batch fails alone: its values are refused, its row is locked, or a trigger of the application is slow or
+  raises. The next batch is sent while we look for it. Once it has failed alone it joins no batch again.
 - A request cancelled before its batch leaves nothing. When it is cancelled later, its result goes to `orphaned`.
 """
 
@@ -15,13 +16,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from receiver.errors import ItemRefused, OutOfConnections
-from receiver.record.sqlstates import LockedOut, TransientConflict
+from receiver.errors import OutOfConnections
+from receiver.record.sqlstates import LockedOut, TransientConflict, is_of_some_row
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 
 MAX_ITEMS = 256
 """Items of one batch at most: three times the default concurrency, and too few to delay a heartbeat."""
@@ -31,6 +33,9 @@ MAX_BATCH_BYTES = 1024 * 1024
 
 REPEATS = 3
 """How often a batch is tried that PostgreSQL rolled back because of another transaction (SQLSTATE 40)."""
+
+KNOWN = 1000
+"""Items that are remembered because they have failed alone; a redelivery of one must not fail another batch."""
 
 NO_TURN = "the database did not take the item in time"
 
@@ -62,13 +67,45 @@ class _Waiting(Generic[I, R]):
         self.until = until
 
 
-class GroupCommit(Generic[I, R]):
-    """Batches items into calls of `write`: one batch at a time, and beside it one single item.
+class Aside:
+    """Where items are written alone, beside the batches: `lanes` at once. Those that have failed alone before use one lane only.
 
-    A single item is one that is too large for a batch, or one of a batch that was refused.
+    The group commits of one pool share it, so that slow items leave connections for the batches.
+    """
+
+    def __init__(self, lanes: int) -> None:
+        self._lanes = asyncio.Semaphore(lanes)
+        self._one = asyncio.Lock()
+        self._known: dict[str, None] = {}
+
+    def knows(self, task_id: str) -> bool:
+        """Whether this item has failed alone."""
+        return task_id in self._known
+
+    def remember(self, task_id: str) -> None:
+        """This item has failed alone. The oldest is forgotten for it."""
+        self._known[task_id] = None
+        if len(self._known) > KNOWN:
+            del self._known[next(iter(self._known))]
+
+    @asynccontextmanager
+    async def turn(self, task_id: str) -> AsyncIterator[None]:
+        """The turn of this item, for the time of the block."""
+        async with AsyncExitStack() as stack:
+            if self.knows(task_id):
+                await stack.enter_async_context(self._one)
+            await stack.enter_async_context(self._lanes)
+            yield
+
+
+class GroupCommit(Generic[I, R]):
+    """Batches items into calls of `write`: one batch at a time, and beside it single items.
+
+    A single item is one that is too large for a batch, one of a batch that failed because of some item, or one that failed alone.
 
     Args:
         write: writes a batch, in the given order, and returns one result for each item. It raises for the whole batch.
+        aside: where single items are written.
         orphaned: gets an item and its result when the item's request was cancelled.
         wait: seconds that an item may wait for its turn, also after a first try in a batch.
     """
@@ -79,15 +116,16 @@ class GroupCommit(Generic[I, R]):
         *,
         orphaned: Callable[[I, R], Coroutine[Any, Any, None]] | None,
         wait: float,
+        aside: Aside,
     ) -> None:
         self._write = write
+        self._alone = aside
         self._orphaned = orphaned
         self._wait = wait
         self._queue: deque[_Waiting[I, R]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._flusher: asyncio.Task[None] | None = None
         self._aside: set[asyncio.Task[None]] = set()
-        self._apart = asyncio.Lock()
 
     async def submit(self, item: I) -> R:
         """The item's result, once its batch is committed.
@@ -138,19 +176,19 @@ class GroupCommit(Generic[I, R]):
             self._flusher = None
 
     def _take(self) -> list[_Waiting[I, R]]:
-        """The next batch, in the order in which rows are locked. Items that are too large go beside it."""
+        """The next batch, in the order in which rows are locked. Items that are too large, or have failed alone, go beside it."""
         batch: list[_Waiting[I, R]] = []
         size = 0
         while self._queue and len(batch) < MAX_ITEMS:
             waiting = self._queue[0]
-            is_large = waiting.item.size > MAX_BATCH_BYTES
-            if not is_large and size + waiting.item.size > MAX_BATCH_BYTES:
+            is_single = waiting.item.size > MAX_BATCH_BYTES or self._alone.knows(waiting.item.task_id)
+            if not is_single and size + waiting.item.size > MAX_BATCH_BYTES:
                 break
             self._queue.popleft()
             if waiting.future.done():  # its request has gone
                 continue
-            if is_large:
-                self._beside(self._one_by_one([waiting]), "large")
+            if is_single:
+                self._beside(self._write_alone(waiting), "single item")
             else:
                 batch.append(waiting)
                 size += waiting.item.size
@@ -161,14 +199,14 @@ class GroupCommit(Generic[I, R]):
             return
         try:
             results = await self._written([waiting.item for waiting in batch])
-        except (ItemRefused, TransientConflict) as error:
-            if len(batch) == 1:
-                _fail(batch, error)
-                del batch  # as in `submit`
-            else:
-                self._beside(self._one_by_one(batch), "one by one")
         except Exception as error:  # noqa: BLE001 - each waiting request must get an answer, whatever the error is
-            _fail(batch, error)
+            if not is_of_some_row(error):
+                _fail(batch, error)
+            elif len(batch) == 1:
+                self._alone.remember(batch[0].item.task_id)
+                _fail(batch, error)
+            else:
+                self._take_apart(batch)
             del batch  # as in `submit`
         else:
             for waiting, result in zip(batch, results, strict=True):
@@ -177,17 +215,21 @@ class GroupCommit(Generic[I, R]):
                 else:
                     self._orphan(waiting.item, result)
 
-    async def _one_by_one(self, batch: list[_Waiting[I, R]]) -> None:
-        """Writes large items, or those of a refused batch, one at a time. An item that waits too long is refused."""
+    def _take_apart(self, batch: list[_Waiting[I, R]]) -> None:
+        """Writes the items of a failed batch alone. The batch may have used up their time: each may wait once more."""
+        until = asyncio.get_running_loop().time() + self._wait
+        for waiting in batch:
+            waiting.until = until
+            self._beside(self._write_alone(waiting), "item of a failed batch")
+
+    async def _write_alone(self, waiting: _Waiting[I, R]) -> None:
+        """Writes one item in its turn, and refuses it when it waits too long for that."""
         loop = asyncio.get_running_loop()
-        late = OutOfConnections(NO_TURN)
-        _fail([waiting for waiting in batch if waiting.until <= loop.time()], late)
-        timers = [loop.call_at(waiting.until, _fail, [waiting], late) for waiting in batch]
-        async with self._apart:
-            for waiting, timer in zip(batch, timers, strict=True):
-                timer.cancel()
-                if not waiting.future.done():
-                    await self._commit([waiting])
+        timer = loop.call_at(waiting.until, _fail, [waiting], OutOfConnections(NO_TURN))
+        async with self._alone.turn(waiting.item.task_id):
+            timer.cancel()
+            if not waiting.future.done():
+                await self._commit([waiting])
 
     def _orphan(self, item: I, result: R) -> None:
         """Hands over a result whose request was cancelled."""

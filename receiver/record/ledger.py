@@ -35,6 +35,7 @@ from receiver.endings.outcomes import (
 from receiver.errors import DatabaseUnavailable, ItemRefused
 from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordPool
+from receiver.record.group_commit import Aside
 from receiver.record.settler import Settler
 from receiver.record.sql import leases, settlements
 from receiver.record.sql.settlements import SettleItem
@@ -47,8 +48,11 @@ if TYPE_CHECKING:
     from receiver.record.whose import Whose
 
 LEDGER_CONNECTIONS = 4
-"""One for the batch of claims, one for the batch of settlements, one that may wait for a locked row, one for what is rare or
-too large for a batch. Each is opened at first use, so that mostly two are open."""
+"""One for the batch of claims, one for the batch of settlements, `LANES` for what is written alone. What is rare, and takes
+milliseconds, finds one free between two batches. Each is opened at first use, so that mostly two are open."""
+
+LANES = 2
+"""Items that are written alone at once: an item that an application's trigger keeps for seconds leaves the other lane free."""
 
 INSIST = 10.0
 """Seconds that a settlement is tried at least, even when its request can no longer be answered: a restart takes some."""
@@ -81,10 +85,12 @@ class Ledger:
         self._emit = emit
         wait = settings.wait.total_seconds()
         self.pool = RecordPool(database, size=LEDGER_CONNECTIONS, application="receiver ledger", wait=wait)
-        self._settler = Settler(self.pool)
+        aside = Aside(LANES)
+        self._settler = Settler(self.pool, aside)
         self._claimer = Claimer(
             self.pool,
             heartbeat,
+            aside=aside,
             whose=settings.whose,
             instance=settings.instance,
             lease=settings.lease,

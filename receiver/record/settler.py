@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from receiver.record.connections import RecordPool
+    from receiver.record.group_commit import Aside
     from receiver.record.sql.settlements import SettleItem
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.6
@@ -41,16 +42,14 @@ class _Fate(Enum):
     """The execution has another owner, or another end."""
     LOCKED = auto()
     """Another transaction locks the row; it is still ours."""
-    TABLE_LOCKED = auto()
-    """Another transaction locks the table; we waited for `lock_timeout`."""
 
 
 class Settler:
     """Writes how executions ended."""
 
-    def __init__(self, pool: RecordPool) -> None:
+    def __init__(self, pool: RecordPool, aside: Aside) -> None:
         self._pool = pool
-        self._group = GroupCommit(self._write, orphaned=None, wait=2 * CALL_DEADLINE)
+        self._group = GroupCommit(self._write, orphaned=None, wait=2 * CALL_DEADLINE, aside=aside)
         self._waiting = asyncio.Semaphore(1)
 
     async def settle(self, item: SettleItem, *, until: float) -> bool:
@@ -71,9 +70,7 @@ class Settler:
                     fate = await self._wait_for(item)
                 if fate in (_Fate.MOVED, _Fate.LOST):
                     return fate is _Fate.MOVED
-                trouble: DatabaseUnavailable = LockedOut(
-                    "another transaction keeps the row or the table locked"
-                )
+                trouble: DatabaseUnavailable = LockedOut("another transaction keeps the row locked")
             except DatabaseUnavailable as error:
                 trouble = error
             if time.monotonic() + pause > until:
@@ -86,11 +83,8 @@ class Settler:
         await self._group.close()
 
     async def _write(self, items: Sequence[SettleItem]) -> list[_Fate]:
-        """One try for a batch. A locked table is no reason to try the items one by one."""
-        try:
-            moved = await settlements.settle(self._pool, items)
-        except LockedOut:
-            return [_Fate.TABLE_LOCKED] * len(items)
+        """One try for a batch."""
+        moved = await settlements.settle(self._pool, items)
         missing = [item.key for item in items if item.key not in moved]
         status = await settlements.find_status(self._pool, missing) if missing else {}
         return [_Fate.MOVED if item.key in moved else _fate(item, status.get(item.key)) for item in items]

@@ -119,6 +119,15 @@ def is_login_refused(error: asyncpg.PostgresError) -> bool:
     return state.startswith("28") or (state.startswith("08") and "authentication failed" in str(error))
 
 
+def is_of_some_row(error: Exception) -> bool:
+    """Whether a statement for many rows failed because of one of them, so that the others may get through alone.
+
+    Not when the database is in trouble. What is no error of ours to sort may come from the application's triggers.
+    """
+    sorted_so = (ItemRefused, TransientConflict, StatementCancelled, RaisedByTrigger)
+    return isinstance(error, (*sorted_so, asyncpg.PostgresError))
+
+
 def ends_connection(error: asyncpg.PostgresError) -> bool:
     """Whether the connection is not to be used again after this error."""
     state = sqlstate(error)

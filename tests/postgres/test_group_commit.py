@@ -7,11 +7,12 @@ import gc
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
+import asyncpg
 import pytest
 
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
-from receiver.record.group_commit import MAX_BATCH_BYTES, MAX_ITEMS, REPEATS, GroupCommit
-from receiver.record.sqlstates import LockedOut, TransientConflict
+from receiver.record.group_commit import KNOWN, MAX_BATCH_BYTES, MAX_ITEMS, REPEATS, Aside, GroupCommit
+from receiver.record.sqlstates import LockedOut, RaisedByTrigger, StatementCancelled, TransientConflict
 from tests.stage.waiting import eventually
 
 
@@ -30,7 +31,7 @@ class Writer:
         self.batches: list[list[str]] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self.refused: set[str] = set()
+        self.refused: dict[str, Exception] = {}
         self.errors: list[Exception] = []
         self.locked: set[str] = set()
         self.waiting: dict[str, asyncio.Event] = {}
@@ -39,7 +40,7 @@ class Writer:
 
     async def write(self, items: Sequence[Thing]) -> list[str]:
         """Its result for each item is the item's name in capitals."""
-        assert self.at_once < 2, "one batch at a time, and one item of a refused one beside it"
+        assert self.at_once < 3, "one batch at a time, and two single items beside it"
         self.at_once += 1
         try:
             self.batches.append([item.task_id for item in items])
@@ -52,7 +53,7 @@ class Writer:
                 if item.task_id in self.waiting and not self.waiting[item.task_id].is_set():
                     raise LockedOut("55P03")
                 if item.task_id in self.refused:
-                    raise ItemRefused("22003", "no")
+                    raise self.refused[item.task_id]
                 if item.task_id in self.locked:
                     raise TransientConflict("55P03")
             return [item.task_id.upper() for item in items]
@@ -73,7 +74,7 @@ async def writer() -> Writer:
 
 @pytest.fixture
 async def group(writer: Writer) -> AsyncIterator[GroupCommit[Thing, str]]:
-    made = GroupCommit(writer.write, orphaned=writer.orphaned, wait=5)
+    made = GroupCommit(writer.write, orphaned=writer.orphaned, wait=5, aside=Aside(2))
     yield made
     writer.gate.set()
     await made.close()
@@ -135,8 +136,9 @@ async def test_a_batch_is_bounded_in_items_and_bytes(writer: Writer, group: Grou
     assert [len(batch) for batch in writer.batches] == [1, MAX_ITEMS, 6, 2]
 
 
-async def test_a_large_item_goes_alone_and_keeps_nobody_waiting(writer: Writer, group: Group) -> None:
-    """One at a time, beside the batches: megabytes are a matter of tenths of a second, a batch of milliseconds."""
+async def test_a_large_item_goes_alone_and_keeps_nobody_waiting(writer: Writer) -> None:
+    """Beside the batches: megabytes are a matter of tenths of a second, a batch of milliseconds."""
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=5, aside=Aside(1))
     writer.waiting = {"large": asyncio.Event(), "larger": asyncio.Event()}
     first = await under_way(writer, group)
     large = [
@@ -155,7 +157,7 @@ async def test_a_large_item_goes_alone_and_keeps_nobody_waiting(writer: Writer, 
 
 
 async def test_a_large_item_that_waits_too_long_for_its_turn_is_refused(writer: Writer) -> None:
-    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.1)
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.1, aside=Aside(1))
     writer.waiting = {"large": asyncio.Event()}
     large = asyncio.create_task(group.submit(Thing("large", 2 * MAX_BATCH_BYTES)))
     await eventually(lambda: writer.batches)
@@ -189,16 +191,65 @@ async def test_an_error_leaves_nothing_to_the_collector(
         gc.enable()
 
 
-async def test_an_item_that_is_refused_fails_alone(writer: Writer, group: Group) -> None:
-    writer.refused = {"bad"}
+REFUSALS = [
+    ItemRefused("22003", "no"),
+    StatementCancelled("57014"),
+    RaisedByTrigger("P0001"),
+    asyncpg.FeatureNotSupportedError("0A000"),
+]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+async def test_an_item_that_is_refused_fails_alone(writer: Writer, group: Group, error: Exception) -> None:
+    writer.refused = {"bad": error}
     first = await under_way(writer, group)
     rest = submit_all(group, "a", "bad", "c")
     await asyncio.sleep(0)
     writer.gate.set()
     results = await asyncio.gather(first, *rest, return_exceptions=True)
-    assert isinstance(results.pop(2), ItemRefused)
+    assert results.pop(2) is error
     assert results == ["FIRST", "A", "C"]
     assert writer.batches[1:] == [["a", "bad", "c"], ["a"], ["bad"], ["c"]]
+
+
+async def test_an_item_that_failed_alone_joins_no_batch_again(writer: Writer, group: Group) -> None:
+    """Its redelivery is written beside its neighbours."""
+    writer.refused = {"bad": RaisedByTrigger("P0001")}
+    with pytest.raises(RaisedByTrigger):
+        await group.submit(Thing("bad"))
+    first = await under_way(writer, group)
+    rest = submit_all(group, "a", "bad", "c")
+    await asyncio.sleep(0)
+    writer.gate.set()
+    results = await asyncio.gather(first, *rest, return_exceptions=True)
+    assert [type(result) for result in results] == [str, str, RaisedByTrigger, str]
+    assert [batch for batch in writer.batches if "bad" in batch] == [["bad"], ["bad"]]
+
+
+async def test_items_that_failed_alone_use_one_lane(writer: Writer, group: Group) -> None:
+    """However many there are, and however long each takes: the other lane is for those that are innocent."""
+    slow = [f"slow {number}" for number in range(5)]
+    writer.refused = {name: StatementCancelled("57014") for name in slow}
+    await asyncio.gather(*submit_all(group, *slow), return_exceptions=True)
+    writer.refused, writer.waiting = {}, {name: asyncio.Event() for name in slow}
+    under_way = submit_all(group, *slow)
+    writer.refused = {"new": RaisedByTrigger("P0001")}
+    async with asyncio.timeout(2):
+        results = await asyncio.gather(*submit_all(group, "a", "new", "z"), return_exceptions=True)
+    assert [type(result) for result in results] == [str, RaisedByTrigger, str]
+    assert writer.at_once == 1
+    for each in writer.waiting.values():
+        each.set()
+    assert await asyncio.gather(*under_way) == [name.upper() for name in slow]
+
+
+async def test_a_bounded_number_is_remembered() -> None:
+    aside = Aside(1)
+    for number in range(KNOWN + 1):
+        aside.remember(f"item {number}")
+    assert not aside.knows("item 0")
+    assert aside.knows("item 1")
+    assert aside.knows(f"item {KNOWN}")
 
 
 async def test_an_item_whose_row_stays_locked_fails_alone(writer: Writer, group: Group) -> None:
@@ -231,7 +282,7 @@ async def test_a_database_that_is_down_fails_all_of_the_batch_and_none_after(
 
 async def test_who_waits_too_long_for_a_batch_is_refused(writer: Writer) -> None:
     """Nothing was done for it; the batch before it is not disturbed."""
-    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.05)
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.05, aside=Aside(2))
     first = await under_way(writer, group)
     with pytest.raises(OutOfConnections):
         await group.submit(Thing("late"))
@@ -244,7 +295,7 @@ async def test_who_waits_too_long_for_a_batch_is_refused(writer: Writer) -> None
 
 async def test_who_waits_too_long_behind_a_locked_one_of_its_batch_is_refused(writer: Writer) -> None:
     """Somebody locks the table: each waits for it alone, and those whose turn has not come for no longer than they may."""
-    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.5)
+    group: Group = GroupCommit(writer.write, orphaned=writer.orphaned, wait=0.5, aside=Aside(1))
     writer.waiting = {"a": asyncio.Event()}
     first = await under_way(writer, group)
     a, b, c = submit_all(group, "a", "b", "c")
@@ -306,7 +357,7 @@ async def test_who_goes_in_the_moment_its_result_comes_leaves_an_orphan(writer: 
         asyncio.get_running_loop().call_soon(requests[0].cancel)
         return [item.task_id.upper() for item in items]
 
-    group: Group = GroupCommit(write, orphaned=writer.orphaned, wait=5)
+    group: Group = GroupCommit(write, orphaned=writer.orphaned, wait=5, aside=Aside(2))
     requests.append(asyncio.create_task(group.submit(Thing("a"))))
     with pytest.raises(asyncio.CancelledError):
         await requests[0]
@@ -330,7 +381,7 @@ async def test_an_orphan_that_makes_trouble_stalls_nobody(writer: Writer, group:
 
 
 async def test_closing_waits_for_what_was_handed_in(writer: Writer) -> None:
-    group: Group = GroupCommit(writer.write, orphaned=None, wait=5)
+    group: Group = GroupCommit(writer.write, orphaned=None, wait=5, aside=Aside(2))
     requests = submit_all(group, "a", "b")
     await asyncio.sleep(0)
     await group.close()

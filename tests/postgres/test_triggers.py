@@ -1,0 +1,116 @@
+"""An application's trigger on our table that makes trouble for one row makes none for its neighbours."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+
+import pytest
+
+from receiver.endings.calls import Claimed
+from receiver.endings.outcomes import Succeeded
+from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected
+from receiver.record import connections
+from tests.postgres.conftest import Instances
+from tests.postgres.record import Instance, Look, call
+
+MANY = 60
+"""Neighbours that are delivered at once with the one that makes trouble."""
+
+TRIGGER = """
+CREATE TABLE counter (n int);
+INSERT INTO counter VALUES (0);
+CREATE FUNCTION troubled() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body}; RETURN NEW; END $$;
+CREATE TRIGGER troubled BEFORE INSERT OR UPDATE ON task_executions
+FOR EACH ROW WHEN (NEW.task_id LIKE 'troubled%') EXECUTE FUNCTION troubled();
+"""
+
+SLEEPS = "PERFORM pg_sleep(7)"
+RAISES = "RAISE EXCEPTION 'the shop is closed'"
+DIVIDES = "PERFORM 1 / (SELECT n FROM counter)"
+UNFIT = "PERFORM no_such_function()"
+COUNTS = "UPDATE counter SET n = n + 1"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement may take one second, so that the tests take few."""
+    monkeypatch.setitem(connections.SERVER_SETTINGS, "statement_timeout", "1s")
+
+
+async def timed(work: Awaitable[object]) -> tuple[object, float]:
+    """What came of it, an error too, and how many seconds that took."""
+    began = time.monotonic()
+    try:
+        result = await work
+    except (DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected) as error:
+        result = error
+    except Exception as error:  # noqa: BLE001 - asyncpg's, as it is
+        result = error
+    return result, time.monotonic() - began
+
+
+async def claimed_together(instance: Instance, names: list[str]) -> tuple[list[Claimed], list[float]]:
+    """The claims of all neighbours, and their times; one that makes trouble is in the middle and gets none."""
+    middle = len(names) // 2
+    ids = [*names[:middle], "troubled", *names[middle:]]
+    ended = await asyncio.gather(*(timed(instance.ledger.claim(call(each))) for each in ids))
+    (trouble, _) = ended.pop(middle)
+    assert isinstance(trouble, Exception), trouble
+    claims = [claim for claim, _ in ended if isinstance(claim, Claimed)]
+    assert len(claims) == len(names), [claim for claim, _ in ended if not isinstance(claim, Claimed)]
+    return claims, [seconds for _, seconds in ended]
+
+
+def named(prefix: str) -> list[str]:
+    return [f"{prefix}-{number}" for number in range(MANY)]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    "body", [SLEEPS, RAISES, DIVIDES, UNFIT], ids=["sleeps", "raises", "refuses", "unfit"]
+)
+async def test_a_row_whose_trigger_fails_is_claimed_alone(instance: Instance, look: Look, body: str) -> None:
+    """All neighbours are claimed, the first time after the one statement that failed, from then on at once."""
+    await look.execute(TRIGGER.format(body=body))
+    first, waited = await claimed_together(instance, named("first"))
+    assert max(waited) < 4
+    again, quick = await claimed_together(instance, named("again"))
+    assert max(quick) < 0.9
+    await asyncio.gather(*(instance.settle(each, Succeeded("1")) for each in (*first, *again)))
+    rows = await look.connection.fetch(
+        "SELECT status, attempt, fence, count(*) FROM task_executions GROUP BY 1, 2, 3"
+    )
+    assert [tuple(row) for row in rows] == [("SUCCESSFUL", 1, 1, 2 * MANY)]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("body", [SLEEPS, RAISES], ids=["sleeps", "raises"])
+async def test_a_row_whose_trigger_fails_is_settled_alone(
+    instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr("receiver.record.ledger.INSIST_AT_MOST", 0.0)
+    await look.execute(TRIGGER.format(body=f"IF NEW.final THEN {body}; END IF"))
+    ids = [*named("n"), "troubled"]
+    claims = await asyncio.gather(*(instance.claim(each) for each in ids))
+    ended = await asyncio.gather(*(timed(instance.settle(each, Succeeded("1"))) for each in claims))
+    assert [ending for ending, _ in ended[:-1]] == [Succeeded("1")] * MANY
+    assert max(seconds for _, seconds in ended[:-1]) < 4
+    assert type(ended[-1][0]).__name__ == "Unrecorded"
+    assert await look.value("SELECT count(*) FROM task_executions WHERE final") == MANY
+
+
+async def test_a_row_whose_trigger_waits_for_a_lock_makes_nobody_else_wait(
+    instances: Instances, look: Look, other: Look
+) -> None:
+    """Somebody keeps the row of a counter that the trigger counts in."""
+    instance = instances()
+    await look.execute(TRIGGER.format(body=COUNTS))
+    await other.execute("BEGIN; UPDATE counter SET n = n + 1")
+    _, waited = await claimed_together(instance, named("first"))
+    assert max(waited) < 3
+    _, quick = await claimed_together(instance, named("again"))
+    assert max(quick) < 0.9
+    await other.execute("ROLLBACK")
+    assert (await instance.claim("troubled")).attempt == 1
