@@ -11,7 +11,7 @@
     ├── Refusal                   a delivery ended before anything was claimed
     │   ├── Forbidden             403: the push has no valid token
     │   ├── TooLarge              400: the body is over the limit, and was not read to its end
-    │   ├── Rejected              400: malformed, of an unknown task, or with arguments that do not fit
+    │   ├── Rejected              400: malformed, of an unknown task, by another's subscription, or unfit arguments
     │   └── Saturated             429: no room on this instance now
     ├── TaskResultMissing         the record has no execution of this id
     ├── ItemRefused               the database refuses the values of one item
@@ -112,6 +112,7 @@ class RejectionReason(StrEnum):
     UNKNOWN_TASK = "unknown_task"
     BAD_ARGUMENTS = "bad_arguments"
     FOREIGN_TASK_ID = "foreign_task_id"
+    WRONG_SUBSCRIPTION = "wrong_subscription"
     DEAD_LETTER = "dead_letter"
 
 

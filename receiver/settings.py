@@ -63,6 +63,13 @@ class PushAuth(StrEnum):
     OFF = "off"
 
 
+class Subscriptions(StrEnum):
+    """The subscriptions that may bring a task's messages."""
+
+    ANY = "any"
+    OWN = "own"
+
+
 class PublishMode(StrEnum):
     """Who publishes what this process enqueues, and whether its calls wait for that."""
 
@@ -151,6 +158,12 @@ class Settings:
         parsers.choice(PushAuth, "use oidc, or off outside Cloud Run"),
         "oidc, or off outside Cloud Run",
         "oidc",
+    )
+    subscriptions: Subscriptions = setting(
+        "TASKS_SUBSCRIPTIONS",
+        parsers.choice(Subscriptions, "use any or own"),
+        "any, or own: a task takes only messages that come by a subscription of its own",
+        "any",
     )
     certs_url: str = setting(
         "TASKS_OIDC_CERTS_URL",

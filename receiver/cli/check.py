@@ -7,14 +7,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from receiver import maintenance
 from receiver.cli import listing, terminal
 from receiver.errors import PluginError
-from receiver.settings import Settings
+from receiver.settings import Settings, Subscriptions
 from receiver.tasks import plugins
 from receiver.tasks.registry import Registry
 from receiver.tasks.schedule import clock_changes
@@ -32,6 +32,13 @@ FIELDS = (
     "foreign_subscription_name", "service",
 )  # fmt: skip
 """The fields of a route in `--json`."""
+
+
+WHO_RUNS: Final = {
+    Subscriptions.ANY: "whoever may publish to one topic can run every task",
+    Subscriptions.OWN: "a task takes only messages that come by a subscription of its own",
+}
+"""What the setting means, for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +171,12 @@ def _notes(routes: tuple[TaskRoute, ...], settings: Settings) -> list[str]:
         for route in routes
         if route.service is not None
     ]
-    return [*late, *foreign, *elsewhere]
+    return [
+        *late,
+        *foreign,
+        *elsewhere,
+        f"TASKS_SUBSCRIPTIONS is {settings.subscriptions}: {WHO_RUNS[settings.subscriptions]}",
+    ]
 
 
 def _print(report: Report, *, wide: bool) -> None:

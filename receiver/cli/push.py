@@ -18,13 +18,15 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
+from receiver import maintenance
 from receiver.cli import arguments, terminal
 from receiver.dev.folder import FOLDER_NAME, KEY_FILE, Folder
-from receiver.emulator.push_client import Pusher, message
+from receiver.emulator.push_client import SUBSCRIPTION, Pusher, message
 from receiver.emulator.signer import CERTS_PATH, Signer
 from receiver.errors import ConfigurationError, SettingError
 from receiver.hosts import is_loopback
-from receiver.settings import PushAuth, Settings
+from receiver.settings import PushAuth, Settings, Subscriptions
+from receiver.tasks import registry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +64,9 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
     settings = arguments.settings()
     target = _target(url or _default(settings))
     try:
-        body = message(name, positional, keywords, task_id=task_id)
+        body = message(
+            name, positional, keywords, task_id=task_id, subscription=_subscription(settings, name)
+        )
     except UnicodeEncodeError:
         raise ConfigurationError("name, id and arguments must be UTF-8 text") from None
     with httpx.Client(trust_env=False) as client, _signer(settings, client) as (signer, serving):
@@ -81,6 +85,18 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
             err=True,
         )
     sys.exit(0 if answer.status_code == httpx.codes.OK else 1)
+
+
+def _subscription(settings: Settings, name: str) -> str:
+    """The subscription that the message says. With `TASKS_SUBSCRIPTIONS=own` it must be its task's own."""
+    if settings.subscriptions is not Subscriptions.OWN:
+        return SUBSCRIPTION
+    route = registry.load(settings).including(maintenance.ROUTES).find(name)
+    return (
+        SUBSCRIPTION
+        if route is None
+        else f"projects/{settings.project_id}/subscriptions/{route.subscription_name}"
+    )
 
 
 def _send(pusher: Pusher, body: bytes, wait: float = 0.0) -> httpx.Response:

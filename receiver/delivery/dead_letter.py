@@ -24,6 +24,7 @@ from receiver.endings.outcomes import DeadLettered, Done
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.sql import dead_letters, rejected
 from receiver.record.whose import Whose
+from receiver.settings import Subscriptions
 from receiver.tasks import naming
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class DeadLetters:
     """The dead letters of one receiver.
 
     Attributes:
-        subscription: how the full name of their subscription ends.
+        subscription: how the full name of their subscription ends; with `TASKS_SUBSCRIPTIONS=own`, the whole of it.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class DeadLetters:
         self._whose = Whose.of(settings)
         namespace, environment = self._whose
         topic = naming.dead_letter_topic_name(environment, namespace)
-        self.subscription = f"/subscriptions/{naming.subscription_name(topic)}"
+        parent = f"projects/{settings.project_id}" if settings.subscriptions is Subscriptions.OWN else ""
+        self.subscription = f"{parent}/subscriptions/{naming.subscription_name(topic)}"
 
     def read(self, pushed: Pushed) -> Delivery | None:
         """The delivery that it was, but for its id; None if it was no task's payload."""

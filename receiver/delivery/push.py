@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from receiver.record.foreign_messages import ForeignMessages
     from receiver.record.ledger import Ledger
     from receiver.record.rejections import Rejections
+    from receiver.tasks.own_subscriptions import OwnSubscriptions
     from receiver.tasks.registry import Registry
     from receiver.tasks.route import TaskRoute
 
@@ -104,6 +105,7 @@ class PushEndpoint:
         rejections: Rejections,
         dead_letters: DeadLetters,
         foreign: ForeignMessages,
+        own: OwnSubscriptions | None,
         emit: Emit,
     ) -> None:
         self._verifier = verifier
@@ -114,6 +116,7 @@ class PushEndpoint:
         self._rejections = rejections
         self._dead_letters = dead_letters
         self._foreign = foreign
+        self._own = own
         self._emit = emit
 
     async def answer(self, push: Push) -> Ending:  # noqa: PLR0911 - a table: one line an ending
@@ -175,9 +178,13 @@ class PushEndpoint:
         if topics.deliver(pushed.subscription):
             push.identity = topics.identity(pushed)
             push.delivery, push.route = delivery, route = topics.delivery(pushed)
+            if self._own is not None:
+                self._own.require(pushed.subscription, route)
             return delivery, route
         push.delivery = delivery = delivery_of(pushed)
         push.route = found = self._registry.find(delivery.task_name)
+        if self._own is not None:
+            self._own.require(pushed.subscription, found)
         if found is None:
             raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
         if found.topic is not None:

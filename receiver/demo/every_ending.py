@@ -12,13 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
+from receiver.demo import demo_tasks
 from receiver.demo.demo_tasks import KILL_SWITCH
+from receiver.dev.processes import PROJECT
 from receiver.emulator.push_client import message, scheduled_message
 from receiver.emulator.signer import Signer
 from receiver.errors import ReceiverError
 from receiver.reading import queries
 from receiver.record.database import Database
 from receiver.record.whose import Whose
+from receiver.tasks.naming import subscription_name, topic_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +42,7 @@ ENVIRONMENT: Final = {
     "TASKS_MAX_REJECTIONS": "2",
     "TASKS_REJECTION_GRACE": "0",
     "TASKS_SHUTDOWN_GRACE": "0",
+    "TASKS_SUBSCRIPTIONS": "own",
     KILL_SWITCH: "off",
 }
 """The receiver's settings for the demo: limits so low that it reaches them."""
@@ -108,7 +112,8 @@ class Endings:
         yield task(200, "the task returned (def, in a thread)", "resize_image", 7, task_id="resize")
         yield task(200, "the task returned (by its alias)", "shop.images.resize", 8, width=9)
         yield task(200, "the task returned, and wrote through ctx", "write_order", "books", task_id="order")
-        yield push(200, "a scheduled firing", scheduled_message("cleanup"))
+        firing = scheduled_message("cleanup", subscription=_subscription("cleanup"))
+        yield push(200, "a scheduled firing", firing)
         yield task(200, "a duplicate of a final execution", "greet", "Ada", task_id="greet")
         yield task(200, "kill switch is off", "newsletter", task_id="newsletter")
         yield task(200, "PermanentError", "refuses", "4711", task_id="permanent")
@@ -119,6 +124,8 @@ class Endings:
         yield push(400, "malformed message", MALFORMED)
         yield push(200, "the same message rejected repeatedly", MALFORMED)
         yield task(400, "unknown task", "no_such_task")
+        by_another = message("greet", ["Eve"], subscription=_subscription("flaky"))
+        yield push(400, "by a subscription that is another task's", by_another)
         yield task(400, "arguments that do not fit the function", "greet", "Ada", "Grace")
         yield task(400, "a task_id that belongs to another task", "resize_image", 7, task_id="greet")
         yield task(400, "larger than the cap", "greet", "A" * LARGEST_BODY)
@@ -160,7 +167,10 @@ class Endings:
     def _task(
         self, expected: int, ending: str, name: str, *args: Any, task_id: str | None = None, **kwargs: Any
     ) -> Shown:
-        return self._push(expected, ending, message(name, args, kwargs, task_id=task_id))
+        subscription = _subscription(name)
+        return self._push(
+            expected, ending, message(name, args, kwargs, task_id=task_id, subscription=subscription)
+        )
 
     def _push(self, expected: int, ending: str, body: bytes, pusher: Pusher | None = None) -> Shown:
         answer = (pusher or self._pusher).send(body)
@@ -181,3 +191,11 @@ class Endings:
             found = await queries.executions(connection, WHOSE)
             rejected = await queries.rejected_count(connection, WHOSE)
         return found, rejected
+
+
+def _subscription(name: str) -> str:
+    """The full name of the subscription that brings the messages of a task."""
+    route = next((one for one in demo_tasks.tasks if name in one.names), None)
+    path = name if route is None else route.path
+    topic = topic_name(WHOSE.environment, WHOSE.namespace, path)
+    return f"projects/{PROJECT}/subscriptions/{subscription_name(topic)}"

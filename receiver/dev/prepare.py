@@ -47,7 +47,7 @@ IGNORED: Final = frozenset(
 )
 """Variables that are ignored, so that a laptop's tasks never run on another machine's database."""
 
-KEPT: Final = ("TASKS_DB_SCHEMA", "TASKS_MODULES", "TASKS_PUSH_AUTH")
+KEPT: Final = ("TASKS_DB_SCHEMA", "TASKS_MODULES", "TASKS_PUSH_AUTH", "TASKS_SUBSCRIPTIONS")
 """Variables of the receiver's that other processes must have like it."""
 
 PORTS_TRIED: Final = 200

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from receiver.doctor.findings import Rule, Severity
 from receiver.errors import SettingError
 from receiver.hosts import is_loopback
-from receiver.settings import PushAuth, Settings
+from receiver.settings import PushAuth, Settings, Subscriptions
 
 _MENDS: Final = {
     "GCP_PROJECT_ID": "export GCP_PROJECT_ID=$(gcloud config get-value project)",
@@ -93,6 +93,14 @@ SETTING_RULES: Final[tuple[Rule[Configuration], ...]] = (
         "TASKS_PUSH_AUTH is off",
         "everybody who reaches the service can run its tasks",
         "unset TASKS_PUSH_AUTH",
+    ),
+    Rule(
+        Severity.NOTE,
+        "subscriptions-any",
+        lambda seen: seen.settings.subscriptions is Subscriptions.ANY and not seen.dev,
+        "TASKS_SUBSCRIPTIONS is any",
+        "whoever may publish to one topic of this environment can run every task",
+        "export TASKS_SUBSCRIPTIONS=own, unless subscriptions of your own making push to the service",
     ),
     Rule(
         lambda seen, _: Severity.NOTE if is_loopback(seen.certs_host) else Severity.WARNING,

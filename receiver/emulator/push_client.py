@@ -54,10 +54,12 @@ def message(
     return encode_envelope(payload, message_id or new_message_id(), now, subscription, dict(attributes or {}))
 
 
-def scheduled_message(task_name: str, *, message_id: str | None = None) -> bytes:
+def scheduled_message(
+    task_name: str, *, message_id: str | None = None, subscription: str = SUBSCRIPTION
+) -> bytes:
     """The body of a push of a schedule's firing: no `enqueued_at`, and one task id for all firings."""
     payload = scheduled_payload(task_name)
-    return encode_envelope(payload, message_id or new_message_id(), datetime.now(UTC), SUBSCRIPTION)
+    return encode_envelope(payload, message_id or new_message_id(), datetime.now(UTC), subscription)
 
 
 @dataclass(slots=True)

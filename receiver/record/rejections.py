@@ -9,7 +9,7 @@ The record is asked first: a late duplicate of a final execution gets its 200 ev
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from receiver.contract.identity import rejection_key
 from receiver.endings.outcomes import Done, Refused
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from receiver.contract.identity import Identity
     from receiver.record.database import Executor
     from receiver.record.whose import Whose
+
+NOT_ITS_OWN: Final = frozenset({RejectionReason.FOREIGN_TASK_ID, RejectionReason.WRONG_SUBSCRIPTION})
+"""The execution that such a message names is another's, or its sender may not name it: it stays as it is."""
 
 
 class Rejections:
@@ -47,7 +50,7 @@ class Rejections:
         Raises:
             DatabaseUnavailable: the message may not be kept; the delivery must be nacked.
         """
-        if identity is not None and rejected.reason is not RejectionReason.FOREIGN_TASK_ID:
+        if identity is not None and rejected.reason not in NOT_ITS_OWN:
             if await is_final(self._executor, identity, whose=self._whose):
                 return Done()
             await fail_ready(self._executor, identity, rejected, whose=self._whose, instance=self._instance)

@@ -34,6 +34,7 @@ from receiver.serving.watchdog import Watchdog
 from receiver.settings import PushAuth, Settings
 from receiver.tasks.backend import offer, withdraw
 from receiver.tasks.foreign_topics import ForeignTopics
+from receiver.tasks.own_subscriptions import OwnSubscriptions
 from receiver.tasks.registry import load
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
@@ -149,6 +150,7 @@ class Service:
             rejections,
             dead_letters,
             foreign,
+            OwnSubscriptions.of(settings, self.registry.routes),
             self.emit,
         )
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from receiver.enqueue.publisher import Address, Publisher, Publishes
     from receiver.record.database import Executor
     from receiver.record.sql.rejected import RejectedRow
+    from receiver.tasks.own_subscriptions import OwnSubscriptions
     from receiver.tasks.registry import Registry
     from receiver.tasks.route import TaskRoute
 
@@ -65,6 +66,7 @@ class Replays:
 
     Args:
         registry: the tasks that are known now.
+        own: which subscriptions may bring their messages; None: any.
     """
 
     def __init__(
@@ -75,12 +77,15 @@ class Replays:
         address: Address,
         registry: Registry,
         *,
+        own: OwnSubscriptions | None,
         emit: Emit,
     ) -> None:
         self._executor = executor
         self._publisher = publisher
         self._pubsub = pubsub
         self._address = address
+        self._registry = registry
+        self._own = own
         self._paths = registry.paths
         self._foreign = ForeignTopics(registry.routes, address.environment, address.namespace)
         letters = dead_letter_topic_name(address.environment, address.namespace)
@@ -105,8 +110,8 @@ class Replays:
             limit=REPLAY_MESSAGES,
             size=REPLAY_BYTES,
         ):
-            replayed = await self.replay(found)
-            failed |= replayed.failures.keys()
+            replayed = await self.replay([each for each in found if self._may_run(each)])
+            failed |= {each.key for each in found} - {*replayed.keys}
             yield replayed
             if len(failed) >= MOST_FAILURES:
                 return
@@ -131,6 +136,16 @@ class Replays:
             key, why = next(iter(failures.items()))
             self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))
         return Replayed(done, failures)
+
+    def _may_run(self, rejected: RejectedRow) -> bool:
+        """Whether it came by a subscription of the task that is known by now."""
+        if self._own is not None:
+            try:
+                subscription = open_push(rejected.body).subscription
+                self._own.require(subscription, self._registry.find(rejected.task_name or ""))
+            except Rejected:
+                return False
+        return True
 
     async def _row(self, rejected: RejectedRow) -> OutboxRow | None:
         """The execution that the message means; None when its task is not known. That of a foreign message is in the record then."""

@@ -34,6 +34,7 @@ from receiver.sweep.operator_replays import OperatorReplays
 from receiver.sweep.owed import Owed, PublishedCounts
 from receiver.sweep.pruning import PrunedCounts, Pruning, Retention
 from receiver.sweep.replays import Replayed, Replays
+from receiver.tasks.own_subscriptions import OwnSubscriptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -132,7 +133,10 @@ class Sweeper:
             forgotten=SUBSCRIPTION_RETENTION,
             emit=around.emit,
         )
-        self.replays = Replays(executor, publisher, pubsub, address, around.registry, emit=around.emit)
+        own = OwnSubscriptions.of(settings, around.registry.routes)
+        self.replays = Replays(
+            executor, publisher, pubsub, address, around.registry, own=own, emit=around.emit
+        )
         self._retention = Retention.of(settings, around.registry) if around.complete else None
         self._pruning = Pruning(executor, whose=Whose.of(settings), emit=around.emit)
 

@@ -29,7 +29,7 @@ from receiver.record.whose import Whose
 from receiver.serving.instance import Service
 from receiver.sweep import sweeper
 from receiver.sweep.sweeper import Surroundings
-from receiver.tasks.naming import dead_letter_topic_name, subscription_name
+from receiver.tasks.naming import dead_letter_topic_name, subscription_name, topic_name
 
 if TYPE_CHECKING:
     from receiver.delivery.admission import Admitted
@@ -135,6 +135,12 @@ class Receiver:
     def knows(self, name: str) -> bool:
         """Whether a route has this name."""
         return self._service.registry.find(name) is not None
+
+    def subscription_of(self, name: str) -> str:
+        """The full name of the subscription that brings the messages of a task, also of an unknown one."""
+        settings, route = self._service.settings, self._service.registry.find(name)
+        topic = topic_name(settings.environment, settings.namespace, name if route is None else route.path)
+        return f"projects/local/subscriptions/{subscription_name(topic)}"
 
     def takers(self, topic: str) -> list[tuple[str, str]]:
         """The tasks that take messages of a foreign topic: name, and subscription."""

@@ -22,7 +22,6 @@ from receiver.contract.envelope import open_payload
 from receiver.contract.foreign_data import foreign_id
 from receiver.contract.message import open_push
 from receiver.emulator.push_client import (
-    SUBSCRIPTION,
     message,
     new_message_id,
     new_task_id,
@@ -30,8 +29,9 @@ from receiver.emulator.push_client import (
 )
 from receiver.enqueue import PubSubBackend
 from receiver.enqueue.loop_thread import LoopThread
-from receiver.settings import PushAuth, Settings
+from receiver.settings import PushAuth, Settings, Subscriptions
 from receiver.tasks.backend import configure
+from receiver.tasks.naming import subscription_name
 from receiver.testkit.faulty import DeliveryResult, QueuedMessage, Receiver
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class TaskQueue:
     def tick(self, task: Any) -> DeliveryResult:
         """Delivers one firing of a scheduled task, as from Cloud Scheduler."""
         name, message_id = self._name(task), new_message_id()
-        body = scheduled_message(name, message_id=message_id)
+        body = scheduled_message(
+            name, message_id=message_id, subscription=self._receiver.subscription_of(name)
+        )
         return self._run(self._deliver(QueuedMessage(f"scheduled-{name}-{message_id}", name, body)))
 
     def publish(self, topic: str, data: Any = b"", attributes: Mapping[str, str] | None = None) -> list[str]:
@@ -174,7 +176,10 @@ class TaskQueue:
 
     def _publish(self, task: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> QueuedMessage:
         name, task_id = self._name(task), new_task_id()
-        made = QueuedMessage(task_id, name, message(name, args, kwargs, task_id=task_id))
+        subscription = self._receiver.subscription_of(name)
+        made = QueuedMessage(
+            task_id, name, message(name, args, kwargs, task_id=task_id, subscription=subscription)
+        )
         self.arrive(made)
         return made
 
@@ -224,14 +229,15 @@ class QueuePublisher:
     def __init__(self, queue: TaskQueue) -> None:
         self._queue = queue
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002 - as Pubsub's
+    async def publish(self, topic: str, messages: Sequence[Message]) -> list[str]:
         """Takes the messages."""
-        return [self._take(each) for each in messages]
+        subscription = subscription_name(topic.replace("/topics/", "/subscriptions/"))
+        return [self._take(subscription, each) for each in messages]
 
-    def _take(self, published: Message) -> str:
+    def _take(self, subscription: str, published: Message) -> str:
         payload, message_id = open_payload(published.data), new_message_id()
         body = encode_envelope(
-            published.data, message_id, datetime.now(UTC), SUBSCRIPTION, published.attributes
+            published.data, message_id, datetime.now(UTC), subscription, published.attributes
         )
         self._queue.arrive(QueuedMessage(str(payload.task_id), payload.task_name, body))
         return message_id
@@ -240,7 +246,13 @@ class QueuePublisher:
 @contextmanager
 def running(database_url: str, registry: Registry) -> Iterator[TaskQueue]:
     """A queue on an empty record, for the time of the block."""
-    settings = Settings(database_url=database_url, project_id="local", push_auth=PushAuth.OFF, lease=LEASE)
+    settings = Settings(
+        database_url=database_url,
+        project_id="local",
+        push_auth=PushAuth.OFF,
+        subscriptions=Subscriptions.OWN,  # whatever the service has: messages come here as in the cloud
+        lease=LEASE,
+    )
 
     async def started() -> Receiver:
         receiver = Receiver(settings, registry)

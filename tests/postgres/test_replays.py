@@ -18,9 +18,10 @@ from receiver.errors import Rejected, RejectionReason
 from receiver.record.rejections import Rejections
 from receiver.record.sql import rejected, replaying
 from receiver.record.sql.replaying import Filter
+from receiver.settings import Subscriptions
 from receiver.sweep.operator_replays import OperatorReplays, Pace, Told
 from receiver.sweep.sweeper import Swept
-from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, other_task, route
+from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, noop, other_task, route
 from tests.postgres.sweeps import Post, Sweeps
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
@@ -84,6 +85,21 @@ async def test_only_what_pubsub_gave_up_is_replayed(
     await look.execute("UPDATE rejected_messages SET last_seen = last_seen - interval '26 min'")
     assert await sweeps.sweep() == Swept(replayed=1)
     assert post.ids() == ["silent", "still delivered"]
+
+
+async def test_with_own_subscriptions_only_what_came_by_its_tasks_own_is_replayed(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    """Whoever may publish to one topic would else run tasks that are deployed later."""
+    sweeps.options |= ACKED_AT_ONCE | {"subscriptions": Subscriptions.OWN}
+    own = f"projects/{post.project}/subscriptions/{post.topic(route(noop).path)}-sub"
+    await reject(instance, body("own", "1", subscription=own))
+    await reject(instance, body("forged", "2"))
+    assert await sweeps.sweep() == Swept(replayed=1)
+    assert post.ids() == ["own"]
+    assert await look.value("SELECT key FROM rejected_messages WHERE replayed_at IS NULL") == (
+        "projects/p/subscriptions/s 2"
+    )
 
 
 async def test_what_was_rejected_for_another_reason_or_elsewhere_or_is_still_unknown_waits(

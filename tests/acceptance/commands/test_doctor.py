@@ -96,6 +96,7 @@ PLACE = {
     "TASKS_SERVICE_ACCOUNT": "push@shop-prod.iam.gserviceaccount.com",
     "TASKS_ENVIRONMENT": "prod",
     "TASKS_NAMESPACE": "shop",
+    "TASKS_SUBSCRIPTIONS": "own",
     "TASKS_MODULES": "doctor_shop",
 }
 

@@ -61,6 +61,12 @@ REJECTED = Ending(
     "nacks",
     "FAILED if a READY row exists; the message is kept in `rejected_messages`",
 )
+NOT_ITS_OWN = Ending(
+    "comes by a subscription that is not its task's own, with `TASKS_SUBSCRIPTIONS=own`",
+    400,
+    "nacks",
+    "unchanged; the message is kept in `rejected_messages`",
+)
 SET_ASIDE = Ending(
     "the same message rejected at least `TASKS_MAX_REJECTIONS` times over at least `TASKS_REJECTION_GRACE`",
     200,
@@ -110,7 +116,7 @@ UNRECORDED = Ending(
 )
 
 ENDINGS: Final = (
-    RETURNED, DUPLICATE, SWITCHED_OFF, FINAL_FAILURE, CRASHED, NOT_DUE, REJECTED, SET_ASIDE, GIVEN_UP, TOO_LARGE,
+    RETURNED, DUPLICATE, SWITCHED_OFF, FINAL_FAILURE, CRASHED, NOT_DUE, REJECTED, NOT_ITS_OWN, SET_ASIDE, GIVEN_UP, TOO_LARGE,
     FORBIDDEN, BUSY, SUSPECT, NO_ROOM, NO_CONNECTION, RAISED, UNRECORDED,
 )  # fmt: skip
 
@@ -130,6 +136,7 @@ class Profile(Enum):
     USUAL = "usual"
     TIGHT = "tight"
     FRAGILE = "fragile"
+    OWN = "own"
 
 
 ENVIRONMENTS: Final[Mapping[Profile, Mapping[str, str]]] = {
@@ -145,6 +152,7 @@ ENVIRONMENTS: Final[Mapping[Profile, Mapping[str, str]]] = {
         "TASKS_MAX_REJECTIONS": "3",
         "TASKS_REJECTION_GRACE": "0.3",
     },
+    Profile.OWN: {"TASKS_SUBSCRIPTIONS": "own"},
     Profile.FRAGILE: {},  # its PostgreSQL is its own, and is halted and filled up
 }
 
@@ -205,6 +213,18 @@ def _rejected(
     name: str, scenario: Scenario, why: Reason | None, row: Mapping[str, Any] | None = None, **more: Any
 ) -> Case:
     return Case(name, REJECTED, "The message was rejected.", scenario, row, rejected=why, **more)
+
+
+def _not_its_own(name: str, scenario: Scenario, row: Mapping[str, Any] | None = None) -> Case:
+    return Case(
+        name,
+        NOT_ITS_OWN,
+        "The message was rejected.",
+        scenario,
+        row,
+        rejected=Reason.WRONG_SUBSCRIPTION,
+        profile=Profile.OWN,
+    )
 
 
 def _full(name: str, scenario: Scenario, profile: Profile = Profile.TIGHT) -> Case:
@@ -316,6 +336,21 @@ CASES: Final = (
     _rejected("another namespace's id", with_row(push("succeed"), "succeed", namespace="other"),
               Reason.FOREIGN_TASK_ID, _row("READY", final=False, attempt=0)),
     _rejected("often enough, not for long enough", push("nobody_knows", times=4), Reason.UNKNOWN_TASK, count=4),
+
+    _returned("by its own subscription", play.by("succeed"), _done(), profile=Profile.OWN),
+    _returned("by an alias's subscription", play.by("former_tasks.renamed", "renamed"), _done(**_FORMER),
+              profile=Profile.OWN),
+    _not_its_own("by another task's subscription", with_row(play.by("fail", "succeed"), "succeed"),
+                 _row("READY", final=False, attempt=0)),
+    _not_its_own("by no task's subscription", push("succeed")),
+    _not_its_own("an unknown task by a task's subscription", play.by("fail", "nobody_knows")),
+    _not_its_own("by its subscription's name in another project", play.by("succeed", project="other")),
+    Case("a dead letter by a subscription of its name in another project", NOT_ITS_OWN, "The message was rejected.",
+         play.dead_letter_of("other"), rejected=Reason.WRONG_SUBSCRIPTION, profile=Profile.OWN),
+    Case("unknown, by nobody's subscription", REJECTED, "The message was rejected.", _UNKNOWN,
+         rejected=Reason.UNKNOWN_TASK, profile=Profile.OWN),
+    _given_up("a dead letter of a READY one, own", with_row(play.dead_letter, "succeed", published_at_in=-1),
+              _row("READY", final=False, attempt=0, published_at=None, dead_letters=1), profile=Profile.OWN),
 
     Case("rejected often and long enough", SET_ASIDE, "The message was rejected repeatedly and has been set aside.",
          play.until_acked, rejected=Reason.UNKNOWN_TASK, count=None, profile=Profile.TIGHT),

@@ -16,10 +16,10 @@ import asyncpg
 from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.dev.processes import EMAIL
 from receiver.emulator import push_client as pusher
-from receiver.tasks.naming import dead_letter_topic_name
+from receiver.tasks.naming import dead_letter_topic_name, topic_name
 from tests.stage import malformed, tokens
 from tests.stage.receivers import Stage
-from tests.stage.record import NAMESPACE
+from tests.stage.record import MODULE, NAMESPACE
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer
 
@@ -207,13 +207,34 @@ async def database_down(stage: Stage) -> Sent:
         stage.postgres.resume()
 
 
-async def dead_letter(stage: Stage) -> Sent:
-    """The copy of the message that Pub/Sub has given up, from the subscription of the dead letters."""
-    payload = encode_payload(stage.label, "succeed", [], {"label": stage.label}, datetime.now(UTC))
-    subscription = f"projects/local/subscriptions/{dead_letter_topic_name('dev', NAMESPACE)}-sub"
-    return await send(
-        stage, encode_envelope(payload, pusher.new_message_id(), datetime.now(UTC), subscription, {})
-    )
+def dead_letter_of(project: str) -> Scenario:
+    """The copy of the message that Pub/Sub has given up, from a project's subscription of the dead letters."""
+
+    async def play(stage: Stage) -> Sent:
+        payload = encode_payload(stage.label, "succeed", [], {"label": stage.label}, datetime.now(UTC))
+        subscription = f"projects/{project}/subscriptions/{dead_letter_topic_name('dev', NAMESPACE)}-sub"
+        return await send(
+            stage, encode_envelope(payload, pusher.new_message_id(), datetime.now(UTC), subscription, {})
+        )
+
+    return play
+
+
+dead_letter = dead_letter_of("local")
+
+
+def by(path: str, task: str | None = None, project: str = "local") -> Scenario:
+    """A message that comes by the subscription of a path: of a module, or of a task of the plugin."""
+
+    async def play(stage: Stage) -> Sent:
+        whole = path if "." in path else f"{MODULE}.{path}"
+        subscription = f"projects/{project}/subscriptions/{topic_name('dev', NAMESPACE, whole)}-sub"
+        kwargs = {"label": stage.label}
+        return await send(
+            stage, pusher.message(task or path, (), kwargs, task_id=stage.label, subscription=subscription)
+        )
+
+    return play
 
 
 async def database_down_for_a_dead_letter(stage: Stage) -> Sent:

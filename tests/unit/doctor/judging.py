@@ -28,6 +28,7 @@ GOOD = {
     "DATABASE_URL": "postgresql://receiver@db/shop",
     "TASKS_ENVIRONMENT": "prod",
     "TASKS_NAMESPACE": "shop",
+    "TASKS_SUBSCRIPTIONS": "own",
 }
 SERVICE = CloudRunService(
     name="projects/shop-prod/locations/europe-west2/services/shop",

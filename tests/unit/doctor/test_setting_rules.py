@@ -21,6 +21,7 @@ class TestConfiguration:
             ({"TASKS_THREADS": "0"}, {"setting-refused": "ERROR"}),
             ({"TASKS_PUSH_AUTH": "off"}, {"push-auth-off": "WARNING"}),
             ({"K_SERVICE": "shop", "TASKS_PUSH_AUTH": "off"}, {"setting-refused": "ERROR"}),
+            ({"TASKS_SUBSCRIPTIONS": "any"}, {"subscriptions-any": "NOTE"}),
             ({"TASKS_OIDC_CERTS_URL": "https://keys.example/certs"}, {"certificates-elsewhere": "WARNING"}),
             (
                 {"TASKS_OIDC_CERTS_URL": "https://googleapis.com.evil.example/"},
