@@ -24,6 +24,7 @@ T = TypeVar("T")
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd]?)")
 _SIZE: Final = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)?")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?")
+_SECRET_PATH: Final = re.compile(r"(/[0-9a-f]{32})?")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _BYTES = {None: 1, "B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _ON, _OFF = frozenset({"on", "true", "yes", "1"}), frozenset({"off", "false", "no", "0"})
@@ -160,10 +161,13 @@ def certificates_url(value: str) -> str:
 
 
 def local_host(value: str) -> str:
-    """`host:port` of a near host, as `PUBSUB_EMULATOR_HOST` is written; `http://` before it is dropped."""
+    """`host:port` of a near host, as `PUBSUB_EMULATOR_HOST` is written; `http://` before it is dropped.
+
+    The secret of the local Pub/Sub may follow as a path.
+    """
     host = value.removeprefix("http://").rstrip("/")
     parts = _web_address(f"http://{host}", is_near)
-    if parts is None or parts.path or parts.query or not parts.port:
+    if parts is None or not _SECRET_PATH.fullmatch(parts.path) or parts.query or not parts.port:
         raise Unreadable(
             "use host:port here or in a private network, such as 127.0.0.1:8085, pubsub:8085, "
             "pubsub.shop.svc.cluster.local:8085 or host.containers.internal:8085"

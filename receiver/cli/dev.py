@@ -88,7 +88,9 @@ def fire(name: str) -> None:
     try:
         answer = httpx.post(url, json={"messages": [message]}, timeout=10, trust_env=False)
     except httpx.TransportError as error:
-        raise ConfigurationError(f"no receiver dev runs here ({type(error).__name__} at {host})") from error
+        raise ConfigurationError(
+            f"no receiver dev runs here ({type(error).__name__} at {host.partition('/')[0]})"
+        ) from error
     if answer.status_code != httpx.codes.OK:
         raise ConfigurationError(f"the local Pub/Sub refuses it: {answer.text}")
     click.echo(f"fired {name}, message {answer.json()['messageIds'][0]}")

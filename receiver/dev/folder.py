@@ -1,25 +1,24 @@
 """`.receiver`: the files of `receiver dev` in a working folder. Other commands find the running `receiver dev` by it.
 
-The folder has its own .gitignore, so nothing in it is ever committed. One `dev` runs in a folder at a time: it holds
-a file lock, which the system releases when the process ends.
+The folder has its own .gitignore, so nothing in it is ever committed. It is its user's alone: what is in it opens the database and
+the local Pub/Sub. One `dev` runs in a folder at a time: it holds a file lock, which the system releases when the process ends.
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
 import shlex
 import stat
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from receiver.errors import ConfigurationError
-from receiver.local_postgres import files
+from receiver.local_postgres import access, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -54,16 +53,20 @@ class Folder:
         self.path = working / FOLDER_NAME
 
     def make(self) -> None:
-        """Creates it, ignored by git.
+        """Creates it, ignored by git and closed to others.
 
         Raises:
-            ConfigurationError: it cannot be made.
+            ConfigurationError: it cannot be made, or is another user's.
         """
         try:
-            self.path.mkdir(exist_ok=True)
-            # Whatever the umask: commands read nothing that others may write.
-            self.path.chmod(stat.S_IMODE(self.path.stat().st_mode) & ~OTHERS_WRITE)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            access.take(self.path)
             (self.path / ".gitignore").write_text("*\n")
+            messages = (
+                self.path / MESSAGES_FILE
+            )  # others pass through root's folder, as PostgreSQL's account must
+            messages.touch(0o600)
+            messages.chmod(0o600)
         except OSError as error:
             raise ConfigurationError(
                 f"{self.path}: {error.strerror}; run in a folder that can be written"
@@ -104,10 +107,7 @@ class Folder:
         """Writes the variables that another process needs, for a shell to source or a dotenv reader."""
         lines = [f"{name}={shlex.quote(value)}" for name, value in environ.items()]
         note = "# Written by receiver dev: set -a; . .receiver/env; set +a"
-        file = self.path / ENV_FILE
-        file.touch(0o600)
-        file.chmod(0o600)
-        file.write_text("\n".join([note, *lines]) + "\n")
+        access.write(self.path / ENV_FILE, "\n".join([note, *lines]) + "\n")
 
     def environ(self) -> dict[str, str]:
         """What `keep_environ` wrote; empty when no dev ever ran here.
@@ -117,17 +117,34 @@ class Folder:
         """
         path = self.path / ENV_FILE
         try:
-            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW)) as file:  # noqa: PTH123 - pathlib follows links
-                found = (self.path.stat(), os.fstat(file.fileno()))
+            with ExitStack() as stack:
+                place = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                stack.callback(os.close, place)
+                file = stack.enter_context(
+                    os.fdopen(os.open(ENV_FILE, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=place))
+                )
+                found = (os.fstat(place), os.fstat(file.fileno()))
                 text = file.read()
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                return {}
+        except FileNotFoundError:
+            return {}
+        except OSError:  # a link, or closed to us
             raise _not_ours(path) from None
         if any(each.st_uid != os.geteuid() or each.st_mode & OTHERS_WRITE for each in found):
             raise _not_ours(path)
+        for above in self.path.absolute().parents:
+            if above.stat().st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+                raise ConfigurationError(
+                    f"{path} is not read: others may write {above}; run chmod o-w {above}"
+                )
         pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
         return {name: "".join(shlex.split(value)) for name, value in pairs}
+
+    def messages(self) -> Path:
+        """The local Pub/Sub's file, its user's alone: others pass through root's folder, as PostgreSQL's account must."""
+        path = self.path / MESSAGES_FILE
+        path.touch(0o600)
+        path.chmod(0o600)
+        return path
 
     @property
     def is_running(self) -> bool:

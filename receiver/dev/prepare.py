@@ -7,6 +7,7 @@ Next: `receiver.dev.session` runs with what is prepared here.
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from receiver.dev.folder import ENV_FILE, FOLDER_NAME, PORTS_FILE, Folder, Ports
 from receiver.dev.local_routes import LocalProject
@@ -68,6 +70,7 @@ class Prepared:
         environ: the receiver's.
         project: where its topics and subscriptions are.
         listener: the local Pub/Sub's open socket.
+        secret: the path before those of its API.
         lines: what to print at the start.
     """
 
@@ -77,6 +80,7 @@ class Prepared:
     project: LocalProject
     faults: FaultSettings
     listener: socket.socket
+    secret: str
     lines: tuple[str, ...]
 
 
@@ -100,9 +104,18 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
     with folder.locked():
         ports = _ports(folder, given)
         folder.keep_ports(ports)
+        former = _former(folder)
+        password = urlsplit(former.get("DATABASE_URL", "")).password
+        secret = former.get("PUBSUB_EMULATOR_HOST", "").partition("/")[2] or secrets.token_hex(16)
         with (
             listening(ports.pubsub) as listener,
-            Postgres(folder.data(), port=ports.postgres, fsync=True) as postgres,
+            Postgres(
+                folder.data(),
+                port=ports.postgres,
+                fsync=True,
+                password=password,
+                earlier="DATABASE_URL" in former and password is None,
+            ) as postgres,
         ):
             database = Database.of(postgres.url(), schema=settings.db_schema)
             migrations.upgrade(database, environment=settings.environment)
@@ -113,28 +126,36 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
                 f"http://{LOOPBACK}:{ports.receiver}",
                 EMAIL,
             )
-            shared = _shared(given, project, ports, postgres.url())
+            shared = _shared(given, project, ports, postgres.url(), secret)
             folder.keep_environ(shared)
             own = {"TASKS_SHUTDOWN_GRACE": SHUTDOWN_GRACE, **given, **shared, "PORT": str(ports.receiver)}
             own["PYTHONUNBUFFERED"] = "1"
             lines = (
                 f"receiver      {project.url}/tasks/pubsub/",
                 f"Pub/Sub       http://{LOOPBACK}:{ports.pubsub}",
-                f"PostgreSQL    {postgres.url()}",
-                f"environment   {FOLDER_NAME}/{ENV_FILE}  (for a process that enqueues)",
+                f"PostgreSQL    {LOOPBACK}:{ports.postgres}",
+                f"environment   {FOLDER_NAME}/{ENV_FILE}  (for a process that enqueues: whole addresses, with their secrets)",
                 *(["faults        on (TASKS_FAULT_*)"] if faults.any else []),
             )
-            yield Prepared(working, folder, own, project, faults, listener, lines)
+            yield Prepared(working, folder, own, project, faults, listener, secret, lines)
+
+
+def _former(folder: Folder) -> Mapping[str, str]:
+    """The variables of the last run: a web process keeps its settings. Nothing that others may have written."""
+    try:
+        return folder.environ()
+    except ConfigurationError:
+        return {}
 
 
 def _shared(
-    given: Mapping[str, str], project: LocalProject, ports: Ports, database_url: str
+    given: Mapping[str, str], project: LocalProject, ports: Ports, database_url: str, secret: str
 ) -> dict[str, str]:
     """The variables for the receiver, and for processes that enqueue or push. Not PORT: a web process has its own."""
     shared = {
         "DATABASE_URL": database_url,
         "GCP_PROJECT_ID": project.id,
-        "PUBSUB_EMULATOR_HOST": f"{LOOPBACK}:{ports.pubsub}",
+        "PUBSUB_EMULATOR_HOST": f"{LOOPBACK}:{ports.pubsub}/{secret}",
         "TASKS_ENVIRONMENT": project.environment,
         "TASKS_NAMESPACE": project.namespace,
         "CLOUD_RUN_SERVICE_URL": project.url,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 from watchfiles import PythonFilter, awatch
 
-from receiver.dev.folder import KEY_FILE, MESSAGES_FILE
+from receiver.dev.folder import KEY_FILE
 from receiver.dev.local_routes import LocalRoute, load_routes, provision
 from receiver.dev.parent_watch import STOP_TIMEOUT
 from receiver.dev.processes import ParentPipe, answers, stop
@@ -64,7 +64,7 @@ class DevSession:
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
         self._attending: set[asyncio.Task[None]] = set()
-        self._broker = Broker(prepared.folder.path / MESSAGES_FILE)
+        self._broker = Broker(prepared.folder.messages())
         self._signer = Signer.load_or_create(prepared.folder.path / KEY_FILE)
         self._deliveries = Deliveries(self._broker, signer=self._signer, faults=Faults(prepared.faults))
         self._scheduler = Scheduler(
@@ -81,7 +81,8 @@ class DevSession:
         self._deliveries.pause()
         watching = asyncio.create_task(self._watch())  # before the first load, so that no save is missed
         reloading = asyncio.create_task(self._reload_on_change())
-        serving = asyncio.create_task(serve(create_api(self._broker, self._signer), self._prepared.listener))
+        api = create_api(self._broker, self._prepared.secret, self._signer)
+        serving = asyncio.create_task(serve(api, self._prepared.listener))
         delivering = asyncio.create_task(self._deliveries.run())
         firing = asyncio.create_task(self._scheduler.run())
         work = [watching, reloading, serving, delivering, firing]

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.emulator.backlog import PubsubMessage
@@ -30,13 +28,11 @@ from receiver.emulator.rules import (
     checked,
     patched,
 )
-from receiver.hosts import is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from receiver.emulator.backlog import Subscription, Unacked
     from receiver.emulator.signer import Signer
@@ -48,19 +44,20 @@ MAX_PUBLISH_MESSAGES: Final = 1000
 PAGE_SIZE: Final = 100
 LONGEST_PAGE: Final = 1000
 
-BROWSER_HEADERS: Final = frozenset({b"origin", b"sec-fetch-site"})
-"""Browsers send one of these with each request that a page makes; the page cannot leave them out."""
-
 _ID: Final = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
 
 
-def create_api(broker: Broker, signer: Signer | None = None) -> Starlette:
-    """The app. Without a signer it serves no certificates."""
+def create_api(broker: Broker, secret: str, signer: Signer | None = None) -> Starlette:
+    """The app. Without a signer it serves no certificates.
+
+    Args:
+        secret: letters and digits, the path before those of the API. It is part of `PUBSUB_EMULATOR_HOST`, so that clients send it
+            unchanged. Other accounts of this machine and pages in a browser reach the port too, and do not know it.
+    """
     api = _Api(broker)
-    project = "/v1/projects/{project}"
+    project = f"/{secret}/v1/projects/{{project}}"
     resource = ["GET", "PUT", "PATCH", "DELETE"]
     return Starlette(
-        middleware=[Middleware(NoBrowsers)],
         routes=[
             certificates_route(OIDC_CERTS_PATH, signer),
             Route(f"{project}/topics", _answering(api.list_topics)),
@@ -82,33 +79,6 @@ def certificates_route(path: str, signer: Signer | None) -> Route:
         return _json(keys, headers={"cache-control": "public, max-age=3600"})
 
     return Route(path, certificates)
-
-
-class NoBrowsers:
-    """ASGI middleware: 403 for a page in a browser, and for any host name but this machine's.
-
-    Any page that a developer visits may post text to a local port, and so publish tasks. Browsers mark such requests
-    with `Origin` or `Sec-Fetch-Site`. After DNS rebinding the page's own name is in `Host`.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
-        app = self._app
-        if scope["type"] == "http" and not _is_local_client(scope["headers"]):
-            app = PlainTextResponse("Only programs on this machine may ask.", 403)
-        await app(scope, receive, send)
-
-
-def _is_local_client(headers: list[tuple[bytes, bytes]]) -> bool:
-    hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
-    try:
-        local = all(is_loopback(urlsplit(f"//{host}").hostname or "") for host in hosts)
-    except ValueError:
-        return False
-    return local and BROWSER_HEADERS.isdisjoint(name for name, _ in headers)
 
 
 class _Api:

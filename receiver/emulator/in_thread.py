@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import socket
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -38,9 +39,9 @@ LAST_ANSWERS: Final = 1
 class LocalPubSub:
     """A running one. `host` is the value for PUBSUB_EMULATOR_HOST."""
 
-    def __init__(self, host: str, loop: LoopThread, broker: Broker) -> None:
-        self.host = host
-        self.certs_url = f"http://{host}{OIDC_CERTS_PATH}"
+    def __init__(self, address: str, secret: str, loop: LoopThread, broker: Broker) -> None:
+        self.host = f"{address}/{secret}"
+        self.certs_url = f"http://{address}{OIDC_CERTS_PATH}"
         self._loop = loop
         self._broker = broker
 
@@ -71,15 +72,16 @@ def running(
         deliveries: makes the pushing half, from the arguments of `Deliveries`.
     """
     faulty = Faults(faults or FaultSettings())
+    secret = secrets.token_hex(16)
     with (
         contextlib.closing(Broker(file)) as broker,
         listening(0) as listener,
         _background(
-            serve(create_api(broker, signer), listener),
+            serve(create_api(broker, secret, signer), listener),
             deliveries(broker, signer=signer, faults=faulty, observe=observe).run(),
         ) as loop,
     ):
-        yield LocalPubSub(f"{LOOPBACK}:{listener.getsockname()[1]}", loop, broker)
+        yield LocalPubSub(f"{LOOPBACK}:{listener.getsockname()[1]}", secret, loop, broker)
 
 
 @contextlib.contextmanager

@@ -17,8 +17,12 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from receiver.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ACCOUNTS = ("nobody", "daemon", "postgres")  # the first that exists is borrowed by root
 ELSEWHERE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - the folders inside are made by mkdtemp
@@ -62,7 +66,11 @@ def find(given: Path | None = None) -> Programs:
     """
     install = given.absolute().parent if given is not None else _wheel()
     major = _version(install / "bin" / "postgres")
-    account = _unprivileged() if os.geteuid() == 0 else None
+    account = next(iter(borrowed()), None)
+    if account is None and os.geteuid() == 0:
+        raise LocalPostgresError(
+            f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
+        )
     if account is None or everyone_enters(install / "bin"):
         return Programs(install / "bin", major, account)
     return Programs(install / "bin", major, account, _place_for_copies(account, install))
@@ -123,16 +131,31 @@ def enters(account: Account, folder: Path) -> bool:
     return True
 
 
-def owner(folder: Path) -> Account | None:
-    """The unprivileged account that owns this folder, or None when root owns it."""
-    found = folder.stat()
-    if found.st_uid == 0:
-        return None
-    try:
-        name = pwd.getpwuid(found.st_uid).pw_name
-    except KeyError:
-        name = str(found.st_uid)
-    return Account(name, found.st_uid, found.st_gid)
+def borrowed() -> list[Account]:
+    """The accounts of this machine that root may borrow, the first before others; none for others than root."""
+    found = []
+    for name in ACCOUNTS if os.geteuid() == 0 else ():
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        found.append(Account(name, entry.pw_uid, entry.pw_gid))
+    return found
+
+
+def owner(folder: Path, accounts: Sequence[Account]) -> Account:
+    """Which of these accounts owns this folder.
+
+    Raises:
+        LocalPostgresError: none of them, or it is a link.
+    """
+    found = folder.lstat()
+    for account in accounts:
+        if found.st_uid == account.uid and stat.S_ISDIR(found.st_mode):
+            return account
+    raise LocalPostgresError(
+        f"{folder} was not made by PostgreSQL for root: it is a link, or another user's; remove it"
+    )
 
 
 def _wheel() -> Path:
@@ -144,18 +167,6 @@ def _wheel() -> Path:
         )
         raise LocalPostgresError(message)
     return Path(wheel.origin).parent / "pginstall"
-
-
-def _unprivileged() -> Account:
-    for name in ACCOUNTS:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, entry.pw_uid, entry.pw_gid)
-    raise LocalPostgresError(
-        f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
-    )
 
 
 def _place_for_copies(account: Account, install: Path) -> Path:

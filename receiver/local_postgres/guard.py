@@ -7,7 +7,7 @@ server down, removes the temporary folders, and exits. So no server outlives its
 It runs with the standard library alone and never imports `receiver`: it has to be up in milliseconds. Requests come
 as one JSON object a line, each answered by one:
 
-    {"run": [argv]}               -> {"code": 0, "output": "..."}       a program run to its end (initdb)
+    {"run": [argv], "input": "…"} -> {"code": 0, "output": "..."}       a program run to its end (initdb)
     {"start": [argv], "data": p}  -> {"pid": 4711} | {"exited": 1}      the server, when it accepts connections
     {"stop": "fast"|"immediate"}  -> {"exited": 0}
 """
@@ -48,8 +48,8 @@ class Guard:
     def answer(self, request: Mapping[str, object]) -> dict[str, object]:
         """Carries out one request."""
         match request:
-            case {"run": [*argv]}:
-                return self.run([str(part) for part in argv])
+            case {"run": [*argv], "input": str(text)}:
+                return self.run([str(part) for part in argv], text)
             case {"start": [*argv], "data": str(data)}:
                 return self.start([str(part) for part in argv], Path(data))
             case {"stop": str(mode)}:
@@ -57,10 +57,10 @@ class Guard:
             case _:
                 return {"error": f"unknown request: {sorted(request)}"}
 
-    def run(self, argv: Sequence[str]) -> dict[str, object]:
-        """A program run to its end; its output comes back."""
-        process = self._spawn(argv, subprocess.PIPE)
-        output, _ = process.communicate()
+    def run(self, argv: Sequence[str], text: str) -> dict[str, object]:
+        """A program run to its end with this input; its output comes back."""
+        process = self._spawn(argv, subprocess.PIPE, subprocess.PIPE)
+        output, _ = process.communicate(text.encode())
         return {"code": process.returncode, "output": output.decode(errors="replace")}
 
     def start(self, argv: Sequence[str], data: Path) -> dict[str, object]:
@@ -88,11 +88,13 @@ class Guard:
                 break
         return server.returncode
 
-    def _spawn(self, argv: Sequence[str], output: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, argv: Sequence[str], output: int | IO[bytes], given: int = subprocess.DEVNULL
+    ) -> subprocess.Popen[bytes]:
         uid, gid = self._account or (None, None)
         return subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=given,
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd="/",

@@ -5,7 +5,8 @@ is its parent). A temporary folder and a copy of the programs are removed with i
 survives a crash of its processes. `fsync` is off by default, because that needs only the page cache; pass `fsync=True`
 for data that should survive a power cut.
 
-Its superuser `postgres` needs no password, from this machine only. `url()` is an ordinary `DATABASE_URL`.
+`url()` is an ordinary `DATABASE_URL`, with the password of its superuser `postgres`. Nobody logs in without it
+(`receiver.local_postgres.access`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 from receiver.hosts import LOOPBACK
-from receiver.local_postgres import databases, files
+from receiver.local_postgres import access, databases, files, refusals
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.guard_process import GuardProcess
 
@@ -40,9 +41,11 @@ class Postgres:
         settings: further server parameters, as in postgresql.conf (`{"max_connections": "200"}`).
         fsync: whether data survives a crash of the operating system too.
         programs: the folder `bin` of another PostgreSQL (14 or newer); None for the wheel's.
+        password: the superuser's; letters and digits. None for a new one.
+        earlier: an earlier version may have made `folder`, which root's gave to the server's account.
 
     Raises:
-        LocalPostgresError: when started: no wheel, a folder of another version or in use, a port that is taken.
+        LocalPostgresError: when started: no wheel, a folder of another version, of another user, or in use, a port that is taken.
     """
 
     def __init__(
@@ -53,8 +56,12 @@ class Postgres:
         settings: Mapping[str, str] | None = None,
         fsync: bool = False,
         programs: Path | None = None,
+        password: str | None = None,
+        earlier: bool = False,
     ) -> None:
         self._given = folder
+        self._password = password or access.new_password()
+        self._earlier = earlier
         self._asked_port = port
         self._settings = dict(settings or {})
         self._fsync = fsync
@@ -97,7 +104,7 @@ class Postgres:
 
     def url(self, database: str = "postgres") -> str:
         """The address of one database, as `DATABASE_URL` takes it."""
-        return f"postgresql://postgres@{LOOPBACK}:{self.port}/{database}"
+        return f"postgresql://postgres:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
     def start(self) -> None:
         """Starts the server, with a new data folder when there is none yet."""
@@ -110,6 +117,7 @@ class Postgres:
             if copy is not None:
                 self._programs = files.copied(self._programs, copy)
             self._initialise()
+            self._set_password()
             self.resume()
         except BaseException:
             self.stop()
@@ -141,7 +149,7 @@ class Postgres:
                 self._port, self._pid = port, pid
                 return
             reason = self._log.read_bytes()[log_size:].decode(errors="replace")
-            refusal = self._why_not(reason, port)
+            refusal = refusals.of_server(reason, self._data, port)
             if "could not bind" not in reason or self._asked_port is not None:
                 break
         raise LocalPostgresError(refusal)
@@ -175,7 +183,11 @@ class Postgres:
 
     @property
     def _log(self) -> Path:
-        return self.folder / "server.log"
+        return self.folder / access.LOG
+
+    @property
+    def _rules(self) -> Path:
+        return self.folder / "pg_hba.conf"
 
     def _found(self) -> files.Programs:
         if self._programs is None:
@@ -184,7 +196,7 @@ class Postgres:
 
     def _make_folder(self) -> None:
         programs = self._found()
-        account = programs.account
+        account, accounts = programs.account, files.borrowed()
         if self._given is None:
             self._folder = Path(tempfile.mkdtemp(prefix="receiver-pg-", dir=files.temporary_folder()))
             ours = True
@@ -192,11 +204,10 @@ class Postgres:
             self._folder = self._given.absolute()
             ours = not self._folder.exists()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        access.take(self._folder, accounts if self._earlier else ())
         if account is not None:
-            if ours:
-                os.chown(self._folder, account.uid, account.gid)
-            if self._data.exists() and (former := files.owner(self._data)) is not None:
-                account = former  # the account that made the data keeps it
+            if os.path.lexists(self._data) and self._data.lstat().st_uid != os.geteuid():
+                account = files.owner(self._data, accounts)  # the account that made the data keeps it
                 self._programs = dataclasses.replace(programs, account=account)
             if not files.enters(account, self._folder):
                 if ours:
@@ -205,7 +216,9 @@ class Postgres:
                     f"PostgreSQL does not run as root, and the account {account.name} cannot enter {self._folder}; "
                     "choose another folder, or run this as another user"
                 )
-        self._log.touch()
+        access.write(self._rules, access.RULES, 0o644)
+        if not self._log.exists():
+            access.write(self._log, "")
 
     def _initialise(self) -> None:
         """Runs initdb in an empty folder; refuses the data of another version."""
@@ -228,17 +241,27 @@ class Postgres:
             argv += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if not self._fsync:
             argv.append("--no-sync")
-        answer = self._ask({"run": argv})
+        answer = self._ask({"run": argv, "input": ""})
         if answer.get("code") != 0:
             output = str(answer.get("output") or answer.get("error"))
-            reason = next((line for line in output.splitlines() if "error:" in line), output.strip()[-300:])
-            raise LocalPostgresError(f"{data} could not be made into a PostgreSQL folder: {reason}")
+            raise LocalPostgresError(refusals.of_initdb(output, data))
+
+    def _set_password(self) -> None:
+        """Before anybody can connect: with a server that listens nowhere. Data of an earlier version has no password yet."""
+        argv = [str(self._found().bin / "postgres"), "--single", "-D", str(self._data)]
+        argv += ["-c", f"fsync={'on' if self._fsync else 'off'}", "postgres"]
+        statement = f"ALTER ROLE postgres PASSWORD '{access.verifier(self._password)}'\n"
+        answer = self._ask({"run": argv, "input": statement})
+        output = str(answer.get("output") or answer.get("error"))
+        if answer.get("code") != 0 or "ERROR:" in output:
+            raise LocalPostgresError(refusals.of_server(output, self._data))
 
     def _parameters(self, port: int) -> dict[str, str]:
         parameters = {
             "listen_addresses": LOOPBACK,
             "port": str(port),
             "unix_socket_directories": "",
+            "hba_file": str(self._rules),
             "timezone": "UTC",
             "log_timezone": "UTC",
             "shared_buffers": "64MB",
@@ -247,22 +270,6 @@ class Postgres:
             "full_page_writes": "on" if self._fsync else "off",
         }
         return parameters | self._settings
-
-    def _why_not(self, reason: str, port: int) -> str:
-        """One line for a server that did not start, from its log."""
-        if "could not bind" in reason:
-            return (
-                f"port {port} on {LOOPBACK} is taken; choose another, or stop the program that listens there"
-            )
-        if 'lock file "postmaster.pid" already exists' in reason or "shared memory block" in reason:
-            return (
-                f"{self._data} is in use by another PostgreSQL; stop that one "
-                "(or remove its postmaster.pid when no such process runs)"
-            )
-        last = next(
-            (line for line in reversed(reason.splitlines()) if "FATAL" in line or "PANIC" in line), ""
-        )
-        return f"PostgreSQL did not start in {self._data}: {last or 'see server.log there'}"
 
     def _start_guard(self) -> Path | None:
         """Starts the guard. Returns the folder for a copy of the programs, if they need one."""

@@ -70,7 +70,7 @@ def server(sockets: Path) -> Iterator[Postgres]:
     settings = {"unix_socket_directories": str(sockets), "autovacuum": "off", "max_connections": "20"}
     with servers.own(**settings) as made:
         migrations.upgrade(Database.of(made.url()))
-        (made.folder / "data" / "pg_hba.conf").write_text(RULES)
+        (made.folder / "pg_hba.conf").write_text(RULES)
         asyncio.run(
             run(
                 made,

@@ -19,7 +19,7 @@ from receiver.record.database import Database
 from receiver.record.schema import metadata
 from tests.postgres.record import Look, connect
 from tests.stage.proxy import Proxy
-from tests.stage.servers import for_sqlalchemy, no_such_database
+from tests.stage.servers import as_role, for_sqlalchemy, login, no_such_database
 from tests.stage.waiting import eventually
 
 TABLES = {"task_executions", "task_attempts", "rejected_messages"}
@@ -214,8 +214,8 @@ def test_a_database_that_is_down_is_one_clear_error(proxy: Proxy) -> None:
 
 async def test_a_role_without_rights_is_told_what_to_grant(database_url: str) -> None:
     owner = await asyncpg.connect(database_url)
-    await owner.execute("DROP ROLE IF EXISTS stranger; CREATE ROLE stranger LOGIN")
-    connection = RecordConnection(Database.of(database_url.replace("postgres@", "stranger@")), "check")
+    await owner.execute("DROP ROLE IF EXISTS stranger; " + login("stranger"))
+    connection = RecordConnection(Database.of(as_role(database_url, "stranger")), "check")
     try:
         with pytest.raises(SchemaError, match="may not read receiver_alembic_version; grant it SELECT"):
             await schema_check.check(connection)

@@ -17,6 +17,7 @@ from receiver.errors import ReceiverError
 from receiver.record import migrations, schema_check
 from receiver.record.database import Database
 from tests.postgres.record import WHOSE, connect
+from tests.stage.servers import as_role, login
 from tests.stage.waiting import eventually
 
 WAITING = """
@@ -69,8 +70,8 @@ def migrate(url: str) -> Result:
 @pytest.fixture
 async def hasty(empty_database_url: str, look: Any) -> AsyncIterator[str]:
     """The way in for a role that may make tables."""
-    await look.execute("CREATE ROLE hasty LOGIN; GRANT CREATE ON SCHEMA public TO hasty")
-    yield empty_database_url.replace("postgres@", "hasty@")
+    await look.execute(login("hasty") + "; GRANT CREATE ON SCHEMA public TO hasty")
+    yield as_role(empty_database_url, "hasty")
     await look.execute("DROP OWNED BY hasty; DROP ROLE hasty")
 
 
@@ -175,8 +176,8 @@ async def test_a_step_tries_again_for_its_lock(
 
 
 async def test_a_role_that_may_not_create_is_told_what_it_lacks(empty_database_url: str, look: Any) -> None:
-    await look.execute("CREATE ROLE poor LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    done = await asyncio.to_thread(migrate, empty_database_url.replace("postgres@", "poor@"))
+    await look.execute(login("poor") + "; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    done = await asyncio.to_thread(migrate, as_role(empty_database_url, "poor"))
     await look.execute("DROP ROLE poor")
     assert isinstance(done.exception, ReceiverError)  # which `main` prints as one line
     assert str(done.exception) == (

@@ -13,6 +13,7 @@ from receiver.settings import PushAuth, Settings
 from receiver.tasks.registry import Registry
 from receiver.telemetry.events import Event
 from tests.postgres.record import Look, noop
+from tests.stage.servers import as_role, login
 
 GOOD = {"database": "ok", "schema": "ok", "certificates": "ok"}
 
@@ -71,9 +72,9 @@ async def test_a_role_without_rights_is_not_ready_and_is_refused_at_the_start(
     database_url: str, look: Look, said: Said
 ) -> None:
     await look.execute("DROP ROLE IF EXISTS reader")
-    await look.execute("CREATE ROLE reader LOGIN")
+    await look.execute(login("reader"))
     await look.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
-    settings = Settings(database_url=database_url.replace("postgres@", "reader@"), push_auth=PushAuth.OFF)
+    settings = Settings(database_url=as_role(database_url, "reader"), push_auth=PushAuth.OFF)
     service = Service(settings, Registry([TaskRoute(noop)]), emit=said.append)
     try:
         assert await service.readiness() == GOOD | {"schema": "no rights"}

@@ -17,7 +17,7 @@ from receiver.settings import Settings
 from receiver.tasks.backend import configure
 from receiver.tasks.call import TaskResultStatus
 from tests.postgres.record import Look
-from tests.stage.servers import for_sqlalchemy
+from tests.stage.servers import as_role, for_sqlalchemy, login
 
 
 @task
@@ -38,9 +38,9 @@ async def address(database_url: str, look: Look, project_root: Path) -> AsyncIte
         r"```sql\n(GRANT .*?)```", (project_root / "docs" / "deploy.md").read_text(), re.DOTALL
     )
     role = f"shop_{uuid4().hex}"
-    await look.execute(f"CREATE ROLE {role} LOGIN")
+    await look.execute(login(role))
     await look.execute(granted.replace(" TO shop;", f" TO {role};"))
-    yield re.sub("//[^@]*@", f"//{role}@", database_url)
+    yield as_role(database_url, role)
     await look.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
@@ -66,4 +66,4 @@ async def test_the_rights_of_the_page_are_enough_to_enqueue_and_to_look(address:
 
 
 def role_of(address: str) -> str:
-    return address.partition("//")[2].partition("@")[0]
+    return address.partition("//")[2].partition(":")[0]

@@ -23,6 +23,7 @@ from receiver.settings import PushAuth, Settings
 from receiver.tasks.registry import Registry
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, WHOSE, connect, noop
+from tests.stage.servers import as_role, login
 
 GOOD = {"database": "ok", "schema": "ok", "certificates": "ok"}
 ON = "ALTER TABLE task_executions ENABLE ROW LEVEL SECURITY"
@@ -73,9 +74,7 @@ async def owner(postgres_server: Postgres, migrated_template: str) -> AsyncItera
     name = f"policies_{next(_numbers)}"
     postgres_server.create_database(name, template=migrated_template)
     connection = await connect(postgres_server.url(name))
-    await connection.execute(
-        "CREATE ROLE clerks; CREATE ROLE clerk LOGIN IN ROLE clerks; CREATE ROLE other_clerk"
-    )
+    await connection.execute(login("clerk") + "; CREATE ROLE clerks ROLE clerk; CREATE ROLE other_clerk")
     await connection.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {', '.join(TABLES)} TO clerk")
     await connection.execute(f"GRANT SELECT ON {VERSION_TABLE} TO clerk")
     yield connection
@@ -89,7 +88,7 @@ async def owner(postgres_server: Postgres, migrated_template: str) -> AsyncItera
 async def url(owner: Any, postgres_server: Postgres) -> str:
     """The way in for `clerk`."""
     name = await owner.fetchval("SELECT current_database()")
-    return postgres_server.url(name).replace("postgres@", "clerk@")
+    return as_role(postgres_server.url(name), "clerk")
 
 
 @pytest.fixture

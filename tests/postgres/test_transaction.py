@@ -22,6 +22,7 @@ from receiver.record.sql import leases
 from tests.postgres.conftest import Instances
 from tests.postgres.record import LONG, Instance, Look, route
 from tests.stage.proxy import Proxy
+from tests.stage.servers import as_role, login
 from tests.stage.waiting import eventually
 
 pytestmark = pytest.mark.usefixtures("effects")
@@ -768,8 +769,8 @@ async def test_no_slot_in_postgresql_is_said_to_be_that(
 ) -> None:
     """The pool has room, the server has not (53300)."""
     await look.execute("DROP ROLE IF EXISTS limited")
-    await look.execute("CREATE ROLE limited LOGIN CONNECTION LIMIT 0")
-    host = instance.database.dsn.replace("postgres@", "limited@")
+    await look.execute(login("limited") + " CONNECTION LIMIT 0")
+    host = as_role(instance.database.dsn, "limited")
     limited = instances("limited", tasks_url=host)
     assert await limited.run("full", _one_insert) == HandedBack("connection for the task")
     await look.execute("DROP ROLE limited")

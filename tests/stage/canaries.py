@@ -74,7 +74,7 @@ def guarded() -> Iterator[Postgres]:
     """A server of one's own with the tables of the canary role, which has to say its password."""
     with Postgres(settings={"max_connections": "20", "autovacuum": "off"}) as server:
         rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
-        (server.folder / "data" / "pg_hba.conf").write_text(rules)
+        (server.folder / "pg_hba.conf").write_text(rules)
 
         async def prepare() -> None:
             connection = await asyncpg.connect(server.url())

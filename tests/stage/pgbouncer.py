@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from receiver.local_postgres.server import Postgres, free_port
 
@@ -53,13 +54,13 @@ def program() -> str:
 def pooling(server: Postgres) -> Iterator[int]:
     """A PgBouncer before this server, for the time of the block; gives its port on 127.0.0.1.
 
-    Every database of the server goes by its own name. Whoever connects is believed, as by the server itself.
+    Every database of the server goes by its own name. Whoever connects is believed; the pooler knows the server's password.
     """
     path, port = program(), free_port()
     folder = Path(tempfile.mkdtemp(prefix="receiver-pgbouncer-"))
     folder.chmod(0o755)  # it is read by another account
     users, config, log = folder / "users.txt", folder / "pgbouncer.ini", folder / "log"
-    users.write_text('"postgres" ""\n')
+    users.write_text(f'"postgres" "{urlsplit(server.url()).password}"\n')
     lines = {
         **SETTINGS,
         "listen_addr": "127.0.0.1",

@@ -59,6 +59,17 @@ def no_such_database(url: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path}_not"))
 
 
+def login(role: str) -> str:
+    """The statement that makes a role which `as_role` logs in."""
+    return f"CREATE ROLE {role} LOGIN PASSWORD '{role}-knows'"
+
+
+def as_role(url: str, role: str) -> str:
+    """The same address for a role made by `login`."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}:{role}-knows@{parts.netloc.rpartition('@')[2]}"))
+
+
 def for_sqlalchemy(url: str, driver: str) -> str:
     """The same address, for this driver of SQLAlchemy's. There asyncpg has another word for `sslmode`."""
     made = url.replace("postgresql://", f"postgresql+{driver}://")

@@ -105,6 +105,7 @@ GOOD = [
     ("PUBSUB_EMULATOR_HOST", "localhost:8085", "pubsub_emulator", "localhost:8085"),
     ("PUBSUB_EMULATOR_HOST", "http://[::1]:8085/", "pubsub_emulator", "[::1]:8085"),
     ("PUBSUB_EMULATOR_HOST", "pubsub:8085", "pubsub_emulator", "pubsub:8085"),
+    ("PUBSUB_EMULATOR_HOST", f"[::1]:8085/{'0a' * 16}/", "pubsub_emulator", f"[::1]:8085/{'0a' * 16}"),
     ("PUBSUB_EMULATOR_HOST", "host.docker.internal:8085", "pubsub_emulator", "host.docker.internal:8085"),
     ("PUBSUB_EMULATOR_HOST", "192.168.1.7:8085", "pubsub_emulator", "192.168.1.7:8085"),
     (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from tests import google_fake
 from tests.google_fake import GoogleFake
 from tests.stage.commands import SETTINGS
 from tests.stage.record import Record
+from tests.stage.servers import as_role, login
 
 PLUGIN = """
 from receiver import TaskRoute, task
@@ -345,9 +345,9 @@ def test_what_waits_in_the_record_is_counted(run: Run, provisioned: dict[str, st
 def test_a_role_without_rights_is_told_what_it_lacks(
     run: Run, provisioned: dict[str, str], record: Record
 ) -> None:
-    asyncio.run(record.fetch("CREATE ROLE poor LOGIN CONNECTION LIMIT 3"))
+    asyncio.run(record.fetch(login("poor") + " CONNECTION LIMIT 3"))
     try:
-        url = re.sub(r"//[^@/]*@", "//poor@", provisioned["DATABASE_URL"])
+        url = as_role(provisioned["DATABASE_URL"], "poor")
         seen = run("doctor", "--json", env=provisioned | {"DATABASE_URL": url})
         assert "may not read receiver_alembic_version" in seen.finding("schema")["what"]
         assert seen.finding("connections")["severity"] == "error", (

@@ -24,7 +24,9 @@ import asyncpg
 import httpx
 import pytest
 
+from receiver.dev.folder import Folder
 from receiver.local_postgres.server import free_port
+from tests.stage import second_account
 from tests.stage.commands import RECEIVER, Done, clean_environ, run_command
 from tests.stage.waiting import wait_until
 
@@ -120,15 +122,14 @@ class Dev:
         payload = {"task_id": f"e-{time.monotonic_ns()}", "task_name": task, "args": args, "kwargs": {}}
         data = base64.b64encode(json.dumps(payload).encode()).decode()
         topic = f"projects/local/topics/dev--gyrinx.tasks--plug.{task}"
-        url = f"http://127.0.0.1:{self.ports['pubsub']}/v1/{topic}:publish"
+        url = f"http://{Folder(self.folder).environ()['PUBSUB_EMULATOR_HOST']}/v1/{topic}:publish"
         httpx.post(url, json={"messages": [{"data": data}]}, trust_env=False).raise_for_status()
 
     def executions(self, task: str, *given: object) -> list[dict[str, Any]]:
         """Those of a task, or only those with these arguments."""
 
         async def read() -> list[dict[str, Any]]:
-            url = f"postgresql://postgres@127.0.0.1:{self.ports['postgres']}/postgres"
-            connection = await asyncpg.connect(url)
+            connection = await asyncpg.connect(Folder(self.folder).environ()["DATABASE_URL"])
             try:
                 rows = await connection.fetch("SELECT * FROM task_executions WHERE task_name = $1", task)
                 return [dict(row) for row in rows if not given or json.loads(row["args"]) == list(given)]
@@ -212,6 +213,14 @@ class TestRunning:
         assert not [
             line for line in (running.state / "env").read_text().splitlines() if line.startswith("PORT=")
         ]
+
+    def test_other_accounts_of_the_machine_get_nothing(self, running: Dev) -> None:
+        assert second_account.asked_by(running.ports["postgres"]) == second_account.SASL
+        for name in ("env", "signing-key.pem", "pubsub.sqlite", "postgres/server.log"):
+            assert (running.state / name).exists()
+            assert second_account.reads(running.state / name) == "PermissionError"
+        url = f"http://127.0.0.1:{running.ports['pubsub']}/v1/projects/local/topics"
+        assert httpx.get(url, trust_env=False).status_code == 404
 
     def test_every_command_finds_it_by_its_folder(self, running: Dev) -> None:
         done = running.run("executions", "list", "--json")

@@ -89,6 +89,35 @@ def test_an_environment_that_others_may_have_written_is_not_read(
         made.environ()
 
 
+def test_an_environment_that_is_reached_by_a_link_or_through_what_others_may_write_is_not_read(
+    made: Folder, tmp_path: Path
+) -> None:
+    made.keep_environ({"A": "1"})
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / ".receiver").symlink_to(made.path)
+    with pytest.raises(ConfigurationError, match="is not read"):
+        Folder(tmp_path / "theirs").environ()
+    tmp_path.chmod(0o777)
+    with pytest.raises(ConfigurationError, match=rf"others may write {tmp_path}; run chmod o-w") as caught:
+        made.environ()
+    assert "\n" not in str(caught.value)
+    tmp_path.chmod(0o1777)  # as /tmp: nobody renames what is another's
+    assert made.environ() == {"A": "1"}
+
+
+def test_a_folder_that_another_account_has_made_is_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".receiver").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match=r"is not a folder of yours .*; remove it"):
+        Folder(tmp_path).make()
+    (tmp_path / ".receiver").unlink()
+    if os.geteuid() == 0:
+        (tmp_path / ".receiver").mkdir()
+        os.chown(tmp_path / ".receiver", 1, 1)
+        with pytest.raises(ConfigurationError, match="belongs to another user; remove it"):
+            Folder(tmp_path).make()
+
+
 def test_a_former_folder_is_closed_to_others(tmp_path: Path) -> None:
     one = Folder(tmp_path)
     one.path.mkdir()
@@ -96,7 +125,8 @@ def test_a_former_folder_is_closed_to_others(tmp_path: Path) -> None:
     one.make()
     one.keep_environ({"A": "1"})
     assert one.environ() == {"A": "1"}
-    assert one.path.stat().st_mode & 0o777 == 0o755
+    # Root's is entered by the account that PostgreSQL runs as.
+    assert one.path.stat().st_mode & 0o777 == (0o700 if os.geteuid() else 0o711)
 
 
 def test_the_data_is_where_postgresqls_account_can_go(made: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import httpx
 import msgspec
@@ -13,15 +13,15 @@ from receiver.emulator.api import OIDC_CERTS_PATH, create_api
 from receiver.emulator.broker import Broker
 from receiver.emulator.signer import Signer
 
-SIGNER = Signer.create()
+SIGNER, SECRET = Signer.create(), "5ec2e7" * 5
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
     broker = Broker()
-    transport = httpx.ASGITransport(app=create_api(broker, SIGNER))
+    transport = httpx.ASGITransport(app=create_api(broker, SECRET, SIGNER))
     async with httpx.AsyncClient(
-        transport=transport, base_url="http://127.0.0.1:8085/v1/projects/p/"
+        transport=transport, base_url=f"http://127.0.0.1:8085/{SECRET}/v1/projects/p/"
     ) as made:
         await made.put("topics/topic", json={})
         await made.put("subscriptions/sub", json={"topic": "projects/p/topics/topic"})
@@ -40,7 +40,7 @@ async def test_the_signers_certificate_is_served(client: httpx.AsyncClient) -> N
 
 
 async def test_without_a_signer_there_is_no_certificate() -> None:
-    transport = httpx.ASGITransport(app=create_api(Broker()))
+    transport = httpx.ASGITransport(app=create_api(Broker(), SECRET))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8085") as client:
         assert (await client.get(OIDC_CERTS_PATH)).json() == {}
 
@@ -127,42 +127,28 @@ async def test_a_pull_counts_deliveries_where_there_is_a_dead_letter_policy(
         await client.post("subscriptions/sub:modifyAckDeadline", json=back)
 
 
-# --- browsers ------------------------------------------------------------------------------------------------------
-
-TOPIC = "/v1/projects/p/topics/topic"
-MESSAGE = '{"messages": [{"data": "eA=="}]}'
+# --- who may ------------------------------------------------------------------------------------------------------
 
 
-async def publish(headers: Mapping[str, str]) -> int:
-    """A message for a topic that is there, as `text/plain`: what a page may send without being asked for leave."""
-    broker = Broker()
-    broker.put_topic(TOPIC.removeprefix("/v1/"), {"name": TOPIC.removeprefix("/v1/")})
-    transport = httpx.ASGITransport(app=create_api(broker))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8085") as client:
-        plain = {"content-type": "text/plain", **headers}
-        answer = await client.post(f"{TOPIC}:publish", content=MESSAGE, headers=plain)
-    broker.close()
-    return answer.status_code
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1:8085", "localhost:8085", "[::1]:8085", "127.0.0.1"])
-async def test_a_program_on_this_machine_publishes(host: str) -> None:
-    assert await publish({"host": host}) == 200
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"origin": "https://elsewhere.example"},
-        {"origin": "null"},
-        {"origin": "http://127.0.0.1:3000"},
-        {"sec-fetch-site": "cross-site"},
-        {"host": "bent.example:8085"},
-        {"host": "127.0.0.1.bent.example"},
-        {"host": "[::1"},
-        {"host": ""},
-    ],
-    ids=str,
-)
-async def test_a_page_of_a_browser_does_not(headers: Mapping[str, str]) -> None:
-    assert await publish(headers) == 403
+@pytest.mark.parametrize("before", ["", "/another", f"/{SECRET[:-1]}", f"/{SECRET}x", "/%s"])
+async def test_whoever_reaches_the_port_and_does_not_know_the_secret_finds_nothing(
+    client: httpx.AsyncClient, before: str
+) -> None:
+    """Another account of the machine, or a page in a browser: it can neither publish, nor read, nor have pushes signed."""
+    place = f"http://127.0.0.1:8085{before}/v1/projects/p"
+    push = {
+        "pushConfig": {"pushEndpoint": "http://127.0.0.1:9/", "oidcToken": {"serviceAccountEmail": "a@b"}}
+    }
+    answers = [
+        await client.post(f"{place}/topics/topic:publish", json={"messages": [{"data": "eA=="}]}),
+        await client.post(f"{place}/subscriptions/sub:pull", json={"maxMessages": 1}),
+        await client.post(f"{place}/subscriptions/sub:modifyPushConfig", json=push),
+        await client.put(f"{place}/subscriptions/mine", json={"topic": "projects/p/topics/topic", **push}),
+        await client.get(f"{place}/topics"),
+    ]
+    assert {answer.status_code for answer in answers} == {404}
+    (known,) = (await client.get("subscriptions")).json()["subscriptions"]
+    assert (known["name"], known["pushConfig"]) == ("projects/p/subscriptions/sub", {})
+    assert (await client.post("subscriptions/sub:pull", json={"maxMessages": 1})).json() == {
+        "receivedMessages": []
+    }

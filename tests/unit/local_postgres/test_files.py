@@ -126,14 +126,16 @@ def test_a_private_temporary_folder_is_replaced_for_the_borrowed_account(
     assert files.temporary_folder() == tmp_path
 
 
-def test_the_data_goes_on_with_the_account_that_made_it(tmp_path: Path) -> None:
-    mine = files.owner(tmp_path)
-    assert (mine is None) == (os.geteuid() == 0)
-    if mine is None:
-        os.chown(tmp_path, 54321, 54321)  # an account without a name
-        assert files.owner(tmp_path) == files.Account("54321", 54321, 54321)
-    else:
-        assert mine.uid == os.geteuid()
+def test_the_data_goes_on_with_the_account_that_made_it_and_nobody_elses_is_taken(tmp_path: Path) -> None:
+    mine = tmp_path.stat()
+    daemon = files.Account("daemon", mine.st_uid + 1, 1)
+    maker = files.Account("maker", mine.st_uid, mine.st_gid)
+    assert files.owner(tmp_path, [daemon, maker]) == maker
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path)
+    for folder, accounts in ((tmp_path, [daemon]), (tmp_path, []), (link, [daemon, maker])):
+        with pytest.raises(LocalPostgresError, match="it is a link, or another user's; remove it"):
+            files.owner(folder, accounts)
 
 
 @pytest.mark.parametrize(("mode", "uid", "gid", "enters"), [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,9 +16,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from receiver.local_postgres import files
+from receiver.local_postgres import databases, files
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.server import Postgres
+from tests.stage import second_account
 from tests.stage.waiting import wait_until
 
 
@@ -146,6 +148,64 @@ server.start()
 print(server.pid, server.folder, flush=True)
 time.sleep(600)
 """
+
+
+class TestOthers:
+    """Other accounts of the machine reach the port, and shared folders."""
+
+    def test_nobody_logs_in_without_the_password(self, initialised: Path) -> None:
+        with Postgres(initialised) as server:
+            assert second_account.asked_by(server.port) == second_account.SASL
+            with pytest.raises(LocalPostgresError, match="password authentication failed"):
+                asyncio.run(databases._execute(re.sub(":[0-9a-f]+@", ":guess@", server.url()), "SELECT 1"))
+            assert second_account.reads(server.folder / "server.log") == "PermissionError"
+            assert server.folder.stat().st_uid == os.geteuid()
+
+    def test_a_password_is_kept_where_it_is_given_again(self, initialised: Path) -> None:
+        with Postgres(initialised, password="ab12") as first:
+            url = first.url()
+        with Postgres(initialised, password="ab12", port=first.port) as second:
+            assert second.url() == url
+            assert query(second, "SELECT 1") == 1
+
+    def test_data_of_an_earlier_version_which_trusted_everybody_is_closed(self, reachable: Path) -> None:
+        folder = reachable / "kept"
+        with Postgres(folder) as server:
+            query(server, "CREATE TABLE kept AS SELECT 42 AS n")
+            query(server, "ALTER ROLE postgres PASSWORD NULL")
+        assert "trust" in (folder / "data" / "pg_hba.conf").read_text(), "initdb wrote it"
+        (folder / "pg_hba.conf").unlink()
+        (folder / "server.log").unlink()
+        if os.geteuid() == 0:
+            # Root gave the whole folder away, and what its account put there would be followed.
+            account = files.borrowed()[0]
+            os.chown(folder, account.uid, account.gid)
+            (reachable / "roots").write_text("root's own\n")
+            (folder / "server.log").symlink_to(reachable / "roots")
+            with pytest.raises(LocalPostgresError, match="belongs to another user; remove it"):
+                Postgres(folder).start()
+        with Postgres(folder, earlier=True) as server:
+            assert query(server, "SELECT n FROM kept") == 42
+            assert second_account.asked_by(server.port) == second_account.SASL
+        assert folder.stat().st_uid == os.geteuid()
+        if os.geteuid() == 0:
+            assert (reachable / "roots").read_text() == "root's own\n"
+
+    @pytest.mark.parametrize("squatted", ["a link", "another account's", "another account's data"])
+    def test_what_another_account_has_made_is_not_adopted(self, reachable: Path, squatted: str) -> None:
+        folder = reachable / "data-of-root"
+        stranger = 54321  # none of those that root borrows
+        if squatted == "a link":
+            (reachable / "elsewhere").mkdir()
+            folder.symlink_to(reachable / "elsewhere")
+        elif os.geteuid() != 0:
+            return  # only root can give it to another account
+        else:
+            (folder / "data").mkdir(parents=True)
+            os.chown(folder if squatted == "another account's" else folder / "data", stranger, stranger)
+        with pytest.raises(LocalPostgresError, match="remove it") as caught:
+            Postgres(folder, earlier=True).start()
+        assert "\n" not in str(caught.value)
 
 
 class TestOwner:
