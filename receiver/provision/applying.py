@@ -4,7 +4,8 @@ A change that fails stops only the changes that need it. Other writers are expec
 as planned is done. A resource that another writer changes at the same moment is read back and tried again; at the end the fields that still
 differ are named.
 
-Invariant: no request is sent for anything that `planning.is_within` does not allow.
+Invariants: no request is sent for anything that `planning.is_within` does not allow. Right before a resource is changed or deleted
+it is read, and it is left alone when it has another owner by then.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from receiver.provision.fields import Difference, differences, mask, merged
 from receiver.provision.google_admin import GoogleAdmin, reason
 from receiver.provision.planning import Change, Create, Delete, Give, Plan, Update, is_within
 from receiver.provision.resources import Kind, Resource
-from receiver.provision.scope import Belongs, Scope
+from receiver.provision.scope import Belongs, Scope, owner_of
 
 CONFLICT_TRIES: Final = 5
 """Times that a change is tried against other writers."""
@@ -28,6 +29,8 @@ CONFLICT_TRIES: Final = 5
 FIRST_CONFLICT_PAUSE, LONGEST_CONFLICT_PAUSE = 0.25, 2.0
 """Seconds between those tries: a bound that doubles from the first to the longest. Each pause is a random part of its bound, so that
 two writers who collide do not meet again."""
+
+DELETED: Final = "another writer deleted it after the plan was made: plan again"
 
 ABORTED: Final = "ABORTED"
 """Google's reason for a conflict that may be over at the next try."""
@@ -97,38 +100,34 @@ async def _carried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
         if isinstance(change, Delete):
             return ChangeDone(change, "it was deleted already")
         if isinstance(change, Update):
-            return ChangeFailed(change, "another writer deleted it after the plan was made: plan again")
+            return ChangeFailed(change, DELETED)
         return ChangeFailed(change, reason(error, change.item.kind, scope))
     except GoogleError as error:
-        is_emulated = admin.is_emulated and change.item.kind is not Kind.JOB
-        if isinstance(change, Update) and isinstance(error, GoogleRefused) and is_emulated:
-            return await _field_by_field(change, error, admin)
         return ChangeFailed(change, reason(error, change.item.kind, scope))
 
 
 async def _tried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
-    """Makes one change. After a conflict with another writer the resource is read, and the change tried again if that may help."""
+    """Makes one change. After a conflict with another writer it is tried again if that may help."""
+    looked = await _as_it_is_now(change, admin, scope)
     for attempt in range(CONFLICT_TRIES):
-        if attempt:
+        if isinstance(looked, ChangeDone | ChangeFailed):
+            return looked
+        change = looked
+        try:
+            return await _sent(change, admin)
+        except GoogleConflict as conflict:
             bound = min(FIRST_CONFLICT_PAUSE * 2**attempt, LONGEST_CONFLICT_PAUSE)
             await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - spreads writers, keeps no secret
-        try:
-            await _sent(change, admin)
-        except GoogleConflict as conflict:
-            read = await _read_back(change, conflict, admin, scope)
-            if isinstance(read, ChangeDone | ChangeFailed):
-                return read
-            change = read
-        else:
-            return ChangeDone(change)
-    left = differences(change.item, change.found) if isinstance(change, Update) else ()
-    differs = f"; it differs in {_named(left)}" if left else ""
+            looked = await _as_it_is_now(change, admin, scope, conflict)
+    if isinstance(looked, ChangeDone | ChangeFailed):
+        return looked
+    left = f"; it differs in {_named(looked.differences)}" if isinstance(looked, Update) else ""
     return ChangeFailed(
-        change, f"another writer changed it during each of {CONFLICT_TRIES} tries: try again{differs}"
+        change, f"another writer changed it during each of {CONFLICT_TRIES} tries: try again{left}"
     )
 
 
-async def _sent(change: Change, admin: GoogleAdmin) -> None:
+async def _sent(change: Change, admin: GoogleAdmin) -> Result:
     match change:
         case Create(item=item):
             await admin.create(item)
@@ -136,22 +135,66 @@ async def _sent(change: Change, admin: GoogleAdmin) -> None:
             await admin.set_policy(grant.target, grant.added_to(await admin.policy(grant.target)))
         case Update(item=item, found=found):
             fields = mask(item.kind, change.differences)
-            await admin.update(item, merged(item, found, fields), fields)
+            try:
+                await admin.update(item, merged(item, found, fields), fields)
+            except GoogleRefused as refusal:
+                is_emulated = admin.is_emulated and item.kind is not Kind.JOB
+                if isinstance(refusal, GoogleMissing | GoogleConflict) or not is_emulated:
+                    raise
+                return await _field_by_field(change, refusal, admin)
         case Delete(item=item):
             await admin.delete(item)
+    return ChangeDone(change)
 
 
-async def _read_back(
-    change: Change, conflict: GoogleConflict, admin: GoogleAdmin, scope: Scope
+async def _as_it_is_now(
+    change: Change, admin: GoogleAdmin, scope: Scope, conflict: GoogleConflict | None = None
 ) -> Change | Result:
-    """The result of a change after a conflict, or the change to try again."""
+    """The change against the resource as it is right before the request, or its result when nothing is to be sent.
+
+    Between the plan and its changes a prompt may have waited for hours. Neither Pub/Sub nor Cloud Scheduler has an etag: what
+    happens between this look and the request is not seen.
+    """
     match change:
-        case Create():
-            return _made_by_others(change, await admin.get(change.item.name), conflict)
         case Update():
-            return _changed_by_others(change, await admin.get(change.item.name), scope)
-        case Give() | Delete():
+            return _update_of(change, await admin.get(change.item.name), scope)
+        case Delete():
+            return _delete_of(change, await admin.get(change.item.name), scope)
+        case Create() if conflict is not None:
+            return _made_by_others(change, await admin.get(change.item.name), conflict)
+        case _:  # a policy has an etag
             return change
+
+
+def _is_others(found: Resource, planned: Resource, scope: Scope) -> bool:
+    """Whether it has another owner now than the plan said, and that is not this service."""
+    return scope.whose(found) is not Belongs.OURS and owner_of(found) != owner_of(planned)
+
+
+def _update_of(change: Update, found: Resource | None, scope: Scope) -> Change | Result:
+    """The planned fields that still differ: the labels are those of now, so that none is dropped."""
+    if found is None:
+        return ChangeFailed(change, DELETED)
+    planned = {difference.field for difference in change.differences}
+    left = tuple(one for one in differences(change.item, found) if one.field in planned or one.fixed)
+    if _is_others(found, change.found, scope):
+        why = f"by now it belongs to {owner_of(found)}: plan again; it differs in {_named(left)}"
+        return ChangeFailed(change, why, lost=True)
+    if any(one.fixed for one in left):
+        return ChangeFailed(
+            change, f"another writer made it anew, with {_named(left)}: plan again", lost=True
+        )
+    if not left:
+        return ChangeDone(change, "another writer made this change already")
+    return replace(change, found=found, differences=left)
+
+
+def _delete_of(change: Delete, found: Resource | None, scope: Scope) -> Change | Result:
+    if found is None:
+        return ChangeDone(change, "it was deleted already")
+    if _is_others(found, change.item, scope):
+        return ChangeFailed(change, f"by now it belongs to {owner_of(found)}; it is not deleted")
+    return change
 
 
 def _made_by_others(change: Create, found: Resource | None, conflict: GoogleConflict) -> Change | Result:
@@ -162,18 +205,6 @@ def _made_by_others(change: Create, found: Resource | None, conflict: GoogleConf
             change, f"another writer made it at the same moment; it differs in {_named(left)}"
         )
     return ChangeDone(change, "another writer made it already, with the same values")
-
-
-def _changed_by_others(change: Update, found: Resource | None, scope: Scope) -> Change | Result:
-    if found is None:
-        return ChangeFailed(change, "another writer deleted it at the same moment: plan again")
-    left = differences(change.item, found)
-    if scope.whose(found) not in {Belongs.OURS, scope.whose(change.found)}:
-        why = f"another writer took it at the same moment: plan again; it differs in {_named(left)}"
-        return ChangeFailed(change, why, lost=True)
-    if left:
-        return replace(change, found=found)
-    return ChangeDone(change, "another writer made this change already")
 
 
 async def _field_by_field(change: Update, refusal: GoogleRefused, admin: GoogleAdmin) -> Result:

@@ -270,11 +270,84 @@ async def test_one_that_somebody_else_adopts_at_the_same_moment_is_theirs(
     google.fail(f"PATCH .*{re.escape(TOPIC)}$", 409, "ABORTED", "concurrent")
     notes = await applied(run_for(admin, wanted(MAIL)))
     assert notes[TOPIC.rpartition("/")[2]] == (
-        "FAILED another writer took it at the same moment: plan again; it differs in "
+        f"FAILED by now it belongs to prod--shop of {theirs['receiver-service']}: plan again; it differs in "
         f"labels.receiver-service: {theirs['receiver-service']} → {SCOPE.labels['receiver-service']}"
     )
     assert notes[SUBSCRIPTION.rpartition("/")[2]] == f"FAILED not tried: it needs {TOPIC.rpartition('/')[2]}"
     assert google.pubsub.topics[TOPIC]["labels"] == theirs
+
+
+@pytest.mark.parametrize("take_over", [False, True])
+async def test_what_another_service_takes_while_a_prompt_waits_is_not_deleted(
+    admin: GoogleAdmin, google: GoogleFake, *, take_over: bool
+) -> None:
+    theirs = replace(SCOPE, service="other.a.run.app")
+    third = replace(SCOPE, service="third.a.run.app")
+    await applied(run_for(admin, wanted(), scope=theirs if take_over else SCOPE))
+    run = ProvisionRun(admin, SCOPE, ProvisionOptions(take_over=take_over), None, nothing_needed)
+    made = await run.plan()
+    google.pubsub.topics[TOPIC]["labels"] = third.labels
+    google.pubsub.subscriptions[SUBSCRIPTION]["labels"] = third.labels
+    google.scheduler.jobs[JOB]["description"] = third.description
+    results = await run.apply(made)
+    kept = {one.change.item.name: one.why for one in results if isinstance(one, ChangeFailed)}
+    assert kept.keys() == google.everything().keys() == {TOPIC, SUBSCRIPTION, JOB}
+    assert kept[TOPIC] == (
+        f"by now it belongs to prod--shop of {third.labels['receiver-service']}; it is not deleted"
+    )
+    assert len(results) == len(made.changes) == 7
+
+
+async def test_what_another_service_takes_while_a_prompt_waits_is_not_changed(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    run = run_for(admin, wanted(MAIL))
+    await applied(run)
+    google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
+    made = await run.plan()
+    google.pubsub.subscriptions[SUBSCRIPTION]["labels"] = replace(SCOPE, service="other.a.run.app").labels
+    before = google.everything()
+    (result,) = await run.apply(made)
+    assert isinstance(result, ChangeFailed)
+    assert result.why.startswith("by now it belongs to prod--shop of other-a-run-app-")
+    assert google.everything() == before
+
+
+async def test_a_label_that_is_set_while_a_prompt_waits_is_kept(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    google.pubsub.topics[TOPIC] = {"name": TOPIC, "labels": {"team": "mail"}}
+    run = run_for(admin, wanted(MAIL))
+    made = await run.plan()
+    google.pubsub.topics[TOPIC]["labels"] = {"team": "post", "cost": "7"}
+    await run.apply(made)
+    assert google.pubsub.topics[TOPIC]["labels"] == {"team": "post", "cost": "7", **SCOPE.labels}
+
+
+async def test_only_what_was_planned_is_changed(admin: GoogleAdmin, google: GoogleFake) -> None:
+    """An operator pauses it while the prompt waits: it stays paused."""
+    run = run_for(admin, wanted(MAIL))
+    await applied(run)
+    google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
+    made = await run.plan()
+    google.pubsub.subscriptions[SUBSCRIPTION]["pushConfig"] = {}
+    await run.apply(made)
+    there = google.pubsub.subscriptions[SUBSCRIPTION]
+    assert (there["ackDeadlineSeconds"], there["pushConfig"]) == (60, {})
+
+
+async def test_one_that_is_made_anew_on_another_topic_is_not_changed(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    run = run_for(admin, wanted(MAIL))
+    await applied(run)
+    google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] = 10
+    made = await run.plan()
+    google.pubsub.subscriptions[SUBSCRIPTION]["topic"] = f"{P}/topics/orders"
+    (result,) = await run.apply(made)
+    assert isinstance(result, ChangeFailed)
+    assert result.why.startswith("another writer made it anew, with topic: ")
+    assert google.pubsub.subscriptions[SUBSCRIPTION]["ackDeadlineSeconds"] == 10
 
 
 async def test_one_that_is_deleted_under_an_update_is_told(admin: GoogleAdmin, google: GoogleFake) -> None:
