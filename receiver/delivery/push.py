@@ -16,8 +16,18 @@ from receiver.contract.identity import Identity, identify
 from receiver.contract.message import delivery_of, open_push
 from receiver.contract.trace import traceparent
 from receiver.contract.unwrapped import rewrapped
+from receiver.delivery.recorded import as_recorded
 from receiver.endings.calls import Call, Claimed
-from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
+from receiver.endings.outcomes import (
+    Broken,
+    Denied,
+    Disconnected,
+    Ending,
+    Failed,
+    Full,
+    Oversized,
+    Unrecorded,
+)
 from receiver.errors import (
     DatabaseUnavailable,
     Forbidden,
@@ -169,8 +179,16 @@ class PushEndpoint:
                 return claim
             push.claimed = claim
             with claim:
-                push.ran = await self._runner.run(claim, admitted)
+                push.ran = await self._run(claim, admitted)
                 return await self._ledger.settle(claim, push.ran)
+
+    async def _run(self, claim: Claimed, admitted: Admitted) -> Outcome:
+        if claim.differs and admitted.switch is None:
+            known = await as_recorded(claim, self._ledger, self._registry, self._emit)
+            if isinstance(known, Failed):
+                return known
+            claim = known
+        return await self._runner.run(claim, admitted)
 
     async def _addressed(self, push: Push, pushed: Pushed, place: Place) -> tuple[Delivery, TaskRoute]:
         """The delivery, and the route that it is for."""

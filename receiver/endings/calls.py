@@ -82,6 +82,9 @@ class Claimed(msgspec.Struct, frozen=True):
     """An execution that this instance may run and settle, under this fence and token.
 
     Used as a context manager: the end of the block gives the lease back.
+
+    Attributes:
+        differs: its row says other arguments than the call (`receiver.delivery.recorded`).
     """
 
     call: Call
@@ -89,6 +92,7 @@ class Claimed(msgspec.Struct, frozen=True):
     token: UUID
     attempt: int
     lease: RenewedLease
+    differs: bool = False
 
     def __enter__(self) -> Self:
         return self

@@ -137,7 +137,7 @@ class Claimer:
         except TransientConflict as conflict:  # a migration may lock the table: nothing was done
             raise OutOfConnections(str(conflict)) from conflict
         if row.key is not None:
-            return await self._held(call, row.key, row.attempt, since=sent, released=released)
+            return await self._held(call, row, row.key, since=sent, released=released)
         match row.verdict:
             case "done":
                 return Done()
@@ -217,8 +217,8 @@ class Claimer:
     async def _held(
         self,
         call: Call,
+        row: ClaimRow,
         key: ClaimKey,
-        attempt: int,
         *,
         since: float,
         released: Callable[[], None] | None,
@@ -227,7 +227,7 @@ class Claimer:
         lease = self._heartbeat.hold(key, since=since)
         if lease is not None:
             lease.released = released
-            return Claimed(call, key.fence, key.token, attempt, lease)
+            return Claimed(call, key.fence, key.token, row.attempt, lease, row.differs)
         await self._hand_back(key)
         return Busy()
 

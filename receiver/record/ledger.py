@@ -37,7 +37,7 @@ from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordPool
 from receiver.record.group_commit import Aside
 from receiver.record.settler import Settler
-from receiver.record.sql import leases, settlements
+from receiver.record.sql import claims, leases, settlements
 from receiver.record.sql.settlements import SettleItem
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -123,6 +123,10 @@ class Ledger:
         except DatabaseUnavailable as error:
             self._emit(ReceiverTrouble("settlement not recorded", str(error), claimed.task_id))
             return Unrecorded()
+
+    async def arguments(self, claimed: Claimed) -> tuple[bytes, bytes] | None:
+        """The JSON of the arguments in its row. None: the claim is lost, or they are too large to be read."""
+        return await claims.read_arguments(self.pool, claimed.key)
 
     async def close(self) -> None:
         """Waits for what is being written, then closes the connections."""

@@ -1,0 +1,135 @@
+"""The arguments of an execution are its row's: no message of the same id changes or replaces them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from receiver import TaskRoute, task
+from receiver.delivery.recorded import as_recorded
+from receiver.emulator.push_client import message
+from receiver.endings.calls import Claimed
+from receiver.endings.outcomes import Failed
+from receiver.record.sql import claims
+from receiver.tasks.registry import Registry
+from receiver.telemetry.events import ReceiverTrouble
+from receiver.testkit.faulty import QueuedMessage
+from receiver.testkit.queue import TaskQueue, running
+from tests.postgres.record import TOKEN, Instance, Look, call
+
+heard: list[Any] = []
+
+
+@task
+async def tell(whom: str, *, how: float = 1.0) -> str:
+    heard.append((whom, how))
+    if how < 0:
+        raise ValueError("not this way")
+    return whom
+
+
+ROUTE = TaskRoute(tell, max_attempts=3)
+
+
+@pytest.fixture
+def queue(database_url: str) -> Iterator[TaskQueue]:
+    heard.clear()
+    with running(database_url, Registry([ROUTE])) as made:
+        yield made
+
+
+def arrive(queue: TaskQueue, task_id: str, *args: Any, **kwargs: Any) -> None:
+    """A message of this id, whoever has published it."""
+    subscription = queue._receiver.subscription_of("tell")
+    body = message("tell", args, kwargs, task_id=task_id, subscription=subscription)
+    queue.arrive(QueuedMessage(task_id, "tell", body))
+
+
+def test_what_was_committed_runs_whatever_a_message_of_its_id_says(queue: TaskQueue) -> None:
+    enqueued = tell.enqueue("alice")
+    arrive(queue, enqueued.id, "mallory")
+    genuine = queue.pending[0]
+    queue._pending.pop(genuine.number)  # Mallory's comes first
+    assert [each.status for each in queue.deliver_all()] == [200]
+    queue.arrive(genuine)
+    assert [each.status for each in queue.deliver_all()] == [200]
+    assert heard == [("alice", 1.0)]
+    (row,) = queue.executions
+    assert (row.status, row.args, row.return_value) == ("SUCCESSFUL", ["alice"], "alice")
+
+
+def test_a_retry_runs_what_its_first_attempt_ran(queue: TaskQueue) -> None:
+    first = queue.push(tell, "alice", how=-1)
+    arrive(queue, first.task_id, "mallory")
+    queue.deliver_all()
+    assert heard == [("alice", -1)] * len(heard)
+    assert len(heard) >= 2
+
+
+async def test_a_difference_is_one_line_of_the_log_without_the_values(instance: Instance, look: Look) -> None:
+    await look.seed("a", args='["alice"]', kwargs='{"how": 2}', task_name="tell", task_path=ROUTE.path)
+    claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
+    assert claimed.differs
+    known = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), instance.events.append)
+    assert isinstance(known, Claimed)
+    assert (known.call.args, known.call.kwargs, known.key) == (["alice"], {"how": 2.0}, claimed.key)
+    assert instance.events == [
+        ReceiverTrouble(
+            "a message says other arguments than its execution", "tell: the row's arguments run", "a"
+        )
+    ]
+    assert (await look.row("a"))["args"] == '["alice"]'
+
+
+@pytest.mark.parametrize("stored", ['["alice", 2, 3]', "[]"])
+async def test_what_does_not_fit_the_function_any_more_ends_failed_and_final(
+    instance: Instance, look: Look, stored: str
+) -> None:
+    await look.seed("a", args=stored, task_name="tell", task_path=ROUTE.path)
+    claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
+    ended = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), instance.events.append)
+    assert isinstance(ended, Failed)
+    assert (await instance.settle(claimed, ended)) == ended
+    row = await look.row("a")
+    assert (row["status"], row["final"], row["error_type"]) == ("FAILED", True, "ArgumentsDoNotFit")
+    assert row["args"] == stored
+    assert "alice" not in row["error_message"]
+
+
+async def test_arguments_too_large_to_be_read_are_not(
+    instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2 MB of `1e307` are 100 MB when jsonb prints them."""
+    monkeypatch.setattr(claims, "MOST_ARGUMENTS", 1000)
+    await look.seed("a", args="[1e307, 1e307, 1e307, 1e307]", task_name="tell", task_path=ROUTE.path)
+    claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
+    ended = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), instance.events.append)
+    assert isinstance(ended, Failed)
+    assert (ended.final, ended.failure.message) == (
+        True,
+        "the arguments of the execution: they are too large to be read",
+    )
+
+
+@pytest.mark.parametrize(
+    "said", ['[ "alice",1.50 , {"b":1, "a" : [] }]', '["\\u0061lice", 15e-1, {"a": [], "b": 1.0}]']
+)
+async def test_another_spelling_of_the_same_values_differs_in_nothing(
+    instance: Instance, look: Look, said: str
+) -> None:
+    await look.seed("a", args='["alice", 1.5, {"a": [], "b": 1}]')
+    assert not (await instance.claim("a", args=said)).differs
+    assert not (await instance.claim("new", args=said)).differs, "nobody compares a new row"
+
+
+async def test_a_claim_whose_answer_was_lost_knows_it_too(instance: Instance, look: Look) -> None:
+    for name in ("equal", "other"):
+        await look.seed(name, "RUNNING", args='["alice"]')
+    items = [
+        claims.ClaimItem.of(call("equal", args='["alice"]')),
+        claims.ClaimItem.of(call("other", args='["mallory"]')),
+    ]
+    found = await claims.find_claimed(instance.ledger.pool, items, TOKEN)
+    assert {name: row.differs for name, row in found.items()} == {"equal": False, "other": True}
