@@ -16,7 +16,7 @@ from receiver.provision.desired import PushTarget, desired, desired_grants
 from receiver.provision.google_admin import GoogleAdmin, explained
 from receiver.provision.observed import Observed, observe
 from receiver.provision.planning import Plan, plan
-from receiver.provision.resources import Grant, Kind
+from receiver.provision.resources import Grant, Kind, grants_in
 from receiver.provision.scope import Scope
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class Provisioned:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Grants that are missing, and policies that could not be read."""
+    """Grants that are missing, those on topics that everybody has, and policies that could not be read."""
 
     missing: tuple[Grant, ...]
+    public: tuple[Grant, ...] = ()
     unseen: tuple[str, ...] = ()
 
 
@@ -60,26 +61,30 @@ class GoogleLook:
         return Provisioned(plan(wanted, observed, self._scope), observed)
 
     async def roles(self) -> Roles:
-        """Which roles Pub/Sub's own account lacks on the resources that are there. Raises GoogleError."""
+        """Which roles Pub/Sub's own account lacks on the resources that are there, and everybody has on topics. Raises GoogleError."""
         number = await self._admin.project_number(self._scope)
         wanted = desired_grants(self._wanted, self._scope, self._push, number)
         grants = [one.item for one in wanted if one.former is None and isinstance(one.item, Grant)]
-        missing, unseen = [], dict[str, None]()
-        for grant, policy in zip(grants, await self._admin.each(grants, self._policy), strict=True):
+        missing, public, unseen = [], [], dict[str, None]()
+        topics = [one.item.name for one in self._wanted if one.item.kind is Kind.TOPIC]
+        names = list(dict.fromkeys([*(grant.target for grant in grants), *topics]))
+        policies = dict(zip(names, await self._admin.each(names, self._policy), strict=True))
+        for name, policy in policies.items():
             if isinstance(policy, str):
                 unseen[policy] = None
-            elif policy is not None and not grant.is_in(policy):
-                missing.append(grant)
-        return Roles(tuple(missing), tuple(unseen))
+            elif policy is not None:
+                missing += [grant for grant in grants if grant.target == name and not grant.is_in(policy)]
+                public += [grant for grant in grants_in(name, policy) if name in topics and grant.is_public]
+        return Roles(tuple(missing), tuple(public), tuple(unseen))
 
-    async def _policy(self, grant: Grant) -> Mapping[str, Any] | str | None:
-        """The policy of a grant's target, or why it cannot be read. None: the resource is missing, which `provisioned` reports."""
+    async def _policy(self, name: str) -> Mapping[str, Any] | str | None:
+        """A policy, or why it cannot be read. None: the resource is missing, which `provisioned` reports."""
         try:
-            return await self._admin.policy(grant.target)
+            return await self._admin.policy(name)
         except GoogleMissing:
             return None
         except GoogleForbidden as error:
-            doing = f"read who may use {grant.target.rpartition('/')[2]}"
+            doing = f"read who may use {name.rpartition('/')[2]}"
             return str(explained(error, doing, Kind.GRANT, self._scope))
 
 

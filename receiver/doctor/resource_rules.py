@@ -74,6 +74,12 @@ _DRIFT: Final[tuple[tuple[Severity, str, list[str], str], ...]] = (
     (Severity.ERROR, "audience", ["pushConfig.oidcToken.audience"], "every push is answered 403"),
     (Severity.ERROR, "account", ["pushConfig.oidcToken.serviceAccountEmail"], "every push is answered 403"),
     (
+        Severity.ERROR,
+        "ingestion",
+        ["ingestionDataSourceSettings", "messageTransforms"],
+        "something else than the enqueuing applications makes or rewrites its messages",
+    ),
+    (
         Severity.WARNING,
         "unwrapped",
         ["pushConfig.noWrapper"],
@@ -255,7 +261,15 @@ def _role(severity: Severity, role: str, why: str) -> Rule[Roles]:
     return Rule(severity, "role-missing", partial(_lacking, role), "{item[what]}", why, mend)
 
 
-ROLE_RULES: Final = (
+ROLE_RULES: Final[tuple[Rule[Roles], ...]] = (
+    Rule(
+        Severity.ERROR,
+        "public-topic",
+        lambda seen: seen.public,
+        "there is {item.id}",
+        "everybody can run tasks, or read their messages",
+        "{item.removal}",
+    ),
     _role(
         Severity.WARNING,
         PUBLISHER,

@@ -1,6 +1,6 @@
 """The fields of each resource that we set, and in which of them two resources differ.
 
-Other fields are left as they are: other labels, a paused job, a schema. Values are compared by their meaning ("10s" and "10.0s",
+Other fields are left as they are: other labels, a paused job, a schema on a topic of ours. Values are compared by their meaning ("10s" and "10.0s",
 the text inside base64, `utc` and `Etc/UTC`), and shown in that form. A field that Google cannot change is `fixed`.
 
 Invariant: `differences(wanted, wanted) == ()`, and an update of the top-level fields that `mask` names leads there.
@@ -107,6 +107,21 @@ def _filter(value: Any) -> str | None:
     return str(value) if value else None
 
 
+def _sources(value: Any) -> str | None:
+    """Where a topic takes in messages from. Its settings of logs alone take in nothing."""
+    return ", ".join(sorted(value.keys() - {"platformLogsSettings"})) or None if value else None
+
+
+def _transforms(value: Any) -> str | None:
+    """The kinds of the transforms, in their order; a disabled one may be enabled again."""
+    kinds = (", ".join(sorted(one.keys() - {"disabled", "enabled"})) or "unknown" for one in value or ())
+    return "; ".join(kinds) or None
+
+
+def _version(value: Any) -> str | None:
+    return None if value in {None, "v1"} else str(value)
+
+
 def _duration(value: Any) -> str | None:
     """A duration as `"10s"`, in any of Google's forms; zero when it is left out of a message that exists."""
     if value is None:
@@ -161,7 +176,11 @@ _LABELS: Final = tuple(
 )
 
 FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
-    Kind.TOPIC: _LABELS,
+    Kind.TOPIC: (
+        Field("ingestionDataSourceSettings", _sources),
+        Field("messageTransforms", _transforms),
+        *_LABELS,
+    ),
     Kind.SUBSCRIPTION: (
         Field("topic", _text, "it receives nothing of this topic"),
         Field("filter", _filter, "it drops messages that do not match"),
@@ -173,6 +192,8 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
         Field("pushConfig.oidcToken.serviceAccountEmail", _text),
         Field("pushConfig.oidcToken.audience", _text),
         Field("pushConfig.noWrapper", _unwrapped),
+        Field("pushConfig.attributes.x-goog-version", _version),
+        Field("messageTransforms", _transforms),
         Field("ackDeadlineSeconds", _count),
         Field("retryPolicy.minimumBackoff", _duration),
         Field("retryPolicy.maximumBackoff", _duration),
@@ -197,3 +218,15 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
     ),
 }
 """The fields that are compared, in the order in which they are shown."""
+
+UNOWNED_ONLY: Final = (
+    Field("kmsKeyName", _text, "who has the key can stop its messages"),
+    Field("schemaSettings.schema", _text, "who has the schema decides which messages it takes"),
+)
+"""What a topic without an owner must not have: on one of ours they are an operator's choice, which stays."""
+
+
+def held_by(found: Resource) -> tuple[Difference, ...]:
+    """What somebody else may hold a topic by, if it becomes ours as it is."""
+    read = ((field, field.of(found.body)) for field in UNOWNED_ONLY if found.kind is Kind.TOPIC)
+    return tuple(Difference(field.path, old, None, field.fixed) for field, old in read if old is not None)

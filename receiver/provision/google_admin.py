@@ -154,13 +154,17 @@ class GoogleAdmin:
         """Deletes it. Raises GoogleMissing."""
         await self._ask("DELETE", self._url(item.name))
 
-    async def policy(self, name: str) -> dict[str, Any]:
-        """The policy of a topic, subscription, account or service, with its etag. Raises GoogleMissing."""
+    async def policy(self, name: str, *, waits: bool = True) -> dict[str, Any]:
+        """The policy of a topic, subscription, account or service, with its etag. Raises GoogleMissing.
+
+        Args:
+            waits: for a role that may be new.
+        """
         # IAM wants a POST to read an account's policy, the other APIs a GET.
         method = "POST" if "/serviceAccounts/" in name else "GET"
         params = {"options.requestedPolicyVersion": str(POLICY_VERSION)}
         url = f"{self._url(name)}:getIamPolicy"
-        found: dict[str, Any] = await self._ask(method, url, params=params, repeatable=True)
+        found: dict[str, Any] = await self._ask(method, url, waits=waits, params=params, repeatable=True)
         return found
 
     async def set_policy(self, name: str, policy: Mapping[str, Any]) -> None:
@@ -192,13 +196,15 @@ class GoogleAdmin:
                 return found
             params["pageToken"] = token
 
-    async def _ask(self, method: str, url: str, **request: Any) -> Any:
+    async def _ask(self, method: str, url: str, *, waits: bool = True, **request: Any) -> Any:
         tries = 0
         while True:
             try:
                 return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
             except GoogleRefused as refused:
-                if self._patience is None or not await self._patience.waited(refused, tries):
+                if self._patience is None or not waits:
+                    raise
+                if not await self._patience.waited(refused, tries, _ROLES[_kind_in(url)]):
                     raise
             tries += 1
 
@@ -207,6 +213,14 @@ class GoogleAdmin:
         parts = name.split("/")
         collection = parts[-1] if len(parts) % 2 else parts[-2]
         return f"{self._bases[collection]}/{quote(name, safe='/:@')}"
+
+
+def _kind_in(url: str) -> Kind | None:
+    """What the account wants to use with this request."""
+    if url.endswith("IamPolicy"):
+        return Kind.GRANT
+    marks = {"/jobs": Kind.JOB, "/subscriptions": Kind.SUBSCRIPTION, "/topics": Kind.TOPIC}
+    return next((kind for mark, kind in marks.items() if mark in url), None)
 
 
 def _resource(kind: Kind, body: Mapping[str, Any]) -> Resource:

@@ -9,12 +9,12 @@ Next: `receiver.provision.planning`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.errors import GoogleError
+from receiver.errors import GoogleError, GoogleForbidden, GoogleMissing
 from receiver.provision.google_admin import explained
-from receiver.provision.resources import Kind, Resource
+from receiver.provision.resources import Kind, Resource, grants_in
 
 if TYPE_CHECKING:
     from receiver.provision.google_admin import GoogleAdmin
@@ -26,10 +26,14 @@ ALL_KINDS: Final = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION, Kind.JOB})
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Resources by their full names, and the policies of the resources that grants are on."""
+    """Resources by their full names, and the policies of topics and of the resources that grants are on.
+
+    `unseen`: why the policies of topics could not be read.
+    """
 
     by_name: Mapping[str, Resource] = field(default_factory=dict)
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    unseen: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, resources: Iterable[Resource]) -> Observed:
@@ -52,10 +56,14 @@ class Observed:
         """Whether the member has the role there, without a condition."""
         return grant.is_in(self.policies.get(grant.target, {}))
 
+    def roles_on(self, name: str) -> tuple[Grant, ...]:
+        """Who has which role on it."""
+        return grants_in(name, self.policies.get(name, {}))
+
     def with_(self, name: str, found: Resource | None) -> Observed:
         """A copy with one resource as it was just read; None: it does not exist."""
         rest = {known: one for known, one in self.by_name.items() if known != name}
-        return Observed(rest if found is None else {**rest, name: found}, self.policies)
+        return replace(self, by_name=rest if found is None else {**rest, name: found})
 
 
 async def observe(
@@ -83,3 +91,24 @@ async def observe(
 
     there = [name for name in targets if name in ours or not name.startswith(f"projects/{scope.project}/")]
     return Observed(ours, dict(await admin.each(there, policy)))
+
+
+async def with_publishers(observed: Observed, admin: GoogleAdmin, names: Iterable[str]) -> Observed:
+    """The same, with the policies of these topics: who may publish. An emulator has none, and an editor of Pub/Sub may not read them."""
+    left = [name for name in names if name in observed and name not in observed.policies]
+    if admin.is_emulated:
+        return observed
+
+    async def policy(name: str) -> tuple[str, Mapping[str, Any]]:
+        try:
+            return name, await admin.policy(name, waits=False)
+        except GoogleMissing:
+            return name, {}
+
+    try:
+        # One first: where it may not be read, the others may not either.
+        read = [pair for part in (left[:1], left[1:]) for pair in await admin.each(part, policy)]
+    except GoogleForbidden as error:
+        why = f"who may publish to the topics: {error}; to read that, roles/pubsub.admin is needed"
+        return replace(observed, unseen=(why,))
+    return replace(observed, policies={**observed.policies, **dict(read)})

@@ -20,46 +20,56 @@ from receiver.errors import GoogleForbidden, GoogleRefused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LONGEST_WAIT: Final = timedelta(minutes=5)
-"""For all requests of a run together. Google says two minutes, and seven at times."""
+LONGEST_FOR_ACCOUNT: Final = timedelta(minutes=5)
+"""For all requests of a run together that name a new account. Google says two minutes, and seven at times."""
+
+LONGEST_FOR_ROLE: Final = timedelta(minutes=2)
+"""The same for a role or an API: Google's usual time. A role that is really missing is far more frequent than a new one."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 20.0
 """Seconds between two tries of one request; they double."""
+
+FOR_GOOD: Final = ("authentication scopes", "billing", "organization's policy", "vpc service controls")
+"""What Google says in a 403 that no waiting changes."""
 
 
 class Patience:
     """The waits of one run.
 
     Args:
-        tell: gets one line, when the first wait begins.
-        longest: how long all waits together may take.
+        tell: gets one line when the first wait for an account begins, and one for a role.
+        longest: how long all waits together may take; None: as above.
     """
 
-    def __init__(self, tell: Callable[[str], None], *, longest: timedelta = LONGEST_WAIT) -> None:
+    def __init__(self, tell: Callable[[str], None], *, longest: timedelta | None = None) -> None:
         self._tell = tell
         self._longest = longest
-        self._end: float | None = None
+        self._ends: dict[str, float] = {}
 
-    async def waited(self, error: GoogleRefused, tries: int) -> bool:
-        """Whether to try again, after the pause of so many tries; False when waiting does not help, or the time is over."""
-        if not _may_be_new(error):
+    async def waited(self, error: GoogleRefused, tries: int, role: str) -> bool:
+        """Whether to try again, after the pause of so many tries; False when waiting does not help, or the time is over.
+
+        Args:
+            role: what a 403 may lack.
+        """
+        said, now = str(error).lower(), time.monotonic()
+        is_account = "gserviceaccount.com" in said or "service account" in said
+        if is_account and "does not exist" in said:
+            what, longest = "the account is known", self._longest or LONGEST_FOR_ACCOUNT
+        elif isinstance(error, GoogleForbidden) and error.status == codes.FORBIDDEN:
+            if any(words in said for words in FOR_GOOD):
+                return False
+            role = "roles/iam.serviceAccountUser on the push account" if "actas" in said else role
+            what, longest = f"{role} is in force", self._longest or LONGEST_FOR_ROLE
+        else:
             return False
-        now = time.monotonic()
-        if self._end is None:
-            self._end = now + self._longest.total_seconds()
+        if what not in self._ends:
+            self._ends[what] = now + longest.total_seconds()
             self._tell(
-                f"waiting up to {self._longest.total_seconds() / 60:g} min, because a new account or role takes "
-                f"minutes to be known everywhere; --no-wait does not wait: {error}"
+                f"waiting up to {longest.total_seconds() / 60:g} min until {what}, if it is new; "
+                f"--no-wait does not wait: {error}"
             )
-        if now >= self._end:
+        if now >= self._ends[what]:
             return False
-        await asyncio.sleep(min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE, self._end - now))
+        await asyncio.sleep(min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE, self._ends[what] - now))
         return True
-
-
-def _may_be_new(error: GoogleRefused) -> bool:
-    said = str(error).lower()
-    is_account = "gserviceaccount.com" in said or "service account" in said
-    return (isinstance(error, GoogleForbidden) and error.status == codes.FORBIDDEN) or (
-        is_account and "does not exist" in said
-    )

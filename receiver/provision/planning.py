@@ -12,17 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, TypeAlias
 
+from receiver.provision import obstacles
 from receiver.provision.fields import Difference, differences
 from receiver.provision.observed import Observed
 from receiver.provision.resources import Grant, Kind, Resource, Wanted, kind_of
-from receiver.provision.scope import Belongs, Scope, owner_of
-
-_WAYS: Final = {
-    Belongs.OTHERS: "choose another TASKS_NAMESPACE or TASKS_ENVIRONMENT",
-    Belongs.FORMER_SERVICES: "if this service has moved from there, use --take-over",
-}
+from receiver.provision.scope import Belongs, Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +40,14 @@ class Give:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """It exists, and differs. `adopted`: it had no owner until now."""
+    """It exists, and differs. `adopted`: it had no owner until now; `roles`: who has which role on such a topic, and keeps it."""
 
     item: Resource
     found: Resource
     differences: tuple[Difference, ...]
     needs: tuple[str, ...] = ()
     adopted: bool = False
+    roles: tuple[Grant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +101,10 @@ Entry: TypeAlias = Create | Give | Update | Delete | ChangeRefused | Kept | Paus
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Every resource that is wanted or is within the scope, each with what happens to it."""
+    """Every resource that is wanted or is within the scope, each with what happens to it. `unseen`: what could not be looked at."""
 
     entries: tuple[Entry, ...]
+    unseen: tuple[str, ...] = ()
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -177,14 +175,14 @@ def plan(
             for found in observed.resources
             if found.name not in names and scope.contains(found.name)
         ]
-    return Plan(tuple(entries))
+    return Plan(tuple(entries), observed.unseen)
 
 
 def removal(observed: Observed, scope: Scope, *, take_over: bool = False) -> Plan:
     """Deletes everything that is ours in this environment."""
     why = f"environment {scope.environment} is removed"
     ours = [found for found in observed.resources if scope.contains(found.name)]
-    refusals = [(found, _not_ours(found, scope, take_over=take_over)) for found in ours]
+    refusals = [(found, obstacles.to_orphan(found, scope, take_over=take_over)) for found in ours]
     return Plan(tuple(Delete(found, why) if no is None else Kept(found, no) for found, no in refusals))
 
 
@@ -193,10 +191,8 @@ def _of_wanted(
 ) -> Iterator[Entry]:
     item = one.item
     if isinstance(item, Grant):
-        if observed.has(item):
-            yield Unchanged(item)
-        elif one.former is None or item.target in observed:
-            yield Give(item, one.needs)
+        if observed.has(item) or one.former is None or item.target in observed:
+            yield Unchanged(item) if observed.has(item) else Give(item, one.needs)
         return
     found = observed.find(item.name)
     if found is None:
@@ -204,13 +200,19 @@ def _of_wanted(
             yield Create(item, one.needs, one.note)
         return
     whose = scope.whose(found)
-    if whose is Belongs.OTHERS or (whose is Belongs.FORMER_SERVICES and not take_over):
-        yield ChangeRefused(item, f"it belongs to {owner_of(found)}; {_WAYS[whose]}")
+    roles = observed.roles_on(item.name) if item.kind is Kind.TOPIC else ()
+    why = obstacles.to_wanted(found, scope, roles, take_over=take_over)
+    if why is not None:
+        yield ChangeRefused(item, why)
         return
     changed = differences(item, found)
     fixed = [difference for difference in changed if difference.fixed is not None]
     if fixed:
-        yield _unchangeable(one, item, found, fixed)
+        what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
+        if one.former is None:
+            yield ChangeRefused(item, f"{what}. {obstacles.anew(item)}")
+        else:
+            yield Kept(found, f"a former name of {one.former}, and of no more use: {what}")
         return
     if paused := not resume and whose is not Belongs.UNOWNED and _is_paused(found, scope):
         changed = tuple(
@@ -218,24 +220,12 @@ def _of_wanted(
         )
         yield Paused(item)
     if changed:
-        yield Update(item, found, changed, one.needs, adopted=whose is Belongs.UNOWNED)
+        adopted = whose is Belongs.UNOWNED
+        yield Update(item, found, changed, one.needs, adopted, roles if adopted else ())
     elif one.former is not None and pruning:
         yield Kept(item, f"{one.former} is still known by this name (its aliases)")
     elif not paused:
         yield Unchanged(item)
-
-
-def _unchangeable(one: Wanted, item: Resource, found: Resource, fixed: Sequence[Difference]) -> Entry:
-    """Google cannot change these fields. Deleting loses the messages that wait, so people must decide."""
-    what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
-    if one.former is not None:
-        return Kept(found, f"a former name of {one.former}, and of no more use: {what}")
-    project, name = item.name.split("/")[1], item.id
-    return ChangeRefused(
-        item,
-        f"{what}. Pub/Sub cannot change that: `gcloud pubsub subscriptions delete {name} --project {project}` "
-        "loses the messages that wait in it; apply then creates it again",
-    )
 
 
 def _is_paused(found: Resource, scope: Scope) -> bool:
@@ -269,7 +259,7 @@ def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over: bool) -> Entry:
-    refusal = _not_ours(found, scope, take_over=take_over)
+    refusal = obstacles.to_orphan(found, scope, take_over=take_over)
     if refusal is not None:
         return Kept(found, refusal)
     if found.kind is Kind.JOB:
@@ -279,15 +269,6 @@ def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over
         return Kept(found, f"no task uses it{rejected}; --prune deletes it")
     still = prune.get(scope.own_topic(found))
     return Delete(found, "no task uses it") if still is None else ChangeRefused(found, still)
-
-
-def _not_ours(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
-    whose = scope.whose(found)
-    if whose is Belongs.OURS or (whose is Belongs.FORMER_SERVICES and take_over):
-        return None
-    if whose is Belongs.UNOWNED:
-        return "it names no owner; delete it by hand if it is not needed"
-    return f"it belongs to {owner_of(found)}"
 
 
 def is_within(entry: Change, scope: Scope) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from receiver.errors import ConfigurationError, SettingError
 from receiver.provision.applying import Result, apply
 from receiver.provision.desired import PushTarget, desired, desired_grants
-from receiver.provision.observed import ALL_KINDS, Observed, observe
+from receiver.provision.observed import ALL_KINDS, Observed, observe, with_publishers
 from receiver.provision.planning import Delete, Needed, Plan, plan, removal
 from receiver.provision.resources import Grant, Kind, Wanted
 
@@ -138,8 +138,11 @@ class ProvisionRun:
         return await self._planned(observed)
 
     async def _observed(self) -> Observed:
-        targets = [one.item.target for one in self._wanted or () if isinstance(one.item, Grant)]
-        return await observe(self._admin, self._scope, self._options.kinds, targets)
+        wanted = [one.item for one in self._wanted or ()]
+        targets = [item.target for item in wanted if isinstance(item, Grant)]
+        topics = [item.name for item in wanted if item.kind is Kind.TOPIC]
+        observed = await observe(self._admin, self._scope, self._options.kinds, targets)
+        return await with_publishers(observed, self._admin, topics)
 
     async def _planned(self, observed: Observed) -> Plan:
         made = self._decided(observed, {})

@@ -40,7 +40,8 @@ Line: TypeAlias = tuple[str, str]
 def lines(plan: Plan) -> list[Line]:
     """One line for each change, and one for each field of an update. Other resources have their reason."""
     entries = (*plan.changes, *plan.refused, *plan.paused, *plan.kept)
-    return [line for entry in entries for line in _lines(entry)]
+    unseen = [(f"? {why}", "cyan") for why in plan.unseen]
+    return [*(line for entry in entries for line in _lines(entry)), *unseen]
 
 
 def summary(plan: Plan) -> str:
@@ -86,6 +87,7 @@ def as_json(plan: Plan, scope: Scope) -> dict[str, Any]:
         "paused": [_as_json(entry) for entry in plan.paused],
         "kept": [_as_json(entry) for entry in plan.kept],
         "unchanged": plan.unchanged,
+        "unseen": plan.unseen,
     }
 
 
@@ -109,8 +111,10 @@ def _lines(entry: Change | ChangeRefused | Paused | Kept) -> Iterator[Line]:
             yield f"{head} ({note})" if note else head, style
         case Give():
             yield head, style
-        case Update(differences=differences, adopted=adopted):
+        case Update(differences=differences, adopted=adopted, roles=roles):
             yield f"{head} (had no owner)" if adopted else head, style
+            for role in roles:
+                yield f"    {role.member} has {role.role} on it", style
             for difference in differences:
                 yield f"    {difference}", style
         case Delete(why=why):
@@ -129,8 +133,9 @@ def _as_json(entry: Change | ChangeRefused | Paused | Kept) -> dict[str, Any]:
             return {**_named(entry), "body": item.body}
         case Give():
             return _named(entry)
-        case Update(differences=differences, adopted=adopted):
+        case Update(differences=differences, adopted=adopted, roles=roles):
             fields = [{"field": one.field, "old": one.old, "new": one.new} for one in differences]
-            return {**_named(entry), "adopted": adopted, "fields": fields}
+            kept = [{"role": role.role, "member": role.member} for role in roles]
+            return {**_named(entry), "adopted": adopted, "fields": fields, "roles": kept}
         case Delete(why=why) | ChangeRefused(why=why) | Paused(why=why) | Kept(why=why):
             return {**_named(entry), "why": why}

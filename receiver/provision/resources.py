@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 
 class Kind(StrEnum):
@@ -58,6 +58,20 @@ class Grant:
         """The grant in words."""
         return f"{self.role} on {self.target.rpartition('/')[2]} to {self.member}"
 
+    @property
+    def is_public(self) -> bool:
+        """Whether it gives the role to everybody."""
+        return self.member in EVERYBODY
+
+    @property
+    def removal(self) -> str:
+        """The command that takes it away from a topic."""
+        _, project, _, topic = self.target.split("/")
+        return (
+            f"gcloud pubsub topics remove-iam-policy-binding {topic} --project {project} "
+            f"--member={self.member} --role={self.role}"
+        )
+
     def is_in(self, policy: Mapping[str, Any]) -> bool:
         """Whether a policy gives it, without a condition."""
         return any(
@@ -77,6 +91,20 @@ class Grant:
         else:
             bindings.append({"role": self.role, "members": [self.member]})
         return {**policy, "bindings": bindings}
+
+
+EVERYBODY: Final = frozenset({"allUsers", "allAuthenticatedUsers"})
+"""Members that stand for everybody, and for everybody with a Google account."""
+
+
+def grants_in(target: str, policy: Mapping[str, Any]) -> tuple[Grant, ...]:
+    """All roles that a policy gives, with or without a condition."""
+    bindings = policy.get("bindings", ())
+    return tuple(
+        Grant(target, str(binding.get("role")), str(member))
+        for binding in bindings
+        for member in binding.get("members", ())
+    )
 
 
 @dataclass(frozen=True, slots=True)

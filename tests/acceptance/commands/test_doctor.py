@@ -167,6 +167,9 @@ def test_drift_of_every_sort_is_found_with_the_command_that_mends_it(
     subscription["pushConfig"]["oidcToken"]["serviceAccountEmail"] = "other@shop-prod.iam.gserviceaccount.com"
     del subscription["deadLetterPolicy"], subscription["retryPolicy"]
     google.policies.write(subscription["name"], [])
+    topic = google.pubsub.topics[f"projects/shop-prod/topics/{MAIL}"]
+    topic["ingestionDataSourceSettings"] = {"cloudStorage": {"bucket": "theirs"}}
+    google.policies.write(topic["name"], [{"role": "roles/pubsub.publisher", "members": ["allUsers"]}])
     google.scheduler.jobs[CLEAN_JOB]["state"] = "PAUSED"
     google.scheduler.jobs[CLEAN_JOB]["status"] = {"code": 7, "message": "Permission\ndenied"}
     seen = run("doctor", "--json", env=provisioned)
@@ -181,6 +184,8 @@ def test_drift_of_every_sort_is_found_with_the_command_that_mends_it(
     (pushes,) = [one for one in seen.report["findings"] if one["code"] == "audience"]
     assert "https://elsewhere → " + URL in pushes["what"]
     assert pushes["mend"] == "receiver provision --apply"
+    assert found["ingestion"] == found["public-topic"] == "error"
+    assert seen.finding("public-topic")["what"] == f"there is roles/pubsub.publisher on {MAIL} to allUsers"
     assert found["role-missing"] == "warning"
     assert f"{MAIL}-sub" in seen.finding("role-missing")["what"]
     assert seen.finding("role-missing")["mend"] == "receiver provision --grant --apply"
@@ -190,8 +195,9 @@ def test_drift_of_every_sort_is_found_with_the_command_that_mends_it(
     assert "code 7 (Permission denied)" in seen.finding("job-failing")["what"]
 
     # What it says mends it does.
+    google.policies.write(topic["name"], [])
     assert run("provision", "--apply", "--yes", "--grant", env=provisioned).code == 0
-    assert not {"audience", "account", "dead-letters", "backoff", "role-missing"} & set(
+    assert not {"audience", "account", "dead-letters", "backoff", "role-missing", "ingestion"} & set(
         run("doctor", "--json", env=provisioned).codes
     )
 

@@ -261,9 +261,7 @@ def test_it_waits_for_a_new_account_and_says_so(provision: Provision, google: Go
     google.fail("PUT .*-sub$", 400, "INVALID_ARGUMENT", f"Service account {account} does not exist.")
     done = provision("--apply", "--yes", env=of(google))
     assert done.returncode == 0, done.stdout
-    assert done.stderr.startswith(
-        "waiting up to 5 min, because a new account or role takes minutes to be known"
-    )
+    assert done.stderr.startswith("waiting up to 5 min until the account is known, if it is new; ")
 
 
 def test_todays_pull_subscription_of_the_dead_letters_is_turned_and_a_pause_is_left_unless_told(

@@ -124,6 +124,13 @@ class TestResources:
         assert [one.severity.name for one in found] == ["WARNING", "WARNING", "NOTE"]
         assert found[1].what.endswith("roles/pubsub.subscriber on 0, 1, 2 and 2 more")
 
+    def test_a_topic_that_everybody_may_publish_to_is_an_error(self) -> None:
+        public = Grant("projects/p/topics/t", "roles/pubsub.publisher", "allUsers")
+        (found,) = judged(Check.ROLES, ROLE_RULES, Roles((), (public,)))
+        assert (found.code, found.severity) == ("public-topic", Severity.ERROR)
+        assert found.what == "there is roles/pubsub.publisher on t to allUsers"
+        assert found.mend.startswith("gcloud pubsub topics remove-iam-policy-binding t --project p ")
+
 
 def test_a_subscription_on_another_topic_is_known_missing_moved_and_left_over() -> None:
     own, taking = TaskRoute(world.send_mail), TaskRoute(world.send_mail, topic="projects/q/topics/uploads")

@@ -10,7 +10,7 @@ import pytest
 from receiver import TaskRoute
 from receiver.errors import GoogleError, GoogleForbidden, GoogleMissing
 from receiver.google import client as google_client
-from receiver.provision import applying
+from receiver.provision import applying, rendering
 from receiver.provision.applying import ChangeDone, ChangeFailed, apply
 from receiver.provision.desired import desired_grants
 from receiver.provision.google_admin import GoogleAdmin
@@ -133,16 +133,71 @@ async def test_what_is_outside_the_environment_is_not_even_seen(
     assert set((await observe(admin, SCOPE)).by_name) == ours
 
 
-async def test_unchanged_resources_cost_three_requests_in_all(admin: GoogleAdmin, google: GoogleFake) -> None:
+async def test_unchanged_resources_cost_three_lists_and_the_policy_of_each_topic(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
     run = run_for(admin, wanted())
     await applied(run)
     google.calls.clear()
     await run.plan()
-    assert sorted(google.calls) == [
-        f"GET /v1/{P}/locations/europe-west2/jobs",
-        f"GET /v1/{P}/subscriptions",
-        f"GET /v1/{P}/topics",
-    ]
+    topics = [SCOPE.topic(route.path) for route in ROUTES]
+    assert sorted(google.calls) == sorted(
+        [
+            f"GET /v1/{P}/locations/europe-west2/jobs",
+            f"GET /v1/{P}/subscriptions",
+            f"GET /v1/{P}/topics",
+            *(f"GET /v1/{name}:getIamPolicy" for name in (*topics, SCOPE.dead_letter_topic)),
+        ]
+    )
+
+
+async def test_where_policies_may_not_be_read_the_plan_says_so_and_asks_no_further(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    run = run_for(admin, wanted())
+    await applied(run)
+    google.calls.clear()
+    google.fail(":getIamPolicy", 403, "PERMISSION_DENIED", "User not authorized", times=99)
+    made = await run.plan()
+    assert made.is_settled
+    (line,) = [text for text, _ in rendering.lines(made)]
+    assert line == (
+        "? who may publish to the topics: User not authorized; to read that, roles/pubsub.admin is needed"
+    )
+    assert sum(":getIamPolicy" in call for call in google.calls) == 1
+
+
+async def test_a_squatted_topic_is_taken_without_what_lets_others_in(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    script = {"javascriptUdf": {"functionName": "f", "code": "function f(m) { return m; }"}}
+    google.pubsub.topics[TOPIC] = {
+        "name": TOPIC,
+        "ingestionDataSourceSettings": {"cloudStorage": {"bucket": "theirs"}},
+        "messageTransforms": [script],
+    }
+    google.pubsub.subscriptions[SUBSCRIPTION] = {
+        "name": SUBSCRIPTION,
+        "topic": TOPIC,
+        "messageTransforms": [script],
+    }
+    run = run_for(admin, wanted(MAIL))
+    assert await applied(run) == {}
+    assert google.pubsub.topics[TOPIC].keys() == {"name", "labels", "state"}
+    assert "messageTransforms" not in google.pubsub.subscriptions[SUBSCRIPTION]
+    assert (await run.remaining()).is_settled
+
+
+async def test_a_topic_that_everybody_may_publish_to_gets_no_subscription(
+    admin: GoogleAdmin, google: GoogleFake
+) -> None:
+    google.pubsub.topics[TOPIC] = {"name": TOPIC}
+    google.policies.write(TOPIC, [{"role": "roles/pubsub.publisher", "members": ["allUsers"]}])
+    run = run_for(admin, wanted(MAIL))
+    await applied(run)
+    assert "labels" not in google.pubsub.topics[TOPIC]
+    assert SUBSCRIPTION not in google.pubsub.subscriptions
+    assert not (await run.remaining()).is_settled
 
 
 async def test_requests_go_side_by_side_within_a_bound(admin: GoogleAdmin, google: GoogleFake) -> None:

@@ -13,6 +13,8 @@ SUBSCRIPTION = next(one for one in resources(wanted(MAIL)) if one.name.endswith(
 TOPIC = next(one for one in resources(wanted(MAIL)) if one.name.endswith("send_mail"))
 JOB = next(one for one in resources(wanted(CLEAN)) if one.kind is Kind.JOB)
 
+SCRIPT = {"javascriptUdf": {"functionName": "f", "code": "function f(m) { return m; }"}}
+
 
 def shown(item: Resource, found: Resource) -> list[str]:
     return [str(difference) for difference in differences(item, found)]
@@ -39,10 +41,44 @@ def test_what_google_lists_of_it_does_not_differ(item: Resource) -> None:
         ({"filter": 'attributes.a = "b"'}, 'filter: attributes.a = "b" → none'),
         ({"detached": True}, "detached: yes → none"),
         ({"bigqueryConfig": {"table": "t"}}, "bigqueryConfig: set → none"),
+        (
+            {"messageTransforms": [SCRIPT, {"aiInference": {}}]},
+            "messageTransforms: javascriptUdf; aiInference → none",
+        ),
+        (
+            {"pushConfig": {**SUBSCRIPTION.body["pushConfig"], "attributes": {"x-goog-version": "v1beta1"}}},
+            "pushConfig.attributes.x-goog-version: v1beta1 → none",
+        ),
     ],
 )
 def test_drift_of_a_subscription_is_one_line(fields: dict[str, Any], line: str) -> None:
     assert shown(SUBSCRIPTION, changed(SUBSCRIPTION, **fields)) == [line]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"ingestionDataSourceSettings": {"awsKinesis": {}}},
+            "ingestionDataSourceSettings: awsKinesis → none",
+        ),
+        ({"messageTransforms": [SCRIPT]}, "messageTransforms: javascriptUdf → none"),
+        ({"messageTransforms": [{**SCRIPT, "disabled": True}]}, "messageTransforms: javascriptUdf → none"),
+    ],
+)
+def test_what_lets_others_into_a_topic_is_one_line(fields: dict[str, Any], line: str) -> None:
+    assert shown(TOPIC, changed(TOPIC, **fields)) == [line]
+    assert merged(TOPIC, changed(TOPIC, **fields), tuple(fields)) == {}, "it is taken away"
+
+
+def test_what_an_operator_has_chosen_for_a_topic_of_ours_stays() -> None:
+    chosen = {
+        "kmsKeyName": "projects/keys/locations/eu/keyRings/r/cryptoKeys/k",
+        "schemaSettings": {"schema": "projects/shop-prod/schemas/s"},
+        "messageStoragePolicy": {"allowedPersistenceRegions": ["europe-west2"]},
+        "ingestionDataSourceSettings": {"platformLogsSettings": {"severity": "INFO"}},
+    }
+    assert differences(TOPIC, changed(TOPIC, **chosen)) == ()
 
 
 def test_drift_of_where_it_pushes_is_told_field_by_field() -> None:

@@ -25,6 +25,8 @@ from tests.unit.provision.world import ACCOUNT, PUSH, SCOPE, wanted
 NO_ACCOUNT = Refused(400, "INVALID_ARGUMENT", f"Service account {ACCOUNT} does not exist.")
 NO_ROLE = Refused(403, "PERMISSION_DENIED", "User not authorized to perform this action.")
 
+ACT_AS = Refused(403, "PERMISSION_DENIED", "iam.serviceAccounts.actAs is denied")
+
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,12 +41,14 @@ def told() -> list[str]:
 @pytest.fixture
 async def patient(google: GoogleFake, told: list[str]) -> AsyncIterator[GoogleAdmin]:
     """Waits."""
-    async with waiting(google, told, timedelta(minutes=5)) as made:
+    async with waiting(google, told, None) as made:
         yield made
 
 
 @asynccontextmanager
-async def waiting(google: GoogleFake, told: list[str], longest: timedelta) -> AsyncIterator[GoogleAdmin]:
+async def waiting(
+    google: GoogleFake, told: list[str], longest: timedelta | None
+) -> AsyncIterator[GoogleAdmin]:
     client = GoogleClient()
     there = Endpoints(f"{google.url}/v1", f"{google.url}/v1", f"{google.url}/v3", f"{google.url}/v1")
     yield GoogleAdmin(client, there, patience=Patience(told.append, longest=longest))
@@ -57,24 +61,25 @@ def whole(admin: GoogleAdmin) -> ProvisionRun:
 
 
 @pytest.mark.parametrize(
-    ("asked", "answer"),
+    ("asked", "answer", "role"),
     [
-        (r"GET .*/topics$", NO_ROLE),
-        (r"PUT .*/subscriptions/", NO_ACCOUNT),
-        (r"PUT .*/subscriptions/", Refused(403, "PERMISSION_DENIED", "iam.serviceAccounts.actAs is denied")),
-        (r"POST .*/serviceAccounts/.*:setIamPolicy", NO_ACCOUNT),
+        (r"GET .*/topics$", NO_ROLE, "roles/pubsub.editor"),
+        (r"POST .*/jobs$", NO_ROLE, "roles/cloudscheduler.admin"),
+        (r"PUT .*/subscriptions/", NO_ACCOUNT, ""),
+        (r"PUT .*/subscriptions/", ACT_AS, "roles/iam.serviceAccountUser on the push account"),
+        (r"POST .*/serviceAccounts/.*:setIamPolicy", NO_ACCOUNT, ""),
     ],
 )
 async def test_it_waits_until_a_new_account_or_role_is_known_and_says_so_once(
-    patient: GoogleAdmin, google: GoogleFake, told: list[str], asked: str, answer: Refused
+    patient: GoogleAdmin, google: GoogleFake, told: list[str], asked: str, answer: Refused, role: str
 ) -> None:
     google.troubles = [Trouble(asked, answer, times=3)]
     run = whole(patient)
     assert await applied(run) == {}
     assert (await run.remaining()).is_settled
     [line] = told
-    assert line.startswith("waiting up to 5 min, because a new account or role takes minutes to be known")
-    assert line.endswith(f"--no-wait does not wait: {answer.message}")
+    what = "5 min until the account is known" if answer is NO_ACCOUNT else f"2 min until {role} is in force"
+    assert line == f"waiting up to {what}, if it is new; --no-wait does not wait: {answer.message}"
 
 
 async def test_it_does_not_wait_for_ever(google: GoogleFake, told: list[str]) -> None:
@@ -91,6 +96,11 @@ async def test_it_does_not_wait_for_ever(google: GoogleFake, told: list[str]) ->
     [
         Refused(401, "UNAUTHENTICATED", "Request had invalid authentication credentials."),
         Refused(400, "INVALID_ARGUMENT", "The ack deadline is out of range."),
+        Refused(403, "PERMISSION_DENIED", "Request had insufficient authentication scopes."),
+        Refused(403, "PERMISSION_DENIED", "This API method requires billing to be enabled."),
+        Refused(
+            403, "PERMISSION_DENIED", "Request is prohibited by organization's policy. vpcServiceControls"
+        ),
     ],
 )
 async def test_it_does_not_wait_for_a_mistake(

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver import TaskRoute
+from receiver.provision import rendering
 from receiver.provision.desired import desired_grants
 from receiver.provision.fields import merged
 from receiver.provision.observed import Observed
@@ -152,6 +153,48 @@ def test_what_is_nobodys_and_has_exactly_our_name_is_adopted() -> None:
     change = entry(plan(wanted(), observed, SCOPE), MAIL_TOPIC)
     assert isinstance(change, Update)
     assert change.adopted
+
+
+@pytest.mark.parametrize("member", ["allUsers", "allAuthenticatedUsers"])
+@pytest.mark.parametrize("owner", [SCOPE, None])
+def test_a_topic_that_everybody_may_publish_to_is_refused_with_all_that_needs_it(
+    member: str, owner: Scope | None
+) -> None:
+    observed = with_(settled(), topic(MAIL_TOPIC, owner=owner)).with_(MAIL_SUBSCRIPTION, None)
+    policy = {"bindings": [{"role": "roles/pubsub.publisher", "members": ["user:a@b.c", member]}]}
+    made = plan(wanted(), replace(observed, policies={MAIL_TOPIC: policy}), SCOPE)
+    refused = {one.item.name: one.why for one in made.refused}
+    assert refused.keys() == {MAIL_TOPIC, MAIL_SUBSCRIPTION}
+    assert refused[MAIL_TOPIC] == (
+        f"{member} has roles/pubsub.publisher on it; gcloud pubsub topics remove-iam-policy-binding "
+        f"prod--shop.tasks--{HERE}.send_mail --project shop-prod --member={member} --role=roles/pubsub.publisher"
+    )
+
+
+def test_a_topic_without_an_owner_that_others_hold_is_not_adopted() -> None:
+    key, schema = "projects/evil/locations/eu/keyRings/r/cryptoKeys/k", "projects/evil/schemas/s"
+    held = changed(topic(MAIL_TOPIC, owner=None), kmsKeyName=key, schemaSettings={"schema": schema})
+    made = plan(wanted(), with_(settled(), held), SCOPE)
+    refused = entry(made, MAIL_TOPIC)
+    assert isinstance(refused, ChangeRefused)
+    assert f"it has kmsKeyName {key} (" in refused.why
+    assert f"it has schemaSettings.schema {schema} (" in refused.why
+    assert refused.why.endswith(",".join(f"{key}={value}" for key, value in SCOPE.labels.items()))
+    ours = changed(topic(MAIL_TOPIC), kmsKeyName=key)
+    assert isinstance(entry(plan(wanted(), with_(settled(), ours), SCOPE), MAIL_TOPIC), Unchanged)
+
+
+def test_who_may_publish_to_an_adopted_topic_is_said() -> None:
+    observed = with_(settled(), topic(MAIL_TOPIC, owner=None))
+    policy = {"bindings": [{"role": "roles/pubsub.publisher", "members": ["user:a@b.c"]}]}
+    made = plan(wanted(), replace(observed, policies={MAIL_TOPIC: policy}), SCOPE)
+    assert [text for text, _ in rendering.lines(made)][:2] == [
+        f"~ topic prod--shop.tasks--{HERE}.send_mail (had no owner)",
+        "    user:a@b.c has roles/pubsub.publisher on it",
+    ]
+    assert rendering.as_json(made, SCOPE)["changes"][0]["roles"] == [
+        {"role": "roles/pubsub.publisher", "member": "user:a@b.c"}
+    ]
 
 
 @pytest.mark.parametrize("take_over", [False, True])
