@@ -81,6 +81,7 @@ class Push:
         body: streams in; it is not read before the token is checked.
         length: Content-Length, if there is one.
         unwrapped: the body is the message's data, and the headers say the rest.
+        verified: whether the sender has been checked; before that nothing that it says is believed.
         arrived: by `time.monotonic()`.
         ran: how the run ended; the ending of the delivery may be another, if that was not recorded.
     """
@@ -89,6 +90,7 @@ class Push:
     body: AsyncIterator[bytes]
     length: int | None
     unwrapped: bool = False
+    verified: bool = False
     arrived: float = field(default_factory=time.monotonic)
     delivery: Delivery | None = None
     route: TaskRoute | None = None
@@ -98,7 +100,9 @@ class Push:
 
     @property
     def trace(self) -> str | None:
-        """W3C `traceparent` of the message, else of the request."""
+        """W3C `traceparent` of the message, else of the request; None of a sender who was not verified."""
+        if not self.verified:
+            return None
         return (self.delivery and self.delivery.traceparent) or traceparent(self.headers)
 
 
@@ -133,6 +137,7 @@ class PushEndpoint:
         """The ending of a push. Never raises."""
         try:
             await self._verifier.verify(push.headers)
+            push.verified = True
             with self._admission.place() as place:
                 return await self._admitted(push, place)
         except Forbidden as forbidden:

@@ -1,7 +1,7 @@
 """The ASGI application: `POST /tasks/pubsub/`, `/health`, `/ready`, and `/tasks/status` where it is turned on.
 
-HTTP around a `Service`. Paths are exact and nothing redirects: Pub/Sub follows a redirect as a GET without a body, and
-takes its 200 for an ack.
+HTTP around a `Service`. Paths are exact, as they are sent, and nothing redirects: Pub/Sub follows a redirect as a GET without
+a body, and takes its 200 for an ack.
 """
 
 from __future__ import annotations
@@ -117,6 +117,9 @@ class _Application(Starlette):
         self._is_replaced = Starlette.__call__.__module__ != Starlette.__module__
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sent: bytes = scope.get("raw_path") or b""
+        if b"%" in sent:  # a front end may have rules for paths: `%2f` passes for no `/`
+            scope["path"] = sent.decode("latin-1")
         is_push = scope["type"] == "http" and scope["path"] == PUSH_PATH and scope["method"] == "POST"
         if is_push and not self.user_middleware and not self._is_replaced:
             await self._push(scope, receive, send)

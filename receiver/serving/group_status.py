@@ -56,6 +56,9 @@ class GroupStatus:
         key = request.query_params.get("group", "")
         if not is_key(key):
             return _text(f"Give ?group= the key of a group, of 1 to {MAX_KEY_BYTES} bytes.", 400)
+        known = self._known(key)  # however many ask for others
+        if known is not None:
+            return _found(known)
         if self._waiting >= MOST_WAITING:
             return _text("Too many are asking. Ask again in a second.", 429)
         self._waiting += 1
@@ -67,22 +70,29 @@ class GroupStatus:
             return _text("The database does not answer.", 503)
         finally:
             self._waiting -= 1
-        return Response(body, media_type="application/json", headers=HEADERS)
+        return _found(body)
+
+    def _known(self, key: str) -> bytes | None:
+        at, body = self._seen.get(key, (0.0, b""))
+        return body if body and time.monotonic() - at <= GIVEN_AGAIN_FOR else None
 
     async def _look(self, key: str) -> bytes:
-        now = time.monotonic()
-        at, body = self._seen.get(key, (0.0, b""))
-        if not body or now - at > GIVEN_AGAIN_FOR:
-            # A request that waited behind a failure does not wait for another one.
-            if now - self._failed < GIVEN_AGAIN_FOR:
-                raise DatabaseUnavailable("it did not answer a moment ago")
-            group = await find_group(self._executor, key, whose=self._whose)
-            body = msgspec.json.encode(group)
-            self._seen[key] = (time.monotonic(), body)
-            self._seen.move_to_end(key)
-            if len(self._seen) > MOST_ANSWERS:
-                self._seen.popitem(last=False)
+        known = self._known(key)
+        if known is not None:
+            return known
+        # A request that waited behind a failure does not wait for another one.
+        if time.monotonic() - self._failed < GIVEN_AGAIN_FOR:
+            raise DatabaseUnavailable("it did not answer a moment ago")
+        body = msgspec.json.encode(await find_group(self._executor, key, whose=self._whose))
+        self._seen[key] = (time.monotonic(), body)
+        self._seen.move_to_end(key)
+        if len(self._seen) > MOST_ANSWERS:
+            self._seen.popitem(last=False)
         return body
+
+
+def _found(body: bytes) -> Response:
+    return Response(body, media_type="application/json", headers=HEADERS)
 
 
 def _text(sentence: str, status: int) -> Response:

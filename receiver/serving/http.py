@@ -1,9 +1,10 @@
 """HTTP/1.1 on one connection, with bounds. uvicorn's protocol has none on heads, and stops reading at an upgrade.
 
 The token is known only when the head of a request is complete, so everybody who can connect can send a head.
-Invariants: a head costs at most `MAX_HEAD` bytes of memory, beside one read, and `HEAD_DEADLINE` of time. A request that offers
-to upgrade to another protocol is an ordinary request, with its body (RFC 9110 section 7.8: a server may ignore the offer).
-The front end bounds the number of idle connections. Next: `receiver.serving.app` gets the request.
+Invariants: a head costs at most `MAX_HEAD` bytes of memory, `MAX_FIELDS` fields, beside one read, and `HEAD_DEADLINE` of time. At most
+`MAX_QUEUED` requests of a connection wait behind the one that is being answered, and while one waits nothing more is read.
+A request that offers to upgrade to another protocol is an ordinary request, with its body (RFC 9110 section 7.8: a server
+may ignore the offer). The front end bounds the number of idle connections. Next: `receiver.serving.app` gets the request.
 
 Nearly every request comes in one piece: it needs no timer. A timer for each request cost 10 µs beside the 25 µs of uvicorn itself.
 """
@@ -13,26 +14,44 @@ from __future__ import annotations
 import asyncio
 from enum import Enum
 from itertools import chain
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sized
     from typing import Any
+
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request's line, header and trailer fields together: Google's front end lets no more through."""
 
+MAX_FIELDS: Final = 200
+"""Fields of a head, and of a trailer. A field of four bytes costs 130 bytes of memory. An unwrapped push has 100 attributes at most."""
+
+MAX_QUEUED: Final = 16
+"""Requests of one connection that may wait behind the one that is being answered. No client of ours sends one before its answer."""
+
+MAX_QUEUED_FIELDS: Final = 400
+"""Fields of them together: sixteen heads of 200 would cost half a megabyte a connection."""
+
 HEAD_DEADLINE: Final = 10.0
 """Seconds from the first byte of a head to its last; a front end sends it in one piece."""
 
-MALFORMED, LATE, TOO_LARGE = 400, 408, 431
+MALFORMED, LATE, TOO_MANY, TOO_LARGE, NOT_CHUNKED = 400, 408, 429, 431, 501
 SENTENCES: Final = {
     MALFORMED: b"The request is not HTTP.",
     LATE: b"The request did not arrive in time.",
+    TOO_MANY: b"Too many requests wait on this connection.",
     TOO_LARGE: b"The headers are too large.",
+    NOT_CHUNKED: b"The only transfer coding is chunked.",
 }
+SPECIAL: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
+"""Fields that are looked at here."""
 
 
 class _Part(Enum):
@@ -46,8 +65,24 @@ class _Part(Enum):
 NOTHING, HEAD, BODY = _Part  # a member of an enumeration is looked up by a method
 
 
+class _Flow(FlowControl):
+    """Reads on only while no request waits for its turn, and never after a refusal."""
+
+    def __init__(self, transport: asyncio.Transport, waiting: Sized) -> None:
+        super().__init__(transport)
+        self._waiting = waiting
+        self.ended = False
+
+    def resume_reading(self) -> None:
+        """Asked for after each answer, and whenever the application asks for a body."""
+        if not (self._waiting or self.ended):
+            super().resume_reading()
+
+
 class Connection(HttpToolsProtocol):
     """One connection. A head that is too large is 431, one that does not end is 408, what is not HTTP is 400."""
+
+    flow: _Flow
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -57,12 +92,14 @@ class Connection(HttpToolsProtocol):
         self._pending = 0  # bytes since the last progress: the parser and we keep them in memory
         self._arrived = 0  # bytes of the last read
         self._status = MALFORMED
+        self._running: RequestResponseCycle | None = None  # what is being answered; `cycle` came last
 
     # --- the connection -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected. Until its first byte the connection is as idle as between two requests."""
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn narrows it to Transport
+        self.flow = _Flow(self.transport, self.pipeline)
         self._stand_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -74,17 +111,14 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """The next bytes, of one request or of several."""
         self._unset_keepalive_if_required()
-        self._arrived, self._progress = len(data), False
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._read_on(data[upgrade.args[0] :])
-            return
+            while data:
+                data = self._feed(data)
         except httptools.HttpParserError:
             self._refuse(self._status)
             return
         # Of a head that began behind something else, only its end tells the size: it counts as one byte.
-        self._pending = int(self._part is HEAD) if self._progress else self._pending + len(data)
+        self._pending = int(self._part is HEAD) if self._progress else self._pending + self._arrived
         if self.transport.is_closing():
             return
         if self._pending > MAX_HEAD:
@@ -96,6 +130,15 @@ class Connection(HttpToolsProtocol):
         elif self._idle and self._deadline is None:  # the end of such a body
             self._stand_idle()
 
+    def _feed(self, data: bytes) -> bytes:
+        """Parses. Returns what has to be parsed again: a head without its offer to upgrade, and what follows it."""
+        self._arrived, self._progress = len(data), False
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._head_without_offer() + data[upgrade.args[0] :]
+        return b""
+
     # --- the parser's callbacks; an exception in one ends the parser ----------------------------------------------
 
     def on_message_begin(self) -> None:
@@ -103,16 +146,26 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
         self._part = HEAD
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A field of the head or of the trailer. Of the head, two Host fields or another transfer coding are refused."""
+        name = name.lower()
+        if name in SPECIAL and self._part is HEAD:
+            self._look_at(name, value)
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_FIELDS:
+            self._end_parser(TOO_LARGE)
+
     def on_headers_complete(self) -> None:
         """The end of the head."""
+        if self.pipeline and self._is_full():
+            self._end_parser(TOO_MANY)
         # A head in one small read is not too large: nearly every one.
         if (self._pending or self._arrived > MAX_HEAD) and self._size_of_head() > MAX_HEAD:
-            self._status = TOO_LARGE
-            raise ValueError(SENTENCES[TOO_LARGE])
+            self._end_parser(TOO_LARGE)
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise ValueError(SENTENCES[MALFORMED])
-            return  # the head comes again without the offer, see `_read_on`
+                self._end_parser(MALFORMED)
+            return  # the head comes again without the offer, see `_feed`
         self._progress, self._part = True, BODY
         self._end_deadline()
         super().on_headers_complete()
@@ -134,14 +187,34 @@ class Connection(HttpToolsProtocol):
     def _size_of_head(self) -> int:
         return len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
 
-    def _read_on(self, rest: bytes) -> None:
-        """Begins again with the same head, without the offer to upgrade, and what follows it."""
+    def _look_at(self, name: bytes, value: bytes) -> None:
+        if name == b"host" and any(other == name for other, _ in self.headers):  # RFC 9112 section 3.2
+            self._end_parser(MALFORMED)
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":  # RFC 9112 section 6.1
+            self._end_parser(NOT_CHUNKED)
+        elif name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+
+    def _is_full(self) -> bool:
+        """Whether no other request may wait."""
+        fields = len(self.headers) + sum(len(list(cycle.scope["headers"])) for cycle, _ in self.pipeline)
+        return len(self.pipeline) >= MAX_QUEUED or fields > MAX_QUEUED_FIELDS
+
+    def _end_parser(self, status: int) -> NoReturn:
+        self._status = status
+        raise ValueError(SENTENCES[status])
+
+    def _head_without_offer(self) -> bytes:
+        """The head that has just been parsed; and a new parser for it."""
         version, method = self.parser.get_http_version(), self.parser.get_method()
         fields = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
-        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version.encode(), b"".join(fields))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
-        self.data_received(head + rest)
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version.encode(), b"".join(fields))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     # --- idle, late, refused --------------------------------------------------------------------------------------
 
@@ -173,17 +246,20 @@ class Connection(HttpToolsProtocol):
             self._refuse(LATE)
 
     def _refuse(self, status: int) -> None:
-        """Answers and closes. A request that came whole before this one gets its answer first."""
+        """Answers and closes. Requests that came whole before this one get their answers first."""
         self._end_deadline()
         if self.transport.is_closing():
             return
         self.logger.warning("%d %s", status, SENTENCES[status].decode())
-        cycle = self.cycle
-        if not self._idle and not cycle.more_body:
-            cycle.keep_alive = False
-            self.flow.pause_reading()
+        self.flow.ended = True
+        self.flow.pause_reading()
+        if self.pipeline and self.cycle.more_body:  # it waits, and never comes whole
+            self.pipeline.popleft()
+        last = self.pipeline[0][0] if self.pipeline else self._running
+        if last is not None and not last.response_complete and not last.more_body:
+            last.keep_alive = False
             return
-        if self._idle or not cycle.response_started:
+        if last is None or last.response_complete or not last.response_started:
             body = SENTENCES[status]
             head = (
                 b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"

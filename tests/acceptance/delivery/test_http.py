@@ -50,6 +50,9 @@ def test_the_endpoint_takes_post_only(instance: Instance, method: str) -> None:
         "/tasks/pubsub/x",
         "//tasks/pubsub/",
         "/TASKS/PUBSUB/",
+        "/tasks%2fpubsub/",
+        "/%74asks/pubsub/",
+        "/%68ealth",
         "/nothing",
     ],
 )

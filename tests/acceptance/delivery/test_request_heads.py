@@ -13,7 +13,7 @@ import pytest
 from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
-from receiver.serving.http import HEAD_DEADLINE, MAX_HEAD
+from receiver.serving.http import HEAD_DEADLINE, MAX_FIELDS, MAX_HEAD
 from tests.acceptance.conftest import Start
 from tests.acceptance.delivery.test_http import MIB, peak_memory
 from tests.stage.receivers import new_instance
@@ -142,8 +142,12 @@ async def test_the_bound_is_on_a_head_that_begins_behind_another_request(instanc
 async def test_trailer_fields_do_not_pass_for_the_heads(
     start: Start, database_url: str, signer: Signer, label: str, *, is_trailer: bool
 ) -> None:
-    """A trace is taken from the head alone."""
+    """A trace is taken from the head alone, and of nobody who has no token."""
     instance = start(database_url, {"K_SERVICE": "tasks"})
+    foreign = b"traceparent: 00-%b-%b-01\r\ncontent-length: 0\r\n\r\n" % (b"c" * 32, b"d" * 16)
+    async with connected(instance) as wire:
+        await wire.send(POST + foreign)
+        assert (await wire.answer())[0] == 403
     trace = b"traceparent: 00-%b-%b-01\r\n" % (b"a" * 32, b"b" * 16)
     fields = b"%b: %b\r\ntransfer-encoding: chunked\r\n" % authorization(instance, signer)
     head, trailer = (fields, trace) if is_trailer else (fields + trace, b"")
@@ -152,6 +156,8 @@ async def test_trailer_fields_do_not_pass_for_the_heads(
         assert (await wire.answer())[0] == 200
     line = await eventually(lambda: [line for line in instance.log().splitlines() if label in line])
     assert ("a" * 32 in line[0]) != is_trailer
+    assert "Denied" in instance.log()
+    assert "c" * 32 not in instance.log()
 
 
 @pytest.fixture
@@ -165,6 +171,9 @@ def record_of(shared_database_url: str) -> Record:
         b"\x16\x03\x01\x02\x00\x01",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nhost: a\r\nx: y\r\nHost: b\r\n\r\n",
+        POST + b"transfer-encoding: chunked\r\ncontent-length: 9\r\n\r\n",
+        POST + b"transfer-encoding: chunked, gzip\r\n\r\n",
     ],
 )
 async def test_what_is_not_a_request_is_400(instance: Instance, bytes_: bytes) -> None:
@@ -172,6 +181,22 @@ async def test_what_is_not_a_request_is_400(instance: Instance, bytes_: bytes) -
         await wire.send(bytes_)
         assert await wire.answer() == (400, b"The request is not HTTP.")
         assert await wire.rest() == b""
+
+
+@pytest.mark.parametrize("coding", [b"gzip, chunked", b"identity, chunked", b"xchunked,chunked"])
+async def test_a_body_that_is_more_than_chunked_is_not_read(instance: Instance, coding: bytes) -> None:
+    async with connected(instance) as wire:
+        await wire.send(POST + b"transfer-encoding: %b\r\n\r\n" % coding + chunked(b"{}"))
+        assert await wire.answer() == (501, b"The only transfer coding is chunked.")
+        assert await wire.rest() == b""
+
+
+@pytest.mark.parametrize(("fields", "status"), [(MAX_FIELDS, 200), (MAX_FIELDS + 1, 431)])
+async def test_the_fields_of_a_head_are_counted(instance: Instance, fields: int, status: int) -> None:
+    """However small they are: each costs thirty times its bytes."""
+    async with connected(instance) as wire:
+        await wire.send(GET + b"a:\r\n" * (fields - 1) + b"\r\n")
+        assert (await wire.answer())[0] == status
 
 
 # --- offers to upgrade --------------------------------------------------------------------------------------------
