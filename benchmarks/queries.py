@@ -111,7 +111,8 @@ def _ledger(rows: int) -> list[Question]:
     waiting = [f"waiting-{number}" for number in range(1, BATCH + 1)]
     keys = [ClaimKey(each, 1, TOKEN) for each in running]
     taken = [
-        sweeping.Held(each, "READY", published=False, until=datetime.now(UTC), weight=0) for each in waiting
+        sweeping.Held(each, "shop.tasks.mail", "READY", published=False, until=datetime.now(UTC), weight=0)
+        for each in waiting
     ]
     done = items([f"01900000-{rows // 2:012d}"])
     asks("claim, 80 new; verdicts", lambda e: claim(e, items([f"new-{number}" for number in range(BATCH)])))
@@ -154,7 +155,7 @@ def _sweeper(blocks: int) -> list[Question]:
     part = sweeper.part_of(blocks, blocks // sweeper.PATROL // 2)
     lost = (*WHOSE, owed.BATCH, owed.TAKEN, owed.STRANDED, timedelta(days=14))
     return [
-        asks("take owed", sweeping.TAKE_OWED, *WHOSE, owed.BATCH, owed.TAKEN),
+        asks("take owed", sweeping.TAKE_OWED, *WHOSE, owed.BATCH, owed.TAKEN, []),
         asks("take named", sweeping.TAKE_NAMED, *WHOSE, 3, owed.TAKEN, ["owed-1", "owed-2", "running-1"]),
         asks("patrol of 16 MB", sweeping.TAKE_LOST, *lost, (part[0], 0), (part[0] + owed.BLOCKS, 0)),
         asks("find blocks", sweeping.FIND_BLOCKS),

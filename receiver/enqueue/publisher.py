@@ -1,7 +1,7 @@
 """Rows of the outbox become messages and are published.
 
 Invariant: whatever Pub/Sub does, `Publisher.publish` says of every row whether it is published. A row that Pub/Sub refuses fails
-alone. The sweeper publishes unpublished rows later.
+alone, and a topic that refuses all holds up no other. The sweeper publishes unpublished rows later.
 
 Next: `receiver.record.sql.outbox.mark_published` marks the published rows.
 """
@@ -9,6 +9,7 @@ Next: `receiver.record.sql.outbox.mark_published` marks the published rows.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
@@ -16,17 +17,22 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from receiver.contract.metadata import METADATA_ATTRIBUTE
-from receiver.errors import GoogleError, GoogleMissing, GoogleRefused
+from receiver.errors import GoogleError, GoogleMissing, GoogleRefused, GoogleUnavailable
 from receiver.google.pubsub import Message, batches
 from receiver.record.sql.outbox import OutboxRow
 from receiver.record.whose import Whose
 from receiver.tasks.naming import topic_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+    Tell = Callable[["Published"], Awaitable[None]]
 
 MOST_REQUESTS: Final = 4
-"""Requests under way at the same time; each has up to a thousand messages."""
+"""Requests under way at the same time, one a topic; each has up to a thousand messages."""
+
+ALONE: Final = 3
+"""Messages of a refused batch that are sent alone. When all are refused for one reason, the topic is at fault: the rest is not sent."""
 
 TRACE_ATTRIBUTE: Final = "googclient_traceparent"
 """Pub/Sub's own clients put the trace context there."""
@@ -62,50 +68,118 @@ class Publishes(Protocol):
 
 
 class Publisher:
-    """Publishes rows, each to its task's topic."""
+    """Publishes rows, each to its task's topic.
 
-    def __init__(self, pubsub: Publishes, address: Address) -> None:
+    Args:
+        share: seconds that the rows of one topic may take in one call; the rest of them then fails. None: no bound.
+    """
+
+    def __init__(self, pubsub: Publishes, address: Address, *, share: float | None = None) -> None:
         self._pubsub = pubsub
         self._address = address
+        self._share = share
         self._places = asyncio.Semaphore(MOST_REQUESTS)
 
-    async def publish(self, rows: Sequence[OutboxRow]) -> Published:
-        """Publishes the rows. It raises no GoogleError. When it is cancelled, some of the rows may be published."""
+    async def publish(self, rows: Sequence[OutboxRow], tell: Tell | None = None) -> Published:
+        """Publishes the rows. It raises no GoogleError. When it is cancelled, some of the rows may be published.
+
+        Args:
+            tell: is given what became of the rows of each request, as soon as it is known.
+        """
         by_path: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_path[row.task_path].append(row)
-        failures: dict[str, GoogleError] = {}
         async with asyncio.TaskGroup() as group:
-            for path, same in by_path.items():
-                topic = topic_of(
-                    self._address.environment, self._address.namespace, path, self._address.project
-                )
-                messages = [message_of(row, environment=self._address.environment) for row in same]
+            topics = [group.create_task(self._publish_to(path, same, tell)) for path, same in by_path.items()]
+        failures = {task_id: why for topic in topics for task_id, why in topic.result().items()}
+        return Published(frozenset(row.task_id for row in rows if row.task_id not in failures), failures)
+
+    async def _publish_to(
+        self, path: str, rows: Sequence[OutboxRow], tell: Tell | None
+    ) -> Mapping[str, GoogleError]:
+        """Publishes the rows of one task within its share; why some are not published."""
+        address = self._address
+        name = topic_of(address.environment, address.namespace, path, address.project)
+        topic = _Topic(self._pubsub, name, self._places, tell)
+        messages = [message_of(row, environment=address.environment) for row in rows]
+        within = asyncio.timeout(self._share)
+        try:
+            async with within:
                 done = 0
                 for batch in batches(messages):
-                    part = same[done : done + len(batch)]
+                    await topic.send(rows[done : done + len(batch)], batch)
                     done += len(batch)
-                    group.create_task(self._send(topic, part, batch, failures))
-        published = frozenset(row.task_id for row in rows if row.task_id not in failures)
-        return Published(published, failures)
+        except TimeoutError:
+            if not within.expired():
+                raise
+            late = GoogleUnavailable(f"Pub/Sub has not answered within {self._share:g} s")
+            await topic.failed([row for row in rows if row.task_id not in topic.told], late)
+        return topic.failures
 
-    async def _send(
-        self,
-        topic: str,
-        rows: Sequence[OutboxRow],
-        messages: Sequence[Message],
-        failures: dict[str, GoogleError],
-    ) -> None:
+
+class _Topic:
+    """The rows of one topic, on their way."""
+
+    def __init__(self, pubsub: Publishes, name: str, places: asyncio.Semaphore, tell: Tell | None) -> None:
+        self._pubsub = pubsub
+        self._name = name
+        self._places = places
+        self._tell = tell
+        self.told: set[str] = set()
+        self.failures: dict[str, GoogleError] = {}
+
+    async def send(self, rows: Sequence[OutboxRow], messages: Sequence[Message]) -> None:
+        """Sends one batch. When it is refused, some of its rows go alone: either one message is at fault, or the topic."""
+        why = await self._ask(rows, messages)
+        if why is None:
+            return
+        if not is_of_one(why) or len(rows) == 1:
+            await self.failed(rows, why)
+            return
+        alone = sorted(random.sample(range(len(rows)), min(ALONE, len(rows))))
+        found = [await self._one(rows[place], messages[place]) for place in alone]
+        rest = [place for place in range(len(rows)) if place not in alone]
+        if rest and len({str(each) for each in found}) == 1 and found[0] is not None:
+            await self.failed([rows[place] for place in rest], found[0])
+        else:
+            await self._halve([rows[place] for place in rest], [messages[place] for place in rest])
+
+    async def failed(self, rows: Sequence[OutboxRow], why: GoogleError) -> None:
+        """These rows are not published."""
+        failures = dict.fromkeys((row.task_id for row in rows), why)
+        self.failures |= failures
+        await self._say(Published(frozenset(), failures))
+
+    async def _one(self, row: OutboxRow, message: Message) -> GoogleError | None:
+        if (why := await self._ask([row], [message])) is not None:
+            await self.failed([row], why)
+        return why
+
+    async def _halve(self, rows: Sequence[OutboxRow], messages: Sequence[Message]) -> None:
+        """Finds the messages at fault, and publishes the others."""
+        half = len(rows) // 2
+        for part in (slice(None, half), slice(half, None)):
+            if not rows[part] or (why := await self._ask(rows[part], messages[part])) is None:
+                continue
+            if is_of_one(why) and len(rows[part]) > 1:
+                await self._halve(rows[part], messages[part])
+            else:
+                await self.failed(rows[part], why)
+
+    async def _ask(self, rows: Sequence[OutboxRow], messages: Sequence[Message]) -> GoogleError | None:
+        """One request; why it failed."""
         try:
             async with self._places:
-                await self._pubsub.publish(topic, messages)
+                await self._pubsub.publish(self._name, messages)
         except GoogleError as error:
-            if not _of_one(error) or len(rows) == 1:
-                failures.update((row.task_id, error) for row in rows)
-                return
-            half = len(rows) // 2  # one message is at fault: halving finds it, and publishes the others
-            await self._send(topic, rows[:half], messages[:half], failures)
-            await self._send(topic, rows[half:], messages[half:], failures)
+            return error
+        await self._say(Published(frozenset(row.task_id for row in rows), {}))
+        return None
+
+    async def _say(self, published: Published) -> None:
+        self.told |= published.task_ids | published.failures.keys()
+        if self._tell is not None:
+            await self._tell(published)
 
 
 def topic_of(environment: str, namespace: str, task_path: str, project: str) -> str:
@@ -137,6 +211,6 @@ def _compact(text: str) -> bytes:
     return msgspec.json.format(text.encode(), indent=-1)
 
 
-def _of_one(error: GoogleError) -> bool:
+def is_of_one(error: GoogleError) -> bool:
     """Whether Pub/Sub may refuse one message of several. A missing topic or permission concerns all of them."""
     return isinstance(error, GoogleRefused) and not isinstance(error, GoogleMissing) and error.status < 401  # noqa: PLR2004 - 400

@@ -155,7 +155,10 @@ class GoogleClient:
             headers |= await self._credentials.headers()
         client = await self._connected()
         async with asyncio.timeout(seconds):  # httpx has one for each step
-            return await client.request(method, url, params=params, content=content, headers=headers)
+            answer = await client.request(method, url, params=params, content=content, headers=headers)
+        # httpx's stream and its answer refer to each other, and would keep the request's body until a full garbage collection.
+        answer.stream = httpx.ByteStream(b"")
+        return answer
 
     async def _connected(self) -> httpx.AsyncClient:
         """The client, without connections that died while the CPU stood still. The pool's own clock stood still as well."""

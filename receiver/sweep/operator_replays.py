@@ -49,6 +49,7 @@ class Told:
         owed: left to the sweeper: not due yet, or Pub/Sub could not be reached.
         failures: ids that could not be replayed, each with the reason.
         more: the limit was reached; there may be more.
+        outage: why Pub/Sub could not be reached. The rest was not tried.
     """
 
     executions: int = 0
@@ -56,6 +57,7 @@ class Told:
     owed: int = 0
     failures: dict[str, str] = field(default_factory=dict)
     more: bool = False
+    outage: str | None = None
 
 
 class Pace:
@@ -109,6 +111,8 @@ class OperatorReplays:
         good = [id_ for id_, (_, replayable) in states.items() if replayable]
         for start in range(0, len(good), self._batch):
             await self._executions(good[start : start + self._batch])
+            if self.told.outage:
+                return
         rest = [id_ for id_ in known if id_ not in states]
         found = await rejected.find_rejected(self._executor, rest, whose=self._whose) if rest else []
         await self._messages(found)
@@ -125,7 +129,7 @@ class OperatorReplays:
         ):
             after = found[-1]
             await self._executions([task_id for _, task_id in found])
-            if self._is_full(len(found)):
+            if self._ends(len(found)):
                 return
 
     async def undelivered(self, wanted: Filter) -> None:
@@ -147,7 +151,7 @@ class OperatorReplays:
                     break
                 await self._pace.take(len(taken.rows))
                 self._count(await self._owed.publish(taken), len(taken.rows))
-                if self._is_full(len(taken.rows)):
+                if self._ends(len(taken.rows)):
                     return
 
     async def rejected_for(self, reason: str, task_name: str | None) -> None:
@@ -164,7 +168,7 @@ class OperatorReplays:
         ):
             after = found[-1].key
             await self._messages(found)
-            if self._is_full(len(found)):
+            if self._ends(len(found)):
                 return
 
     async def _executions(self, task_ids: Sequence[str]) -> None:
@@ -183,16 +187,19 @@ class OperatorReplays:
             replayed = await self._replays.replay(found)
             self.told.messages += len(replayed.keys)
             self.told.failures |= replayed.failures
+            self.told.outage = replayed.outage
 
     def _count(self, given: PublishedCounts, moved: int) -> None:
         published = given.published + given.forgotten + given.stranded
         self.told.executions += published
         self.told.owed += moved - published
+        self.told.outage = given.outage
 
     def _part(self, most: int) -> int:
         return min(most, self._left)
 
-    def _is_full(self, done: int) -> bool:
+    def _ends(self, done: int) -> bool:
+        """Whether this was the last part: the limit is reached, or Pub/Sub cannot be."""
         self._left -= done
         self.told.more = self._left <= 0
-        return self.told.more
+        return self.told.more or self.told.outage is not None

@@ -1,8 +1,9 @@
 """Publishes owed rows: rows that are due and whose message Pub/Sub does not have, or has forgotten.
 
-Invariants: while Pub/Sub is asked, no transaction is open and no row locked. Only a row that Pub/Sub has taken is marked. A
-row that Pub/Sub refuses is postponed alone. A sweeper that dies in between loses its rows after `TAKEN`; they are published
-again, and the record absorbs the duplicate.
+Invariants: while Pub/Sub is asked, no transaction is open and no row locked. Only a row that Pub/Sub has taken is marked, as soon
+as its request is answered. A row that Pub/Sub refuses is postponed alone, and a topic that takes nothing is left to a later sweep.
+What is in memory at once is bounded by the size of the messages. A sweeper that dies in between loses its rows after `TAKEN`; they
+are published again, and the record absorbs the duplicate.
 
 Next: `receiver.sweep.sweeper` says which rows, `receiver.enqueue.publisher` makes them messages.
 """
@@ -15,13 +16,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from receiver.errors import GoogleError, GoogleRefused
+from receiver.enqueue.publisher import Published
+from receiver.errors import GoogleRefused, ItemRefused, OutOfConnections
 from receiver.record.sql import outbox, sweeping
+from receiver.record.sql.sweeping import Loaded
+from receiver.record.sqlstates import ConnectionFailed
+from receiver.sweep.topics import Topics
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from receiver.enqueue.publisher import Publisher
     from receiver.record.database import Executor
@@ -32,10 +37,19 @@ BATCH: Final = 1000
 """Rows taken at once: what one request to Pub/Sub may hold."""
 
 TAKEN: Final = timedelta(minutes=2)
-"""How long taken rows are one sweeper's: longer than Pub/Sub's client tries at most (five times 10 s, and the pauses)."""
+"""How long taken rows are one sweeper's: several times `SHARE`. What it has not loaded by then may be another one's."""
 
-WEIGHT: Final = 1_000_000
-"""Stored bytes of arguments that are loaded at once. Stored bytes are compressed, at most ninety times."""
+WEIGHT: Final = 200_000
+"""Stored bytes of arguments whose size is looked at in one statement. Stored bytes are compressed, at most ninety times."""
+
+LOADED: Final = 8_000_000
+"""Bytes of arguments that are in memory at once, each some five times: as text, message, base64, body. A larger row is alone."""
+
+LARGEST: Final = 15_000_000
+"""Bytes of arguments that are loaded at all. Pub/Sub takes 10 MB; without the blanks of jsonb a message is up to a third smaller."""
+
+SHARE: Final = 10.0
+"""Seconds that the rows of one topic may take at once. Pub/Sub answers in tens of milliseconds."""
 
 STRANDED: Final = timedelta(hours=1)
 """How long after the end of its lease a RUNNING row is published again. A redelivery would take it over within minutes."""
@@ -55,13 +69,13 @@ BLOCKS: Final = 2048
 
 @dataclass(frozen=True, slots=True)
 class PublishedCounts:
-    """What became of taken rows, as counts. `reached`: whether Pub/Sub could be reached."""
+    """What became of taken rows, as counts. `outage`: why Pub/Sub, which has not answered at all, does not."""
 
     published: int = 0
     forgotten: int = 0
     stranded: int = 0
     failed: int = 0
-    reached: bool = True
+    outage: str | None = None
 
 
 class Owed:
@@ -82,19 +96,22 @@ class Owed:
 
     async def publish_due(self) -> AsyncIterator[PublishedCounts]:
         """Publishes batch after batch, the longest due first, until nothing is due or Pub/Sub cannot be reached."""
-        fruitless = 0
+        fruitless, topics = 0, Topics()
         while fruitless < LOCKED_LOOKS:
-            taken = await sweeping.take_owed(self._executor, whose=self._whose, limit=BATCH, lease=TAKEN)
+            taken = await sweeping.take_owed(
+                self._executor, whose=self._whose, limit=BATCH, lease=TAKEN, besides=topics.left
+            )
             if not taken.seen:
-                return
+                if not topics.next_turn():
+                    return
+                continue
             if not taken.rows:  # another sweeper is taking them: look again
                 fruitless += 1
                 await asyncio.sleep(LOCKED_PAUSE)
                 continue
             fruitless = 0
-            given = await self.publish(taken)
-            yield given
-            if not given.reached:
+            yield await self.publish(taken, topics)
+            if topics.outage:
                 return
 
     async def publish_lost(self, blocks: tuple[int, int]) -> AsyncIterator[PublishedCounts]:
@@ -115,7 +132,7 @@ class Owed:
                 if taken.rows:
                     given = await self.publish(taken)
                     yield given
-                    if not given.reached:
+                    if given.outage:
                         return
 
     async def publish_these(self, task_ids: Sequence[str]) -> PublishedCounts:
@@ -123,41 +140,92 @@ class Owed:
         taken = await sweeping.take_named(self._executor, task_ids, whose=self._whose, lease=TAKEN)
         return await self.publish(taken)
 
-    async def publish(self, taken: Taken) -> PublishedCounts:
-        """Publishes one batch, in portions that fit into memory."""
-        given: set[str] = set()
-        failed, reached = 0, True
-        for portion in portions(taken.rows):
-            if not reached:
-                await sweeping.postpone(self._executor, portion, pause=AGAIN)
-                continue
-            by_id = {row.task_id: row for row in portion}
-            published = await self._publisher.publish(await sweeping.load(self._executor, portion))
-            done = [by_id[task_id] for task_id in published.task_ids]
-            await outbox.mark_published(self._executor, done)
-            given |= published.task_ids
-            failed += len(published.failures)
-            reached = await self._put_off(by_id, published.failures) or bool(done)
-        moved = [row for row in taken.rows if row.task_id in given]
+    async def publish(self, taken: Taken, topics: Topics | None = None) -> PublishedCounts:
+        """Publishes one batch, in portions that fit into memory.
+
+        Args:
+            topics: what is known of them, and is learned here.
+        """
+        batch = _Batch(self._executor, taken.rows, topics or Topics())
+        try:
+            for portion in portions(taken.rows):
+                await self._publish(portion, batch)
+        finally:
+            for why, task_ids in batch.troubles.items():
+                trouble = f"{len(task_ids)}: {why}"
+                self._emit(ReceiverTrouble("owed tasks not published", trouble, min(task_ids)))
+        return batch.counts()
+
+    async def _publish(self, rows: Sequence[Held], batch: _Batch) -> None:
+        while rows := await batch.without_those_out(rows):
+            loaded = await self._loaded(rows)
+            rows = rows[loaded.seen :]
+            if loaded.too_large:
+                refusals = {task_id: GoogleRefused(400, "", why) for task_id, why in loaded.too_large.items()}
+                await batch.tell(Published(frozenset(), refusals))
+            await self._publisher.publish(loaded.rows, batch.tell)
+
+    async def _loaded(self, rows: Sequence[Held]) -> Loaded:
+        """The content of the first rows. One that PostgreSQL cannot write out, or not in time, fails alone."""
+        while True:
+            try:
+                return await sweeping.load(self._executor, rows, most=LOADED, largest=LARGEST)
+            except (ItemRefused, ConnectionFailed, OutOfConnections) as error:
+                if len(rows) == 1:
+                    return Loaded((), {rows[0].task_id: f"its arguments cannot be read: {error}"}, 1)
+                rows = rows[: len(rows) // 2]
+
+
+class _Batch:
+    """Taken rows, while they are published. Each is marked or postponed as soon as it is known what became of it."""
+
+    def __init__(self, executor: Executor, rows: Sequence[Held], topics: Topics) -> None:
+        self._executor = executor
+        self._rows = {row.task_id: row for row in rows}
+        self._topics = topics
+        self._turn = asyncio.Lock()  # the executor takes one statement at a time
+        self._done: list[Held] = []
+        self._failed = 0
+        self.troubles: dict[str, list[str]] = defaultdict(list)
+
+    async def tell(self, published: Published) -> None:
+        """What became of some of the rows."""
+        done = [self._rows[task_id] for task_id in published.task_ids]
+        for row in done:
+            self._topics.took(row.task_path)
+        pauses: dict[timedelta | None, list[Held]] = defaultdict(list)
+        for task_id, why in published.failures.items():
+            row = self._rows[task_id]
+            self._topics.failed(row.task_path, why)
+            self.troubles[str(why)].append(task_id)
+            pauses[None if isinstance(why, GoogleRefused) else AGAIN].append(row)
+        async with self._turn:
+            if done:
+                await outbox.mark_published(self._executor, done)
+            for pause, rows in pauses.items():
+                await sweeping.postpone(self._executor, rows, pause=pause)
+        self._done += done
+        self._failed += len(published.failures)
+
+    async def without_those_out(self, rows: Sequence[Held]) -> Sequence[Held]:
+        """Those whose topics may take them. The others are left to the next sweep."""
+        out = [row for row in rows if self._topics.outage or row.task_path in self._topics.out]
+        if not out:
+            return rows
+        await sweeping.postpone(self._executor, out, pause=AGAIN)
+        self._failed += len(out)
+        return [row for row in rows if row not in out]
+
+    def counts(self) -> PublishedCounts:
+        """What became of all of them."""
+        moved = self._done
         return PublishedCounts(
             published=sum(not row.published for row in moved),
             forgotten=sum(row.published and row.status != TaskResultStatus.RUNNING for row in moved),
             stranded=sum(row.published and row.status == TaskResultStatus.RUNNING for row in moved),
-            failed=failed,
-            reached=reached,
+            failed=self._failed,
+            outage=self._topics.why,
         )
-
-    async def _put_off(self, rows: Mapping[str, Held], failures: Mapping[str, GoogleError]) -> bool:
-        """Postpones what failed, with one event for each reason. False when Pub/Sub failed rather than refused a message."""
-        reasons: dict[tuple[bool, str], list[str]] = defaultdict(list)
-        for task_id, error in failures.items():
-            reasons[isinstance(error, GoogleRefused), str(error)].append(task_id)
-        for (refused, why), task_ids in reasons.items():
-            await sweeping.postpone(
-                self._executor, [rows[task_id] for task_id in task_ids], pause=None if refused else AGAIN
-            )
-            self._emit(ReceiverTrouble("owed tasks not published", f"{len(task_ids)}: {why}", min(task_ids)))
-        return all(refused for refused, _ in reasons)
 
 
 def parts(blocks: tuple[int, int]) -> Iterator[tuple[int, int]]:

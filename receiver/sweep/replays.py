@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from receiver.contract.dead_letter_source import restored
 from receiver.contract.message import delivery_of, open_push
 from receiver.contract.metadata import encode_metadata
-from receiver.errors import GoogleError, ItemRefused, Rejected
+from receiver.errors import GoogleError, GoogleRefused, ItemRefused, Rejected
 from receiver.google.pubsub import Message
 from receiver.record.sql import outbox, rejected
 from receiver.record.sql.foreign import keep_message
@@ -55,10 +55,14 @@ SUFFIX: Final = subscription_name("")
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The keys of the messages that were published again, and why the others were not, by key."""
+    """The keys of the messages that were published again, and why the others were not, by key.
+
+    `outage`: why Pub/Sub, which has not answered at all, does not.
+    """
 
     keys: tuple[str, ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
+    outage: str | None = None
 
 
 class Replays:
@@ -113,7 +117,7 @@ class Replays:
             replayed = await self.replay([each for each in found if self._may_run(each)])
             failed |= {each.key for each in found} - {*replayed.keys}
             yield replayed
-            if len(failed) >= MOST_FAILURES:
+            if len(failed) >= MOST_FAILURES or replayed.outage:
                 return
 
     async def replay(self, found: Sequence[RejectedRow]) -> Replayed:
@@ -135,7 +139,8 @@ class Replays:
         if failures:
             key, why = next(iter(failures.items()))
             self._emit(ReceiverTrouble("rejected messages not replayed", f"{len(failures)}; {key}: {why}"))
-        return Replayed(done, failures)
+        away = [str(why) for why in published.failures.values() if not isinstance(why, GoogleRefused)]
+        return Replayed(done, failures, away[0] if away and not published.task_ids else None)
 
     def _may_run(self, rejected: RejectedRow) -> bool:
         """Whether it came by a subscription of the task that is known by now."""

@@ -31,7 +31,7 @@ from receiver.record.sql.sweeping import find_blocks
 from receiver.record.whose import Whose
 from receiver.settings import SUBSCRIPTION_RETENTION
 from receiver.sweep.operator_replays import OperatorReplays
-from receiver.sweep.owed import Owed, PublishedCounts
+from receiver.sweep.owed import SHARE, Owed, PublishedCounts
 from receiver.sweep.pruning import PrunedCounts, Pruning, Retention
 from receiver.sweep.replays import Replayed, Replays
 from receiver.tasks.own_subscriptions import OwnSubscriptions
@@ -102,7 +102,7 @@ class Swept:
     def __add__(self, step: PublishedCounts | PrunedCounts | Replayed) -> Swept:
         """With one more step."""
         counts = {"replayed": len(step.keys)} if isinstance(step, Replayed) else asdict(step)
-        counts.pop("reached", None)
+        counts.pop("outage", None)
         return replace(self, **{name: getattr(self, name) + count for name, count in counts.items()})
 
 
@@ -217,7 +217,7 @@ async def sweeping(around: Surroundings, pubsub: Publishes | None = None) -> Asy
     client = GoogleClient()
     try:
         there = pubsub or Pubsub(client, Endpoints.of(settings).pubsub)
-        yield Sweeper(connection, Publisher(there, address), there, address, around)
+        yield Sweeper(connection, Publisher(there, address, share=SHARE), there, address, around)
     finally:
         await client.close()
         await connection.close()

@@ -184,7 +184,7 @@ class _Work:
             taken = await sweeping.take_lost(
                 self._connection, (0, 1000), **terms, stranded=NOW, forgotten=NOW
             )
-        rows = await sweeping.load(self._connection, taken.rows)
+        rows = (await sweeping.load(self._connection, taken.rows, most=1000, largest=1000)).rows
         assert {row.task_id for row in rows} <= {row.task_id for row in taken.rows}
         if self._chance.random() < 0.5:
             await outbox.mark_published(self._connection, taken.rows)

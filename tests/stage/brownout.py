@@ -38,6 +38,7 @@ class Manner(Enum):
     FAIL = "answers 503"
     SILENT = "is silent"
     REFUSE = "refuses"
+    INVALID = "answers 400"
 
 
 class Peer:
@@ -47,6 +48,7 @@ class Peer:
         host: host and port, for `PUBSUB_EMULATOR_HOST`.
         requests: how many publishes have arrived.
         task_ids: of the messages that it took, in their order.
+        topics: by the end of their names, those that behave otherwise than the rest.
         faults: what no Pub/Sub would have taken.
     """
 
@@ -56,6 +58,7 @@ class Peer:
         self.task_ids: list[str] = []
         self.faults: list[str] = []
         self.manner = Manner.TAKE
+        self.topics: dict[str, Manner] = {}
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -79,8 +82,9 @@ class Peer:
                 length = re.search(r"(?im)^content-length: (\d+)", head)
                 body = await reader.readexactly(int(length[1]) if length else 0)
                 self.requests += 1
-                status, answer = self._answer(head, body)
-                if self.manner is Manner.SILENT:
+                manner = self._manner(head)
+                status, answer = self._answer(head, body, manner)
+                if manner is Manner.SILENT:
                     await reader.read()
                     return
                 writer.write(
@@ -94,13 +98,19 @@ class Peer:
             self._writers.discard(writer)
             writer.transport.abort()
 
-    def _answer(self, head: str, body: bytes) -> tuple[int, str]:
+    def _manner(self, head: str) -> Manner:
+        topic = head.partition(":publish")[0]
+        return next((each for end, each in self.topics.items() if topic.endswith(end)), self.manner)
+
+    def _answer(self, head: str, body: bytes, manner: Manner) -> tuple[int, str]:
         sound = re.match(r"POST /v1/projects/[^/ ]+/topics/[^/ ]+:publish HTTP/1.1\r\n", head)
         messages = json.loads(body).get("messages") if sound else None
         if not messages or not re.search(r"(?im)^content-type: application/json\r$", head):
             self.faults.append(head.partition("\r\n")[0])
             return 400, json.dumps({"error": {"code": 400, "status": "INVALID_ARGUMENT"}})
-        if self.manner is not Manner.TAKE:
+        if manner is Manner.INVALID:
+            return 400, json.dumps({"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "no"}})
+        if manner is not Manner.TAKE:
             return 503, json.dumps({"error": {"code": 503, "status": "UNAVAILABLE", "message": "away"}})
         self.task_ids += [message["attributes"]["task_path"] and _task_id(message) for message in messages]
         return 200, json.dumps({"messageIds": [str(number) for number, _ in enumerate(messages)]})

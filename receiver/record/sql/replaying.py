@@ -138,7 +138,12 @@ _UNDELIVERED: Final = f"""
 _PART: Final = "AND e.ctid >= $7::tid AND e.ctid < $8::tid"
 
 TAKE_UNDELIVERED: Final = TAKE.format(
-    owed="published_at = NULL, ", guard=_UNDELIVERED, where=_PART, limit=9, lease=10
+    owed="published_at = NULL, ",
+    source="task_executions",
+    where=f"{_UNDELIVERED} {_PART}",
+    guard=_UNDELIVERED,
+    limit=9,
+    lease=10,
 )
 # Not published: what Pub/Sub does not take now is the sweeper's from then on.
 

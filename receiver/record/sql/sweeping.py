@@ -32,6 +32,7 @@ class Held:
     """
 
     task_id: str
+    task_path: str
     status: str
     published: bool
     until: datetime
@@ -69,7 +70,7 @@ _LOST: Final = f"""
 
 TAKE: Final = """
 WITH candidates AS MATERIALIZED (
-    SELECT e.task_id FROM task_executions e WHERE {guard} {where} LIMIT ${limit}
+    SELECT e.task_id FROM {source} e WHERE {where} LIMIT ${limit}
 ),
 held AS (
     SELECT e.task_id
@@ -81,7 +82,7 @@ held AS (
 taken AS (
     UPDATE task_executions e SET {owed}publishing_until = clock_timestamp() + ${lease}::interval
     FROM held h WHERE e.task_id = h.task_id
-    RETURNING e.task_id, e.status, e.published_at IS NOT NULL AS published, e.publishing_until,
+    RETURNING e.task_id, e.task_path, e.status, e.published_at IS NOT NULL AS published, e.publishing_until AS until,
               pg_column_size(e.args) + pg_column_size(e.kwargs) AS weight
 )
 SELECT s.seen, t.*
@@ -89,29 +90,49 @@ FROM (SELECT count(*) AS seen FROM candidates) s LEFT JOIN taken t ON true
 ORDER BY t.task_id
 """
 
+WALK: Final = 300_000
+"""Owed rows that one look for other topics walks past, at most: half a second."""
+
+_FIRST_DUE: Final = f"""(
+        SELECT e.task_id, e.task_path FROM task_executions e WHERE {_OWED} AND e.published_at IS NULL
+        ORDER BY coalesce(e.run_after, e.enqueued_at) LIMIT {WALK}
+    )"""  # noqa: S608 - expressions of our own
+
 TAKE_OWED: Final = TAKE.format(
-    owed="",
-    guard=_OWED,
-    limit=3,
-    lease=4,
-    where="AND e.published_at IS NULL ORDER BY coalesce(e.run_after, e.enqueued_at)",
+    owed="", source=_FIRST_DUE, where="NOT e.task_path = ANY ($5)", guard=_OWED, limit=3, lease=4
 )
 # Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
 # use an index for a value that may change during the search. RUNNING or FAILED and not published: its message has become a dead
 # letter while it ran (`dead_letters.take_back`).
 
 TAKE_LOST: Final = TAKE.format(
-    owed="", guard=_LOST, limit=3, lease=4, where="AND e.ctid >= $7::tid AND e.ctid < $8::tid"
+    owed="",
+    source="task_executions",
+    where=f"{_LOST} AND e.ctid >= $7::tid AND e.ctid < $8::tid",
+    guard=_LOST,
+    limit=3,
+    lease=4,
 )
 
 TAKE_NAMED: Final = TAKE.format(
-    owed="", guard=f"{_OWED} AND e.task_id = ANY ($5)", limit=3, lease=4, where=""
+    owed="",
+    source="task_executions",
+    where=f"{_OWED} AND e.task_id = ANY ($5)",
+    guard=_OWED,
+    limit=3,
+    lease=4,
 )
 
 
-async def take_owed(executor: Executor, *, whose: Whose, limit: int, lease: timedelta) -> Taken:
-    """Rows that are due, not published and not running, the longest due first; for `lease` they are the caller's."""
-    return taken(await executor.fetch(TAKE_OWED, *whose, limit, lease))
+async def take_owed(
+    executor: Executor, *, whose: Whose, limit: int, lease: timedelta, besides: Sequence[str] = ()
+) -> Taken:
+    """Rows that are due, not published and not running, the longest due first; for `lease` they are the caller's.
+
+    Args:
+        besides: paths of tasks whose rows are left out. Of more than `WALK` owed rows the later ones are not looked at.
+    """
+    return taken(await executor.fetch(TAKE_OWED, *whose, limit, lease, list(besides)))
 
 
 async def take_named(executor: Executor, task_ids: Sequence[str], *, whose: Whose, lease: timedelta) -> Taken:
@@ -155,17 +176,58 @@ async def find_blocks(executor: Executor) -> tuple[int, int]:
 
 
 LOAD: Final = """
-SELECT e.task_id, e.task_name, e.task_path,
-       CASE WHEN e.attributes IS NULL THEN e.args::text ELSE '[]' END AS args, e.kwargs::text AS kwargs, e.enqueued_at, e.trace, i.until,
-       e.metadata::text AS metadata
-FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
-JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
+WITH given AS MATERIALIZED (
+    SELECT i.number, e.task_id, i.until,
+           octet_length(e.kwargs::text) + CASE WHEN e.attributes IS NULL THEN octet_length(e.args::text) ELSE 2 END AS bytes
+    FROM unnest($1::text[], $2::timestamptz[]) WITH ORDINALITY AS i(task_id, until, number)
+    JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
+),
+added AS (SELECT *, sum(bytes) OVER (ORDER BY number) - bytes AS before FROM given)
+SELECT a.number, a.bytes, e.task_id, e.task_name, e.task_path,
+       CASE WHEN e.attributes IS NULL AND a.bytes <= $4 THEN e.args::text ELSE '[]' END AS args,
+       CASE WHEN a.bytes <= $4 THEN e.kwargs::text ELSE '{}' END AS kwargs,
+       e.enqueued_at, e.trace, a.until, e.metadata::text AS metadata
+FROM added a JOIN task_executions e ON e.task_id = a.task_id AND e.publishing_until = a.until
+WHERE a.before < $3
+ORDER BY a.number
 """
+# Written out, a value may be thousands of times larger than it is stored: it is compressed, and a number of five characters, 1e307,
+# has 308 digits. So the server writes it out twice, one at a time, and hands over what fits.
 
 
-async def load(executor: Executor, rows: Sequence[Held]) -> list[OutboxRow]:
-    """The content of the messages, for the rows that are still the caller's. That of a foreign message only names its row."""
-    return [OutboxRow(**row) for row in await executor.fetch(LOAD, *pairs(rows))]
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The content of the first of some rows.
+
+    Attributes:
+        rows: those that are still the caller's. The message of a foreign one only names its execution.
+        too_large: of the others, by task_id, why they are not loaded.
+        seen: how many of the given rows this is about.
+    """
+
+    rows: tuple[OutboxRow, ...]
+    too_large: Mapping[str, str]
+    seen: int
+
+
+async def load(executor: Executor, rows: Sequence[Held], *, most: int, largest: int) -> Loaded:
+    """The content of the messages of so many rows, in their order, as `most` bytes hold; of one at least.
+
+    Args:
+        largest: bytes of one that is loaded at all.
+    """
+    found = await executor.fetch(LOAD, *pairs(rows), most, largest)
+    too_large = {
+        row["task_id"]: f"its arguments need {row['bytes'] / 1e6:.1f} MB in a message"
+        for row in found
+        if row["bytes"] > largest
+    }
+    read = tuple(
+        OutboxRow(**{name: row[name] for name in _MESSAGE})
+        for row in found
+        if row["task_id"] not in too_large
+    )
+    return Loaded(read, too_large, found[-1]["number"] if found else len(rows))
 
 
 POSTPONE: Final = MARK.format(
@@ -191,11 +253,11 @@ async def postpone(
     await executor.fetch(POSTPONE, *pairs(rows), pause, least, most)
 
 
+_HELD: Final = tuple(Held.__dataclass_fields__)
+_MESSAGE: Final = tuple(OutboxRow.__dataclass_fields__)
+
+
 def taken(found: Sequence[Mapping[str, Any]]) -> Taken:
     """What a statement made of `TAKE` has taken."""
-    rows = tuple(
-        Held(row["task_id"], row["status"], row["published"], row["publishing_until"], row["weight"])
-        for row in found
-        if row["task_id"] is not None
-    )
+    rows = tuple(Held(**{name: row[name] for name in _HELD}) for row in found if row["task_id"] is not None)
     return Taken(rows, found[0]["seen"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -85,12 +86,14 @@ class Network(httpx.AsyncBaseTransport):
 
 
 async def published(
-    rows: list[OutboxRow], refuse: Callable[[str, list[str]], httpx.Response | None]
+    rows: list[OutboxRow],
+    refuse: Callable[[str, list[str]], httpx.Response | None],
+    tell: Callable[[Published], Awaitable[None]] | None = None,
 ) -> tuple[Published, Network]:
     network = Network(refuse)
     client = GoogleClient(transport=network)
     publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS)
-    done = await publisher.publish(rows)
+    done = await publisher.publish(rows, tell)
     await client.close()
     return done, network
 
@@ -109,15 +112,59 @@ async def test_nothing_asks_nobody() -> None:
 
 
 async def test_a_refused_message_fails_alone() -> None:
-    rows = [row(f"{number:02}") for number in range(20)]
-    bad = {"03", "17"}
+    rows = [row(f"{number:03}") for number in range(200)]
+    bad = {"003", "170"}
     done, network = await published(
         rows, lambda _, ids: refusal(400, "INVALID_ARGUMENT") if bad & set(ids) else None
     )
     assert done.failures.keys() == bad
     assert all(type(error) is GoogleRefused for error in done.failures.values())
     assert done.task_ids == {each.task_id for each in rows} - bad
-    assert len(network.requests) < 20
+    assert len(network.requests) < 50
+
+
+async def test_a_topic_that_refuses_everything_costs_a_few_requests() -> None:
+    rows = [row(str(number)) for number in range(1000)]
+    done, network = await published(rows, lambda *_: refusal(400, "INVALID_ARGUMENT"))
+    assert done.task_ids == frozenset()
+    assert len(done.failures) == 1000
+    assert [len(ids) for _, ids in network.requests] == [1000, 1, 1, 1]
+
+
+async def test_what_each_request_came_to_is_told_at_once() -> None:
+    told: list[str] = []
+    told_before: list[int] = []
+
+    def refuse(_: str, ids: list[str]) -> httpx.Response | None:
+        told_before.append(len(told))
+        return refusal(400, "INVALID_ARGUMENT") if "7" in ids else None
+
+    async def tell(one: Published) -> None:
+        told.extend([*one.task_ids, *one.failures])
+
+    rows = [row(str(number)) for number in range(20)]
+    done, _ = await published(rows, refuse, tell=tell)
+    assert done.failures.keys() == {"7"}
+    assert sorted(told) == sorted(each.task_id for each in rows)
+    assert told_before[:5] == [0, 0, 1, 2, 3]
+
+
+async def test_a_topic_that_does_not_answer_has_its_share_of_time_and_no_more() -> None:
+    silent = asyncio.Event()
+
+    class Silent(Network):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if "mail" in request.url.path:
+                await silent.wait()
+            return await super().handle_async_request(request)
+
+    client = GoogleClient(transport=Silent(lambda *_: None))
+    publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS, share=0.05)
+    done = await publisher.publish([row("1"), row("2", "shop.tasks.bill")])
+    await client.close()
+    assert done.task_ids == {"2"}
+    assert str(done.failures["1"]) == "Pub/Sub has not answered within 0.05 s"
+    assert type(done.failures["1"]) is GoogleUnavailable
 
 
 @pytest.mark.parametrize(

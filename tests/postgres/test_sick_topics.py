@@ -1,0 +1,122 @@
+"""A topic that takes nothing, or does not answer, or has very many rows: its neighbours are published in the same sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from receiver.sweep import owed, sweeper, topics
+from receiver.sweep.sweeper import Swept
+from tests.postgres.record import NAMESPACE, Look, other_task, route
+from tests.postgres.sweeps import Post, Sweeps
+from tests.stage.brownout import Manner, Peer, peer
+
+SICK, GOOD = route().path, route(other_task).path
+
+SEED = """
+INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at)
+SELECT $1 || lpad(n::text, 5, '0'), 'noop', $2, $3, to_jsonb(ARRAY[repeat('x', $5)]), '{}', 'READY', clock_timestamp() - $4::interval
+FROM generate_series(1, $6::int) n
+"""
+
+
+@pytest.fixture
+def pubsub() -> Iterator[Peer]:
+    with peer() as (made, _):
+        yield made
+
+
+@pytest.fixture
+def sweeps(database_url: str, post: Post, pubsub: Peer) -> Sweeps:
+    return Sweeps(database_url, post, host=pubsub.host)
+
+
+async def seed(look: Look, name: str, path: str, count: int, *, hours: float = 1, size: int = 1) -> None:
+    await look.execute(SEED, name, path, NAMESPACE, timedelta(hours=hours), size, count)
+
+
+async def test_a_topic_that_refuses_thousands_keeps_no_other_waiting(
+    sweeps: Sweeps, look: Look, pubsub: Peer
+) -> None:
+    """The sick ones are older than the good ones, and more than a sweep takes at once."""
+    await seed(look, "sick", SICK, 5000, hours=2)
+    await seed(look, "good", GOOD, 500)
+    pubsub.topics[SICK] = Manner.INVALID
+    assert await sweeps.sweep() == Swept(published=500, failed=owed.BATCH)
+    assert len(set(pubsub.task_ids)) == len(pubsub.task_ids) == 500
+    assert pubsub.requests <= 6
+    waits = await look.value(
+        "SELECT min(publishing_until - clock_timestamp()) FROM task_executions WHERE publishing_until IS NOT NULL"
+    )
+    assert waits > timedelta(minutes=59), "as long as they have waited, an hour at most"
+    del pubsub.topics[SICK]
+    assert await sweeps.sweep() == Swept(published=4000)
+    assert pubsub.faults == []
+
+
+async def test_what_is_published_is_marked_although_its_neighbour_takes_all_the_time(
+    sweeps: Sweeps, look: Look, pubsub: Peer
+) -> None:
+    """Both were taken together, and the sweep ends while it waits for the silent one."""
+    await seed(look, "sick", SICK, 10, hours=2)
+    await seed(look, "good", GOOD, 10)
+    pubsub.topics[SICK] = Manner.SILENT
+    assert not (await sweeps.sweep(within=timedelta(seconds=2))).complete
+    assert await look.value("SELECT count(*) FROM task_executions WHERE published_at IS NOT NULL") == 10
+
+
+@pytest.mark.parametrize("manner", [Manner.SILENT, Manner.FAIL])
+async def test_a_topic_that_does_not_answer_keeps_no_other_waiting(
+    sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch, manner: Manner
+) -> None:
+    monkeypatch.setattr(sweeper, "SHARE", 0.3)
+    monkeypatch.setattr(owed, "BATCH", 10)
+    await seed(look, "sick", SICK, 100, hours=2)
+    await seed(look, "good", GOOD, 15)
+    pubsub.topics[SICK] = manner
+    assert await sweeps.sweep() == Swept(published=15, failed=10)
+    assert len(sweeps.troubles) == 1
+
+
+async def test_large_rows_of_a_sick_topic_are_not_tried_one_after_the_other(
+    sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is alone in a request: its refusal says nothing yet of the topic, but a few say enough."""
+    monkeypatch.setattr(owed, "LOADED", 1000)
+    await seed(look, "sick", SICK, 30, hours=2, size=5000)
+    await seed(look, "good", GOOD, 5)
+    pubsub.topics[SICK] = Manner.INVALID
+    assert await sweeps.sweep() == Swept(published=5, failed=30)
+    assert pubsub.requests == 3 + 1
+    soon = await look.value(
+        "SELECT count(*) FROM task_executions WHERE publishing_until < clock_timestamp() + interval '2 min'"
+    )
+    assert soon == 27, "nobody has refused those: they are tried with the next sweep"
+
+
+async def test_a_topic_with_very_many_rows_takes_turns_with_the_others(
+    sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topics, "TURN", 100)
+    monkeypatch.setattr(owed, "BATCH", 50)
+    await seed(look, "many", SICK, 500, hours=2)
+    await seed(look, "few", GOOD, 20)
+    assert await sweeps.sweep() == Swept(published=520)
+    last = max(place for place, task_id in enumerate(pubsub.task_ids) if task_id.startswith("few"))
+    assert last < 150
+
+
+async def test_when_no_topic_answers_the_sweep_stops_asking(
+    sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeper, "SHARE", 0.3)
+    monkeypatch.setattr(owed, "BATCH", 10)
+    for number in range(6):
+        await seed(look, f"{number}-", f"shop.task_{number}", 10, hours=10 - number)
+    pubsub.manner = Manner.SILENT
+    assert await sweeps.sweep() == Swept(failed=10 * topics.MOST_OUT)
+    assert pubsub.requests == topics.MOST_OUT
+    free = await look.value("SELECT count(*) FROM task_executions WHERE publishing_until IS NULL")
+    assert free == 30
