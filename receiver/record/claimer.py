@@ -194,8 +194,8 @@ class Claimer:
                 lease=self._lease,
                 suspects=suspects,
             )
-        except ConnectionFailed:
-            found = await self._find_claimed(distinct, token)
+        except ConnectionFailed as failed:
+            found = await self._find_claimed(distinct, token, failed.backend)
             if not found:
                 raise
         rows = [found.get(item.task_id, _busy(item)) for item in items]
@@ -204,14 +204,16 @@ class Claimer:
             for item, row in zip(items, rows, strict=True)
         ]
 
-    async def _find_claimed(self, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
+    async def _find_claimed(
+        self, items: Sequence[ClaimItem], token: UUID, backend: int
+    ) -> dict[str, ClaimRow]:
         """The claims of a batch whose answer was lost: all that it could make, or none yet."""
         found: dict[str, ClaimRow] = {}
         try:
             found = await claims.find_claimed(self._pool, items, token)
         finally:
             if not found:
-                self._lost.expect(items, token)
+                self._lost.expect([item.task_id for item in items], token, backend)
         return found
 
     async def _held(

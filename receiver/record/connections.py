@@ -23,6 +23,7 @@ import asyncpg
 from receiver.errors import OutOfConnections
 from receiver.record.database import begin_with
 from receiver.record.deadlines import Deadline
+from receiver.record.sql.standbys import WAITING
 from receiver.record.sqlstates import (
     BROKEN,
     ConnectionFailed,
@@ -73,6 +74,8 @@ class RecordConnection:
         self._patience = Deadline(deadline)
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._used = 0.0
+        self._asked = False
+        self._backend = 0
 
     async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
         """Runs one statement and returns its rows.
@@ -86,6 +89,7 @@ class RecordConnection:
         """
         connection = await self._ready()
         statement = self._database.qualified(statement)
+        self._asked = True
         try:
             with self._patience.limit():
                 if self._database.prepared_statements:
@@ -95,15 +99,17 @@ class RecordConnection:
         except asyncpg.PostgresError as error:
             if ends_connection(error):
                 self.drop()
-            raise_sorted(error)
+            raise_sorted(error, self._backend)
         except BaseException as error:
-            # Cancelled, too late or cut: the connection is in the middle of a statement and must not be used again.
+            # Cancelled, too late or cut: the connection is in the middle of a statement and must not be used again. It is closed
+            # before asyncpg can cancel the statement: a write that waits for a standby would end its wait, and stay.
             self.drop()
             if isinstance(error, BROKEN):
-                raise ConnectionFailed(
-                    f"the connection broke during a statement ({type(error).__name__})"
-                ) from error
+                why = f"the connection broke during a statement ({type(error).__name__})"
+                raise ConnectionFailed(why, self._backend) from error
             raise
+        finally:
+            self._asked = False
         self._used = time.monotonic()
         return rows
 
@@ -120,6 +126,8 @@ class RecordConnection:
 
     async def close(self) -> None:
         """Closes the connection politely, within a second, or at once."""
+        if self._asked:  # closed politely, it would cancel its statement
+            self.drop()
         connection, self._connection = self._connection, None
         if connection is None or connection.is_closed():
             return
@@ -138,6 +146,9 @@ class RecordConnection:
         try:
             async with asyncio.timeout(self._deadline):
                 connection = await self._database.connect(self._application, SERVER_SETTINGS)
+                self._backend = connection.get_server_pid()
+                if self._database.prepared_statements:
+                    await connection.execute(f"SELECT {WAITING.format(local='false')}")
         except asyncpg.PostgresError as error:
             if is_out_of_slots(error):
                 raise OutOfConnections("PostgreSQL has no connection slot free") from error
@@ -208,7 +219,7 @@ async def _fetch_in_transaction(
     connection: asyncpg.Connection[asyncpg.Record], statement: str, arguments: tuple[Any, ...]
 ) -> list[asyncpg.Record]:
     """For poolers in transaction mode: the settings, the statement and its messages reach one server only in a transaction."""
-    await connection.execute(begin_with(SERVER_SETTINGS))
+    await connection.execute(f"{begin_with(SERVER_SETTINGS)}; SELECT {WAITING.format(local='true')}")
     try:
         rows: list[asyncpg.Record] = await connection.fetch(statement, *arguments)
     except asyncpg.PostgresError:

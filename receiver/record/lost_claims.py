@@ -1,11 +1,12 @@
 """Claims that commit after their connection has broken: no request would run them, so they are handed back.
 
-The server may go on with a statement whose client is gone, for as long as `statement_timeout`. Its claims then stay
-RUNNING, with an attempt counted that never ran; with `max_attempts=1` the execution would end without having begun. So
-once the statement must have ended, its claims are looked for once more, by the statement's token.
+The server goes on with a statement whose client is gone. `statement_timeout` does not bound its COMMIT, which may wait for a hanging
+disk, or for a standby that is away. Its claims then become RUNNING, with a lease that nobody renews. Taken over, they would count
+as crashes, and end without having begun. So they are looked for by the statement's token, until the server's process that ran it
+is gone. It ends with its connection, as soon as its COMMIT is over.
 
-The search ends with the lease: after that the next delivery takes the execution over anyway. On exit there is one look at
-once; a claim that commits after it is left to its lease.
+That process is known by its id. Behind a pooler the id is the pooler's own, and the process is never seen: then the search ends
+with the lease. On exit there is one look at once; a claim that commits after it is left to its lease.
 """
 
 from __future__ import annotations
@@ -16,26 +17,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
-from receiver.record.sql import claims, leases
+from receiver.record.sql import leases, unanswered
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import timedelta
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from receiver.record.connections import RecordPool
-    from receiver.record.sql.claims import ClaimItem
-
-STATEMENT_ENDED = 6.0
-"""Seconds after which a statement has ended: its statement_timeout (`connections.SERVER_SETTINGS`), and one for the network."""
 
 LOOK_PAUSE = 2.0
-"""Seconds between two looks while the database is away."""
+"""Seconds between two looks. A claim that is found late delays one redelivery."""
 
 
 class LostClaims:
-    """Claims that may still commit. `lease`: how long they are looked for."""
+    """Claims that may still commit. `lease`: how long they are looked for when the process of the server is never seen."""
 
     def __init__(self, pool: RecordPool, *, instance: str, lease: timedelta, emit: Emit) -> None:
         self._pool = pool
@@ -45,9 +42,16 @@ class LostClaims:
         self._leaving = asyncio.Event()
         self._looks: set[asyncio.Task[None]] = set()
 
-    def expect(self, items: Sequence[ClaimItem], token: UUID) -> None:
-        """Hands back, in the background, those of these items that turn out to be claimed."""
-        look = asyncio.get_running_loop().create_task(self._look(items, token), name="look for claims")
+    def expect(self, task_ids: Sequence[str], token: UUID, backend: int) -> None:
+        """Hands back, in the background, those of these executions that turn out to be claimed.
+
+        Args:
+            token: the claim's.
+            backend: the id of the server's process that ran it.
+        """
+        look = asyncio.get_running_loop().create_task(
+            self._look(task_ids, token, backend), name="lost claims"
+        )
         self._looks.add(look)
         look.add_done_callback(self._looks.discard)
 
@@ -57,27 +61,38 @@ class LostClaims:
         while self._looks:
             await asyncio.wait(self._looks)
 
-    async def _look(self, items: Sequence[ClaimItem], token: UUID) -> None:
-        end = time.monotonic() + max(self._lease, STATEMENT_ENDED)
-        pause = STATEMENT_ENDED
+    async def _look(self, task_ids: Sequence[str], token: UUID, backend: int) -> None:
+        end = time.monotonic() + self._lease
+        begun: datetime | None = None
+        trouble: DatabaseUnavailable | None = None
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._leaving.wait()
             try:
-                found = await claims.find_claimed(self._pool, items, token)
-                if found:
-                    keys = [row.key for row in found.values() if row.key is not None]
-                    await leases.hand_back(self._pool, keys, instance=self._instance)
-            except DatabaseUnavailable as error:
-                if self._leaving.is_set() or time.monotonic() + LOOK_PAUSE > end:
-                    ids = ", ".join(item.task_id for item in items[:3])
-                    what = "claims not looked for; if there are any, their leases run out"
-                    self._emit(ReceiverTrouble(what, f"{ids}: {error}"))
+                now = await unanswered.find_backend(self._pool, backend)
+                is_gone = (
+                    begun is not None and now != begun
+                )  # asked before the claims: none commits after the look
+                begun = begun or now
+                if await self._handed_back(task_ids, token) or is_gone:
                     return
-                pause = LOOK_PAUSE
+                trouble = None
+            except DatabaseUnavailable as error:
+                trouble = error
             except Exception as error:  # noqa: BLE001 - nobody awaits this task: the error must be told
                 self._emit(ReceiverTrouble("claims not looked for", type(error).__name__, error=error))
                 return
-            else:
+            is_over = begun is None and time.monotonic() > end
+            if self._leaving.is_set() or is_over:
+                if trouble is not None:
+                    what = "claims not looked for; if there are any, their leases run out"
+                    self._emit(ReceiverTrouble(what, f"{', '.join(task_ids[:3])}: {trouble}"))
                 return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_PAUSE):
+                    await self._leaving.wait()
+
+    async def _handed_back(self, task_ids: Sequence[str], token: UUID) -> bool:
+        """Whether the claim was there; what it claimed is READY again."""
+        keys = await unanswered.find_keys(self._pool, task_ids, token)
+        if keys:
+            await leases.hand_back(self._pool, keys, instance=self._instance)
+        return bool(keys)

@@ -50,7 +50,15 @@ class RaisedByTrigger(DatabaseUnavailable):
 
 
 class ConnectionFailed(DatabaseUnavailable):
-    """The connection broke during a statement: what it did is not known."""
+    """The connection broke during a statement: what it did is not known, nor whether it has ended.
+
+    Attributes:
+        backend: the process id of the server's side; a pooler's own number behind a pooler.
+    """
+
+    def __init__(self, why: str, backend: int = 0) -> None:
+        super().__init__(why)
+        self.backend = backend
 
 
 class NotConnected(DatabaseUnavailable):
@@ -67,8 +75,8 @@ def sqlstate(error: BaseException | None) -> str:
     return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
 
 
-def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
-    """Raises what the SQLSTATE means. The other ones are mistakes in our own statements: they are raised as they are."""
+def raise_sorted(error: asyncpg.PostgresError, backend: int = 0) -> NoReturn:
+    """Raises what the SQLSTATE means, of a statement that this process of the server ran. The other ones are mistakes in our own statements: they are raised as they are."""
     state = sqlstate(error)
     if state[:2] in ("22", "23", "54"):
         raise refusal(error) from error
@@ -89,7 +97,7 @@ def raise_sorted(error: asyncpg.PostgresError) -> NoReturn:
     if state == READ_ONLY:
         raise NotConnected("PostgreSQL takes no writes now: it is read-only (SQLSTATE 25006)") from error
     if state[:2] in ("08", "57", "25"):
-        raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})") from error
+        raise ConnectionFailed(f"PostgreSQL ended the statement (SQLSTATE {state})", backend) from error
     raise error
 
 

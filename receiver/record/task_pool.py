@@ -175,6 +175,25 @@ class TaskPool:
                 await self.engine.dispose()
 
 
+async def commit(connection: TaskConnection, *, within: float) -> None:
+    """COMMIT. Whoever does not wait for its answer any longer closes the connection, and PostgreSQL goes on.
+
+    Cancelled, it would end its wait for a standby, and be visible on the primary alone: a failover would undo it.
+
+    Raises:
+        DBAPIError, OSError: refused, or no answer in this many seconds.
+    """
+    driver = (await connection.get_raw_connection()).driver_connection
+    answer = asyncio.ensure_future(AsyncConnection.commit(connection))
+    try:
+        await asyncio.wait([answer], timeout=within)
+    finally:
+        if not answer.done() and driver is not None:
+            driver.terminate()
+            await asyncio.gather(answer, return_exceptions=True)
+    answer.result()
+
+
 def _mark_used(_: Any, record: ConnectionPoolEntry) -> None:
     record.info["used"] = True
 

@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections, ReceiverError, TransactionError
 from receiver.record.sql import settlements
+from receiver.record.sql.standbys import WAITING
 from receiver.record.sqlstates import is_answer, refusal, sqlstate
-from receiver.record.task_pool import TaskConnection, TaskSession, was_used
+from receiver.record.task_pool import TaskConnection, TaskSession, commit, was_used
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,8 +55,8 @@ SELECT set_config('receiver.fence', $1, true) AS fence,
        current_setting('transaction_read_only')::bool AS read_only
 """
 
-READ_STANDING = """
-SELECT current_setting('receiver.fence', true) AS fence,
+READ_STANDING = f"""
+SELECT current_setting('receiver.fence', true) AS fence, {WAITING.format(local="true")} AS waiting,
        current_setting('session_authorization') AS session_authorization,
        current_setting('role') AS role, current_setting('search_path') AS search_path
 """
@@ -192,14 +193,13 @@ class TaskTransaction:
 
     async def _commit(self, connection: TaskConnection) -> None:
         try:
-            async with asyncio.timeout(COMMIT_DEADLINE):
-                await AsyncConnection.commit(connection)
+            await commit(connection, within=COMMIT_DEADLINE)
         except DBAPIError as error:
             await self._release()
             if is_answer(error):
                 raise SettlementRefused(error) from error
-            raise CommitUnknown("the connection broke during COMMIT") from error
-        except (OSError, TimeoutError) as error:
+            raise CommitUnknown("no answer to COMMIT, or the connection broke") from error
+        except OSError as error:
             await self._discard()
             raise CommitUnknown("no answer to COMMIT") from error
         except BaseException:

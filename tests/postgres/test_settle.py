@@ -412,7 +412,7 @@ async def test_a_claim_that_commits_after_its_connection_broke_uses_up_no_attemp
     instances: Instances, proxy: Proxy, look: Look, other: Any, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     """The server finishes the statement when its client has long been told 500: its only attempt is still to come."""
-    monkeypatch.setattr("receiver.record.lost_claims.STATEMENT_ENDED", 1.5 if when == "later" else 60.0)
+    monkeypatch.setattr("receiver.record.lost_claims.LOOK_PAUSE", 0.1 if when == "later" else 60.0)
     monkeypatch.setitem(SERVER_SETTINGS, "lock_timeout", "4s")
     once = route(max_attempts=1)
     instance = instances(url=proxy.url)
@@ -439,9 +439,10 @@ async def _is_ready(look: Look, task_id: str) -> bool:
 
 
 async def test_a_claim_that_cannot_be_looked_for_is_a_500_and_keeps_its_lease(
-    instances: Instances, proxy: Proxy, look: Look
+    instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reply is lost and the database out of reach: the row stays RUNNING until its lease ends."""
+    monkeypatch.setattr("receiver.record.lost_claims.LOOK_PAUSE", 60.0)
     instance = instances(url=proxy.url)
     await instance.claim("warm")
     lost = proxy.lose_reply_to(b"silent", everything=True)
@@ -458,7 +459,6 @@ async def test_a_claim_that_cannot_be_looked_for_is_a_500_and_keeps_its_lease(
 async def test_a_claim_that_cannot_be_looked_for_is_handed_back_once_it_can(
     instances: Instances, proxy: Proxy, look: Look, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("receiver.record.lost_claims.STATEMENT_ENDED", 0.1)
     monkeypatch.setattr("receiver.record.lost_claims.LOOK_PAUSE", 0.1)
     instance = instances(url=proxy.url)
     await instance.claim("warm")

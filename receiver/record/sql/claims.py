@@ -9,6 +9,7 @@ import msgspec
 from receiver.endings.calls import ClaimKey
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.record.sql.crashes import COUNTED, CRASHED, SUSPECT, died
+from receiver.record.sql.standbys import KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -187,14 +188,16 @@ def _limit(*, suspects: bool) -> int:
     return CRASHED if suspects else SUSPECT
 
 
+_DONE: Final = f"CASE WHEN {KEPT} THEN 'done' END"
+
 VERDICTS: Final = f"""
 SELECT i.task_id,
        CASE
            WHEN e.task_id IS NULL THEN 'busy'
            WHEN e.namespace <> $5 OR e.environment <> $6 THEN 'foreign'
-           WHEN e.final AND e.task_name = i.task_name THEN 'done'
+           WHEN e.final AND e.task_name = i.task_name THEN {_DONE}
            WHEN NOT e.task_path = ANY (string_to_array(i.paths, E'\\n')) THEN 'foreign'
-           WHEN e.final THEN 'done'
+           WHEN e.final THEN {_DONE}
            WHEN e.status = 'RUNNING' AND e.lease_expires_at > clock_timestamp() THEN 'busy'
            WHEN e.run_after > clock_timestamp() THEN 'not_due'
            WHEN {COUNTED} >= i.max_attempts OR e.crashes + {died("$8::text")} >= {CRASHED} THEN 'exhausted'
@@ -264,15 +267,15 @@ async def read_arguments(executor: Executor, key: ClaimKey) -> tuple[bytes, byte
     return next(((row["args"].encode(), row["kwargs"].encode()) for row in rows), None)
 
 
-IS_DONE = """
-SELECT task_id FROM task_executions
+IS_DONE: Final = f"""
+SELECT task_id, {KEPT} AS kept FROM task_executions
 WHERE task_id = $1 AND final AND namespace = $2 AND environment = $3
   AND (task_name = $4 OR task_path = ANY ($5::text[]))
-"""
+"""  # noqa: S608 - an expression of our own
 
 
 async def is_done(executor: Executor, item: ClaimItem, *, whose: Whose) -> bool:
-    """Whether the item's execution is final; nothing is claimed."""
+    """Whether the item's execution is final, on the standbys too; nothing is claimed."""
     route = item.route
     return bool(await executor.fetch(IS_DONE, item.task_id, *whose, route.name, list(route.paths)))
 

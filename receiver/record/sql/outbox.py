@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from receiver.errors import ItemRefused
+from receiver.record.sql.standbys import KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +89,7 @@ class Inserted:
     until: datetime | None
 
 
-INSERT = """
+INSERT = f"""
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::interval[],
                          $8::text[], $9::text[], $10::text[], $11::text[])
@@ -107,12 +108,12 @@ created AS (
     ON CONFLICT (task_id) DO NOTHING
     RETURNING task_id, enqueued_at, run_after, publishing_until
 )
-SELECT task_id, enqueued_at, run_after, publishing_until FROM created
+SELECT task_id, enqueued_at, run_after, publishing_until, true AS kept FROM created
 UNION ALL
-SELECT e.task_id, e.enqueued_at, e.run_after, e.publishing_until
+SELECT e.task_id, e.enqueued_at, e.run_after, e.publishing_until, {KEPT}
 FROM input i JOIN task_executions e ON e.task_id = i.task_id
 WHERE e.namespace = $12 AND e.environment = $13
-"""
+"""  # noqa: S608 - an expression of our own
 # The enqueuer makes the ids, so that an existing row is from the same statement, whose answer was lost. The last SELECT sees
 # the table as it was before the statement: no row comes twice.
 

@@ -9,6 +9,7 @@ import msgspec
 from receiver.endings.calls import ClaimKey
 from receiver.endings.outcomes import Failed, Skipped, Succeeded
 from receiver.record.sql.leases import OWNED, columns, moved
+from receiver.record.sql.standbys import KEPT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -171,15 +172,15 @@ async def settle_with_effects(executor: Executor, key: ClaimKey, return_value: s
     return bool(await executor.fetch(SETTLE_WITH_EFFECTS, key.task_id, key.fence, return_value, key.token))
 
 
-FIND_SETTLED = """
-SELECT i.task_id, i.fence, i.token, e.status
+FIND_SETTLED = f"""
+SELECT i.task_id, i.fence, i.token, e.status, CASE WHEN e.final THEN {KEPT} END AS kept
 FROM unnest($1::text[], $2::bigint[], $3::uuid[]) AS i(task_id, fence, token)
 JOIN task_executions e ON e.task_id = i.task_id AND e.fence = i.fence AND (e.claim_token = i.token OR e.status <> 'RUNNING')
-"""
+"""  # noqa: S608 - an expression of our own
 # An ended row has no token. An end under the same fence counts as ours, whoever wrote it.
 
 
 async def find_status(executor: Executor, keys: Sequence[ClaimKey]) -> dict[ClaimKey, str]:
-    """The status of the rows that still are these claims', or ended under their fence."""
+    """The status of the rows that still are these claims', or ended under their fence. What is final is on the standbys too."""
     rows = await executor.fetch(FIND_SETTLED, *columns(keys))
     return {ClaimKey(row["task_id"], row["fence"], row["token"]): row["status"] for row in rows}

@@ -1,0 +1,161 @@
+"""Commits that wait for a standby, and a primary with its synchronous standby."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final, Self
+
+import asyncpg
+
+from receiver.local_postgres.files import LocalPostgresError
+from receiver.local_postgres.server import Postgres
+from tests.stage import servers
+from tests.stage.waiting import eventually
+
+PROBE: Final = "SELECT pg_logical_emit_message(true, 'probe', '')"
+
+WAITS: Final = """
+SELECT count(*) FROM pg_stat_activity
+WHERE wait_event = 'SyncRep' AND datname = current_database() AND application_name = $1
+"""
+
+CUT_SHORT: Final = """
+SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+WHERE wait_event = 'SyncRep' AND datname = current_database() AND application_name = $1
+"""
+
+
+class HeldCommits:
+    """Lets every COMMIT of a server wait, as it does while a synchronous standby is away. To the receiver a hanging fsync looks the same.
+
+    Args:
+        url: a superuser's address of the database that is looked at.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._asking = asyncio.Lock()
+        self._probing: asyncio.Future[Any] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._connection: Any = await asyncpg.connect(self.url)
+        self._probe: Any = await asyncpg.connect(self.url, server_settings={"application_name": "probe"})
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trail: TracebackType | None
+    ) -> None:
+        await self.end()
+        await self._connection.close()
+        await self._probe.close()
+
+    async def begin(self) -> None:
+        """Returns once commits wait."""
+        await self._await("nobody")
+        while not self._probing or self._probing.done():  # the server may not have read the setting yet
+            self._probing = asyncio.ensure_future(self._probe.execute(PROBE))
+            await eventually(self._probed)
+
+    async def end(self) -> None:
+        """Lets them all go."""
+        await self._await("")
+        if self._probing:
+            await self._probing
+
+    async def cut_short(self, application: str) -> None:
+        """Ends the wait of an application's COMMITs, as CancelRequest does: they are visible, and on no standby."""
+        await eventually(lambda: self.waiting(application))
+        async with self._asking:
+            await self._connection.fetch(CUT_SHORT, application)
+
+    async def waiting(self, application: str) -> int:
+        """How many COMMITs of an application wait."""
+        async with self._asking:
+            count: int = await self._connection.fetchval(WAITS, application)
+        return count
+
+    async def _probed(self) -> bool:
+        return self._probing is not None and (self._probing.done() or await self.waiting("probe") > 0)
+
+    async def _await(self, names: str) -> None:
+        async with self._asking:
+            await self._connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
+            await self._connection.execute("SELECT pg_reload_conf()")
+
+
+class Pair:
+    """A primary and a standby that its commits wait for, also while it is away."""
+
+    def __init__(self) -> None:
+        self.primary = servers.own()
+        self.standby: Postgres | None = None
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self._start)
+        await _execute(
+            self.primary.url(),
+            "ALTER SYSTEM SET synchronous_standby_names = 'standby'",
+            "SELECT pg_reload_conf()",
+        )
+        connection: Any = await asyncpg.connect(self.primary.url())
+        await eventually(lambda: connection.fetchval("SELECT sync_state = 'sync' FROM pg_stat_replication"))
+        await connection.close()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trail: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self._stop)
+
+    async def part(self) -> None:
+        """The standby is away: commits wait."""
+        await asyncio.to_thread(self._other.halt, "immediate")
+
+    async def meet(self) -> None:
+        """The standby is back."""
+        await asyncio.to_thread(self._other.resume)
+
+    async def fail_over(self) -> str:
+        """The primary is gone for good. The address of the standby, which has taken its place."""
+        await asyncio.to_thread(self.primary.halt, "immediate")
+        with suppress(LocalPostgresError):  # it runs, unless they had parted
+            await self.meet()
+        await _execute(self._other.url(), "SELECT pg_promote()")
+        return self._other.url()
+
+    @property
+    def _other(self) -> Postgres:
+        assert self.standby is not None
+        return self.standby
+
+    def _start(self) -> None:
+        """The standby begins as a copy of the primary's folder."""
+        self.primary.start()
+        self.primary.halt("fast")
+        folder = self.primary.folder.with_name(f"{self.primary.folder.name}-standby")
+        shutil.copytree(self.primary.folder, folder)
+        (folder / "data" / "standby.signal").touch()
+        owner = (self.primary.folder / "data").stat()
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
+        self.primary.resume()
+        conninfo = f"host=127.0.0.1 port={self.primary.port} user=postgres application_name=standby"
+        self.standby = Postgres(folder, settings={"primary_conninfo": conninfo}, programs=servers.PROGRAMS)
+        self.standby.start()
+
+    def _stop(self) -> None:
+        if self.standby is not None:
+            self.standby.stop()
+            shutil.rmtree(self.standby.folder, ignore_errors=True)
+        self.primary.stop()
+
+
+async def _execute(url: str, *statements: str) -> None:
+    connection: Any = await asyncpg.connect(url)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
