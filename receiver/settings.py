@@ -159,6 +159,12 @@ class Settings:
         "oidc, or off outside Cloud Run",
         "oidc",
     )
+    push_auth_off_anywhere: bool = setting(
+        "TASKS_PUSH_AUTH_OFF_ANYWHERE",
+        parsers.flag,
+        "on lets a receiver with TASKS_PUSH_AUTH=off listen on other addresses than loopback: all who reach them run tasks",
+        "off",
+    )
     subscriptions: Subscriptions = setting(
         "TASKS_SUBSCRIPTIONS",
         parsers.choice(Subscriptions, "use any or own"),
@@ -256,6 +262,11 @@ class Settings:
     def on_cloud_run(self) -> bool:
         """Whether this process is an instance of a Cloud Run service."""
         return self.service_name is not None
+
+    @property
+    def on_loopback_only(self) -> bool:
+        """Whether only this machine may push, because pushes need no token."""
+        return self.push_auth is PushAuth.OFF and not self.push_auth_off_anywhere
 
     @property
     def audiences(self) -> frozenset[str]:

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from receiver.contract.unwrapped import MESSAGE_ID
 from receiver.delivery.push import ClientGone, Push
 from receiver.delivery.replies import reply
+from receiver.errors import SettingError
 from receiver.record.whose import Whose
 from receiver.serving.group_status import STATUS_PATH, GroupStatus
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
@@ -57,6 +58,12 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     """
     if service is None:
         settings = settings or Settings.from_environ(os.environ)
+        if settings.on_loopback_only:
+            raise SettingError(
+                "TASKS_PUSH_AUTH",
+                "off",
+                "another server may listen anywhere: use `receiver serve`, or set TASKS_PUSH_AUTH_OFF_ANYWHERE=on",
+            )
         emit = logs.configure(settings)
         uncaught.watch(emit)
         service = Service(settings, emit=emit)

@@ -81,6 +81,7 @@ GOOD = [
     ("TASKS_SETUP", "django:setup", "setup", "django:setup"),
     ("TASKS_AROUND", "shop.tenants:tenant, shop:flags,", "around", ("shop.tenants:tenant", "shop:flags")),
     ("TASKS_PUSH_AUTH", "OFF", "push_auth", PushAuth.OFF),
+    ("TASKS_PUSH_AUTH_OFF_ANYWHERE", "on", "push_auth_off_anywhere", True),
     ("TASKS_OIDC_CERTS_URL", "http://127.0.0.1:99/certs?x=1", "certs_url", "http://127.0.0.1:99/certs?x=1"),
     ("TASKS_DB_POOL_SIZE", "1", "db_pool_size", 1),
     ("TASKS_DB_POOL_SIZE", "500", "db_pool_size", 500),
@@ -158,6 +159,7 @@ BAD = {
     "TASKS_SETUP": ["django", "django:", ":setup", "dj-ango:setup", "a:b:c"],
     "TASKS_AROUND": ["shop", "shop:tenant,flags", ":tenant"],
     "TASKS_PUSH_AUTH": ["on", "none"],
+    "TASKS_PUSH_AUTH_OFF_ANYWHERE": ["anywhere"],
     "TASKS_OIDC_CERTS_URL": ["http://example.com/certs", "certs", "https://u@h/certs"],
     "TASKS_DB_POOL_SIZE": ["0", "501", "-1", "+1", "1.5", "five", "1_0", "\u0661"],
     "TASKS_DB_POOL_TIMEOUT": ["0", "301", "1w", "-1", "nan", "inf", "1e3", "s"],
@@ -285,7 +287,9 @@ def test_beside_an_emulator_the_service_is_a_neighbour_too() -> None:
 
 
 def test_push_authentication_cannot_be_off_on_cloud_run() -> None:
-    assert refused(TASKS_PUSH_AUTH="off", K_SERVICE="receiver").variable == "TASKS_PUSH_AUTH"
+    off = {"TASKS_PUSH_AUTH": "off", "K_SERVICE": "receiver"}
+    assert refused(**off).variable == "TASKS_PUSH_AUTH"
+    assert refused(**off, TASKS_PUSH_AUTH_OFF_ANYWHERE="on").variable == "TASKS_PUSH_AUTH"
 
 
 def test_each_reading_is_an_instance_of_its_own() -> None:
