@@ -18,30 +18,24 @@ async def awaited(
     function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
 ) -> Ended:
     """Runs an `async def` task and returns how it ended. All that it starts and logs belongs to `here`."""
-    running.set(here)
-    try:
-        value = await function(*args, **kwargs)
-        while _is_awaitable(value):
-            value = await value
-        return Ended(value=value)
-    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, and must be recorded
-        return Ended(error=error)
+    ended = called(function, args, kwargs, here)
+    return await finished(ended.value) if ended.awaits else ended
 
 
 def called(
     function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
 ) -> Ended:
-    """Runs a `def` task, in its thread and a context of its own, and returns how it ended; as `awaited`."""
+    """Calls a task, a `def` in its thread and a context of its own, and returns how that ended. The value may be left to be awaited."""
     running.set(here)
     try:
         value = function(*args, **kwargs)
         return Ended(value=value, awaits=_is_awaitable(value))
-    except BaseException as error:  # noqa: BLE001 - as above
+    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, and must be recorded
         return Ended(error=error)
 
 
 async def finished(value: Any) -> Ended:
-    """Awaits what a `def` task has returned, and returns how that ended."""
+    """Awaits what a task has returned, and returns how that ended."""
     try:
         while _is_awaitable(value):
             value = await value

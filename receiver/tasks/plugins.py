@@ -16,7 +16,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, cast, get_origin, get_type_hints
 
 from receiver.errors import ConfigurationError, PluginError
 from receiver.tasks.route import TaskRoute
@@ -121,11 +121,24 @@ def _around(entry: str) -> Around:
         why = "it is a plain context manager; make it async, with contextlib.asynccontextmanager"
     elif isinstance(found, type) and not hasattr(found, "__aenter__"):
         why = "the class has no __aenter__"
+    elif not _may_return_manager(found):
+        why = "annotate what it returns, an AbstractAsyncContextManager, or decorate it with contextlib.asynccontextmanager"
     elif not _takes_one(found):
         why = "it is called with the context alone"
     else:
         return cast("Around", found)
     raise PluginError(f"TASKS_AROUND: {entry} is no async context manager of a run: {why}")
+
+
+def _may_return_manager(function: Callable[..., object]) -> bool:
+    """Whether it says that it returns an async context manager, if it is a plain function. Names that are not there are believed."""
+    if not inspect.isfunction(function) or hasattr(function, "__wrapped__"):
+        return True
+    try:
+        returns = get_type_hints(function).get("return")
+    except NameError:
+        return True
+    return hasattr(get_origin(returns) or returns, "__aenter__")
 
 
 def _takes_one(function: Callable[..., object]) -> bool:

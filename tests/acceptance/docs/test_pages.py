@@ -51,7 +51,7 @@ def folder() -> Iterator[Path]:
     ("page", "modules", "passed"),
     [
         ("testing.md", ["shop_tasks.py", "conftest.py", "test_good_days.py", "test_bad_days.py"], 9),
-        ("tasks.md", ["orders.py", "test_orders.py"], 2),
+        ("tasks.md", ["orders.py", "test_orders.py", "tenants.py", "test_tenants.py"], 3),
         ("schedules.md", ["reports.py", "test_reports.py"], 3),
     ],
 )

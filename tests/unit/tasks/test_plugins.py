@@ -193,7 +193,7 @@ def test_a_setup_that_fails_is_one_line(plugin: Write, source: str, attribute: s
 
 
 MANAGER = """
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 @asynccontextmanager
 async def good(ctx):
@@ -220,6 +220,21 @@ async def wants_more(ctx, other):
 class NoManager:
     def __init__(self, ctx): ...
 
+def factory(ctx) -> AbstractAsyncContextManager[None]:
+    return good(ctx)
+
+def exact(ctx) -> Good:
+    return Good(ctx)
+
+def elsewhere(ctx) -> "NotImported":
+    return Good(ctx)
+
+def forgets(ctx):
+    good(ctx)
+
+def returns_nothing(ctx) -> None:
+    good(ctx)
+
 number = 3
 tasks = []
 """
@@ -227,8 +242,9 @@ tasks = []
 
 def test_what_encloses_each_run_is_loaded_in_its_order(plugin: Write) -> None:
     module = plugin(MANAGER)
-    registry = loaded(module, around=(f"{module}:Good", f"{module}:good"))
-    assert [each.__name__ for each in registry.around] == ["Good", "good"]  # type: ignore[attr-defined]  # functions and classes have names
+    names = ["Good", "good", "factory", "exact", "elsewhere"]
+    registry = loaded(module, around=tuple(f"{module}:{name}" for name in names))
+    assert [each.__name__ for each in registry.around] == names  # type: ignore[attr-defined]  # functions and classes have names
     assert registry.including(()).around == registry.around
     assert loaded(module).around == ()
 
@@ -243,6 +259,8 @@ def test_what_encloses_each_run_is_loaded_in_its_order(plugin: Write) -> None:
         ("plain", "make it async"),
         ("wants_more", "with the context alone"),
         ("NoManager", "no __aenter__"),
+        ("forgets", "annotate what it returns"),
+        ("returns_nothing", "annotate what it returns"),
     ],
 )
 def test_what_cannot_enclose_a_run_is_one_line(plugin: Write, attribute: str, says: str) -> None:
