@@ -5,6 +5,9 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo dev test test-all test-postgres coverage check storm soak format bench lock image-check clean
 
+# Bytecode is kept: without it each worker rewrites the assertions of all tests anew, ten seconds of CPU.
+unexport PYTHONDONTWRITEBYTECODE
+
 VENV := .venv
 BIN := $(VENV)/bin
 CACHE := $(VENV)/.cache

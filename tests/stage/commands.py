@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from tests.stage import warm
+
 Done: TypeAlias = subprocess.CompletedProcess[str]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,17 +44,27 @@ def run_command(
     program: tuple[str, ...] = RECEIVER,
     timeout: float = 60,
 ) -> Done:
-    """A command with these arguments, to its end; nothing is to be read on standard input."""
-    return subprocess.run(
-        [*program, *arguments],
+    """A command with these arguments, to its end; nothing is to be read on standard input.
+
+    `receiver` is a warm process (`tests.stage.warm`), every other program starts cold.
+    """
+    begin = warm.start if program == RECEIVER else subprocess.Popen[str]
+    argv = [*program, *arguments]
+    with begin(
+        argv,
         cwd=cwd,
         env=env,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
-    )
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    return Done(argv, process.returncode, stdout, stderr)
 
 
 @dataclass(frozen=True, slots=True)

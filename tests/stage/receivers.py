@@ -16,6 +16,7 @@ from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from tests.stage.record import MODULE, Record
 from tests.stage.waiting import PATIENCE, eventually
+from tests.stage.warm import WarmInstance
 from tests.stage.wire import Answer, answers, post, push
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -31,8 +32,8 @@ def new_instance(
     modules: str = MODULE,
     port: int | None = None,
 ) -> Instance:
-    """A receiver that has not been started; its tasks leave their marks in `folder`."""
-    return Instance(
+    """A receiver that has not been started, a warm process; its tasks leave their marks in `folder`."""
+    return WarmInstance(
         database_url=database_url,
         modules=modules,
         signer=signer,
