@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from receiver.enqueue.publisher import Published
 from receiver.errors import GoogleRefused, ItemRefused, OutOfConnections
 from receiver.record.sql import outbox, sweeping
-from receiver.record.sql.sweeping import Loaded
+from receiver.record.sql.sweeping import ReadRows
 from receiver.record.sqlstates import ConnectionFailed
 from receiver.sweep.topics import Topics
 from receiver.tasks.call import TaskResultStatus
@@ -165,14 +165,14 @@ class Owed:
                 await batch.tell(Published(frozenset(), refusals))
             await self._publisher.publish(loaded.rows, batch.tell)
 
-    async def _loaded(self, rows: Sequence[Held]) -> Loaded:
+    async def _loaded(self, rows: Sequence[Held]) -> ReadRows:
         """The content of the first rows. One that PostgreSQL cannot write out, or not in time, fails alone."""
         while True:
             try:
                 return await sweeping.load(self._executor, rows, most=LOADED, largest=LARGEST)
             except (ItemRefused, ConnectionFailed, OutOfConnections) as error:
                 if len(rows) == 1:
-                    return Loaded((), {rows[0].task_id: f"its arguments cannot be read: {error}"}, 1)
+                    return ReadRows((), {rows[0].task_id: f"its arguments cannot be read: {error}"}, 1)
                 rows = rows[: len(rows) // 2]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +16,7 @@ from receiver.contract.identity import Identity, identify
 from receiver.contract.message import decode
 from receiver.endings.outcomes import Busy, Done, Lost, Succeeded
 from receiver.errors import Rejected, RejectionReason
+from receiver.google.client import REQUEST_RETRIES
 from receiver.record.rejections import Rejections
 from receiver.record.sql import rejected, replaying
 from receiver.record.sql.replaying import Filter
@@ -23,6 +25,7 @@ from receiver.sweep.operator_replays import OperatorReplays, Pace, Told
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, noop, other_task, route
 from tests.postgres.sweeps import Post, Sweeps
+from tests.stage.brownout import Manner, peer
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
 MISFIT = Rejected(RejectionReason.BAD_ARGUMENTS, "noop: too many")
@@ -284,6 +287,25 @@ async def test_what_pubsub_does_not_take_then_is_left_to_the_sweeper(
     away.post.open(route())
     await away.sweep()
     assert away.post.ids() == sorted([*UNDELIVERED, "not published"])
+
+
+async def test_at_the_first_outage_a_replay_stops(
+    look: Look, sweeps: Sweeps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken until then is owed to the sweeper. The rest is as it was."""
+    monkeypatch.setattr("receiver.google.client.LONGEST_PAUSE", 0.001)
+    for number in range(30):
+        await look.seed(f"lost {number:02}", published_at=AGO)
+        await look.seed(f"failed {number:02}", "FAILED", published_at=AGO, final=True)
+    with peer() as (pubsub, _):
+        pubsub.manner = Manner.FAIL
+        for ask in (OperatorReplays.undelivered, OperatorReplays.failed):
+            before = pubsub.requests
+            async with operator(replace(sweeps, host=pubsub.host), rate=10) as replays:  # in batches of ten
+                await ask(replays, Filter())
+            assert replays.told == Told(owed=10, outage="127.0.0.1 answers 503: away")
+            assert pubsub.requests == before + 1 + REQUEST_RETRIES
+    assert await look.value("SELECT count(*) FROM task_executions WHERE published_at IS NULL") == 20
 
 
 async def test_each_of_them_can_be_replayed_by_its_id(

@@ -196,7 +196,7 @@ ORDER BY a.number
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class ReadRows:
     """The content of the first of some rows.
 
     Attributes:
@@ -210,7 +210,7 @@ class Loaded:
     seen: int
 
 
-async def load(executor: Executor, rows: Sequence[Held], *, most: int, largest: int) -> Loaded:
+async def load(executor: Executor, rows: Sequence[Held], *, most: int, largest: int) -> ReadRows:
     """The content of the messages of so many rows, in their order, as `most` bytes hold; of one at least.
 
     Args:
@@ -227,7 +227,7 @@ async def load(executor: Executor, rows: Sequence[Held], *, most: int, largest: 
         for row in found
         if row["task_id"] not in too_large
     )
-    return Loaded(read, too_large, found[-1]["number"] if found else len(rows))
+    return ReadRows(read, too_large, found[-1]["number"] if found else len(rows))
 
 
 POSTPONE: Final = MARK.format(

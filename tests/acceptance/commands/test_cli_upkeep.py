@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import pty
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -282,6 +283,16 @@ class TestReplay:
         assert run("replay", "runs", "acked").stderr == (
             "error: runs: it is running; if it fails, Pub/Sub delivers it again\n"
         )
+
+    async def test_while_pubsub_is_away_it_stops_with_one_line(self, run: Run, record: Record) -> None:
+        await owe(record, "acked", published_at_in=-100)
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            done = run("replay", "--undelivered", PUBSUB_EMULATOR_HOST=f"127.0.0.1:{closed.getsockname()[1]}")
+        assert done.returncode == 1
+        line = done.stderr.splitlines()[-1]  # before it: a note that there are no plugins
+        assert line.startswith("error: Pub/Sub cannot be reached (no answer from 127.0.0.1")
+        assert line.endswith("the rest was not tried: run it again")
 
     @pytest.mark.parametrize(
         "arguments",
