@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import click
 import msgspec
 
 from receiver import maintenance, parsers
@@ -70,6 +73,21 @@ def surroundings(note: Callable[[str], None]) -> Surroundings:
         note(f"nothing is deleted, and messages that were rejected as unknown are left alone: {error}")
         return Surroundings(known, Registry([], built_in=maintenance.ROUTES), emit, complete=False)
     return Surroundings(known, routes.including(maintenance.ROUTES), emit)
+
+
+def declared() -> Registry | None:
+    """The routes of the plugins, for what they hide. If they cannot be loaded, a note says that all arguments are hidden.
+
+    What plugins print while they are imported goes to standard error: standard output may be JSON.
+    """
+    try:
+        with redirect_stdout(sys.stderr):
+            return registry.load(settings()).including(maintenance.ROUTES)
+    except ConfigurationError as error:
+        click.echo(
+            f"note: arguments are hidden, because the plugins say which may be shown: {error}", err=True
+        )
+        return None
 
 
 def _json(option: str, text: str, kind: type[list[Any] | dict[str, Any]], allowed: str) -> Any:

@@ -10,7 +10,7 @@ import msgspec
 
 from receiver import maintenance
 from receiver.cli import arguments, listing, terminal
-from receiver.reading import cloud_logging, queries
+from receiver.reading import cloud_logging, queries, redacted
 from receiver.reading.history import Transition, history
 from receiver.reading.queries import Attempt, Execution
 from receiver.record.whose import Whose
@@ -82,7 +82,8 @@ def list_(
 
     found, rejected, none = listing.read(query, namespace=namespace)
     if as_json:
-        terminal.print_json(found)
+        declared = arguments.declared() if found else None
+        terminal.print_json([redacted.execution(each, declared) for each in found])
         return
     if found:
         COLUMNS.show(found, wide=wide)
@@ -107,6 +108,7 @@ def show(*, task_id: str, as_json: bool) -> None:
     found, attempts = listing.read(query) if is_storable(task_id) else (None, [])
     if found is None:
         terminal.fail(f"there is no execution {task_id!r}")
+    found = redacted.execution(found, arguments.declared())
     steps = history(found, attempts)
     logs = _logs(found)
     if as_json:

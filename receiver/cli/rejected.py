@@ -8,14 +8,15 @@ from typing import Any
 import click
 import msgspec
 
-from receiver.cli import listing, terminal
+from receiver.cli import arguments, listing, terminal
 from receiver.contract.envelope import open_envelope
 from receiver.errors import Rejected, RejectionReason
+from receiver.reading import redacted
 from receiver.reading.rejected import Rejection, rejection, rejections
 from receiver.text import is_storable
 
 SHOWN = 4000
-"""This many characters of a message are shown; `--json` has all of it."""
+"""This many characters of a message are shown; `--json` has all of it. Sensitive arguments are in neither."""
 
 
 @click.group("rejected")
@@ -46,6 +47,8 @@ def show(*, id_: str, as_json: bool) -> None:
     found = listing.read(partial(rejection, key=id_)) if is_storable(id_) else []
     if not found:
         terminal.fail(f"there is no rejected message {id_!r}")
+    declared = arguments.declared()
+    found = [(one, redacted.message(body, one.task_name, declared)) for one, body in found]
     if as_json:
         terminal.print_json([msgspec.to_builtins(one) | {"body": _text(body)} for one, body in found])
         return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Final
 
 from receiver.errors import PermanentError
@@ -19,6 +20,7 @@ MOST: Final = 100
 """Exceptions that are looked at."""
 
 _SLOTS: Final = (BaseException.__dict__["__cause__"], BaseException.__dict__["__context__"])
+_TRACEBACK: Final = BaseException.__dict__["__traceback__"]
 _MEMBERS: Final = BaseExceptionGroup.__dict__["exceptions"]
 
 
@@ -35,6 +37,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
         waiting += [within for slot in _SLOTS if (within := slot.__get__(one)) is not None]
         if issubclass(type(one), BaseExceptionGroup):
             waiting += _MEMBERS.__get__(one)
+
+
+def forget_values(error: BaseException) -> None:
+    """Clears the local variables of the frames that an exception and its chain lead to: Sentry would send them."""
+    for each in chain(error):
+        clear_frames(_TRACEBACK.__get__(each))
 
 
 def is_final(error: BaseException) -> bool:

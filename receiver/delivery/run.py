@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from receiver.contract.failure import Failure, error_type
 from receiver.delivery.around import returned, within
 from receiver.delivery.calling import awaited, called, finished
-from receiver.delivery.chain import chain, is_final
+from receiver.delivery.chain import chain, forget_values, is_final
 from receiver.delivery.ended import Ended
 from receiver.delivery.result import encoded
 from receiver.endings.outcomes import AttemptEnding, Failed, HandedBack, Lost, Outcome, Succeeded
@@ -163,6 +163,8 @@ class Run:
         """The outcome of the ended code. Unless it succeeded, its transaction is rolled back first."""
         ended = Ended.of(self._code)
         outcome = self._judged(ended)
+        if ended.error is not None and self.claimed.call.route.redact:
+            forget_values(ended.error)
         # A frame knows its caller: a thread's frames lead from the error back to `ended`, and would keep the arguments alive.
         ended.error = ended.context = None
         transaction = self._transaction

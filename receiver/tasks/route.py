@@ -62,6 +62,7 @@ class TaskRoute:
         keep: how long its final executions are kept, 15 days at least; None: `TASKS_RETENTION` and `TASKS_RETENTION_FAILED`.
         topic: a topic that is not the task's own, `projects/{project}/topics/{name}`; the function gets the data of its messages.
         topic_filter: of those messages, in Pub/Sub's filter language; it cannot be changed later.
+        redact: parameters whose values are shown nowhere; they are stored as they are.
         service: the name of the service that runs the task, as in `TASKS_SERVICE_URLS`; None: the one of `CLOUD_RUN_SERVICE_URL`.
 
     Raises:
@@ -82,6 +83,7 @@ class TaskRoute:
     topic: str | None = None
     topic_filter: str | None = None
     service: str | None = None
+    redact: Sequence[str] = ()
 
     function: Callable[..., Any] = field(init=False, repr=False, compare=False)
     """The plain function of `func`."""
@@ -105,7 +107,8 @@ class TaskRoute:
         self._check_schedule()
         self._check_names()
         self._check_topic()
-        object.__setattr__(self, "aliases", tuple(self.aliases))
+        for name in ("aliases", "redact"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @cached_property
     def name(self) -> str:
@@ -163,11 +166,7 @@ class TaskRoute:
 
     @property
     def scheduler_job_name(self) -> str:
-        """The Cloud Scheduler job, by the present environment.
-
-        Raises:
-            ValueError: the route has no schedule.
-        """
+        """The Cloud Scheduler job, by the present environment. Raises ValueError when the route has no schedule."""
         if not self.is_scheduled:
             raise ValueError(f"Task {self.name} has no schedule configured")
         return naming.scheduler_job_name(*settings.environment_and_namespace(os.environ), self.path)
@@ -183,6 +182,10 @@ class TaskRoute:
         if self.timeout is not None:
             return float(self.timeout)
         return self.ack_deadline - max(2.0, self.ack_deadline / 10)
+
+    def shown(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The JSON of arguments as people may see it."""
+        return self.shape.hidden(self.redact, args, kwargs) if self.redact else (args, kwargs)
 
     def is_enabled(self, environ: Mapping[str, str]) -> bool:
         """False when the value of the kill switch means off. Unset means on, and so does what is not understood."""
@@ -246,6 +249,10 @@ class TaskRoute:
                 raise self._refusal(
                     "aliases", alias, f"use names and paths of 1-{_NAME_LIMIT} characters, without NUL"
                 )
+
+        if isinstance(self.redact, str) or not set(self.redact) <= set(self.shape.names):
+            known = ", ".join(self.shape.names)
+            raise self._refusal("redact", self.redact, f"use a list of its parameters: {known or 'none'}")
 
     def _check_topic(self) -> None:
         topic: object = self.topic

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import sys
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+
+HIDDEN: Final = "[redacted]"
+"""What stands for a value that nobody is shown."""
 
 POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -57,6 +60,30 @@ class Shape:
         except TypeError as error:
             return str(error)
         return "a keyword names an argument that the receiver fills in"
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the parameters, in their order."""
+        return [parameter.name for parameter in self._parameters]
+
+    def hidden(self, names: Collection[str], args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with `HIDDEN` for those of these parameters; for all, when they do not fit: who knows which is which.
+
+        The name of `*args` or `**kwargs` stands for all that it takes.
+        """
+        if not isinstance(args, list) or not isinstance(kwargs, dict) or not self.fits(args, kwargs):
+            return HIDDEN, HIDDEN
+        kinds = {parameter.kind: parameter.name for parameter in self._parameters}
+        rest, others = kinds.get(Parameter.VAR_POSITIONAL), kinds.get(Parameter.VAR_KEYWORD)
+        places = [parameter.name for parameter in self._parameters if parameter.kind in POSITIONAL]
+        places += [rest or ""] * (len(args) - len(places))
+        return (
+            [HIDDEN if name in names else value for name, value in zip(places, args, strict=False)],
+            {
+                name: HIDDEN if (name if name in self._keywords else others) in names else value
+                for name, value in kwargs.items()
+            },
+        )
 
     def fits(self, args: Sequence[object], kwargs: Mapping[str, object]) -> bool:
         """Whether the arguments fit."""

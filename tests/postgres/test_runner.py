@@ -447,3 +447,33 @@ async def test_a_def_task_is_told_what_to_use_instead_of_a_connection(instance: 
     row = await look.row("sync")
     assert row["error_type"] == "TypeError"
     assert "ctx.task_id ('sync')" in row["error_message"]
+
+
+@pytest.mark.parametrize("redact", [["email"], []])
+async def test_the_values_of_sensitive_arguments_go_to_nobody_who_reads_the_frames_of_a_failure(
+    instance: Instance, redact: list[str]
+) -> None:
+    """Sentry sends local variables: the task's, those of what it calls, and the receiver's own."""
+
+    def charge(email: str) -> None:
+        copy = email.upper()
+        try:
+            int(copy)
+        except ValueError as error:
+            raise LookupError("no such customer") from error
+
+    async def task(email: str) -> None:
+        charge(email)
+
+    claimed = await instance.claim("a", route(task, redact=redact), bound=["ada@example.com"])
+    ended = await instance.finish(claimed)
+    assert isinstance(ended, Failed)
+    assert ended.raised is not None
+    assert "LookupError: no such customer" in (ended.failure.traceback or "")
+    raised, values = ended.raised.error, ""
+    for error in (raised, raised.__cause__):
+        frames = error.__traceback__ if error is not None else None
+        while frames is not None:
+            values += repr(frames.tb_frame.f_locals)
+            frames = frames.tb_next
+    assert ("ada@example.com" in values.lower()) == (not redact)

@@ -24,6 +24,7 @@ from receiver.dev.processes import EMAIL, Instance
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import free_port
+from receiver.reading.redacted import UNKNOWN
 from receiver.record.schema_check import HEAD
 from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
 from tests.stage.slow import some_quick
@@ -165,10 +166,12 @@ class TestStreams:
             """,
         )
         for arguments in (["list"], ["show", "e"]):
-            done = run("executions", *arguments, DATABASE_URL=database_url, **locale)
+            done = run("executions", *arguments, DATABASE_URL=database_url, TASKS_MODULES="shop", **locale)
             assert (done.returncode, done.stderr) == (0, "")
         assert "\\u2192 \\U0001f642" in done.stdout
-        done = run("executions", "show", "e", "--json", DATABASE_URL=database_url, **locale)
+        done = run(
+            "executions", "show", "e", "--json", DATABASE_URL=database_url, TASKS_MODULES="shop", **locale
+        )
         assert json.loads(done.stdout)["args"] == ["→ 🙂"]
 
     def test_a_working_folder_that_is_gone_is_one_line(self, shell: Run) -> None:
@@ -371,6 +374,20 @@ class TestExecutions:
         )
         return database_url
 
+    def test_sensitive_arguments_are_shown_by_no_command(self, run: Run, filled: str, tmp_path: Path) -> None:
+        """Nor are any, where no plugin says which are sensitive; and what a plugin prints does not get into the JSON."""
+        plugin = PLUGIN.replace("TaskRoute(greet", "TaskRoute(greet, redact=['name']")
+        assert plugin != PLUGIN
+        (tmp_path / "secretive.py").write_text("print('hello')\n" + plugin)
+        execute(filled, "UPDATE task_executions SET task_path = 'secretive.greet' WHERE task_name = 'greet'")
+        for modules, told in (("secretive", ["[redacted]"]), ("", UNKNOWN), ("shop", UNKNOWN)):
+            environ = {"DATABASE_URL": filled, "TASKS_MODULES": modules}
+            rows = json.loads(run("executions", "list", "--json", **environ).stdout)
+            assert [row["args"] for row in rows if row["task_id"] == "good"] == [told]
+            done = run("executions", "show", "good", **environ)
+            assert "Ada" not in done.stdout
+            assert done.stderr.count("note: arguments are hidden") == (0 if modules else 1)
+
     def test_list_shows_a_line_an_execution_newest_first(self, run: Run, filled: str) -> None:
         done = run("executions", "list", DATABASE_URL=filled)
         assert (done.returncode, done.stderr) == (0, "")
@@ -428,7 +445,8 @@ class TestExecutions:
         ]
 
     def test_show_as_json_has_the_row_its_attempts_and_its_history(self, run: Run, filled: str) -> None:
-        shown = json.loads(run("executions", "show", "good", "--json", DATABASE_URL=filled).stdout)
+        done = run("executions", "show", "good", "--json", DATABASE_URL=filled, TASKS_MODULES="shop")
+        shown = json.loads(done.stdout)
         assert (shown["task_id"], shown["args"], shown["return_value"]) == ("good", ["Ada"], "Hello")
         assert [attempt["ending"] for attempt in shown["attempts"]] == ["FAILED"]
         assert [(step["from"], step["to"]) for step in shown["history"]] == [

@@ -42,7 +42,10 @@ from receiver import TaskRoute, task
 @task
 async def send_the_welcome_email(name: str = "you") -> None: ...
 
-tasks = [TaskRoute(send_the_welcome_email, schedule="30 2 * * *", schedule_timezone="Europe/Berlin",
+@task
+async def greet(name: str) -> None: ...
+
+tasks = [TaskRoute(greet), TaskRoute(send_the_welcome_email, schedule="30 2 * * *", schedule_timezone="Europe/Berlin",
                    kill_switch="ENABLE_THE_WELCOME_EMAIL")]
 """
 

@@ -307,3 +307,38 @@ def test_how_long_executions_are_kept_is_checked(keep: Any, says: str) -> None:
     with pytest.raises(DeclarationError, match=re.escape(says)):
         TaskRoute(send_welcome_email, keep=keep)
     assert TaskRoute(send_welcome_email, keep=timedelta(days=15)).keep == timedelta(days=15)
+
+
+@pytest.mark.parametrize("names", [["emial"], ["ctx"], "user_id", [""], ["user_id", "emial"]])
+def test_what_is_redacted_is_a_parameter(names: Any) -> None:
+    assert "use a list of its parameters: user_id" in refusal(redact=names)
+    assert "use a list of its parameters: none" in refusal(sync_stock, redact=["ctx"])
+    assert TaskRoute(bill, redact=["user_id"]).redact == ("user_id",)
+
+
+@pytest.mark.parametrize(
+    ("names", "args", "kwargs", "shown"),
+    [
+        (["batch"], [7, "a"], {}, (["[redacted]", "a"], {})),
+        (["batch"], [], {"batch": 7, "dry": True}, ([], {"batch": "[redacted]", "dry": True})),
+        (["labels"], [7, "a", "b"], {"x": 1}, ([7, "[redacted]", "[redacted]"], {"x": 1})),
+        (["more"], [7, "a"], {"dry": True, "x": 1, "y": 2}, ([7, "a"], {"dry": True, "x": "[redacted]", "y": "[redacted]"})),
+        (["dry"], [7], {"dry": {"deep": [1]}}, ([7], {"dry": "[redacted]"})),
+        ([], [7], {"x": 1}, ([7], {"x": 1})),
+    ],
+)  # fmt: skip
+def test_the_values_of_sensitive_parameters_are_hidden_however_they_come(
+    names: list[str], args: Any, kwargs: Any, shown: Any
+) -> None:
+    assert TaskRoute(clean_up, redact=names).shown(args, kwargs) == shown
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [([1, 2], {}), ([], {}), ([], {"other": 1}), ("x", {}), ([1], None)]
+)
+def test_arguments_that_do_not_fit_are_hidden_altogether(args: Any, kwargs: Any) -> None:
+    """Nobody can say which is which: an older signature may have had them in another order."""
+    assert TaskRoute(send_welcome_email, redact=["user_id"]).shown(args, kwargs) == (
+        "[redacted]",
+        "[redacted]",
+    )

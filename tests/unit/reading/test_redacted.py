@@ -1,0 +1,91 @@
+"""What people see of executions and messages with sensitive arguments."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from receiver.contract.encode import encode_envelope
+from receiver.contract.envelope import open_envelope
+from receiver.emulator.push_client import message
+from receiver.reading import redacted
+from receiver.reading.queries import Execution
+from receiver.tasks.registry import Registry
+from receiver.tasks.route import TaskRoute
+
+SECRET = "ada@example.com"
+
+
+def invite(name: str, email: str) -> None: ...
+
+
+def greet(name: str) -> None: ...
+
+
+def take(data: dict[str, Any]) -> None: ...
+
+
+ROUTES = Registry([
+    TaskRoute(invite, redact=["email"], aliases=["old.invite"]),
+    TaskRoute(greet),
+    TaskRoute(take, redact=["data"], topic="projects/p/topics/uploads"),
+])  # fmt: skip
+
+
+def execution(name: str, *args: Any, **kwargs: Any) -> Execution:
+    now = datetime.now(UTC)
+    return Execution(
+        task_id="a", task_name=name.rpartition(".")[2], task_path=name, namespace="n", environment="dev",
+        args=list(args), kwargs=kwargs, status="READY", final=False, attempt=0, fence=0, enqueued_at=now,
+    )  # fmt: skip
+
+
+def shown(body: bytes) -> bytes:
+    """The data of a pushed body."""
+    return bytes(open_envelope(body).message.data or b"")
+
+
+@pytest.mark.parametrize(("name", "args", "kwargs", "seen"), [
+    (f"{__name__}.invite", ["Ada", SECRET], {}, ["Ada", "[redacted]"]),
+    ("old.invite", ["Ada", SECRET], {}, ["Ada", "[redacted]"]),
+    (f"{__name__}.greet", ["Ada"], {}, ["Ada"]),
+    ("gone.invite_them", ["Ada", SECRET], {"email": SECRET}, redacted.UNKNOWN),
+])  # fmt: skip
+def test_an_execution_is_shown_as_its_declaration_allows(
+    name: str, args: Any, kwargs: Any, seen: Any
+) -> None:
+    found = execution(name, *args, **kwargs)
+    if name.startswith("gone"):
+        assert redacted.execution(found, ROUTES).kwargs == redacted.UNKNOWN
+    assert redacted.execution(found, ROUTES).args == seen
+    assert SECRET not in repr(redacted.execution(found, ROUTES))
+    assert redacted.execution(found, None).args == redacted.UNKNOWN
+    assert found.args == args, "what is stored stays as it is"
+
+
+def test_a_rejected_message_hides_them_too() -> None:
+    body = message("invite", ["Ada"], {"email": SECRET}, attributes={"k": "v"})
+    told = json.loads(shown(redacted.message(body, "invite", ROUTES)))
+    assert (told["task_name"], told["args"], told["kwargs"]) == ("invite", ["Ada"], {"email": "[redacted]"})
+    assert open_envelope(redacted.message(body, "invite", ROUTES)).message.attributes == {"k": "v"}
+    assert SECRET.encode() not in shown(redacted.message(body, "invite", None))
+    misfit = message("invite", ["Ada", SECRET, 3])
+    assert SECRET.encode() not in shown(redacted.message(misfit, "invite", ROUTES))
+
+
+def test_a_message_of_a_foreign_topic_is_hidden_as_a_whole() -> None:
+    body = encode_envelope(msgspec.json.encode({"email": SECRET}), "1", datetime.now(UTC), "s", {})
+    for registry in (ROUTES, None):
+        assert shown(redacted.message(body, "take", registry)) == b"[redacted]"
+
+
+@pytest.mark.parametrize("body", [
+    message("greet", ["Ada"]), message("nobody", ["Ada"]), b"no message", b"{}", b'{"message": {"data": "!"}}',
+    encode_envelope(b"no json", "1", datetime.now(UTC), "s", {}),
+])  # fmt: skip
+def test_whatever_is_nobodys_secret_is_shown_as_it_is(body: bytes) -> None:
+    assert redacted.message(body, None, ROUTES) is body
