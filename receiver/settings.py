@@ -223,9 +223,12 @@ class Settings:
     max_delivery_attempts: int = setting(
         "TASKS_MAX_DELIVERY_ATTEMPTS", integer(5, 100), "deliveries before a dead letter, 5 to 100", "100"
     )
-    # 32 MiB is Cloud Run's limit for an HTTP/1 body.
+    # Pub/Sub's largest message has 10 MB, which is 13.3 MiB in base64, and its attributes. 32 MiB is Cloud Run's limit for an HTTP/1 body.
     max_body_bytes: int = setting(
-        "TASKS_MAX_BODY_BYTES", size(1, 32 * _MIB), "largest push body that is read", "20MiB"
+        "TASKS_MAX_BODY_BYTES",
+        size(1, 32 * _MIB),
+        "largest push body that is read; Pub/Sub's own limit needs 14 MiB",
+        "14MiB",
     )
     # jsonb itself ends at 255 MiB; a result is also held in memory and sent in a batch.
     max_result_bytes: int = setting(

@@ -29,6 +29,11 @@ FOREIGN_PREFIX: Final = "message-"
 _LARGE: Final = 64 * 1024
 """Bytes from which a text is decoded without garbage collection; ordinary ones are far smaller."""
 
+_MANY_NUMBERS: Final = 16 * 1024
+"""Bytes from which a text may have so many numbers that the slow ones among them matter: 50 ms."""
+
+_ALIKE: Final = bytes.maketrans(b"123456789E", b"000000000e")
+
 
 class PushedMessage(msgspec.Struct, gc=False):
     """Pub/Sub's PubsubMessage as pushed: both spellings arrive, an absent or null field is protobuf's default."""
@@ -75,10 +80,19 @@ class Payload(msgspec.Struct, gc=False):
     enqueued_at: datetime | None = None
 
 
+def _float(text: str) -> float:
+    number = float(text)
+    if number - number:  # infinite: not a number
+        raise ValueError("Number out of range")
+    return number
+
+
 _ENVELOPE: Final = msgspec.json.Decoder(Envelope)
 _PAYLOAD: Final = msgspec.json.Decoder(Payload)
 _ARGS: Final = msgspec.json.Decoder(list[Any])
 _KWARGS: Final = msgspec.json.Decoder(dict[str, Any])
+_SLOW_ARGS: Final = msgspec.json.Decoder(list[Any], float_hook=_float)
+_SLOW_KWARGS: Final = msgspec.json.Decoder(dict[str, Any], float_hook=_float)
 
 
 def envelope_fault(detail: str) -> Rejected:
@@ -108,7 +122,18 @@ def open_payload(data: bytes) -> Payload:
 def open_arguments(args: bytes, kwargs: bytes) -> Arguments:
     """Parses the JSON text of both; raises `Rejected` (malformed_payload). The envelope kept them as raw, unchecked text."""
     reason = RejectionReason.MALFORMED_PAYLOAD
-    return _parsed(_ARGS, args, reason, "args: "), _parsed(_KWARGS, kwargs, reason, "kwargs: ")
+    positional, named = _ARGS, _KWARGS
+    if len(args) + len(kwargs) >= _MANY_NUMBERS and (_may_be_slow(args) or _may_be_slow(kwargs)):
+        positional, named = _SLOW_ARGS, _SLOW_KWARGS
+    return _parsed(positional, args, reason, "args: "), _parsed(named, kwargs, reason, "kwargs: ")
+
+
+def _may_be_slow(text: bytes) -> bool:
+    """Whether it may have many numbers with three digits in their exponents, such as 1e308.
+
+    msgspec takes up to 20 µs for one of those and 0.1 µs for every other; `float` takes 1 µs at worst, and 0.4 µs for every other.
+    """
+    return (b"e" in text or b"E" in text) and b"e000" in text.translate(_ALIKE, b"+-")
 
 
 def _parsed(decoder: msgspec.json.Decoder[T], text: bytes, reason: RejectionReason, place: str = "") -> T:

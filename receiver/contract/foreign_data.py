@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from receiver.contract.envelope import FOREIGN_PREFIX, payload_fault
-from receiver.contract.message import Delivery, check_arguments
+from receiver.contract.envelope import FOREIGN_PREFIX
+from receiver.contract.message import Delivery
 
 if TYPE_CHECKING:
     from receiver.contract.message import Pushed
@@ -29,15 +29,9 @@ def foreign_delivery(pushed: Pushed, task_name: str, *, raw: bool) -> Delivery:
 
     Args:
         raw: the data is any bytes, and becomes base64, which the function's annotation turns into bytes again; otherwise it is JSON.
-
-    Raises:
-        Rejected: malformed_payload.
     """
     data = pushed.data
     args = b'["%b"]' % binascii.b2a_base64(data, newline=False) if raw else b"[%b]" % data
-    arguments = check_arguments(args, b"{}")
-    if data and len(arguments[0]) != 1:  # such as `1, 2`
-        raise payload_fault("message.data is not one JSON value")
     return Delivery(
         *pushed.head,
         foreign_id(pushed),
@@ -46,14 +40,10 @@ def foreign_delivery(pushed: Pushed, task_name: str, *, raw: bool) -> Delivery:
         b"{}",
         pushed.publish_time,
         pushed.traceparent,
-        arguments,
         foreign=pushed.attributes,
     )
 
 
 def recalled(delivery: Delivery, args: bytes, attributes: dict[str, str]) -> Delivery:
     """A delivery that only names the execution of a foreign message, with what its row says."""
-    arguments = check_arguments(args, b"{}")
-    return msgspec.structs.replace(
-        delivery, args=args, kwargs=b"{}", arguments=arguments, foreign=attributes, recorded=True
-    )
+    return msgspec.structs.replace(delivery, args=args, kwargs=b"{}", foreign=attributes, recorded=True)

@@ -8,7 +8,7 @@ Next: `receiver.record.rejections` counts by the key; `receiver.delivery.push` l
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -30,25 +30,29 @@ class Identity(msgspec.Struct, frozen=True):
     delivery_attempt: int | None = None
 
 
+_NOTHING: Final = msgspec.Raw(b"null")
+
+
 class _LooseEnvelope(msgspec.Struct, gc=False):
     message: msgspec.Raw
-    subscription: Any = None
+    subscription: msgspec.Raw = _NOTHING
 
 
 class _LooseMessage(msgspec.Struct, gc=False):
-    message_id: Any = None
-    message_id_camel: Any = msgspec.field(name="messageId", default=None)
+    message_id: msgspec.Raw = _NOTHING
+    message_id_camel: msgspec.Raw = msgspec.field(name="messageId", default=_NOTHING)
 
 
 class _LooseTask(msgspec.Struct, gc=False):
-    task_id: Any = None
-    task_name: Any = None
-    enqueued_at: Any = None
+    task_id: msgspec.Raw = _NOTHING
+    task_name: msgspec.Raw = _NOTHING
+    enqueued_at: msgspec.Raw = _NOTHING
 
 
 _LOOSE_ENVELOPE: Final = msgspec.json.Decoder(_LooseEnvelope)
 _LOOSE_MESSAGE: Final = msgspec.json.Decoder(_LooseMessage)
 _LOOSE_TASK: Final = msgspec.json.Decoder(_LooseTask)
+_TEXT: Final = msgspec.json.Decoder(str)
 
 
 def identify(body: bytes) -> Identity | None:
@@ -58,10 +62,11 @@ def identify(body: bytes) -> Identity | None:
         task = _LOOSE_TASK.decode(message.data or b"")
     except (Rejected, ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError are ValueErrors
         return None
-    task_id, task_name = task.task_id, task.task_name
-    if not (isinstance(task_id, str) and isinstance(task_name, str) and message.id):
+    task_id, task_name = _text(task.task_id), _text(task.task_name)
+    if task_id is None or task_name is None or not message.id:
         return None
-    if task_id == SCHEDULED_PREFIX + task_name and task.enqueued_at in (None, _GO_ZERO_TIME):
+    is_unset = task.enqueued_at == _NOTHING or _text(task.enqueued_at) == _GO_ZERO_TIME
+    if task_id == SCHEDULED_PREFIX + task_name and is_unset:
         task_id = f"{task_id}-{message.id}"
     texts = (task_id, task_name, message.id)
     if not all(text.isprintable() and len(text.encode()) <= _MAX_TEXT_BYTES for text in texts):
@@ -88,8 +93,14 @@ def _message_key(body: bytes) -> str:
         message = _LOOSE_MESSAGE.decode(envelope.message)
     except (ValueError, RecursionError):
         return ""
-    message_id = message.message_id_camel or message.message_id
-    if not isinstance(message_id, str) or not message_id:
-        return ""
-    subscription = envelope.subscription
-    return f"{subscription} {message_id}" if isinstance(subscription, str) and subscription else message_id
+    message_id = _text(message.message_id_camel) or _text(message.message_id)
+    subscription = _text(envelope.subscription)
+    return f"{subscription} {message_id}" if message_id and subscription else message_id or ""
+
+
+def _text(found: msgspec.Raw) -> str | None:
+    """The value if it is text. Nothing else is decoded: it may be of any size."""
+    try:
+        return _TEXT.decode(found)
+    except (ValueError, RecursionError):
+        return None

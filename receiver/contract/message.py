@@ -1,8 +1,8 @@
 """A pushed body becomes a `Delivery`.
 
 `open_push` is the only way in; `delivery_of` reads one of our payloads, `receiver.contract.foreign_data` a message of another topic. Past them
-types are facts: every string is storable text (no NUL, no lone surrogate), the arguments are a list and a dict, times carry a
-zone. For any bytes they return a `Delivery` or raise `Rejected`.
+types are facts: ids and names are storable text (no NUL, no lone surrogate), times carry a zone. The arguments are still text: they are read
+by `arguments_of`, once the task is known. For any bytes all of them return or raise `Rejected`.
 
 Next: the registry finds the route of the delivery and binds its arguments.
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import UNSET
 
+from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_values
 from receiver.contract.envelope import (
     SCHEDULED_PREFIX,
     Arguments,
@@ -75,9 +76,8 @@ class Delivery(msgspec.Struct, frozen=True):
         attributes: of the message that was pushed.
         task_id: the identity of the execution: the payload's, or `scheduled-<name>-<message id>` for a firing, or
             `message-<digest>` for a foreign message, or the message id when the payload has none.
-        args: JSON text of an array as it arrived, ready to be stored as jsonb; so is `kwargs`, of an object.
+        args: JSON text as it arrived: of an array, if `arguments_of` takes it; so is `kwargs`, of an object.
         enqueued_at: in UTC, as `publish_time` is; the publish time when the payload has none.
-        arguments: `args` and `kwargs` as Python values.
         is_scheduled: it is a firing of a schedule.
         foreign: the attributes of a foreign message, which the task may read; None for all others.
         recorded: of a foreign message: its row was read, so that it need not be written.
@@ -95,7 +95,6 @@ class Delivery(msgspec.Struct, frozen=True):
     kwargs: bytes
     enqueued_at: datetime | None
     traceparent: str | None
-    arguments: Arguments
     is_scheduled: bool = False
     foreign: dict[str, str] | None = None
     recorded: bool = False
@@ -135,22 +134,15 @@ def open_push(body: bytes) -> Pushed:
     )
 
 
-def decode(body: bytes) -> Delivery:
-    """Turns a pushed body with one of our payloads into a `Delivery`.
+def delivery_of(pushed: Pushed) -> Delivery:
+    """The delivery of a message whose data is one of our payloads. Its arguments are not looked at.
 
     Raises:
-        Rejected: malformed_envelope or malformed_payload. The detail names the field or the byte, never content.
+        Rejected: malformed_payload. The detail names the field or the byte, never content.
     """
-    return delivery_of(open_push(body))
-
-
-def delivery_of(pushed: Pushed) -> Delivery:
-    """The delivery of a message whose data is one of our payloads. Raises Rejected (malformed_payload)."""
     if not pushed.data:
         raise payload_fault("message.data is missing or empty")
     payload = open_payload(pushed.data)
-    args, kwargs = bytes(payload.args), bytes(payload.kwargs)
-    arguments = check_arguments(args, kwargs)
     task_id = pushed.message_id if payload.task_id is UNSET else payload.task_id
     if not 1 <= len(payload.task_name) <= MAX_TASK_NAME_CHARACTERS:
         raise payload_fault(f"task_name is not 1 to {MAX_TASK_NAME_CHARACTERS} characters long")
@@ -168,22 +160,46 @@ def delivery_of(pushed: Pushed) -> Delivery:
         *pushed.head,
         task_id,
         payload.task_name,
-        args,
-        kwargs,
+        bytes(payload.args),
+        bytes(payload.kwargs),
         enqueued_at or pushed.publish_time,
         pushed.traceparent,
-        arguments,
         is_scheduled,
         metadata=read_metadata(pushed.attributes),
     )
 
 
-def check_arguments(args: bytes, kwargs: bytes) -> Arguments:
-    """The arguments of a message with this JSON text; the enqueue client checks them before it sends one.
+def arguments_of(delivery: Delivery, take: Callable[[int], None] = lambda _: None) -> Arguments:
+    """The arguments of a delivery as Python values.
+
+    Args:
+        take: called with the number of their values before they are decoded; it may refuse them.
 
     Raises:
-        Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, or is nested too deeply.
+        Rejected: as `check_arguments`; or the data of a foreign message is not one JSON value.
     """
+    arguments = check_arguments(delivery.args, delivery.kwargs, take)
+    if delivery.foreign is not None and delivery.args != b"[]" and len(arguments[0]) != 1:  # such as `1, 2`
+        raise payload_fault("message.data is not one JSON value")
+    return arguments
+
+
+def check_arguments(args: bytes, kwargs: bytes, take: Callable[[int], None] = lambda _: None) -> Arguments:
+    """The arguments of a message with this JSON text; the enqueue client checks them before it sends one.
+
+    Args:
+        take: as for `arguments_of`.
+
+    Raises:
+        Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, is nested too deeply, or has too many values.
+    """
+    if len(args) + len(kwargs) >= COUNTED_FROM:
+        values = count_values(args) + count_values(kwargs)
+        if values > MAX_VALUES:
+            raise payload_fault(
+                f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them"
+            )
+        take(values)
     arguments = open_arguments(args, kwargs)
     if holds_nul(args) or holds_nul(kwargs):
         raise payload_fault("a NUL character in args or kwargs")

@@ -1,4 +1,4 @@
-"""Whether a delivery may start now: the count and bytes in flight, the kill switch, a thread for `def` tasks.
+"""Whether a delivery may start now: the count, bytes and values in flight, the kill switch, a thread for `def` tasks.
 
 Everything is decided before the claim, so that a refusal changes nothing in the record. A delivery holds its place
 until its request is answered. It holds its thread until the function returns, which may be much later.
@@ -16,6 +16,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
+from receiver.contract.counting import MAX_VALUES
 from receiver.errors import Saturated, TooLarge
 from receiver.record.deadlines import Deadline
 
@@ -31,14 +32,19 @@ BODY_DEADLINE = 10.0
 """Seconds for a body to arrive. Google sends 13 MB in well under one; a slow client must not hold a place for long."""
 
 
+VALUES_IN_FLIGHT = 2 * MAX_VALUES
+"""Values of large arguments in flight at once: they take 200 MB at worst, and less than 100 MB as a rule."""
+
+
 class Place:
     """The place of a delivery in flight, until its block ends. It counts the bytes of the body as they arrive."""
 
-    __slots__ = ("_admission", "_bytes")
+    __slots__ = ("_admission", "_bytes", "_values")
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._bytes = 0
+        self._values = 0
 
     def __enter__(self) -> Self:
         return self
@@ -46,6 +52,7 @@ class Place:
     def __exit__(self, *_: object) -> None:
         self._admission.in_flight -= 1
         self._admission.bytes_in_flight -= self._bytes
+        self._admission.values_in_flight -= self._values
 
     async def read(self, chunks: AsyncIterator[bytes], announced: int | None) -> bytes:
         """The whole body, of at most `TASKS_MAX_BODY_BYTES`.
@@ -77,6 +84,13 @@ class Place:
     def take_more(self, size: int) -> None:
         """Takes room for so many bytes beside the body; raises as `read`."""
         self._take(self._bytes + size)
+
+    def take_values(self, count: int) -> None:
+        """Takes room for the values of its arguments, before they are decoded. Raises Saturated."""
+        if self._admission.values_in_flight + count > VALUES_IN_FLIGHT:
+            raise Saturated("values of arguments")
+        self._values = count
+        self._admission.values_in_flight += count
 
     def _take(self, size: int) -> None:
         admission = self._admission
@@ -197,6 +211,7 @@ class Admission:
         self.body_deadline = Deadline(BODY_DEADLINE)
         self.in_flight = 0
         self.bytes_in_flight = 0
+        self.values_in_flight = 0
         self.closed = False
 
     def close(self) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from receiver.contract.dead_letter_source import restored
 from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX
 from receiver.contract.identity import rejection_key
-from receiver.contract.message import delivery_of
+from receiver.contract.message import arguments_of, delivery_of
 from receiver.endings.outcomes import DeadLettered, Done
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.sql import dead_letters, rejected
@@ -70,9 +70,13 @@ class DeadLetters:
         """The delivery that it was, but for its id; None if it was no task's payload."""
         source = restored(pushed)
         try:
-            return None if self._topics.deliver(source.subscription) else delivery_of(source)
+            if self._topics.deliver(source.subscription):
+                return None
+            delivery = delivery_of(source)
+            arguments_of(delivery)
         except Rejected:
             return None
+        return delivery
 
     async def receive(self, body: bytes, pushed: Pushed, delivery: Delivery | None) -> Done | DeadLettered:
         """What became of the execution, or that the message is kept.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from receiver.contract.identity import Identity, identify
-from receiver.contract.message import delivery_of, open_push
+from receiver.contract.message import arguments_of, delivery_of, open_push
 from receiver.contract.trace import traceparent
 from receiver.contract.unwrapped import rewrapped
 from receiver.delivery.recorded import as_recorded
@@ -173,7 +173,7 @@ class PushEndpoint:
             push.delivery = read = self._dead_letters.read(pushed)
             return await self._dead_letters.receive(body, pushed, read)
         delivery, route = await self._addressed(push, pushed, place)
-        args, kwargs = self._registry.bind(route, *delivery.arguments)
+        args, kwargs = self._registry.bind(route, *arguments_of(delivery, place.take_values))
         call = Call(delivery, route, push.arrived, args, kwargs, push.trace)
 
         with await self._admission.admit(call) as admitted:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from receiver.contract.dead_letter_source import restored
-from receiver.contract.message import delivery_of, open_push
+from receiver.contract.message import arguments_of, delivery_of, open_push
 from receiver.contract.metadata import encode_metadata
 from receiver.errors import GoogleError, GoogleRefused, ItemRefused, Rejected
 from receiver.google.pubsub import Message
@@ -157,8 +157,11 @@ class Replays:
         try:
             pushed = self._opened(rejected.body)
             if self._foreign.deliver(pushed.subscription):
-                return await self._kept(*self._foreign.delivery(pushed), rejected.first_seen)
+                delivery, route = self._foreign.delivery(pushed)
+                arguments_of(delivery)
+                return await self._kept(delivery, route, rejected.first_seen)
             delivery = delivery_of(pushed)
+            arguments_of(delivery)
         except (Rejected, ItemRefused):
             return None
         path = self._paths.get(delivery.task_name)
@@ -196,7 +199,8 @@ class Replays:
         try:
             pushed = self._opened(rejected.body)
             if self._foreign.deliver(pushed.subscription):
-                self._foreign.delivery(pushed)
+                delivery, _ = self._foreign.delivery(pushed)
+                arguments_of(delivery)
                 return "PostgreSQL cannot hold it"
         except Rejected as refused:
             return str(refused)

@@ -55,7 +55,7 @@ class ForeignTopics:
         """The message as a delivery to its task.
 
         Raises:
-            Rejected: unknown_task, or malformed_payload.
+            Rejected: unknown_task.
         """
         route = self.find(pushed.subscription)
         if route is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -62,7 +61,6 @@ def delivery(task_id: str, *, args: str = "[]", kwargs: str = "{}", name: str = 
         kwargs=kwargs.encode(),
         enqueued_at=datetime.now(UTC),
         traceparent=None,
-        arguments=(json.loads(args), json.loads(kwargs)),
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from receiver import maintenance
 from receiver.contract.dead_letter_source import DeadLetterSource
 from receiver.contract.encode import encode_envelope, encode_payload, scheduled_payload
-from receiver.contract.message import decode, open_push
+from receiver.contract.message import arguments_of, open_push
 from receiver.delivery.dead_letter import DeadLetters
 from receiver.endings.calls import Call, Claimed
 from receiver.endings.outcomes import DeadLettered, Done, HandedBack, Succeeded
@@ -30,6 +30,7 @@ from receiver.tasks.registry import Registry
 from receiver.tasks.route import TaskRoute
 from tests.postgres.record import NAMESPACE, Instance, Look, failure, other_task, route
 from tests.postgres.sweeps import Sweeps
+from tests.stage.messages import decode
 from tests.stage.proxy import Proxy
 from tests.stage.waiting import eventually
 
@@ -332,7 +333,7 @@ async def test_the_listing_has_what_was_given_up_until_it_succeeds_or_is_replaye
 async def started(instance: Instance, body: bytes) -> Claimed:
     """The claim of a pushed message."""
     delivery = decode(body)
-    args, kwargs = delivery.arguments
+    args, kwargs = arguments_of(delivery)
     claimed = await instance.ledger.claim(Call(delivery, route(), 0.0, args, kwargs))
     assert isinstance(claimed, Claimed)
     return claimed

@@ -13,7 +13,6 @@ import pytest
 
 from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.contract.identity import Identity, identify
-from receiver.contract.message import decode
 from receiver.endings.outcomes import Busy, Done, Lost, Succeeded
 from receiver.errors import Rejected, RejectionReason
 from receiver.google.client import REQUEST_RETRIES
@@ -26,6 +25,7 @@ from receiver.sweep.sweeper import Swept
 from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, noop, other_task, route
 from tests.postgres.sweeps import Post, Sweeps
 from tests.stage.brownout import Manner, peer
+from tests.stage.messages import decode
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
 MISFIT = Rejected(RejectionReason.BAD_ARGUMENTS, "noop: too many")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from receiver import task
-from receiver.contract.message import decode
 from receiver.contract.metadata import METADATA_ATTRIBUTE, encode_metadata, read_metadata
 from receiver.emulator.push_client import message
 from receiver.enqueue.arguments import row_of
 from receiver.tasks.running import Running, running
+from tests.stage.messages import decode
 
 
 @task

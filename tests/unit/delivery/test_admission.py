@@ -40,7 +40,6 @@ DELIVERY = Delivery(
     kwargs=b"{}",
     enqueued_at=None,
     traceparent=None,
-    arguments=([], {}),
 )
 SYNC = Call(DELIVERY, TaskRoute(sync_task), 0.0, [], {})
 ASYNC = Call(DELIVERY, TaskRoute(async_task), 0.0, [], {})

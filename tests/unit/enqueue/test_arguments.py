@@ -18,13 +18,14 @@ from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from receiver.contract.encode import encode_envelope
-from receiver.contract.message import MAX_DEPTH, decode
+from receiver.contract.message import MAX_DEPTH, arguments_of
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.publisher import message_of
 from receiver.google.pubsub import MAX_DATA
 from receiver.record.sql.outbox import NewRow, OutboxRow
 from receiver.tasks.running import Running, running
 from receiver.tasks.task import Task, task
+from tests.stage.messages import decode
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OTHER = "00-11111111111111111111111111111111-2222222222222222-00"
@@ -185,7 +186,7 @@ def test_whatever_passes_arrives_equal_and_is_taken_by_the_receiver(
     )
     message = message_of(sent, environment="dev")
     delivery = decode(encode_envelope(message.data, "1", datetime.now(UTC), "s"))
-    assert delivery.arguments == (listed(args), listed(kwargs))
+    assert arguments_of(delivery) == (listed(args), listed(kwargs))
 
 
 def test_ids_are_new_and_grow() -> None:

@@ -14,12 +14,12 @@ import httpx
 import pytest
 
 from receiver.contract.encode import encode_envelope
-from receiver.contract.message import decode
 from receiver.enqueue.publisher import Address, Published, Publisher, message_of, topic_of
 from receiver.errors import GoogleForbidden, GoogleMissing, GoogleRefused, GoogleUnavailable
 from receiver.google.client import GoogleClient
 from receiver.google.pubsub import Pubsub
 from receiver.record.sql.outbox import OutboxRow
+from tests.stage.messages import decode
 from tests.unit.google.google import refusal
 
 NOW = datetime(2026, 11, 23, 18, 5, 0, 123456, tzinfo=UTC)

@@ -1,0 +1,97 @@
+"""The values of a JSON text are counted before it is decoded, whatever its strings hold."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from receiver.contract import counting
+from receiver.contract.counting import MAX_VALUES, count_values
+from receiver.contract.envelope import open_arguments
+from receiver.contract.message import check_arguments
+from receiver.errors import Rejected
+
+TEXTS = [
+    "",
+    "a",
+    ",",
+    "[",
+    '"',
+    "\\",
+    '\\"',
+    '",',
+    "a,b",
+    "[{,",
+    'x"',
+    "\\\\,",
+    "\n,\t",
+    "é,",
+    ":",
+    '","',
+    '":"',
+]
+
+
+def parts(value: Any) -> int:
+    """Commas and openings of its JSON text that stand outside strings."""
+    if isinstance(value, dict | list):
+        inner = list(value.values()) if isinstance(value, dict) else value
+        return 1 + max(len(inner) - 1, 0) + sum(map(parts, inner))
+    return 0
+
+
+def drawn(chance: random.Random, depth: int = 0) -> Any:
+    kind = chance.randrange(5 if depth < 4 else 2)
+    if kind == 0:
+        return chance.choice(TEXTS) + chance.choice(TEXTS)
+    if kind == 1:
+        return chance.choice([0, 1.5, None, True, -1e300])
+    if kind == 2:
+        return {f"{chance.choice(TEXTS)}{number}": drawn(chance, depth + 1) for number in range(3)}
+    return [drawn(chance, depth + 1) for _ in range(chance.randrange(4))]
+
+
+def test_what_stands_in_strings_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(16)
+    monkeypatch.setattr(counting, "_EXACT_FROM", 0)
+    for _ in range(500):
+        value = [drawn(chance) for _ in range(4)]
+        text = json.dumps(value, ensure_ascii=chance.random() < 0.5).encode()
+        assert count_values(text) == parts(value), text
+
+
+@pytest.mark.parametrize("text", [b'["%b"]' % (b"a,b\\n" * 1_000_000), b'["%b"]' % (b"[{" * 1_000_000)])
+def test_a_long_string_is_one_value(text: bytes) -> None:
+    assert count_values(text) == 1
+
+
+@pytest.mark.parametrize("unit", [b"1", b"[]", b'{"":{}}', b'","', b'{"a,":"b,"}', b'"\\","'])
+def test_more_than_are_allowed_are_refused(unit: bytes) -> None:
+    text = b"[" + b",".join([unit] * (MAX_VALUES + 2)) + b"]"
+    with pytest.raises(Rejected, match="more than 500000 values"):
+        check_arguments(text, b"{}")
+
+
+def test_as_many_as_are_allowed_are_read() -> None:
+    text = b"[" + b",".join([b"7"] * MAX_VALUES) + b"]"
+    assert check_arguments(text, b"{}") == ([7] * MAX_VALUES, {})
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-1e309", b"9" * 400 + b".5"])
+def test_a_number_that_no_float_holds_is_refused_in_a_large_text_too(number: bytes) -> None:
+    for many in (1, 10_000):
+        with pytest.raises(Rejected, match="Number out of range"):
+            open_arguments(b"[" + b"1.5," * many + number + b"]", b"{}")
+
+
+def test_a_large_text_has_the_same_numbers() -> None:
+    """They are read by other code than those of a small one."""
+    chance = random.Random(16)
+    numbers = [f"{chance.uniform(-10, 10) * 10.0 ** chance.randrange(-320, 300)!r}" for _ in range(5000)]
+    numbers += ["1E5", "1e+5", "-0.0", "0.1e-400", "1e308", "4.9e-324", str(10**400), str(2**64)]
+    text = f"[{','.join(numbers)}]".encode()
+    assert open_arguments(text, b"{}")[0] == msgspec.json.decode(text)
