@@ -16,10 +16,13 @@ import uuid_utils
 from receiver.contract.metadata import encode_metadata
 from receiver.google.pubsub import MAX_DATA
 from receiver.record.sql.outbox import NewRow
+from receiver.tasks.call import Entry
 from receiver.tasks.running import running
 
 if TYPE_CHECKING:
-    from receiver.tasks.call import Entry, Options
+    from collections.abc import Sequence
+
+    from receiver.tasks.call import Options
 
 ROOM: Final = 2000
 """Bytes of a message beside its arguments, at most: id, name, time, and the JSON between them."""
@@ -88,3 +91,14 @@ def traceparent(options: Options) -> str | None:
             return f"00-{span.trace_id:032x}-{span.span_id:016x}-{span.trace_flags & 0xFF:02x}"
     here = running.get()
     return None if here is None else here.trace
+
+
+def check_entries(entries: Sequence[Entry]) -> None:
+    """Raises TypeError for what `enqueue_many` does not take."""
+    for entry in entries:
+        if not isinstance(entry, Entry):
+            raise TypeError(
+                f"enqueue_many takes entries, made by a task's entry(...), not a {type(entry).__qualname__}"
+            )
+    if any(entry.options.connection is not None for entry in entries):
+        raise TypeError("give the connection to enqueue_many itself: one statement writes all its calls")

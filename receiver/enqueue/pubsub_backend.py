@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakKeyDictionary, WeakSet
 
-from receiver.enqueue.arguments import row_of
+from receiver.enqueue.arguments import check_entries, row_of
 from receiver.enqueue.breaker import Breaker
 from receiver.enqueue.lookup import enqueued, find
 from receiver.enqueue.loop_thread import LoopThread
@@ -29,7 +29,7 @@ from receiver.google.pubsub import Pubsub
 from receiver.record.database import Database
 from receiver.record.sql import outbox as outbox_sql
 from receiver.settings import PublishMode, Settings
-from receiver.tasks.call import Entry, TaskResult
+from receiver.tasks.call import TaskResult
 from receiver.tasks.waiting import refuse_in_loop
 from receiver.telemetry.events import Emit, ReceiverTrouble
 from receiver.telemetry.logs import record
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
+    from receiver.tasks.call import Entry
 
 T = TypeVar("T")
 
@@ -108,12 +109,12 @@ class PubSubBackend:
 
     def enqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
         """As `receiver.enqueue_many`."""
-        _check_entries(entries)
+        check_entries(entries)
         return self._put_all(entries, connection, "enqueue_many")
 
     async def aenqueue_many(self, entries: Sequence[Entry], *, connection: Any = None) -> list[TaskResult]:
         """As `receiver.aenqueue_many`."""
-        _check_entries(entries)
+        check_entries(entries)
         return await self._aput_all(entries, connection)
 
     def get_result(self, task_id: str) -> TaskResult:
@@ -176,6 +177,7 @@ class PubSubBackend:
             "schema": self._database.schema,
             "ours": self._ours,
             "publish": self._committed,
+            "later": self._publish_committed,
         }
 
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
@@ -199,12 +201,18 @@ class PubSubBackend:
                 with suppress(TimeoutError):  # the loop is busy; it has the rows, or the sweeper will
                     self._run(self._publish_committed(rows), within=self._patience + THREAD_MARGIN)
         except Exception as error:  # noqa: BLE001 - the caller's transaction has succeeded
-            why = f"left to the sweeper: {type(error).__name__}"
-            self._emit(ReceiverTrouble("enqueued, not published", why, rows[0].task_id, error))
+            self._left(rows, error)
+
+    def _left(self, rows: Sequence[OutboxRow], error: Exception) -> None:
+        why = f"left to the sweeper: {type(error).__name__}"
+        self._emit(ReceiverTrouble("enqueued, not published", why, rows[0].task_id, error))
 
     async def _publish_committed(self, rows: list[OutboxRow]) -> None:
-        outbox = await self._outbox()
-        await outbox.publish(rows, sure=False)
+        try:
+            outbox = await self._outbox()
+            await outbox.publish(rows, sure=False)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._left(rows, error)
 
     def _results(
         self, entries: Sequence[Entry], rows: Sequence[NewRow], written: Sequence[Inserted]
@@ -270,16 +278,6 @@ class PubSubBackend:
 
     async def _flush(self) -> None:
         await (await self._outbox()).flush()
-
-
-def _check_entries(entries: Sequence[Entry]) -> None:
-    for entry in entries:
-        if not isinstance(entry, Entry):
-            raise TypeError(
-                f"enqueue_many takes entries, made by a task's entry(...), not a {type(entry).__qualname__}"
-            )
-    if any(entry.options.connection is not None for entry in entries):
-        raise TypeError("give the connection to enqueue_many itself: one statement writes all its calls")
 
 
 def _after_fork() -> None:

@@ -16,6 +16,7 @@ The sweeper publishes the rows of a two-phase transaction: another process may e
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection
@@ -27,9 +28,10 @@ from receiver.enqueue.outbox import due
 from receiver.record.sql.caller import insert_on
 from receiver.record.sql.outbox import Inserted, NewRow, OutboxRow
 from receiver.record.sqlstates import schema_error
+from receiver.record.task_pool import AFTERWARDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import timedelta
 
     from sqlalchemy import RootTransaction
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from receiver.record.whose import Whose
 
     Publish = Callable[[Connection, list[OutboxRow]], None]
+    Later = Callable[[list[OutboxRow]], Awaitable[None]]
 
 COMMIT: Final = "_commit_impl"
 
@@ -74,6 +77,7 @@ def put(
     schema: str | None,
     ours: timedelta | None,
     publish: Publish,
+    later: Later,
 ) -> list[Inserted]:
     """Writes rows; an AsyncConnection calls it with `run_sync`.
 
@@ -81,6 +85,7 @@ def put(
         schema: of the record's tables; None leaves it to the connection's search path.
         ours: as for `record.sql.outbox.insert`.
         publish: called after the commit, with those of the rows that are ours to publish; it must not raise.
+        later: the same, for a task's connection: it is given back to its pool before.
 
     Raises:
         SchemaError: its database has no tables of ours, or older ones.
@@ -100,11 +105,11 @@ def put(
         publish(connection, owed)
     elif owed and transaction is not None:
         _written.setdefault(transaction, []).extend(owed)
-        _watch(connection, publish)
+        _watch(connection, publish, later)
     return inserted
 
 
-def _watch(connection: Connection, publish: Publish) -> None:
+def _watch(connection: Connection, publish: Publish, later: Later) -> None:
     """Makes the connection publish, after each COMMIT, the rows written before it."""
     commit = _commit_of(Connection)
     if commit is None or COMMIT in vars(connection):
@@ -118,7 +123,10 @@ def _watch(connection: Connection, publish: Publish) -> None:
         transaction = here.get_transaction()
         commit(here)
         rows = _written.pop(transaction, None) if transaction is not None else None
-        if rows:
+        afterwards = here.get_execution_options().get(AFTERWARDS)
+        if rows and afterwards is not None:
+            afterwards.append(partial(later, rows))
+        elif rows:
             publish(here, rows)
 
     vars(connection)[COMMIT] = commit_and_publish

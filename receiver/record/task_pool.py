@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import asyncpg
 from sqlalchemy import event
@@ -23,16 +23,27 @@ from receiver.record.database import PoolerDriver
 from receiver.record.sqlstates import NotConnected, sqlstate
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from sqlalchemy.pool import ConnectionPoolEntry
 
     from receiver.record.database import Database
 
 
+AFTERWARDS: Final = "receiver_afterwards"
+"""The execution option that holds what is to be awaited once the transaction is committed and its connection given back."""
+
 HAS_PREPARED = "SELECT EXISTS (SELECT FROM pg_prepared_statements WHERE from_sql)"
 
 
 class TaskConnection(AsyncConnection):
-    """The AsyncConnection that a task is given: its transaction is not the task's to end."""
+    """The AsyncConnection that a task is given: its transaction is not the task's to end.
+
+    Attributes:
+        afterwards: see `AFTERWARDS`.
+    """
+
+    afterwards: list[Callable[[], Awaitable[None]]]
 
     def _not_yours(self) -> NoReturn:
         raise TransactionError(
@@ -166,6 +177,8 @@ class TaskPool:
                 why = f"PostgreSQL gives none now ({sqlstate(error)})"
                 raise OutOfConnections(f"no connection for a task: {why}") from error
             raise
+        connection.afterwards = []
+        await AsyncConnection.execution_options(connection, **{AFTERWARDS: connection.afterwards})
         return connection
 
     async def close(self) -> None:

@@ -153,6 +153,8 @@ class TaskTransaction:
             await self._release()
             return False
         await self._commit(connection)
+        for work in connection.afterwards:  # the connection is another task's by now
+            await work()
         return True
 
     async def _settle(self, executor: _Executor, return_value: str) -> bool:

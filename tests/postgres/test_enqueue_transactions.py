@@ -29,6 +29,7 @@ from receiver.endings.outcomes import Failed, Succeeded
 from receiver.enqueue import PubSubBackend, transactions
 from receiver.errors import SchemaError
 from receiver.tasks.context import TaskContext
+from tests.postgres.conftest import Instances
 from tests.postgres.outbox import Published, audit, mail, nowhere
 from tests.postgres.record import Instance, Look
 from tests.stage.brownout import Manner, peer
@@ -488,6 +489,32 @@ class TestInTasks:
         assert ending.return_value == f'"{task_id}"'
         assert (await look.row(task_id))["published_at"] is not None
         assert (await look.row("parent"))["status"] == "SUCCESSFUL"
+
+    async def test_a_slow_pubsub_keeps_no_connection_from_the_next_task(
+        self, database_url: str, published: Published, instances: Instances, look: Look
+    ) -> None:
+        """The pool has one. It is free again before the publication is waited for."""
+        instance = instances(pool_size=1, pool_wait=2.0)
+
+        async def enqueues(ctx: TaskContext) -> None:
+            await ctx.enqueue(mail, "ada")
+
+        async def looks(ctx: TaskContext) -> None:
+            await (await ctx.connection()).execute(text("SELECT 1"))
+
+        with peer() as (pubsub, behave):
+            behave(Manner.SILENT)
+            backend = published.backend(database_url, PUBSUB_EMULATOR_HOST=pubsub.host)
+            receiver.configure(backend)
+            first = asyncio.create_task(instance.run("first", enqueues))
+            await eventually(lambda: pubsub.requests)
+            assert isinstance(await instance.run("second", looks), Succeeded)
+            assert not first.done()
+            behave(Manner.TAKE)  # its silent connections end
+            assert isinstance(await first, Succeeded)
+            await eventually(lambda: pubsub.task_ids)
+            receiver.configure(None)
+            await backend.aclose()
 
     async def test_and_not_if_it_fails(
         self, backend: PubSubBackend, published: Published, instance: Instance, look: Look
