@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-all test-postgres coverage check storm soak format bench lock image-check clean
+.PHONY: help demo dev test test-all test-postgres coverage check storm soak model format bench lock image-check clean
 
 # Bytecode is kept: without it each worker rewrites the assertions of all tests anew, ten seconds of CPU.
 unexport PYTHONDONTWRITEBYTECODE
@@ -63,6 +63,9 @@ storm: $(STAMP) ## Kill, freeze, cut and flood receivers for nine minutes, and b
 soak: $(STAMP) ## Half of a receiver's capacity for twenty minutes: what it holds stays flat (SOAK_ARGS="--minutes 2")
 	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/bench.txt
 	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
+model: $(STAMP) ## Explore the protocols of the record with larger bounds than the suite, for minutes (MODEL_ARGS="--rows 3")
+	@$(BIN)/python -m tests.model $(MODEL_ARGS)
 
 bench: $(STAMP) ## Measure the receiver beside what else one would use (BENCH_ARGS="--quick peers" for a part; needs wrk)
 	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/bench.txt
