@@ -97,7 +97,8 @@ class DeadLetters:
         elif delivery.task_id == delivery.message_id:
             prefix = ""
         else:
-            return await self._taken_back(body, [delivery.task_id], names, route)
+            published = restored(pushed).publish_time
+            return await self._taken_back(body, [delivery.task_id], names, route, published=published)
         arguments = (delivery.args.decode(), delivery.kwargs.decode())
         ids = await self._published_at(delivery.enqueued_at, names, prefix, arguments)
         return await self._taken_back(body, ids, names, route)
@@ -129,7 +130,12 @@ class DeadLetters:
         )
 
     async def _taken_back(
-        self, body: bytes, ids: Sequence[str], names: Sequence[str], route: TaskRoute | None
+        self,
+        body: bytes,
+        ids: Sequence[str],
+        names: Sequence[str],
+        route: TaskRoute | None,
+        published: datetime | None = None,
     ) -> Done | DeadLettered:
         verdicts = await dead_letters.take_back(
             self._executor,
@@ -138,6 +144,7 @@ class DeadLetters:
             whose=self._whose,
             max_attempts=None if route is None else route.max_attempts,
             known=route is not None,
+            published=published,
         )
         if not verdicts:
             return await self._kept(body, min(names, key=len, default=None), route)

@@ -155,6 +155,36 @@ async def test_a_failed_one_is_final_or_owed_by_its_attempts(
         assert (await instance.claim("id", declared)).attempt == 2
 
 
+@pytest.mark.parametrize(
+    ("max_attempts", "later", "final"),
+    [
+        (None, timedelta(minutes=3), False),
+        (None, timedelta(minutes=1), True),
+        (1, timedelta(minutes=3), True),
+    ],
+)
+async def test_the_dead_letter_of_an_older_message_does_not_end_what_a_replay_has_begun(
+    pool: RecordPool,
+    look: Look,
+    instance: Instance,
+    max_attempts: int | None,
+    later: timedelta,
+    *,
+    final: bool,
+) -> None:
+    """A replay published it again, and its run failed once: that message may still be Pub/Sub's."""
+    declared = route(max_attempts=max_attempts)
+    await look.seed("id", "FAILED", final=True, published_at=PUBLISHED)
+    assert await replaying.replay(pool, ["id"], whose=WHOSE) == {"id"}
+    claimed = await instance.claim("id", declared)
+    await look.execute("UPDATE task_executions SET published_at = $1", PUBLISHED + later)
+    await instance.settle(claimed, failure())
+    await give_up(room(pool, declared), "id")
+    row = await look.row("id")
+    assert (row["status"], row["final"]) == (("FAILED", True) if final else ("READY", False))
+    assert (row["published_at"] is None) is not final
+
+
 async def test_the_end_of_its_group_is_reached(pool: RecordPool, look: Look) -> None:
     """A bar at 5 of 5 would run for ever."""
     await look.seed("well", "SUCCESSFUL", group_key="g")
@@ -206,6 +236,9 @@ async def test_a_running_one_is_published_by_the_sweep_when_its_run_has_come_to_
         await look.expire("id")
     else:
         await instance.ledger.settle(claimed, HandedBack())
+    assert (await sweeps.sweep()).published == 0, "it has its pause, as any other"
+    assert await pause_of(look, "id") == 60
+    await look.execute("UPDATE task_executions SET run_after = run_after - interval '61 s'")
     assert (await sweeps.sweep()).published == 1
     assert sweeps.post.ids() == ["id"]
     assert (await sweeps.sweep()).published == 0

@@ -61,7 +61,7 @@ def _faults(name: str, plan: dict[str, Any]) -> list[str]:
         index, kind = str(node.get("Index Name", "")), node["Node Type"]
         if kind == "Seq Scan" and node["Relation Name"] in TABLES:
             found.append(f"reads all of {node['Relation Name']}")
-        if per_row and index and not index.endswith("_pkey"):
+        if per_row and index.startswith(TABLES) and not index.endswith("_pkey"):
             found.append(f"asks {index} once a row")
         if index == "task_executions_due" and index != ONE_LOOK.get(name):
             found.append(f"uses {index}")

@@ -263,7 +263,12 @@ class Record(RuleBasedStateMachine):
     def become_a_dead_letter(self, task_id: str) -> None:
         """Whatever it does, it touches neither attempt nor fence nor lease."""
         model = self.models[task_id]
-        terms: dict[str, Any] = {"whose": WHOSE, "max_attempts": MAX_ATTEMPTS, "known": True}
+        terms: dict[str, Any] = {
+            "whose": WHOSE,
+            "max_attempts": MAX_ATTEMPTS,
+            "known": True,
+            "published": None,
+        }
         found = self.do(dead_letters.take_back(self.connection, [task_id], list(DECLARED.names), **terms))
         if model.final:
             verdict = "done"

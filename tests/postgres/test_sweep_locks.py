@@ -156,7 +156,13 @@ class _Work:
             case "dead_letter":
                 declared = route()
                 moved = await dead_letters.take_back(
-                    connection, ids[:1], [declared.name], whose=WHOSE, max_attempts=None, known=True
+                    connection,
+                    ids[:1],
+                    [declared.name],
+                    whose=WHOSE,
+                    max_attempts=None,
+                    known=True,
+                    published=None,
                 )
             case "prune":
                 older: dict[str, Any] = {"whose": WHOSE, "older": NOW}

@@ -24,6 +24,10 @@ FIRST_PAUSE: Final = timedelta(minutes=1)
 LONGEST_PAUSE: Final = timedelta(hours=6)
 """A message needs hours to be given up a hundred times over: a day has a few such rounds."""
 
+OLDER: Final = timedelta(minutes=2)
+"""A row is marked within a minute after its message was published, by another clock. A message that is given up has been delivered for
+longer than that."""
+
 SAME_TIME: Final = timedelta(milliseconds=1)
 """Pub/Sub shows a message's publish time in milliseconds, and the copy's attribute may round it the other way."""
 
@@ -64,7 +68,10 @@ async def find_published_at(
     return [row["task_id"] for row in rows]
 
 
-_OWED: Final = "(e.status = 'READY' OR e.status = 'FAILED' AND coalesce(e.attempt < $5, false))"
+_OLDER: Final = "$9::timestamptz < e.published_at - $10::interval"
+"""The row has been published since: by a replay, say. It goes on, because nobody knows that its newest message was given up."""
+
+_OWED: Final = f"(e.status = 'READY' OR e.status = 'FAILED' AND coalesce(e.attempt < $5, $6 AND $5 IS NULL AND {_OLDER}, false))"
 _NOT_PUBLISHED: Final = f"(e.status = 'RUNNING' OR {_OWED})"
 
 TAKE_BACK: Final = f"""
@@ -87,7 +94,7 @@ moved AS (
         final = $6 AND NOT {_NOT_PUBLISHED},
         published_at = CASE WHEN NOT {_NOT_PUBLISHED} THEN e.published_at END,
         publishing_until = CASE WHEN NOT {_NOT_PUBLISHED} THEN e.publishing_until END,
-        run_after = CASE WHEN NOT {_OWED} THEN e.run_after ELSE greatest(
+        run_after = CASE WHEN NOT {_NOT_PUBLISHED} THEN e.run_after ELSE greatest(
             e.run_after, clock_timestamp() + least($7::interval * power(4, least(e.dead_letters, 10)), $8::interval)) END,
         status = CASE WHEN {_OWED} THEN 'READY' ELSE e.status END,
         started_at = CASE WHEN NOT {_OWED} THEN e.started_at END,
@@ -110,14 +117,17 @@ async def take_back(
     whose: Whose,
     max_attempts: int | None,
     known: bool,
+    published: datetime | None,
 ) -> dict[str, str]:
     """What became of each of these executions; ids without a row of this task are missing.
 
-    READY, or FAILED with attempts left → READY and `owed`, after a pause that grows. RUNNING stays, as not published:
-    `running`. FAILED without attempts left, or without `max_attempts` → final, with its own error: `ended`. Final stays: `done`.
+    READY, or FAILED with attempts left → READY and `owed`, after a pause that grows. RUNNING stays, as not published until then:
+    `running`. FAILED without attempts left, or without `max_attempts` → final, with its own error: `ended`; but one that was
+    published again since → `owed`. Final stays: `done`.
 
     Args:
         known: whether the task has a route here. A FAILED execution of another task stays as it is: `unknown`.
+        published: when the message was that was given up; None: the row's was made of it, at a claim that may have come late.
     """
     rows = await executor.fetch(
         TAKE_BACK,
@@ -128,5 +138,7 @@ async def take_back(
         known,
         FIRST_PAUSE,
         LONGEST_PAUSE,
+        published,
+        OLDER,
     )
     return {row["task_id"]: row["verdict"] for row in rows}
