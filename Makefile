@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-all test-postgres coverage check storm soak model format bench lock image-check clean
+.PHONY: help demo dev test test-all test-postgres coverage check storm soak model format bench lock lock-image image-check release clean
 
 # Bytecode is kept: without it each worker rewrites the assertions of all tests anew, ten seconds of CPU.
 unexport PYTHONDONTWRITEBYTECODE
@@ -79,6 +79,15 @@ lock: $(STAMP) ## Write the requirement locks anew (UPGRADE=1 for newer releases
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
 	$(LOCK) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
 	$(LOCK) --group pyproject.toml:build -c requirements/dev.txt -o requirements/build.txt
+	cp requirements/build.txt examples/plugin/requirements-build.txt
+	$(LOCK) --group pyproject.toml:release -c requirements/dev.txt -o requirements/release.txt
+
+lock-image: $(STAMP) ## Pin the images that the Dockerfiles build on, by the digests that their registries say
+	$(BIN)/python scripts/lock_image.py
+
+release: $(STAMP) ## Build the commit into dist/ (sdist, wheel, SBOM), if nothing speaks against it
+	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/release.txt
+	$(BIN)/python scripts/release.py
 
 image-check: $(STAMP) ## Run the Dockerfile's install steps in a temporary folder
 	$(BIN)/python scripts/image_check.py

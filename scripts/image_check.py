@@ -31,13 +31,16 @@ def main() -> int:
         outside.mkdir()
         for name in CONTEXT:
             step("cp", "-R", ROOT / name, source / name)
-        for python, lock in ((build, "build.txt"), (final, "runtime.txt")):
-            step(sys.executable, "-m", "venv", python.parent.parent)
-            step(python, *PIP, *HASHED, source / "requirements" / lock)
+        into = ("--python", final)
+        step(sys.executable, "-m", "venv", build.parent.parent)
+        step(build, *PIP, *HASHED, source / "requirements" / "build.txt")
+        step(sys.executable, "-m", "venv", "--without-pip", final.parent.parent)
+        step(build, *PIP, *into, *HASHED, source / "requirements" / "runtime.txt")
         step(build, *PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, source)
-        step(final, *PIP, "install", "--no-deps", "--no-index", *wheels.glob("*.whl"))
+        step(build, *PIP, *into, "install", "--no-deps", "--no-index", *wheels.glob("*.whl"))
         step(final, "-m", "compileall", "-q", "-j", "0", final.parent.parent / "lib")
-        step(final, "-m", "pip", "check", cwd=outside)
+        step(build, *PIP, *into, "check", cwd=outside)
+        step(final, "-c", NO_PIP, cwd=outside)
         receiver = final.parent / "receiver"
         for command in (["--help"], ["serve", "--help"], ["migrate", "--help"]):
             step(receiver, *command, cwd=outside)
@@ -46,6 +49,10 @@ def main() -> int:
     return 0
 
 
+NO_PIP = """
+from importlib.util import find_spec
+assert find_spec("pip") is None, "the environment that is served has pip"
+"""
 MIGRATIONS = """
 from importlib.resources import files
 folder = files("receiver") / "alembic"

@@ -66,7 +66,7 @@ def test_nothing_found_passes_and_names_what_was_not_looked_up(verdict: Verdict)
 def test_a_service_that_knows_nothing_has_not_been_reached(verdict: Verdict) -> None:
     """A mirror of packages that answers 404 for every advisory: pip-audit itself calls that a success."""
     code, [line] = verdict(printed(known=False), "No known vulnerabilities found")
-    assert code == 0
+    assert code == 3
     assert "nothing was checked" in line
 
 
@@ -81,7 +81,7 @@ def test_a_service_that_knows_nothing_has_not_been_reached(verdict: Verdict) -> 
 )
 def test_an_unreachable_service_is_one_line_and_no_failure(verdict: Verdict, complaint: str) -> None:
     code, [line] = verdict("", complaint)
-    assert code == 0
+    assert code == 3
     assert line.startswith("nothing was checked, the advisory service cannot be reached from here (")
 
 
@@ -92,16 +92,19 @@ def test_a_mistake_of_ours_fails(verdict: Verdict, complaint: str) -> None:
     assert line.startswith("failed: ")
 
 
-def test_without_a_network_the_script_passes_in_one_line(project_root: Path) -> None:
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--strict",), 3)])
+def test_without_a_network_a_check_passes_in_one_line_and_a_release_fails(
+    project_root: Path, options: tuple[str, ...], code: int
+) -> None:
     nowhere = "http://127.0.0.1:1"
     environ = os.environ | {"HTTPS_PROXY": nowhere, "https_proxy": nowhere, "NO_PROXY": "", "no_proxy": ""}
     done = subprocess.run(
-        [sys.executable, str(project_root / "scripts" / "audit.py")],
+        [sys.executable, str(project_root / "scripts" / "audit.py"), *options],
         env=environ,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     [line] = (done.stdout + done.stderr).splitlines()
     assert line.startswith("audit: nothing was checked")

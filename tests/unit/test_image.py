@@ -49,7 +49,7 @@ def test_it_runs_as_a_user_that_owns_nothing(stages: list[list[Step]]) -> None:
     [user] = named(stages[FINAL], "USER")
     uid, _, gid = user.partition(":")
     assert int(uid) > 0 and int(gid) > 0  # noqa: PT018 - numbers, so that the platform can see that it is not root
-    [made] = named(stages[FINAL], "RUN")
+    [made] = [text for text in named(stages[FINAL], "RUN") if "useradd" in text]
     assert f"useradd --uid {uid} " in made
     assert "--no-create-home" in made
     assert "nologin" in made
@@ -66,7 +66,10 @@ def test_it_runs_as_a_user_that_owns_nothing(stages: list[list[Step]]) -> None:
 def test_the_final_stage_takes_the_environment_and_nothing_that_built_it(stages: list[list[Step]]) -> None:
     assert len(stages) == 2
     assert named(stages[FINAL], "COPY") == ["--from=build /opt/receiver /opt/receiver"]
-    assert not any(BUILDS.search(text) for text in named(stages[FINAL], "RUN"))
+    removes, makes_user = named(stages[FINAL], "RUN")
+    assert re.fullmatch(r"rm -r( /usr/local/\S*/pip\*)+", removes), "the base image's own pip"
+    assert not BUILDS.search(makes_user)
+    assert any("-m venv --without-pip /opt/receiver" in text for text in named(stages[BUILD], "RUN"))
     assert any("-m venv /opt/build" in text for text in named(stages[BUILD], "RUN"))
     assert all("-slim" in text for stage in stages for text in named(stage, "FROM"))
 
@@ -102,7 +105,7 @@ def test_what_enters_the_build_is_named_one_by_one(project_root: Path, stages: l
 
 
 def test_nothing_is_installed_without_its_hash(stages: list[list[Step]]) -> None:
-    installs = re.findall(r"pip install [^&]*", " ".join(named(stages[BUILD], "RUN")))
+    installs = re.findall(r"pip (?:--python \S+ )?install [^&]*", " ".join(named(stages[BUILD], "RUN")))
     assert len(installs) == 3
     for install in installs:
         assert "--require-hashes --only-binary :all:" in install or "--no-deps --no-index" in install
@@ -123,7 +126,14 @@ def test_a_plugins_image_keeps_these_promises(project_root: Path, stage: int) ->
     """The Dockerfile that people copy: root only while it is built, no index in the last stage, the same user."""
     text = (project_root / "examples" / "plugin" / "Dockerfile").read_text().replace("\\\n", " ")
     found = text.split("\nFROM ")[stage + 1]
+    (install,) = re.findall(r"pip (?:--python \S+ )?install [^&\n]*", found)
+    assert "/opt/receiver/bin/pip" not in found
     if stage == FINAL:
-        assert "--no-index" in found
+        assert "--no-deps --no-index" in install
         assert re.findall(r"^USER (.*)$", found, re.MULTILINE)[-1] == "10001:10001"
+    else:
+        assert "--require-hashes --only-binary :all: -r /src/requirements-build.txt" in install
+        assert (project_root / "examples" / "plugin" / "requirements-build.txt").read_text() == (
+            project_root / "requirements" / "build.txt"
+        ).read_text()
     assert not SECRET.search(found)
