@@ -244,6 +244,35 @@ async def test_a_running_one_is_published_by_the_sweep_when_its_run_has_come_to_
     assert (await sweeps.sweep()).published == 0
 
 
+@pytest.mark.parametrize("end", ["failed", "handed back"])
+async def test_an_older_message_that_was_slow_does_not_keep_the_sweep_from_publishing(
+    pool: RecordPool, look: Look, instance: Instance, sweeps: Sweeps, end: str
+) -> None:
+    """Pub/Sub has given up the one that claims it, and a nack brings nothing back. The model found this."""
+    await look.seed("id", published_at=PUBLISHED, enqueued_at=PUBLISHED)
+    await give_up(room(pool), "id")
+    await look.execute("UPDATE task_executions SET run_after = run_after - interval '61 s'")
+    claimed = await instance.claim("id")
+    await instance.settle(claimed, failure() if end == "failed" else HandedBack())
+    assert (await sweeps.sweep()).published == 1
+    assert (await sweeps.sweep()).published == 0
+
+
+async def test_a_sweep_that_has_taken_it_publishes_and_marks_it_although_an_older_message_claims_it(
+    pool: RecordPool, look: Look, instance: Instance
+) -> None:
+    await look.seed("id", "FAILED", published_at=PUBLISHED, enqueued_at=PUBLISHED, fence=1, attempt=1)
+    await replaying.replay(pool, ["id"], whose=WHOSE)
+    taken = await sweeping.take_owed(pool, whose=WHOSE, limit=9, lease=timedelta(minutes=2))
+    await instance.claim("id")
+    loaded = await sweeping.load(pool, taken.rows, most=1000, largest=1000)
+    assert [row.task_id for row in loaded.rows] == ["id"]
+    assert await outbox.mark_published(pool, taken.rows) == {"id"}
+    row = await look.row("id")
+    assert (row["status"], row["publishing_until"]) == ("RUNNING", None)
+    assert row["published_at"] > PUBLISHED
+
+
 async def test_without_an_execution_the_message_is_kept(pool: RecordPool, look: Look) -> None:
     assert await give_up(room(pool), "id") == DeadLettered("kept: no execution of it is known")
     assert await kept(look) == [{"reason": "dead_letter", "task_name": "noop", "replayed_at": None}]

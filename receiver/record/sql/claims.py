@@ -67,6 +67,11 @@ class ClaimRow(msgspec.Struct, frozen=True, gc=False):
     differs: bool = False
 
 
+_OWED_AGAIN: Final = "(e.fence > 0 OR e.dead_letters > 0)"
+"""SQL: the row may be owed because a dead letter or a replay says so. A message that was slow may be one that Pub/Sub has given up
+or that was acked, so its claim does not say that Pub/Sub has one: who publishes the row marks it. The first message of a new row
+may come before its enqueuer has marked it; there the claim does."""
+
 CLAIM: Final = f"""
 WITH input AS MATERIALIZED (
     SELECT i.task_id, i.args, i.kwargs, i.enqueued_at, i.trace,
@@ -105,8 +110,9 @@ taken AS (
     UPDATE task_executions e
     SET status = 'RUNNING', final = false, attempt = f.counted + 1, fence = f.fence + 1, crashes = e.crashes + f.died, ran_on = $12,
         claim_token = $14::uuid, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
-        started_at = clock_timestamp(), finished_at = NULL, publishing_until = NULL,
-        published_at = coalesce(e.published_at, clock_timestamp()),
+        started_at = clock_timestamp(), finished_at = NULL,
+        publishing_until = CASE WHEN {_OWED_AGAIN} THEN e.publishing_until END,
+        published_at = CASE WHEN {_OWED_AGAIN} THEN e.published_at ELSE coalesce(e.published_at, clock_timestamp()) END,
         error_type = NULL, error_message = NULL, error_traceback = NULL, trace = coalesce(f.trace, e.trace)
     FROM free f
     WHERE e.task_id = f.task_id

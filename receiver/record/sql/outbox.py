@@ -2,7 +2,7 @@
 
 A row that is READY, due and without `published_at` is owed to Pub/Sub. `publishing_until` says that somebody publishes it, until
 that time: its enqueuer, which takes it with the insert, or a sweeper. Who has published it marks the row that still carries the
-very time that was set. Whatever moves the row in between clears the time, and then the mark changes nothing.
+very time that was set. Whatever makes it owed again clears the time, and its first claim does; then the mark changes nothing.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 `publishing_until` says that a sweeper (or its enqueuer) publishes the row, until that time. What the sweeper writes afterwards
 names exactly the time that it set. So several sweepers take different rows, a sweeper that dies loses its rows when the time
-is over, and a claim or an early delivery in between, which clears the time, wins. Nothing here touches status, fence, attempt or lease.
+is over, and a dead letter, a replay or an early delivery in between, which clears the time, wins; so does the first claim of a row,
+because its message has arrived (`claims.CLAIM`). Nothing here touches status, fence, attempt or lease.
 
 Next: `receiver.sweep.owed` publishes between `take_*` and `outbox.mark_published`, with no transaction open.
 """
