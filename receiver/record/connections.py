@@ -113,6 +113,10 @@ class RecordConnection:
         self._used = time.monotonic()
         return rows
 
+    async def open(self) -> None:
+        """Connects, unless it is connected; raises as `fetch`."""
+        await self._ready()
+
     @property
     def is_open(self) -> bool:
         """Whether it has a connection that is not known to be dead."""

@@ -5,7 +5,10 @@ renews exactly the claims that are held. One that does not come back may only be
 when a plain SELECT shows another owner or status, or a lease that has ended: no statement revives it.
 
 A lease that could not be renewed until it ran out is lost too: this instance is cut off from the database, and another
-one may run the execution from then on. It is called off here before that.
+one may run the execution from then on. It is called off here before that. A row that somebody locks cannot be claimed by
+anybody: its renewal is tried again and again, until shortly before its lease ends.
+
+The connection is opened at the first claim, as long as PostgreSQL has a slot for it.
 
 On exit this thread shortens the leases of code that does not stop.
 """
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
 from receiver.record.connections import RecordConnection
+from receiver.record.renewals import Lent, Renewals
 from receiver.record.sql import leases
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -28,13 +32,19 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from receiver.endings.calls import ClaimKey
-    from receiver.record.database import Database
+    from receiver.record.database import Database, Executor
 
 BEATS_PER_LEASE = 3
 """Renewals in one lease: two may fail before the lease is in danger."""
 
 EXPIRY_MARGIN = 0.1
 """Part of the lease before its end when an execution that was not renewed is called off."""
+
+LOCKED_MARGIN = 0.02
+"""The same for one whose row is locked: the lock may be gone in time, and while it is there nobody takes the row over."""
+
+LOCKED_PAUSE = 0.025
+"""Part of the lease between two tries to renew a locked row."""
 
 
 class Lease:
@@ -43,16 +53,18 @@ class Lease:
     Attributes:
         confirmed: when it was last known to start, by `time.monotonic()`, taken before the statement was sent.
         gone: whether it is lost, or was given back.
+        margin: part of the lease before its end when it is called off.
         released: called once, when it is given back.
     """
 
-    __slots__ = ("_heartbeat", "_kept", "confirmed", "gone", "key", "lost", "released")
+    __slots__ = ("_heartbeat", "_kept", "confirmed", "gone", "key", "lost", "margin", "released")
 
     def __init__(self, heartbeat: Heartbeat, key: ClaimKey, confirmed: float) -> None:
         self._heartbeat = heartbeat
         self._kept = False
         self.key = key
         self.confirmed = confirmed
+        self.margin = EXPIRY_MARGIN
         self.lost: Callable[[], None] | None = None
         self.released: Callable[[], None] | None = None
         self.gone = False
@@ -60,7 +72,7 @@ class Lease:
     @property
     def expired(self) -> bool:
         """Whether it was given back, lost, or has not been renewed for nearly its whole length."""
-        return self.gone or self.confirmed < self._heartbeat.limit()
+        return self.gone or self._heartbeat.is_ending(self)
 
     def watch(self, lost: Callable[[], None]) -> None:
         """Has `lost` called, in any thread, once it is another's; at once if it already is."""
@@ -111,15 +123,21 @@ class Heartbeat:
         self._held: dict[str, Lease] = {}
         self.lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping = asyncio.Event()
+        self._woken = asyncio.Event()
         self._stopped = False
+        self._lender: Executor | None = None
+        self._main: asyncio.AbstractEventLoop | None = None
         self._left: timedelta | None = None
         self._overdue: Collection[ClaimKey] = ()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread; its connection is opened when there is something to renew."""
+        """Starts the thread; its connection is opened at the first claim."""
         self._thread.start()
+
+    def lend(self, executor: Executor) -> None:
+        """Has this renew while PostgreSQL gives the heartbeat no connection, in the loop that holds the leases."""
+        self._lender = executor
 
     def leave(self, *, left: timedelta | None = None, overdue: Collection[ClaimKey] = ()) -> None:
         """Tells the thread to end, and does not wait. Executions that are still held stay RUNNING for at most `left`.
@@ -159,7 +177,10 @@ class Heartbeat:
             if held is not None and held.key != key:
                 return None
             self._held[key.task_id] = lease = Lease(self, key, since)
-            return lease
+        if self._main is None:
+            self._main = asyncio.get_running_loop()
+            self._wake()
+        return lease
 
     def find(self, task_id: str) -> Lease | None:
         """The lease that is held of an execution, lost or not: its code may still run here."""
@@ -172,9 +193,9 @@ class Heartbeat:
             if self._held.get(lease.key.task_id) is lease:
                 del self._held[lease.key.task_id]
 
-    def limit(self) -> float:
-        """A lease that was last renewed before this moment is as good as lost."""
-        return time.monotonic() - self._lease.total_seconds() * (1 - EXPIRY_MARGIN)
+    def is_ending(self, lease: Lease) -> bool:
+        """Whether a lease was last renewed so long ago that it is as good as lost."""
+        return time.monotonic() - lease.confirmed > self._lease.total_seconds() * (1 - lease.margin)
 
     @property
     def held(self) -> list[ClaimKey]:
@@ -185,7 +206,7 @@ class Heartbeat:
     def _wake(self) -> None:
         if self._loop is not None:
             with suppress(RuntimeError):  # its loop has ended: `leave` may be called twice
-                self._loop.call_soon_threadsafe(self._stopping.set)
+                self._loop.call_soon_threadsafe(self._woken.set)
 
     def _run(self) -> None:
         asyncio.run(self._beat())
@@ -194,10 +215,15 @@ class Heartbeat:
         self._loop = asyncio.get_running_loop()
         beat = self._lease.total_seconds() / BEATS_PER_LEASE
         connection = RecordConnection(self._database, "receiver heartbeat", deadline=min(10.0, beat))
-        pause = beat
+        renewals = Renewals(connection, self._lease, self._emit)
         watch = asyncio.create_task(self._call_off_in_time(), name="expiry")
+        pause = beat
         while not await self._stopped_within(pause):
-            pause = beat if await self._renew(connection) else beat / 4
+            if renewals.lent is None and self._main is not None:
+                if self._lender is not None:
+                    renewals.lent = Lent(self._lender, self._main, min(10.0, beat))
+                await renewals.connect()
+            pause = await self._renew(renewals)
         watch.cancel()
         await self._shorten(connection)
         await connection.close()
@@ -206,38 +232,42 @@ class Heartbeat:
         """Runs beside the renewal: a silent database may keep that waiting until after the lease's end."""
         while True:
             self._call_off_expired()
-            await asyncio.sleep(self._lease.total_seconds() * EXPIRY_MARGIN / 4)
+            await asyncio.sleep(self._lease.total_seconds() * LOCKED_MARGIN / 2)
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(0 if self._stopped else seconds):
-                await self._stopping.wait()
+                await self._woken.wait()
         except TimeoutError:
             pass
+        self._woken.clear()
         return self._stopped
 
-    async def _renew(self, connection: RecordConnection) -> bool:
+    async def _renew(self, renewals: Renewals) -> float:
+        """Renews what is held, and returns after how many seconds to do it again."""
+        length = self._lease.total_seconds()
+        beat = length / BEATS_PER_LEASE
         keys = sorted(self.held)
         if not keys:
-            return True
+            return beat
         sent = time.monotonic()
         try:
-            renewed = await leases.renew(connection, keys, lease=self._lease)
-            missing = [key for key in keys if key not in renewed]
-            locked = await leases.find_live(connection, missing) if missing else set()
+            renewed = await renewals.renew(keys)
         except Exception as error:  # noqa: BLE001 - the next beat must come, whatever the error is
             unexpected = None if isinstance(error, DatabaseUnavailable) else error
             self._emit(ReceiverTrouble("leases not renewed", str(error), error=unexpected))
-            return False
+            return beat / 4
         with self.lock:
             held = {lease.key: lease for lease in self._held.values()}
         for key in keys:
-            if lease := held.get(key):
-                if key in renewed:
-                    lease.confirmed = sent
-                elif key not in locked:
-                    lease.lose()
-        return True
+            if (lease := held.get(key)) is None:
+                continue
+            lease.margin = LOCKED_MARGIN if key in renewed.locked else EXPIRY_MARGIN
+            if key in renewed.done:
+                lease.confirmed = sent
+            elif key not in renewed.locked | renewed.failed:
+                lease.lose()
+        return length * LOCKED_PAUSE if renewed.locked else beat / 4 if renewed.failed else beat
 
     async def _shorten(self, connection: RecordConnection) -> None:
         """On exit, by this thread's own connection: the main loop may be blocked, and the ledger's connections in use."""
@@ -250,8 +280,7 @@ class Heartbeat:
             self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 
     def _call_off_expired(self) -> None:
-        limit = self.limit()
         with self.lock:
-            expired = [lease for lease in self._held.values() if lease.confirmed < limit]
+            expired = [lease for lease in self._held.values() if self.is_ending(lease)]
         for lease in expired:
             lease.lose()

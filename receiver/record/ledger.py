@@ -85,6 +85,7 @@ class Ledger:
         self._emit = emit
         wait = settings.wait.total_seconds()
         self.pool = RecordPool(database, size=LEDGER_CONNECTIONS, application="receiver ledger", wait=wait)
+        heartbeat.lend(self.pool)
         aside = Aside(LANES)
         self._settler = Settler(self.pool, aside)
         self._claimer = Claimer(

@@ -19,9 +19,11 @@ from receiver.delivery.admission import Admitted, Threads
 from receiver.delivery.runner import Runner
 from receiver.endings.calls import Call, Claimed, ClaimKey
 from receiver.endings.outcomes import Ending, Failed, Outcome
+from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from receiver.record.ledger import Ledger, LedgerSettings
+from receiver.record.renewals import Renewals
 from receiver.record.task_pool import TaskPool
 from receiver.record.whose import Whose
 from receiver.tasks.route import TaskRoute
@@ -259,6 +261,13 @@ class Instance:
         self.threads.executor.shutdown(wait=True)
         for _ in range(3):
             await asyncio.sleep(0)  # connections that were cut say so to their loop
+
+
+async def renew_once(instance: Instance, connection: RecordConnection) -> None:
+    """One beat of the instance's heartbeat, by this connection."""
+    heartbeat = instance.heartbeat
+    await heartbeat._renew(Renewals(connection, heartbeat._lease, instance.events.append))
+    assert "leases not renewed" not in str(instance.events)
 
 
 async def connect(url: str) -> Any:

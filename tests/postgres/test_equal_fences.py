@@ -16,7 +16,7 @@ from receiver.endings.outcomes import HandedBack, Lost, Outcome, Skipped, Succee
 from receiver.record.connections import RecordConnection
 from receiver.record.sql import leases, settlements
 from receiver.record.task_transaction import TaskTransaction
-from tests.postgres.record import Instance, Look, failure
+from tests.postgres.record import Instance, Look, failure, renew_once
 
 LEFT = timedelta(seconds=3)
 
@@ -63,7 +63,7 @@ async def test_the_old_owner_keeps_no_lease(instance: Instance, old: Claimed, lo
 async def test_the_old_owner_is_called_off(instance: Instance, old: Claimed, look: Look) -> None:
     before = await look.row("twice")
     connection = RecordConnection(instance.database, "test")
-    assert await instance.heartbeat._renew(connection)
+    await renew_once(instance, connection)
     await connection.close()
     assert old.lease.expired
     assert await look.row("twice") == before

@@ -15,7 +15,7 @@ from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
 from receiver.record.heartbeat import Heartbeat
 from tests.postgres.conftest import Instances
-from tests.postgres.record import TOKEN, Instance, Look, call
+from tests.postgres.record import TOKEN, Instance, Look, call, renew_once
 from tests.stage.proxy import Proxy
 from tests.stage.waiting import eventually
 
@@ -154,11 +154,11 @@ async def test_one_whose_row_is_locked_by_its_own_settlement_is_not_lost(
     async with other.transaction():
         await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
         async with asyncio.timeout(0.9):  # lock_timeout is 1 s
-            assert await instance.heartbeat._renew(connection)
+            await renew_once(instance, connection)
     assert losses.count == 0
     assert await lease_of(look, "locked") == before["locked"]
     assert await lease_of(look, "free") > before["free"]
-    assert await instance.heartbeat._renew(connection)
+    await renew_once(instance, connection)
     assert await lease_of(look, "locked") > before["locked"]
     await connection.close()
     assert free.fence == 1
@@ -170,7 +170,7 @@ async def test_a_lease_that_has_ended_is_lost_and_never_renewed(instance: Instan
     await look.expire("ended")
     before = await lease_of(look, "ended")
     connection = RecordConnection(instance.database, "test")
-    assert await instance.heartbeat._renew(connection)
+    await renew_once(instance, connection)
     await connection.close()
     assert (ended.lease.expired, kept.lease.expired) == (True, False)
     assert await lease_of(look, "ended") == before
