@@ -35,8 +35,8 @@ FIELDS = (
 
 
 WHO_RUNS: Final = {
-    Subscriptions.ANY: "whoever may publish to one topic can run every task",
-    Subscriptions.OWN: "a task takes only messages that come by a subscription of its own",
+    Subscriptions.ANY: "who may publish to one topic can run every task",
+    Subscriptions.OWN: "a task runs by its own subscriptions only",
 }
 """What the setting means, for people."""
 

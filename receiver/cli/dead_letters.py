@@ -23,12 +23,7 @@ def command() -> None:
 def list_(*, as_json: bool, wide: bool, namespace: str | None, **options: Any) -> None:
     """List executions that were given up and have not succeeded since, and messages without one; the newest first."""
     found = listing.read(partial(given_up, **options), namespace=namespace)
-    if as_json:
-        terminal.print_json(found)
-    elif found:
-        COLUMNS.show(found, wide=wide)
-    else:
-        click.echo("no dead letters")
+    COLUMNS.answer(found, as_json=as_json, wide=wide, none="no dead letters")
 
 
 @command.command("replay")

@@ -84,6 +84,15 @@ class Columns(Generic[T]):
         self._spare = spare
         self._rare = rare
 
+    def answer(self, rows: Sequence[T], *, as_json: bool, wide: bool, none: str) -> None:
+        """Prints the rows, as JSON or a line for each, or that there is none."""
+        if as_json:
+            terminal.print_json(rows)
+        elif rows:
+            self.show(rows, wide=wide)
+        else:
+            click.echo(none)
+
     def show(self, rows: Sequence[T], *, wide: bool = False) -> None:
         """Prints a line for each row. On a terminal the lines fit it, unless `wide`."""
         made = {name: [cell(row) for row in rows] for name, cell in self._cells.items()}

@@ -31,12 +31,7 @@ def command() -> None:
 def list_(*, as_json: bool, wide: bool, namespace: str | None, **options: Any) -> None:
     """List rejected messages, those seen last first."""
     found = listing.read(partial(rejections, **options), namespace=namespace)
-    if as_json:
-        terminal.print_json(found)
-    elif found:
-        COLUMNS.show(found, wide=wide)
-    else:
-        click.echo("no rejected messages")
+    COLUMNS.answer(found, as_json=as_json, wide=wide, none="no rejected messages")
 
 
 @command.command("show")

@@ -25,7 +25,6 @@ from receiver.endings.outcomes import Busy, Done, Exhausted, NotDue, NotStarted
 from receiver.errors import (
     DatabaseUnavailable,
     ItemRefused,
-    OutOfConnections,
     Rejected,
     RejectionReason,
     Saturated,
@@ -35,7 +34,7 @@ from receiver.record.group_commit import GroupCommit
 from receiver.record.lost_claims import LostClaims
 from receiver.record.sql import claims, crashes, leases
 from receiver.record.sql.claims import ClaimItem, ClaimRow
-from receiver.record.sqlstates import ConnectionFailed, TransientConflict
+from receiver.record.sqlstates import ConnectionFailed, TransientConflict, of_delivery
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -130,12 +129,8 @@ class Claimer:
         """As `claim`, through this lane; None: it is a suspect. `released` is called when the lease is given back."""
         try:
             sent, row = await self._claimed(item, lane)
-        except ItemRefused as refused:
-            raise Rejected(
-                RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
-            ) from refused
-        except TransientConflict as conflict:  # a migration may lock the table: nothing was done
-            raise OutOfConnections(str(conflict)) from conflict
+        except (ItemRefused, TransientConflict) as error:
+            raise of_delivery(error) from error
         if row.key is not None:
             return await self._held(call, row, row.key, since=sent, released=released)
         match row.verdict:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from receiver.contract.envelope import FOREIGN_PREFIX
 from receiver.contract.foreign_data import recalled
-from receiver.errors import ItemRefused, OutOfConnections, Rejected, RejectionReason
+from receiver.errors import ItemRefused
 from receiver.record.sql import foreign
-from receiver.record.sqlstates import TransientConflict
+from receiver.record.sqlstates import TransientConflict, of_delivery
 
 if TYPE_CHECKING:
     from receiver.contract.message import Delivery
@@ -46,12 +46,8 @@ class ForeignMessages:
             await foreign.keep_message(
                 self._executor, call.delivery, call.route, whose=self._whose, ours=None
             )
-        except ItemRefused as refused:
-            raise Rejected(
-                RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {refused}"
-            ) from refused
-        except TransientConflict as conflict:  # a migration may lock the table: nothing was done
-            raise OutOfConnections(str(conflict)) from conflict
+        except (ItemRefused, TransientConflict) as error:
+            raise of_delivery(error) from error
 
     async def recalled(self, delivery: Delivery) -> Delivery:
         """The delivery with the data and the attributes of its row, if it names the execution of a foreign message."""

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import asyncpg
 
-from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, SchemaError
+from receiver.errors import (
+    DatabaseUnavailable,
+    ItemRefused,
+    OutOfConnections,
+    Rejected,
+    RejectionReason,
+    SchemaError,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
@@ -111,6 +118,13 @@ def refusal(error: BaseException | None) -> ItemRefused:
     else:
         why = "a value that the protocol cannot carry"
     return ItemRefused(sqlstate(error), why)
+
+
+def of_delivery(error: ItemRefused | TransientConflict) -> Rejected | OutOfConnections:
+    """What a delivery ends with whose row was refused, or was locked by a migration: nothing was done."""
+    if isinstance(error, ItemRefused):
+        return Rejected(RejectionReason.MALFORMED_PAYLOAD, f"PostgreSQL cannot hold it: {error}")
+    return OutOfConnections(str(error))
 
 
 def is_out_of_slots(error: asyncpg.PostgresError) -> bool:

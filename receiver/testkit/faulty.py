@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from receiver.contract.dead_letter_source import attributes_of
 from receiver.contract.encode import encode_envelope
@@ -25,6 +25,7 @@ from receiver.emulator.push_client import new_message_id
 from receiver.endings.outcomes import Ending, Outcome, Succeeded
 from receiver.reading.queries import Execution, executions, reading
 from receiver.record.database import Database
+from receiver.record.sql import leases
 from receiver.record.whose import Whose
 from receiver.serving.instance import Service
 from receiver.sweep import sweeper
@@ -114,12 +115,6 @@ class FaultyRunner:
         return outcome
 
 
-DIED: Final = """
-UPDATE task_executions SET lease_owner = 'died', ran_on = 'died' WHERE task_id = $1 AND status = 'RUNNING'
-"""
-"""The instance of the kit lives on: what it takes over must have been another's, or nothing has crashed."""
-
-
 class Crash(BaseException):
     """The instance died. Not an Exception, so that no `except Exception` catches it."""
 
@@ -184,7 +179,7 @@ class Receiver:
         try:
             ending = await self._endpoint.answer(push)
         except Crash:
-            await self._service.ledger.pool.fetch(DIED, message.task_id)
+            await leases.disown(self._service.ledger.pool, message.task_id)
             return DeliveryResult(message.task_id, message.task_name, 0, None)
         return DeliveryResult(message.task_id, message.task_name, reply(ending).status, ending)
 

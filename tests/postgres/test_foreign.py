@@ -195,7 +195,9 @@ def test_the_data_of_a_replay_counts_as_bytes_in_flight(database_url: str) -> No
     with queue(database_url, route(bytes, seen, fails=1)) as tasks:
         [task_id] = tasks.publish(UPLOADS, b"x" * 10_000)
         assert tasks.deliver_all()[0].status == 500
-        tasks.arrive(QueuedMessage(task_id, "take", message("take", task_id=task_id)))
+        subscription = tasks._receiver.subscription_of("take")
+        body = message("take", task_id=task_id, subscription=subscription)
+        tasks.arrive(QueuedMessage(task_id, "take", body))
         tasks._receiver._service.admission.max_inflight_bytes = 10_000
         bare = tasks.pending[-1]
         tasks._last = bare

@@ -118,6 +118,16 @@ async def shorten_leases(
     await executor.fetch(SHORTEN_LEASES, *columns(keys), left, [key in overdue for key in keys])
 
 
+DISOWN: Final = """
+UPDATE task_executions SET lease_owner = 'died', ran_on = 'died' WHERE task_id = $1 AND status = 'RUNNING'
+"""
+
+
+async def disown(executor: Executor, task_id: str) -> None:
+    """RUNNING stays RUNNING, another instance's: that of the test kit lives on, and what it takes over must have crashed."""
+    await executor.fetch(DISOWN, task_id)
+
+
 def columns(keys: Sequence[ClaimKey]) -> tuple[list[str], list[int], list[UUID]]:
     """The ids, fences and tokens, as arguments of a statement."""
     return [key.task_id for key in keys], [key.fence for key in keys], [key.token for key in keys]
