@@ -67,7 +67,8 @@ class Report:
 @listing.as_json
 def command(*, wide: bool, as_json: bool) -> None:
     """Load every plugin and list its tasks; exit 1 when something must be mended."""
-    report = inspect(Settings.from_environ(os.environ))
+    settings = Settings.from_environ(os.environ)
+    report = inspect(settings)
     if as_json:
         terminal.print_json(
             {
@@ -77,10 +78,11 @@ def command(*, wide: bool, as_json: bool) -> None:
                 "tolerated": report.tolerated,
                 "warnings": report.warnings,
                 "notes": report.notes,
+                "subscriptions": settings.subscriptions,
             }
         )
     else:
-        _print(report, wide=wide)
+        _print(report, settings.subscriptions, wide=wide)
     for finding in report.findings:
         click.echo(f"error: {terminal.clean(finding)}", err=True)
     if report.findings:
@@ -171,15 +173,10 @@ def _notes(routes: tuple[TaskRoute, ...], settings: Settings) -> list[str]:
         for route in routes
         if route.service is not None
     ]
-    return [
-        *late,
-        *foreign,
-        *elsewhere,
-        f"TASKS_SUBSCRIPTIONS is {settings.subscriptions}: {WHO_RUNS[settings.subscriptions]}",
-    ]
+    return [*late, *foreign, *elsewhere]
 
 
-def _print(report: Report, *, wide: bool) -> None:
+def _print(report: Report, subscriptions: Subscriptions, *, wide: bool) -> None:
     console = terminal.console()
     count = sum(not maintenance.is_built_in(route) for route in report.routes)
     if count:
@@ -188,6 +185,7 @@ def _print(report: Report, *, wide: bool) -> None:
         for line in lines:
             console.print(f"{kind}: {terminal.clean(line)}", soft_wrap=True)
     if not report.findings:
+        console.print(f"TASKS_SUBSCRIPTIONS is {subscriptions}: {WHO_RUNS[subscriptions]}", soft_wrap=True)
         console.print(f"{count} task{'' if count == 1 else 's'}, nothing to mend")
 
 

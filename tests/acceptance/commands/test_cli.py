@@ -224,7 +224,8 @@ class TestCheck:
     def test_sound_plugins_are_listed(self, run: Run) -> None:
         done = run("check", TASKS_MODULES="shop", ENABLE_GREET="off")
         assert (done.returncode, done.stderr) == (0, "")
-        header, greet, fails, sweep, note, last = done.stdout.splitlines()
+        header, greet, fails, sweep, note, which, last = done.stdout.splitlines()
+        assert which == "TASKS_SUBSCRIPTIONS is any: who may publish to one topic can run every task"
         assert header.split() == [
             "NAME",
             "PATH",
@@ -261,6 +262,9 @@ class TestCheck:
         done = run("check", "--json", TASKS_MODULES="shop", TASKS_ENVIRONMENT="prod")
         report = json.loads(done.stdout)
         assert (done.returncode, report["findings"], len(report["notes"])) == (0, [], 1)
+        assert report["subscriptions"] == "any"
+        own = run("check", TASKS_MODULES="shop", TASKS_SUBSCRIPTIONS="own").stdout
+        assert "TASKS_SUBSCRIPTIONS is own: a task runs by its own subscriptions only\n" in own
         greet, fails, sweep = report["routes"]
         assert (greet["name"], greet["topic_name"]) == ("greet", "prod--gyrinx.tasks--shop.greet")
         assert greet["scheduler_job_name"] == "prod--gyrinx-scheduler--shop-greet"
