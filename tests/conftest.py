@@ -1,7 +1,8 @@
-"""What every test may ask for: a real PostgreSQL, started once or given (`tests.stage.servers`), and a fresh migrated database for each test."""
+"""What every test may ask for: a real PostgreSQL, started once or given (`tests.stage.servers`), and a migrated, empty database for each test."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.noskips import NoSkips
-from tests.stage import servers
+from tests.stage import authorities, servers
+from tests.stage.reused import ReusedDatabase
 from tests.stage.servers import RunningServer, Server
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 TEMPLATE = "receiver_template"
 _numbers = count(1)
+authorities.read_once()
 
 # A failing example prints what repeats it; pytest-randomly prints the seed of everything else. No deadline: the
 # machines that run this are shared. In CI more examples are tried.
@@ -36,6 +39,11 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("RECEIVER_NO_SKIPS") == "1":
         config.pluginmanager.register(NoSkips(), "receiver-no-skips")
+
+
+def pytest_collection_finish() -> None:
+    # Half a million objects of the collection stay to the end. Looking through them takes the collector half a second.
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +68,19 @@ def migrated_template(postgres_server: Server) -> str:
     return TEMPLATE
 
 
+@pytest.fixture(scope="session")
+def reused_database(postgres_server: Server, migrated_template: str) -> Iterator[ReusedDatabase]:
+    """The database behind `database_url`."""
+    reused = ReusedDatabase(postgres_server, migrated_template)
+    yield reused
+    reused.close()
+
+
 @pytest.fixture
-def database_url(postgres_server: Server, migrated_template: str) -> Iterator[str]:
-    """The address of a fresh, migrated database of this test's own; dropped afterwards."""
-    name = f"test_{next(_numbers)}"
-    postgres_server.create_database(name, template=migrated_template)
-    yield postgres_server.url(name)
-    postgres_server.drop_database(name)
+def database_url(reused_database: ReusedDatabase) -> Iterator[str]:
+    """The address of a migrated database that is empty, and this test's alone while it runs."""
+    yield reused_database.url()
+    reused_database.empty()
 
 
 @pytest.fixture

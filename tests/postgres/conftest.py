@@ -13,28 +13,11 @@ from receiver.enqueue import PubSubBackend, publications
 from receiver.local_postgres.server import Postgres
 from tests.postgres.outbox import Published, publishing
 from tests.postgres.record import Instance, Look, connect, route
-from tests.postgres.reused import ReusedDatabase
 from tests.postgres.sweeps import Post, Sweeps
 from tests.stage import servers
 from tests.stage.proxy import Proxy, Strict
-from tests.stage.servers import Server
 
 Instances = Callable[..., Instance]
-
-
-@pytest.fixture(scope="session")
-def reused_database(postgres_server: Server, migrated_template: str) -> Iterator[ReusedDatabase]:
-    """The database behind `database_url` in this folder."""
-    reused = ReusedDatabase(postgres_server, migrated_template)
-    yield reused
-    reused.close()
-
-
-@pytest.fixture
-def database_url(reused_database: ReusedDatabase) -> Iterator[str]:
-    """The address of a migrated database that is empty, and this test's alone while it runs."""
-    yield reused_database.url()
-    reused_database.empty()
 
 
 @pytest.fixture

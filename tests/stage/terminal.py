@@ -7,12 +7,12 @@ import os
 import pty
 import re
 import struct
-import subprocess
 import termios
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from tests.stage import warm
 from tests.stage.commands import RECEIVER
 
 
@@ -21,7 +21,7 @@ def shown(*arguments: str, cwd: Path, env: Mapping[str, str], columns: int = 80)
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environ = {name: value for name, value in env.items() if name != "COLUMNS"} | {"TERM": "xterm-256color"}
-    process = subprocess.Popen(
+    process = warm.start(
         [*RECEIVER, *arguments], cwd=cwd, env=environ, stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)

@@ -30,7 +30,7 @@ GIVEN_LATER = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
 
 
 def start(argv: Sequence[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
-    """`subprocess.Popen`, for `python -P -m module ...`. Cold where it must be."""
+    """`subprocess.Popen`, for `python -P -m module ...` and `python script ...`. Cold where it must be."""
     if _needs_its_own_interpreter(env):
         return subprocess.Popen(argv, env=env, **options)
     return WarmProcess(argv, env=env, **options)
@@ -52,7 +52,7 @@ class WarmProcess(subprocess.Popen[Any]):
             for default, handle in enumerate((p2cread, c2pwrite, errwrite))
         ]
         request = {
-            "arguments": list(argv[list(argv).index("-m") + 1 :]),
+            "arguments": [each for each in argv[1:] if each != "-P"],
             "folder": os.fspath(cwd or Path.cwd()),
             "environ": dict(env),
             "descriptors": [0, 1, 2, *pass_fds],

@@ -27,7 +27,7 @@ from fcntl import F_DUPFD_CLOEXEC, fcntl
 from typing import Any, BinaryIO, NoReturn, TextIO, cast
 
 from receiver.cli import COMMANDS
-from tests.stage import warm
+from tests.stage import authorities, warm
 
 # The serving path, and what commands import only when they need it. Nothing that the product looks for in `sys.modules`:
 # tenacity, opentelemetry, gevent. Not `receiver.models`, which reads the environment.
@@ -46,6 +46,10 @@ MODULES = (
     "receiver.record.task_transaction",
     "receiver.serving.process",
     "receiver.sweep.sweeper",
+    # What applications bring along.
+    "sqlalchemy.dialects.postgresql.asyncpg",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.orm",
 )
 ABOVE = 100
 """No test passes a descriptor with such a number."""
@@ -119,7 +123,7 @@ def writer(
         cast("BinaryIO", raw) if is_unbuffered else io.BufferedWriter(raw),
         encoding=former.encoding,
         errors=former.errors,
-        line_buffering=is_line_buffered,
+        line_buffering=is_line_buffered or raw.isatty(),
         write_through=is_unbuffered,
     )
 
@@ -130,17 +134,27 @@ def main() -> dict[str, Any] | None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is its starter's business
     for name in MODULES:
         importlib.import_module(name)
+    authorities.read_once()
     gc.freeze()  # the collector of a child need not touch, and so copy, what is there already
     with control:
         return serve(control)
 
 
-def run(module: str, *arguments: str) -> NoReturn:
-    """`python -m module`. Ends without taking the modules apart: each page of theirs would have to be copied first."""
+def run(*arguments: str) -> NoReturn:
+    """`python arguments`, of a module or a script.
+
+    It ends without taking the modules apart: each page of theirs would have to be copied first.
+    """
     code: object = None
-    sys.argv = [module, *arguments]
+    is_module = arguments[0] == "-m"
+    program, *sys.argv[1:] = arguments[is_module:]
+    sys.argv[0] = program
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if is_module:
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
+        else:
+            sys.path.insert(0, os.path.dirname(program))  # noqa: PTH120 - as the interpreter does
+            runpy.run_path(program, run_name="__main__")
     except SystemExit as leaving:
         code = leaving.code
     except Exception:  # noqa: BLE001 - as the interpreter does
@@ -153,7 +167,10 @@ def run(module: str, *arguments: str) -> NoReturn:
         sys.stdout.flush()
     except OSError:
         code = 120
-    os._exit(code if isinstance(code, int) else 0)
+    if code is not None and not isinstance(code, int):
+        os.write(2, f"{code}\n".encode())
+        code = 1
+    os._exit(code or 0)
 
 
 if __name__ == "__main__" and (request := main()) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -12,10 +13,6 @@ import grimp
 import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-TREES: Final = {
-    path.relative_to(ROOT / "receiver").as_posix(): ast.parse(path.read_text())
-    for path in sorted((ROOT / "receiver").rglob("*.py"))
-}
 ROOM_LINES: Final = 300
 
 LARGE_MODULES: Final = {"settings.py": "one table of every variable"}
@@ -30,6 +27,13 @@ IMPORTS_BY_NAME: Final = {
     "cli/__init__.py": "loads a command of its own room when it is called",
 }
 """Modules that import by a name in a string, each with the reason."""
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """Each module of `receiver`, parsed."""
+    found = sorted((ROOT / "receiver").rglob("*.py"))
+    return {path.relative_to(ROOT / "receiver").as_posix(): ast.parse(path.read_text()) for path in found}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ def in_circles(arrows: dict[str, set[str]]) -> set[str]:
 
 def test_no_class_name_stands_for_two_things() -> None:
     places = defaultdict(list)
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in tree.body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(path)
@@ -65,7 +69,7 @@ def test_no_class_name_stands_for_two_things() -> None:
 def test_no_module_name_stands_for_two_things() -> None:
     """A command and a family of statements are called like what they serve, and `app.py` is what uvicorn expects."""
     places = defaultdict(list)
-    for path in TREES.keys() - DEPRECATED_PATHS:
+    for path in trees().keys() - DEPRECATED_PATHS:
         name = Path(path).stem
         if not name.startswith("__") and not path.startswith(("cli/", "record/sql/")) and name != "app":
             places[name].append(path)
@@ -77,7 +81,7 @@ def test_no_module_is_imported_by_a_name_in_a_string() -> None:
     importers = {"import_module", "__import__", "resolve_name"}
     by_name = {
         path
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Name | ast.Attribute)
         and (node.id if isinstance(node, ast.Name) else node.attr) in importers
@@ -103,20 +107,22 @@ def room(module: str) -> str:
 
 
 def test_a_module_has_at_most_300_lines_or_a_reason() -> None:
-    large = {path for path in TREES if len((ROOT / "receiver" / path).read_text().splitlines()) > ROOM_LINES}
+    large = {
+        path for path in trees() if len((ROOT / "receiver" / path).read_text().splitlines()) > ROOM_LINES
+    }
     assert large == LARGE_MODULES.keys()
 
 
 def test_modules_are_nouns_that_say_what_they_hold() -> None:
     vague = {"utils", "util", "helpers", "helper", "manager", "managers", "base", "common", "misc"}
-    assert [path for path in TREES if Path(path).stem in vague] == []
+    assert [path for path in trees() if Path(path).stem in vague] == []
 
 
 def test_a_suppression_carries_its_reason() -> None:
     reasoned = re.compile(r"# noqa: [A-Z0-9, ]+ - \S|# type: ignore\[[a-z, -]+\]\s+# \S")
     bare = [
         f"{path}:{number}"
-        for path in TREES
+        for path in trees()
         for number, line in enumerate((ROOT / "receiver" / path).read_text().splitlines(), start=1)
         if re.search(r"# (noqa|type: ignore)", line) and not reasoned.search(line)
     ]
@@ -126,6 +132,6 @@ def test_a_suppression_carries_its_reason() -> None:
 def test_the_project_names_no_place_of_the_machine_it_was_made_on() -> None:
     # The folder of the checkout, and the one that it stands in unless that is one of the system's own.
     places = [f"{ROOT}/"] + [f"{ROOT.parent}/"] * (len(ROOT.parent.parts) > 1 and ROOT.parent.name != "tmp")
-    for path in TREES:
+    for path in trees():
         text = (ROOT / "receiver" / path).read_text()
         assert not [place for place in [*places, "shared/"] if place in text], path

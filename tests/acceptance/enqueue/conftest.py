@@ -24,6 +24,7 @@ from receiver.local_postgres.server import Postgres
 from receiver.maintenance import SWEEP
 from receiver.tasks.naming import topic_name
 from tests.acceptance.enqueue.gate import Gate, opened
+from tests.stage import warm
 from tests.stage.emulator import Emulator
 from tests.stage.proxy import Proxy
 from tests.stage.receivers import PLUGIN, new_instance
@@ -169,7 +170,7 @@ def enqueuing(house: House, gate: Gate, proxy: Proxy, label: str) -> Iterator[En
     running: list[subprocess.Popen[str]] = []
 
     def start(way: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
+        process = warm.start(
             [sys.executable, str(SCRIPT), way, label],
             env=house.environ(proxy.url, gate.host),
             cwd=PLUGIN,

@@ -17,7 +17,6 @@ from tests.stage.servers import Server
 RESET = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid();
-TRUNCATE task_executions, task_attempts, rejected_messages;
 DO $$
 DECLARE extra regclass; called regprocedure;
 BEGIN
@@ -26,9 +25,14 @@ BEGIN
     LOOP EXECUTE format('DROP TABLE %s CASCADE', extra); END LOOP;
     FOR called IN SELECT oid FROM pg_proc WHERE pronamespace = 'public'::regnamespace
     LOOP EXECUTE format('DROP FUNCTION %s CASCADE', called); END LOOP;
+    IF pg_relation_size('task_executions') + pg_relation_size('task_attempts') + pg_relation_size('rejected_messages') > 200000
+    THEN TRUNCATE task_executions, task_attempts, rejected_messages;
+    ELSE DELETE FROM task_attempts; DELETE FROM task_executions; DELETE FROM rejected_messages;
+    END IF;
     EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
 END $$
 """
+# Small tables are emptied by DELETE, in 1 ms of CPU: TRUNCATE makes fifteen new files, in 22.
 
 SHAPE = f"""
 SELECT (SELECT array_agg(version_num) FROM {VERSION_TABLE})::text,
@@ -40,7 +44,8 @@ SELECT (SELECT array_agg(version_num) FROM {VERSION_TABLE})::text,
             SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
         ) t)::text,
        (SELECT array_agg(indexdef ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'public')::text,
-       (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)
+       (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal),
+       (SELECT count(*) FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%')
 """  # noqa: S608 - a constant of ours
 
 _numbers = count(1)
