@@ -219,6 +219,12 @@ class Settings:
         "time since the first rejection of a message before it may be acked",
         "900s",
     )
+    max_rejected_bytes: int = setting(
+        "TASKS_MAX_REJECTED_BYTES",
+        size(1, 1024 * 1024 * _MIB),
+        "rejected messages that are kept in an hour, for each reason; more are only counted",
+        "128MiB",
+    )
     # Pub/Sub's own limits.
     max_delivery_attempts: int = setting(
         "TASKS_MAX_DELIVERY_ATTEMPTS", integer(5, 100), "deliveries before a dead letter, 5 to 100", "100"

@@ -52,6 +52,11 @@ def is_key(text: str) -> bool:
     return is_storable(text) and 0 < len(text.encode()) <= MAX_KEY_BYTES
 
 
+def by_length(name: str) -> tuple[int, str]:
+    """Sorts the shortest first; of equally long ones by alphabet, so that a set of them has one order."""
+    return len(name), name
+
+
 def holds_nul(json: bytes) -> bool:
     """Whether a string of this JSON text has a NUL, which text and jsonb cannot store."""
     return may_hold_nul(json) and _NUL_ESCAPE.search(json) is not None

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING
 
 from receiver.contract.dead_letter_source import restored
 from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX
-from receiver.contract.identity import rejection_key
 from receiver.contract.message import arguments_of, delivery_of
 from receiver.endings.outcomes import DeadLettered, Done
 from receiver.errors import Rejected, RejectionReason
-from receiver.record.sql import dead_letters, rejected
+from receiver.record.sql import dead_letters
 from receiver.record.whose import Whose
 from receiver.settings import Subscriptions
 from receiver.tasks import naming
+from receiver.text import by_length
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from receiver.contract.message import Delivery, Pushed
     from receiver.record.database import Executor
+    from receiver.record.kept_messages import KeptMessages
     from receiver.settings import Settings
     from receiver.tasks.foreign_topics import ForeignTopics
     from receiver.tasks.registry import Registry
@@ -55,9 +56,15 @@ class DeadLetters:
     """
 
     def __init__(
-        self, executor: Executor, registry: Registry, topics: ForeignTopics, settings: Settings
+        self,
+        executor: Executor,
+        keeper: KeptMessages,
+        registry: Registry,
+        topics: ForeignTopics,
+        settings: Settings,
     ) -> None:
         self._executor = executor
+        self._keeper = keeper
         self._registry = registry
         self._topics = topics
         self._whose = Whose.of(settings)
@@ -147,7 +154,7 @@ class DeadLetters:
             published=published,
         )
         if not verdicts:
-            return await self._kept(body, min(names, key=len, default=None), route)
+            return await self._kept(body, min(names, key=by_length, default=None), route)
         told = [f"{task_id}: {WORDS[verdict]}" for task_id, verdict in verdicts.items() if verdict != "done"]
         return DeadLettered("; ".join(told)) if told else Done()
 
@@ -155,14 +162,5 @@ class DeadLetters:
         if route is not None and route not in self._registry.declared:
             return DeadLettered("a sweep that never ran; the next one does its work")
         reason = Rejected(RejectionReason.DEAD_LETTER, "Pub/Sub gave it up, and no execution of it is known")
-        await rejected.keep(
-            self._executor,
-            rejection_key(body),
-            body,
-            reason,
-            whose=self._whose,
-            task_name=task_name,
-            most=1,
-            grace=timedelta(0),
-        )
+        await self._keeper.keep(body, reason, task_name=task_name, most=1, grace=timedelta(0))
         return DeadLettered("kept: no execution of it is known")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -75,6 +75,7 @@ class RecordSeen:
         filtered: tables of ours of which policies may hide rows from this role.
         schemas: those with a record in this database; empty when TASKS_DB_SCHEMA names one.
         invalid: indexes of ours that are not valid.
+        unkept: rejected messages that were only counted, by their reason.
         given_up: dead letters that have not succeeded since, by whether they are final.
         others: other environments with rows of this receiver.
         schema: why the tables cannot be used; nothing below is known then.
@@ -94,6 +95,7 @@ class RecordSeen:
     expired: Waiting | None = None
     crashed: Waiting | None = None
     rejected: Mapping[str, Waiting] | None = None
+    unkept: Mapping[str, int] = field(default_factory=dict)
     given_up: Mapping[bool, Waiting] | None = None
     sweeps: Sweeps | None = None
     others: Sequence[str] = ()
@@ -128,7 +130,9 @@ WHERE namespace = $1 AND environment = $2 AND status = 'RUNNING'
 """
 
 REJECTED: Final = """
-SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since FROM rejected_messages
+SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since,
+       count(*) FILTER (WHERE octet_length(body) = 0) AS unkept
+FROM rejected_messages
 WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
 """
 
@@ -221,6 +225,7 @@ async def _waiting(
         expired=None if expired is None else _counted(expired[0]),
         crashed=None if crashed is None else _counted(crashed[0]),
         rejected=None if rejected is None else {row["reason"]: _counted(row) for row in rejected},
+        unkept={row["reason"]: row["unkept"] for row in rejected or () if row["unkept"]},
         given_up=None if given_up is None else {row["final"]: _counted(row) for row in given_up},
         sweeps=None if swept is None else Sweeps(**swept[0]),
         others=[row["environment"] for row in others or ()],

@@ -283,6 +283,14 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         "they could not become executions, and wait until an operator looks at them",
         "receiver rejected list",
     ),
+    Rule(
+        Severity.WARNING,
+        "rejected-not-kept",
+        lambda seen: [{"count": count, "reason": reason} for reason, count in seen.record.unkept.items()],
+        "only counted as {item[reason]}, because there was no room to keep more: {item[count]}",
+        "more than TASKS_MAX_REJECTED_BYTES came within an hour; what is only counted cannot be replayed",
+        "receiver rejected list; then stop who publishes them, or raise TASKS_MAX_REJECTED_BYTES",
+    ),
 )
 
 

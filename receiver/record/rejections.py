@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from receiver.contract.identity import rejection_key
 from receiver.endings.outcomes import Done, Refused
 from receiver.errors import Rejected, RejectionReason
-from receiver.record.sql.rejected import fail_ready, is_final, keep
+from receiver.record.sql.rejected import fail_ready, is_final
+from receiver.text import by_length
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from receiver.contract.identity import Identity
     from receiver.record.database import Executor
+    from receiver.record.kept_messages import KeptMessages
     from receiver.record.whose import Whose
 
 NOT_ITS_OWN: Final = frozenset({RejectionReason.FOREIGN_TASK_ID, RejectionReason.WRONG_SUBSCRIPTION})
@@ -31,14 +32,23 @@ class Rejections:
     """Keeps rejected messages.
 
     Args:
+        kept: where they are kept.
         most: `TASKS_MAX_REJECTIONS`, how often a message is asked for again.
         grace: `TASKS_REJECTION_GRACE`, how long at least.
     """
 
     def __init__(
-        self, executor: Executor, *, whose: Whose, instance: str, most: int, grace: timedelta
+        self,
+        executor: Executor,
+        kept: KeptMessages,
+        *,
+        whose: Whose,
+        instance: str,
+        most: int,
+        grace: timedelta,
     ) -> None:
         self._executor = executor
+        self._kept = kept
         self._whose = whose
         self._instance = instance
         self._most = most
@@ -54,13 +64,10 @@ class Rejections:
             if await is_final(self._executor, identity, whose=self._whose):
                 return Done()
             await fail_ready(self._executor, identity, rejected, whose=self._whose, instance=self._instance)
-        enough = await keep(
-            self._executor,
-            rejection_key(body),
+        enough = await self._kept.keep(
             body,
             rejected,
-            whose=self._whose,
-            task_name=None if identity is None else min(identity.names, key=len),
+            task_name=None if identity is None else min(identity.names, key=by_length),
             most=self._most,
             grace=self._grace,
         )

@@ -26,6 +26,7 @@ from receiver.errors import SettingError
 from receiver.record.database import Database
 from receiver.record.foreign_messages import ForeignMessages
 from receiver.record.heartbeat import Heartbeat
+from receiver.record.kept_messages import KeptMessages
 from receiver.record.ledger import Ledger, LedgerSettings
 from receiver.record.rejections import Rejections
 from receiver.record.whose import Whose
@@ -130,17 +131,17 @@ class Service:
 
     def endpoint_with(self, verifier: Verifies, runner: Runs) -> PushEndpoint:
         """The push endpoint of this instance, with another verifier or runner: the test kit's."""
-        settings = self.settings
+        settings, pool, whose = self.settings, self.ledger.pool, Whose.of(self.settings)
+        kept = KeptMessages(pool, whose=whose, most=settings.max_rejected_bytes, emit=self.emit)
         rejections = Rejections(
-            self.ledger.pool,
-            whose=Whose.of(settings),
+            pool,
+            kept,
+            whose=whose,
             instance=settings.instance,
             most=settings.max_rejections,
             grace=settings.rejection_grace,
         )
         topics = ForeignTopics(self.registry.routes, settings.environment, settings.namespace)
-        foreign = ForeignMessages(self.ledger.pool, topics, whose=Whose.of(settings))
-        dead_letters = DeadLetters(self.ledger.pool, self.registry, topics, settings)
         return PushEndpoint(
             verifier,
             self.registry,
@@ -148,8 +149,8 @@ class Service:
             self.ledger,
             runner,
             rejections,
-            dead_letters,
-            foreign,
+            DeadLetters(pool, kept, self.registry, topics, settings),
+            ForeignMessages(pool, topics, whose=whose),
             OwnSubscriptions.of(settings, self.registry.routes),
             self.emit,
         )
@@ -177,9 +178,8 @@ class Service:
         if any(route.is_async and (route.takes_context or around) for route in self.registry.declared):
             # In a thread and ahead of the first such task: the import of SQLAlchemy would block the loop for 0.2 s.
             self._loading = asyncio.create_task(asyncio.to_thread(_load_sqlalchemy), name="load SQLAlchemy")
-        for doubt in dict.fromkeys(route.doubt(os.environ) for route in self.registry.declared):
-            if doubt is not None:
-                self.emit(ReceiverTrouble("kill switch not understood", doubt))
+        for doubt in filter(None, dict.fromkeys(each.doubt(os.environ) for each in self.registry.declared)):
+            self.emit(ReceiverTrouble("kill switch not understood", doubt, is_error=False))
         count = len(self.registry.declared)
         self.emit(ServiceState(f"receiving pushes for {count} task{'' if count == 1 else 's'}"))
 

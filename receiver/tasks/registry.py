@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from receiver.contract.convert import Unfit
 from receiver.errors import PluginError, Rejected, RejectionReason
 from receiver.tasks import plugins
-from receiver.text import clean
+from receiver.text import by_length, clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Registry:
     ) -> None:
         by_name: dict[str, TaskRoute] = {}
         for route in (*routes, *built_in):
-            for name in sorted(route.names, key=len):  # the message names the shortest
+            for name in sorted(route.names, key=by_length):  # the message names the shortest
                 other = by_name.setdefault(name, route)
                 if other is not route:
                     raise PluginError(_clash(name, other, route, built_in))

@@ -40,6 +40,7 @@ class ReceiverTrouble(msgspec.Struct, frozen=True):
     """Something in the service itself needs an operator. `what` is constant, `why` is one line.
 
     Attributes:
+        is_error: False where everything goes on as it should: a warning.
         stack: where other code is, the innermost frame first, if that is the trouble.
     """
 
@@ -48,6 +49,7 @@ class ReceiverTrouble(msgspec.Struct, frozen=True):
     task_id: str | None = None
     error: BaseException | None = None
     stack: str | None = None
+    is_error: bool = True
 
 
 class ServiceState(msgspec.Struct, frozen=True):

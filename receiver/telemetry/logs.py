@@ -114,11 +114,13 @@ def _rendered(event: Event) -> tuple[int, str, dict[str, Any]]:
     match event:
         case Delivered():
             return _delivered(event)
-        case ReceiverTrouble(what=what, why=why, task_id=task_id, error=error, stack=stack):
+        case ReceiverTrouble(
+            what=what, why=why, task_id=task_id, error=error, stack=stack, is_error=is_error
+        ):
             failure = Failure.of(error) if error is not None else None
             trail = failure.traceback if failure else None
             fields = {"task_id": task_id, "stack_trace": trail, "stack": stack}
-            return logging.ERROR, f"{what}: {why}", fields
+            return logging.ERROR if is_error else logging.WARNING, f"{what}: {why}", fields
         case ServiceState(what=what):
             return logging.INFO, what, {}
 

@@ -20,8 +20,9 @@ from receiver.delivery.runner import Runner
 from receiver.endings.calls import Call, Claimed, ClaimKey
 from receiver.endings.outcomes import Ending, Failed, Outcome
 from receiver.record.connections import RecordConnection
-from receiver.record.database import Database
+from receiver.record.database import Database, Executor
 from receiver.record.heartbeat import Heartbeat
+from receiver.record.kept_messages import KeptMessages
 from receiver.record.ledger import Ledger, LedgerSettings
 from receiver.record.renewals import Renewals
 from receiver.record.task_pool import TaskPool
@@ -30,10 +31,22 @@ from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Event
 
 WHOSE = Whose("test", "dev")
+KEPT_AN_HOUR = 128 * 1024**2
 NAMESPACE = WHOSE.namespace
 LONG = timedelta(seconds=60)
 TOKEN = UUID("7f3c5a38-9d7b-4d56-8f35-6ad2cb4f0000")
 """Of the claims whose rows `Look.seed` writes."""
+
+
+def keeper(
+    executor: Executor,
+    whose: Whose = WHOSE,
+    *,
+    most: int = KEPT_AN_HOUR,
+    emit: Callable[[Event], None] = lambda _: None,
+) -> KeptMessages:
+    """Where an instance keeps rejected messages."""
+    return KeptMessages(executor, whose=whose, most=most, emit=emit)
 
 
 async def noop() -> None:

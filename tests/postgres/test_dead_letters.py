@@ -28,7 +28,7 @@ from receiver.tasks import naming
 from receiver.tasks.foreign_topics import ForeignTopics
 from receiver.tasks.registry import Registry
 from receiver.tasks.route import TaskRoute
-from tests.postgres.record import NAMESPACE, Instance, Look, failure, other_task, route
+from tests.postgres.record import NAMESPACE, Instance, Look, failure, keeper, other_task, route
 from tests.postgres.sweeps import Sweeps
 from tests.stage.messages import decode
 from tests.stage.proxy import Proxy
@@ -74,7 +74,7 @@ def room(pool: RecordPool, *routes: TaskRoute, settings: Settings = SETTINGS) ->
     """The dead letters of a receiver with these routes."""
     registry = Registry(routes or (route(),)).including(maintenance.ROUTES)
     topics = ForeignTopics(registry.routes, settings.environment, settings.namespace)
-    return DeadLetters(pool, registry, topics, settings)
+    return DeadLetters(pool, keeper(pool, WHOSE), registry, topics, settings)
 
 
 async def taken(letters: DeadLetters, body: bytes) -> Any:

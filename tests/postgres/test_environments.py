@@ -20,7 +20,7 @@ from receiver.record.rejections import Rejections
 from receiver.record.sql import claims, outbox, pruning, rejected, replaying
 from receiver.record.whose import Whose
 from receiver.sweep.sweeper import Swept
-from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, identity
+from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, identity, keeper
 from tests.postgres.sweeps import Post, Sweeps
 from tests.postgres.test_replays import ACKED_AT_ONCE, UNKNOWN, body, reject
 
@@ -90,7 +90,7 @@ async def test_a_delivery_with_the_id_of_another_environments_row_is_rejected(
     with pytest.raises(Rejected, match="another task, receiver or environment") as caught:
         await instance.ledger.claim(call(task_id))
     assert caught.value.reason is RejectionReason.FOREIGN_TASK_ID
-    room = Rejections(pool, whose=WHOSE, instance="i", most=5, grace=timedelta(0))
+    room = Rejections(pool, keeper(pool), whose=WHOSE, instance="i", most=5, grace=timedelta(0))
     pushed = body(task_id, "1")
     ending = await room.reject(pushed, caught.value, identify(pushed))
     assert isinstance(ending, Refused)

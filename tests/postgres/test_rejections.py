@@ -12,10 +12,14 @@ from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.contract.identity import rejection_key
 from receiver.endings.outcomes import Done, Refused
 from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason
+from receiver.record import kept_messages
 from receiver.record.connections import RecordPool
 from receiver.record.database import Database
+from receiver.record.kept_messages import SHARES, KeptMessages
 from receiver.record.rejections import Rejections
-from tests.postgres.record import NAMESPACE, WHOSE, Look, identity
+from receiver.record.whose import Whose
+from receiver.telemetry.events import ReceiverTrouble
+from tests.postgres.record import NAMESPACE, WHOSE, Look, identity, keeper
 from tests.stage.proxy import Proxy
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
@@ -37,8 +41,12 @@ async def pool(database_url: str) -> Any:
     await made.close()
 
 
-def rejections(pool: RecordPool, *, most: int = 3, grace: float = 0) -> Rejections:
-    return Rejections(pool, whose=WHOSE, instance="here", most=most, grace=timedelta(seconds=grace))
+def rejections(
+    pool: RecordPool, *, most: int = 3, grace: float = 0, keeps: KeptMessages | None = None
+) -> Rejections:
+    return Rejections(
+        pool, keeps or keeper(pool), whose=WHOSE, instance="here", most=most, grace=timedelta(seconds=grace)
+    )
 
 
 async def kept(look: Look) -> list[dict[str, Any]]:
@@ -191,3 +199,93 @@ async def test_what_is_not_known_to_be_kept_is_not_acked(proxy: Proxy, look: Loo
     with pytest.raises(DatabaseUnavailable):
         await rejections(pool, most=1).reject(body(), UNKNOWN, None)
     assert await kept(look) == []
+
+
+# --- the quota ----------------------------------------------------------------------------------------------------
+
+MIB = 1024**2
+LARGE = b"x" * MIB
+
+
+def large(number: int) -> bytes:
+    """A body that is no message, of one MiB."""
+    return b"%d " % number + LARGE
+
+
+async def stored(look: Look) -> int:
+    return int(await look.value("SELECT coalesce(sum(octet_length(body)), 0) FROM rejected_messages"))
+
+
+async def test_beyond_the_quota_a_message_is_only_counted_and_acked_as_before(
+    pool: RecordPool, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log is told once, however often the record is asked."""
+    monkeypatch.setattr(kept_messages, "AGAIN", 0.0)
+    told: list[Any] = []
+    room = rejections(pool, most=2, keeps=keeper(pool, most=5 * MIB, emit=told.append))
+    for number in range(20):
+        assert not _acked(await room.reject(large(number), UNKNOWN, None))
+    assert [len(row["body"]) > 0 for row in await kept(look)].count(True) == 4
+    for number in range(20):
+        assert _acked(await room.reject(large(number), UNKNOWN, None))
+    assert [row["count"] for row in await kept(look)] == [2] * 20
+    assert 4 * MIB < await stored(look) < 5 * MIB
+    [trouble] = told
+    assert isinstance(trouble, ReceiverTrouble)
+    assert trouble.what == "rejected messages are only counted"
+    assert f"{5 * MIB} bytes of unknown_task" in trouble.why
+
+
+async def test_another_reason_and_another_receiver_have_room_of_their_own(
+    pool: RecordPool, look: Look
+) -> None:
+    keeps = keeper(pool, most=2 * MIB)
+    other = keeper(pool, Whose(NAMESPACE, "elsewhere"), most=2 * MIB)
+    for number in range(3):
+        for place, reason in ((keeps, UNKNOWN), (keeps, FOREIGN), (other, UNKNOWN)):
+            body = large(number) + reason.reason.encode() + str(id(place)).encode()
+            await place.keep(body, reason, task_name=None, most=9, grace=timedelta(0))
+    assert [len(row["body"]) > 0 for row in await kept(look)].count(True) == 3
+
+
+async def test_a_message_that_comes_again_takes_room_once(pool: RecordPool, look: Look) -> None:
+    room = rejections(pool, keeps=keeper(pool, most=3 * MIB))
+    for _ in range(10):
+        await room.reject(large(1), UNKNOWN, None)
+    await room.reject(large(2), UNKNOWN, None)
+    assert all(row["body"] for row in await kept(look))
+
+
+async def test_many_instances_together_keep_a_share_too_much_each_at_most(
+    pool: RecordPool, look: Look
+) -> None:
+    """Whatever comes to them at once."""
+    most, instances, small = 4 * MIB, 4, b"y" * 20_000
+    rooms = [rejections(pool, keeps=keeper(pool, most=most)) for _ in range(instances)]
+    sent = [
+        (room, b"%d %d " % (of, number) + small) for number in range(100) for of, room in enumerate(rooms)
+    ]
+    await asyncio.gather(*(room.reject(body, UNKNOWN, None) for room, body in sent))
+    assert 0.9 * most < await stored(look) < most + instances * most / SHARES
+    assert len(await kept(look)) == len(sent)
+
+
+async def test_when_there_is_room_again_the_next_delivery_brings_the_body(
+    pool: RecordPool, look: Look
+) -> None:
+    room = rejections(pool, keeps=keeper(pool, most=MIB + 1000))
+    await room.reject(large(1), UNKNOWN, None)
+    await room.reject(large(2), UNKNOWN, None)
+    assert sorted(len(row["body"]) > 0 for row in await kept(look)) == [False, True]
+    await look.execute("UPDATE rejected_messages SET first_seen = first_seen - interval '1 hour'")
+    later = rejections(pool, keeps=keeper(pool, most=MIB + 1000))
+    await later.reject(large(2), UNKNOWN, None)
+    assert sorted(row["body"] for row in await kept(look)) == [large(1), large(2)]
+
+
+async def test_a_flood_of_small_messages_counts_by_its_rows(pool: RecordPool, look: Look) -> None:
+    """Each costs more than its bytes, and the look at the last hour reads no more of them than the quota has."""
+    room = rejections(pool, keeps=keeper(pool, most=100 * 256))
+    for number in range(200):
+        await room.reject(b"%d" % number, UNKNOWN, None)
+    assert 80 <= [len(row["body"]) > 0 for row in await kept(look)].count(True) < 100

@@ -22,7 +22,18 @@ from receiver.record.sql.replaying import Filter
 from receiver.settings import Subscriptions
 from receiver.sweep.operator_replays import OperatorReplays, Pace, Told
 from receiver.sweep.sweeper import Swept
-from tests.postgres.record import WHOSE, Instance, Look, call, failure, identity, noop, other_task, route
+from tests.postgres.record import (
+    WHOSE,
+    Instance,
+    Look,
+    call,
+    failure,
+    identity,
+    keeper,
+    noop,
+    other_task,
+    route,
+)
 from tests.postgres.sweeps import Post, Sweeps
 from tests.stage.brownout import Manner, peer
 from tests.stage.messages import decode
@@ -52,13 +63,36 @@ async def reject(
     instance: Instance, pushed: bytes, rejected: Rejected = UNKNOWN, *, times: int = 1, name: str = "noop"
 ) -> None:
     """Rejects a push so often."""
-    room = Rejections(instance.ledger.pool, whose=WHOSE, instance="i", most=1, grace=timedelta(0))
+    room = Rejections(
+        instance.ledger.pool,
+        keeper(instance.ledger.pool),
+        whose=WHOSE,
+        instance="i",
+        most=1,
+        grace=timedelta(0),
+    )
     known: Identity | None = identify(pushed)
     for _ in range(times):
         await room.reject(pushed, rejected, known or identity("a", name))
 
 
 ACKED_AT_ONCE = {"max_rejections": 1, "rejection_grace": timedelta(0)}
+
+
+async def test_what_was_only_counted_is_not_replayed_and_keeps_nothing_from_it(
+    sweeps: Sweeps, look: Look, instance: Instance
+) -> None:
+    """There was no room for its body."""
+    sweeps.options |= ACKED_AT_ONCE
+    await reject(instance, body())
+    await look.execute(
+        "INSERT INTO rejected_messages SELECT (jsonb_populate_record(r, jsonb_build_object('key', 'a counted', 'body', ''))).* "
+        "FROM rejected_messages r"
+    )
+    assert await sweeps.sweep() == Swept(replayed=1)
+    assert await sweeps.sweep() == Swept()
+    assert await look.value("SELECT count(*) FROM rejected_messages WHERE replayed_at IS NULL") == 1
+    assert sweeps.troubles == []
 
 
 async def test_a_message_of_a_task_that_is_known_now_is_published_once(

@@ -31,7 +31,7 @@ from receiver.record import claimer
 from receiver.record.connections import RecordConnection
 from receiver.record.rejections import Rejections
 from receiver.record.sql import crashes, dead_letters, leases, outbox, replaying, sweeping
-from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, route
+from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, keeper, route
 
 T = TypeVar("T")
 
@@ -82,7 +82,12 @@ class Record(RuleBasedStateMachine):
         self.owners = [Instance(self.url, f"owner-{number}") for number in range(2)]
         self.connection = RecordConnection(self.owners[0].database, "machine")
         self.rejections = Rejections(
-            self.owners[0].ledger.pool, whose=WHOSE, instance="x", most=5, grace=timedelta(0)
+            self.owners[0].ledger.pool,
+            keeper(self.owners[0].ledger.pool),
+            whose=WHOSE,
+            instance="x",
+            most=5,
+            grace=timedelta(0),
         )
 
     async def _close(self) -> None:

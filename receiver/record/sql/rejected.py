@@ -70,15 +70,36 @@ async def fail_ready(
     )
 
 
+ROW_BYTES: Final = 256
+"""What a row counts beside its body: its own columns and its places in indexes."""
+
+KEPT_LATELY: Final = f"""
+SELECT coalesce(sum(size), 0)::bigint AS size FROM (
+    SELECT octet_length(body) + {ROW_BYTES} AS size FROM rejected_messages
+    WHERE first_seen > (SELECT clock_timestamp()) - interval '1 hour'
+      AND namespace = $1 AND environment = $2 AND reason = $3
+    LIMIT $4
+) AS recent
+"""  # noqa: S608 - a constant of ours
+# As many rows as fill the quota by themselves: a flood of small messages makes the look no longer.
+
+
+async def kept_lately(executor: Executor, reason: str, *, whose: Whose, most: int) -> int:
+    """Bytes of the messages that were first rejected for this reason within the last hour; about `most` if they are more."""
+    rows = await executor.fetch(KEPT_LATELY, *whose, reason, most // ROW_BYTES + 1)
+    return int(rows[0]["size"])
+
+
 KEEP: Final = """
 INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, environment, task_name, count, first_seen,
                                     last_seen)
 SELECT $1, $2, $3, $4, $5, $9, $8, 1, seen.at, seen.at FROM (SELECT clock_timestamp() AS at) AS seen
 ON CONFLICT (key) DO UPDATE
 SET count = r.count + 1, last_seen = clock_timestamp(), reason = EXCLUDED.reason, detail = EXCLUDED.detail,
-    task_name = EXCLUDED.task_name
+    task_name = EXCLUDED.task_name, body = CASE octet_length(r.body) WHEN 0 THEN EXCLUDED.body ELSE r.body END
 RETURNING count >= $6 AND last_seen - first_seen >= $7::interval AS enough
 """
+# Without room the body is empty: a later delivery brings it.
 
 
 async def keep(
@@ -92,7 +113,11 @@ async def keep(
     most: int,
     grace: timedelta,
 ) -> bool:
-    """A rejected message → kept, or counted once more; whether it came `most` times over at least `grace`."""
+    """A rejected message → kept, or counted once more; whether it came `most` times over at least `grace`.
+
+    Args:
+        body: empty where there is no room for it.
+    """
     rows = await executor.fetch(
         KEEP,
         key,
@@ -132,7 +157,7 @@ COLUMNS: Final = (
 _PORTION: Final = """
 WITH found AS MATERIALIZED (
 SELECT key, octet_length(body) AS size FROM rejected_messages
-WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL AND {guard}
+WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL AND octet_length(body) > 0 AND {guard}
 ORDER BY {order} LIMIT $3
 ),
 added AS (SELECT key, sum(size) OVER (ORDER BY key) - size AS before FROM found)

@@ -42,6 +42,7 @@ class TestDatabase:
                 replace(WELL, others=["production"], sweeps=Sweeps(untouched=True, ended=MINUTE)),
                 {"environments": "WARNING"},
             ),
+            (replace(WELL, unkept={"unknown_task": 7}), {"rejected-not-kept": "WARNING"}),
             (replace(WELL, owed=None, expired=None, rejected=None, sweeps=None), {}),
         ],
     )
