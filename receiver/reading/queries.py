@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from receiver.errors import DatabaseUnavailable
+from receiver.reading.documents import LISTED_TEXT, SHOWN_TEXT, document, read
 from receiver.record.schema import rejected_messages, task_attempts, task_executions
 from receiver.record.schema_name import translation
 from receiver.record.sqlstates import schema_error
@@ -124,7 +125,18 @@ def _readable(column: Column[Any]) -> ColumnElement[Any]:
     )  # least() would make a time of NULL
 
 
-_EXECUTION = [_readable(task_executions.c[name]) for name in Execution.__dataclass_fields__]
+_DOCUMENTS = ("args", "kwargs", "return_value")
+
+
+def _columns(most: int) -> list[ColumnElement[Any]]:
+    columns = [task_executions.c[name] for name in Execution.__dataclass_fields__]
+    return [document(one, most) if one.name in _DOCUMENTS else _readable(one) for one in columns]
+
+
+def _execution(row: dict[str, Any], most: int) -> Execution:
+    return Execution(**row | {name: read(row[name], most) for name in _DOCUMENTS})
+
+
 _ATTEMPT = [_readable(task_attempts.c[name]) for name in Attempt.__dataclass_fields__ if name != "beside"]
 
 
@@ -166,6 +178,7 @@ async def executions(
     error: str | None = None,
     besides: Sequence[str] = (),
     limit: int = LISTED,
+    most: int = LISTED_TEXT,
 ) -> list[Execution]:
     """Executions, the newest first.
 
@@ -178,9 +191,10 @@ async def executions(
         error: only those whose last attempt failed so: the error's type, with its module or without.
         besides: paths of tasks whose executions are left out.
         limit: how many at most.
+        most: characters of each argument list and result; see `documents.read`.
     """
     rows = task_executions.c
-    query = select(*_EXECUTION).where(
+    query = select(*_columns(most)).where(
         rows.namespace == whose.namespace, rows.environment == whose.environment
     )
     for column, value in ((rows.status, status), (rows.group_key, group), (rows.label, label)):
@@ -199,14 +213,14 @@ async def executions(
     if besides:
         query = query.where(rows.task_path.not_in(besides))
     query = query.order_by(rows.enqueued_at.desc(), rows.task_id.desc()).limit(limit)
-    return [Execution(**row) for row in (await connection.execute(query)).mappings()]
+    return [_execution(dict(row), most) for row in (await connection.execute(query)).mappings()]
 
 
 async def execution(connection: AsyncConnection, task_id: str) -> Execution | None:
     """One execution, or None when there is none of this id."""
-    rows = await connection.execute(select(*_EXECUTION).where(task_executions.c.task_id == task_id))
-    row = rows.mappings().first()
-    return None if row is None else Execution(**row)
+    query = select(*_columns(SHOWN_TEXT)).where(task_executions.c.task_id == task_id)
+    row = (await connection.execute(query)).mappings().first()
+    return None if row is None else _execution(dict(row), SHOWN_TEXT)
 
 
 async def attempts(connection: AsyncConnection, task_id: str) -> list[Attempt]:

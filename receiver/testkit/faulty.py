@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 MOST_EXECUTIONS = 10_000
 """The most executions that `executions` reads."""
 
+MOST_TEXT: Final = 10_000_000
+"""Characters of each value in them: a test has few, and compares them."""
+
 _TIMES = (
     ("task_executions", "lease_expires_at"),
     ("task_executions", "run_after"),
@@ -201,7 +204,9 @@ class Receiver:
         """The record, the oldest first."""
         settings = self._service.settings
         async with reading(Database.configured(settings)) as connection:
-            return (await executions(connection, Whose.of(settings), limit=MOST_EXECUTIONS))[::-1]
+            return (await executions(connection, Whose.of(settings), limit=MOST_EXECUTIONS, most=MOST_TEXT))[
+                ::-1
+            ]
 
 
 def _drop(_: Event) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import event
 
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.local_postgres.server import free_port
-from receiver.reading import queries
+from receiver.reading import documents, queries
 from receiver.reading.history import history
 from receiver.reading.queries import Attempt, Execution
 from receiver.record.database import Database
@@ -22,6 +23,8 @@ from receiver.tasks.call import TaskResultStatus
 from tests.stage.servers import no_such_database
 
 WHOSE = Whose("shop", "dev")
+
+CUT = f"... (cut after {documents.LISTED_TEXT} characters: read it with SQL)"
 
 INSERT = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, final, attempt, fence,
@@ -261,3 +264,39 @@ async def test_failed_executions_are_found_by_an_index_of_their_own(record: Reco
     found = await plan(record, status=TaskResultStatus.FAILED, since=timedelta(days=1))
     assert "task_executions_failed" in found
     assert "Index Cond: (enqueued_at >= " in found
+
+
+@pytest.mark.parametrize(
+    ("written", "listed"),
+    [
+        ("[]", []),
+        ("[1e3, null, [true]]", [1000, None, [True]]),
+        (f'["{"é" * 3990}"]', ["é" * 3990]),
+        (f'["{"x" * 3998}"]', f'["{"x" * 3998}{CUT}'),
+        (f"[{','.join(['1'] * 1333)}]", [1] * 1333),
+        (f"[{','.join(['1e307'] * 100)}]", f"[{', '.join([str(10**307)] * 100)}]"[:4000] + CUT),
+        (f"[{','.join(['1e307'] * 3000)}]", "(48006 bytes, too large to be shown: read it with SQL)"),
+        (f'["{"x" * 99_000}"]', "(99012 bytes, too large to be shown: read it with SQL)"),
+    ],
+)
+async def test_a_listing_has_the_beginning_of_a_value(record: Record, written: str, listed: Any) -> None:
+    await record.add("e1", "SUCCESSFUL")
+    await record.connection.execute(
+        "UPDATE task_executions SET args = $1::jsonb, return_value = $1::jsonb, kwargs = jsonb_build_object('k', $1::jsonb)",
+        written,
+    )
+    async with queries.reading(record.database) as connection:
+        [found] = await queries.executions(connection, WHOSE)
+    assert found.args == listed
+    assert found.return_value == listed
+    assert found.kwargs == {"k": listed} or isinstance(found.kwargs, str)
+
+
+@pytest.mark.parametrize("value", ['"text"', "5", "null", "true", "{}", '{"a": [1]}'])
+async def test_a_result_may_be_any_json(record: Record, value: str) -> None:
+    await record.add("e1", "SUCCESSFUL")
+    await record.connection.execute("UPDATE task_executions SET return_value = $1::jsonb", value)
+    async with queries.reading(record.database) as connection:
+        found = await queries.execution(connection, "e1")
+    assert found is not None
+    assert found.return_value == json.loads(value)

@@ -1,4 +1,4 @@
-"""What a sweep holds in memory: a real process, the largest messages that Pub/Sub takes, and worse."""
+"""What a command holds in memory: real processes, the largest messages that Pub/Sub takes, and worse."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def pubsub() -> Iterator[Peer]:
         yield made
 
 
-def swept(url: str, pubsub: Peer, folder: Path) -> tuple[str, float]:
-    """What `receiver sweep` says, and the most memory that it had, in mebibytes."""
+def run(*arguments: str, url: str, pubsub: Peer, folder: Path) -> tuple[str, float]:
+    """What the command says, and the most memory that it had, in mebibytes."""
     environ = clean_environ() | {
         "DATABASE_URL": url,
         "GCP_PROJECT_ID": "test",
@@ -46,7 +46,7 @@ def swept(url: str, pubsub: Peer, folder: Path) -> tuple[str, float]:
         "TASKS_ENVIRONMENT": "dev",
     }
     with subprocess.Popen(
-        [*RECEIVER, "sweep"], cwd=folder, env=environ, stdout=subprocess.PIPE, text=True
+        [*RECEIVER, *arguments], cwd=folder, env=environ, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         told = process.stdout.read()
@@ -61,7 +61,7 @@ async def test_large_compressible_rows_are_in_memory_one_at_a_time(
 ) -> None:
     connection: Any = await asyncpg.connect(database_url)
     await connection.execute(SEED, "large", LARGE, 5)
-    told, most = swept(database_url, pubsub, tmp_path)
+    told, most = run("sweep", url=database_url, pubsub=pubsub, folder=tmp_path)
     await connection.close()
     assert len(set(pubsub.task_ids)) == 5, told
     assert most < BOUND
@@ -74,7 +74,21 @@ async def test_numbers_that_grow_a_thousandfold_stop_no_sweep(
     connection: Any = await asyncpg.connect(database_url)
     await connection.execute(SEED, "huge", NUMBERS, 1)
     await connection.execute(SEED, "grown", SMALL_NUMBERS, 2)
-    told, most = swept(database_url, pubsub, tmp_path)
+    told, most = run("sweep", url=database_url, pubsub=pubsub, folder=tmp_path)
     await connection.close()
     assert set(pubsub.task_ids) == {"grown1", "grown2"}, told
     assert most < BOUND
+
+
+async def test_a_listing_and_a_look_hold_no_more_of_a_value_than_they_show(
+    database_url: str, pubsub: Peer, tmp_path: Path
+) -> None:
+    connection: Any = await asyncpg.connect(database_url)
+    await connection.execute(SEED, "huge", NUMBERS, 5)
+    await connection.execute(SEED, "large", LARGE, 5)
+    await connection.close()
+    for command in (("executions", "list", "--json"), ("executions", "show", "huge1", "--json")):
+        told, most = run(*command, url=database_url, pubsub=pubsub, folder=tmp_path)
+        assert "huge1" in told
+        assert len(told) < 100_000
+        assert most < BOUND
