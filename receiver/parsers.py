@@ -34,6 +34,8 @@ _DSN_SCHEMES = tuple(
     for base in ("postgresql", "postgres")
     for driver in ("", "+asyncpg", "+psycopg", "+psycopg2")
 )
+_FURTHER_HOSTS = re.compile(r"(?<=[\w\].-])(,[\w.-]+(:[1-9]\d*)?)+(?=[/?]|$)")
+"""Of an address of several servers, as in `//h1:5432,h2:5432/db`. No @ follows: it is no part of a password."""
 
 
 class Unreadable(ValueError):
@@ -213,7 +215,7 @@ def dsn(value: str) -> str:
     Any piece of a mistyped address may be the password, so no piece of it is part of an error. The driver's error quotes
     a parameter without a value; such an address is refused here.
     """
-    parts = _split(value)
+    parts = _split(_FURTHER_HOSTS.sub("", value))
     if parts is None or parts.scheme not in _DSN_SCHEMES or not value.partition(":")[2].startswith("//"):
         raise Unreadable(
             "use postgresql://user:password@host:5432/database (also postgres://, +asyncpg, +psycopg); "

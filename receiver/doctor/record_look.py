@@ -74,6 +74,7 @@ class RecordSeen:
         undeletable: tables of ours that this role may not delete from.
         filtered: tables of ours of which policies may hide rows from this role.
         schemas: those with a record in this database; empty when TASKS_DB_SCHEMA names one.
+        synchronous_commit: as the database has it for this role.
         invalid: indexes of ours that are not valid.
         unkept: rejected messages that were only counted, by their reason.
         given_up: dead letters that have not succeeded since, by whether they are final.
@@ -90,6 +91,7 @@ class RecordSeen:
     schemas: Sequence[str] = ()
     schema: SchemaError | None = None
     read_only: bool = False
+    synchronous_commit: str = "on"
     invalid: Sequence[str] = ()
     owed: Waiting | None = None
     expired: Waiting | None = None
@@ -104,6 +106,7 @@ class RecordSeen:
 
 SERVER: Final = f"""
 SELECT current_setting('server_version_num')::int AS version, current_user::text AS role,
+       current_setting('synchronous_commit') AS synchronous_commit,
        least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
                  - coalesce(current_setting('reserved_connections', true), '0')::int,
              (SELECT nullif(greatest(rolconnlimit, -1), -1) FROM pg_roles WHERE rolname = current_user),

@@ -165,6 +165,14 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     ),
     Rule(
         Severity.WARNING,
+        "synchronous-commit",
+        lambda seen: seen.record.synchronous_commit in ("off", "local"),
+        "synchronous_commit is {seen.record.synchronous_commit} for {seen.record.role}",
+        "a crash or failover may undo what an application has committed, with the tasks that it enqueued in there",
+        "psql -c 'ALTER ROLE \"{seen.record.role}\" SET synchronous_commit = on'",
+    ),
+    Rule(
+        Severity.WARNING,
         "privileges",
         lambda seen: [", ".join(seen.record.undeletable)] if seen.record.undeletable else False,
         "{seen.record.role} may not prune {item}",
@@ -229,7 +237,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         lambda seen: [", ".join(seen.record.others)] if seen.record.others else [],
         "there are executions of this receiver in other environments: {item}",
         "they are neither published nor shown nor pruned from here",
-        "if they are yours, export TASKS_ENVIRONMENT; in a copy of their database, delete them (docs/running.md)",
+        "if they are yours, export TASKS_ENVIRONMENT; in a copy of their database, delete them (docs/standbys.md)",
     ),
     Rule(
         Severity.WARNING,

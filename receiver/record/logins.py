@@ -240,6 +240,8 @@ def encrypted(url: str) -> str:
     parts = urlsplit(url)
     asked = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     host = asked.get("host") or parts.hostname or ""
+    if "," in parts.netloc.rpartition("@")[2]:  # of several servers, the first may be this machine
+        host = ""
     if host.startswith("/") or hosts.is_loopback(host) or asked.get("sslmode") in DEMANDED:
         return url
     if "sslmode" in asked:

@@ -1,4 +1,4 @@
-"""A backup that is restored, and a copy for staging, by pg_dump and pg_restore as docs/running.md says."""
+"""A backup that is restored, and a copy for staging, by pg_dump and pg_restore as docs/standbys.md says."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import shutil
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -87,6 +88,13 @@ class HeldCommits:
             await self._connection.execute("SELECT pg_reload_conf()")
 
 
+class _Standby(Postgres):
+    """Its data, and with it the password, are the primary's."""
+
+    def _set_password(self) -> None:
+        pass
+
+
 class Pair:
     """A primary and a standby that its commits wait for, also while it is away."""
 
@@ -140,11 +148,13 @@ class Pair:
         shutil.copytree(self.primary.folder, folder)
         (folder / "data" / "standby.signal").touch()
         owner = (self.primary.folder / "data").stat()
-        for path in (folder, *folder.rglob("*")):
+        for path in (folder / "data", *(folder / "data").rglob("*")):
             os.chown(path, owner.st_uid, owner.st_gid)
         self.primary.resume()
-        conninfo = f"host=127.0.0.1 port={self.primary.port} user=postgres application_name=standby"
-        self.standby = Postgres(folder, settings={"primary_conninfo": conninfo}, programs=servers.PROGRAMS)
+        here = urlsplit(self.primary.url())
+        conninfo = f"host={here.hostname} port={here.port} user={here.username} password={here.password}"
+        settings = {"primary_conninfo": f"{conninfo} application_name=standby"}
+        self.standby = _Standby(folder, settings=settings, programs=servers.PROGRAMS, password=here.password)
         self.standby.start()
 
     def _stop(self) -> None:

@@ -379,8 +379,11 @@ def test_a_database_that_refuses_and_one_that_takes_no_writes(
     name = url.rpartition("/")[2].partition("?")[0]
     gone = run("doctor", "--json", env=provisioned | {"DATABASE_URL": url.replace(name, "nowhere")})
     assert 'database "nowhere" does not exist' in gone.finding("database-refuses")["what"]
+    assert "synchronous-commit" not in run("doctor", "--json", env=provisioned).codes
+    asyncio.run(record.fetch(f"ALTER DATABASE {name} SET synchronous_commit = off"))
     asyncio.run(record.fetch(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
-    assert run("doctor", "--json", env=provisioned).codes["read-only"] == "error"
+    seen = run("doctor", "--json", env=provisioned)
+    assert (seen.codes["read-only"], seen.codes["synchronous-commit"]) == ("error", "warning")
 
 
 def test_where_nothing_can_be_reached_everything_is_named_and_nothing_raised(run: Run) -> None:

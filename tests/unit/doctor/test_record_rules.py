@@ -19,6 +19,9 @@ class TestDatabase:
             (WELL, {}),
             (replace(WELL, read_only=True), {"read-only": "ERROR"}),
             (replace(WELL, schema=SchemaError("it is old; run `receiver migrate`")), {"schema": "ERROR"}),
+            (replace(WELL, synchronous_commit="off"), {"synchronous-commit": "WARNING"}),
+            (replace(WELL, synchronous_commit="local"), {"synchronous-commit": "WARNING"}),
+            (replace(WELL, synchronous_commit="remote_write"), {}),
             (replace(WELL, version=130011), {"postgresql-version": "ERROR"}),
             (
                 replace(WELL, undeletable=("task_attempts",)),
