@@ -20,7 +20,7 @@ from receiver.doctor import record_look
 from receiver.doctor.cloud_run import DEFAULT_MAX_INSTANCES
 from receiver.doctor.findings import Check, Diagnosis, Finding, Rule, Severity, Unseen, judged
 from receiver.doctor.google_look import GoogleLook, Provisioned, Roles, find_service
-from receiver.doctor.record_rules import UNAVAILABLE_RULES, Fleet, judge_record
+from receiver.doctor.record_rules import Fleet, judge_record
 from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
 from receiver.doctor.service_rules import SERVICE_RULES, Deployed
 from receiver.doctor.setting_rules import SETTING_RULES, Configuration
@@ -148,7 +148,7 @@ class _Examination:
         try:
             return await record_look.look(database, Whose.of(self.settings))
         except DatabaseUnavailable as error:
-            self.findings += judged(Check.DATABASE, UNAVAILABLE_RULES, error)
+            self.findings += judged(Check.DATABASE, error)
         return None
 
     async def _certificates(self) -> None:

@@ -9,11 +9,9 @@ from typing import Final
 from receiver.doctor.cloud_run import UNKNOWN_SERVICE
 from receiver.doctor.findings import Check, Finding, Rule, Severity, judged
 from receiver.doctor.record_look import PATIENT, SWEEPS, RecordSeen, Waiting
-from receiver.errors import DatabaseUnavailable
 from receiver.maintenance import SWEEP
 from receiver.record.ledger import LEDGER_CONNECTIONS
 from receiver.record.schema_check import TABLES
-from receiver.record.sqlstates import NotConnected
 
 LEAST_VERSION: Final = 140000
 """PostgreSQL 14."""
@@ -118,25 +116,6 @@ def _time(waiting: Waiting) -> str:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
 
-
-UNAVAILABLE_RULES: Final[tuple[Rule[DatabaseUnavailable], ...]] = (
-    Rule(
-        Severity.ERROR,
-        "database-refuses",
-        lambda seen: isinstance(seen, NotConnected),
-        "the database refuses the connection: {seen}",
-        "a service with the same address and password is refused as well",
-        "check DATABASE_URL and DATABASE_PASSWORD",
-    ),
-    Rule(
-        Severity.ERROR,
-        "database-unreachable",
-        lambda seen: not isinstance(seen, NotConnected),
-        "the database cannot be reached from here: {seen}",
-        "a service in the same place answers every push 500",
-        "check DATABASE_URL; where the database is private, run this as a job in its network (docs/deploy.md)",
-    ),
-)
 
 RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     Rule(
