@@ -197,7 +197,7 @@ def test_the_page_leads_from_nothing_to_a_service_that_is_well(told: Told, googl
     assert "migrated: nothing → " in told.output
     assert "everything is as it should be" in told.output
     summaries = re.findall(r"^\d+ errors?, .*$", told.output, re.MULTILINE)
-    assert summaries == ["0 errors, 0 warnings, 2 notes", "0 errors, 0 warnings, 3 notes"], told.output
+    assert summaries == ["0 errors, 0 warnings, 3 notes", "0 errors, 0 warnings, 4 notes"], told.output
     assert "prod--shop.tasks--shop_tasks.send_welcome_email-sub" in str(google.everything())
 
 
