@@ -25,6 +25,7 @@ from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
 from receiver.doctor.service_rules import SERVICE_RULES, Deployed
 from receiver.doctor.setting_rules import SETTING_RULES, Configuration
 from receiver.doctor.task_rules import TASK_RULES, Declared
+from receiver.doctor.unavailable_rules import UNAVAILABLE_RULES
 from receiver.errors import DatabaseUnavailable, GoogleError, SettingError
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
@@ -148,7 +149,7 @@ class _Examination:
         try:
             return await record_look.look(database, Whose.of(self.settings))
         except DatabaseUnavailable as error:
-            self.findings += judged(Check.DATABASE, error)
+            self.findings += judged(Check.DATABASE, UNAVAILABLE_RULES, error)
         return None
 
     async def _certificates(self) -> None:

@@ -7,6 +7,7 @@ import pytest
 from receiver.doctor.findings import Check, judged
 from receiver.doctor.record_look import RecordSeen, Sweeps, Waiting
 from receiver.doctor.record_rules import judge_record
+from receiver.doctor.unavailable_rules import UNAVAILABLE_RULES
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.record.sqlstates import NotConnected
 from tests.unit.doctor.judging import FLEET, HOUR, MINUTE, WELL, codes
@@ -57,7 +58,7 @@ class TestDatabase:
             (DatabaseUnavailable("no answer"), "database-unreachable"),
             (NotConnected("no such role"), "database-refuses"),
         ):
-            (found,) = judged(Check.DATABASE, error)
+            (found,) = judged(Check.DATABASE, UNAVAILABLE_RULES, error)
             assert (found.code, str(error) in found.what) == (code, True)
 
     def test_what_is_proposed_fits(self) -> None:
