@@ -11,14 +11,15 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import receiver
+from receiver.errors import Rejected, RejectionReason
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
-from receiver.record.sql import dead_letters, outbox, replaying, sweeping
+from receiver.record.sql import dead_letters, outbox, rejected, replaying, sweeping
 from receiver.record.sql.foreign import keep_message
 from receiver.record.sql.outbox import NewRow, OutboxRow, Publishing
 from receiver.record.sql.replaying import Filter
 from tests.postgres.outbox import Published, mail
-from tests.postgres.record import WHOSE, Instance, Look, delivery, failure, route
+from tests.postgres.record import WHOSE, Instance, Look, delivery, failure, identity, route
 from tests.stage.brownout import Manner, peer
 from tests.stage.servers import for_sqlalchemy
 from tests.stage.waiting import eventually
@@ -107,6 +108,18 @@ async def test_what_is_owed_again_stays_owed_after_a_late_mark(
     assert await outbox.mark_published(connection, [ours]) == set()
     await connection.fetch(sweeping.POSTPONE, *outbox.pairs([ours]), None, *[timedelta(hours=1)] * 2)
     assert await look.row("a") == before
+
+
+async def test_the_rejection_of_an_older_message_does_not_hide_a_replay(
+    connection: RecordConnection, look: Look
+) -> None:
+    await look.seed("a", "FAILED", published_at=AGO, final=True)
+    assert await replaying.replay(connection, ["a"], whose=WHOSE) == {"a"}
+    misfit = Rejected(RejectionReason.BAD_ARGUMENTS, "noop: too many")
+    await rejected.fail_ready(connection, identity("a"), misfit, whose=WHOSE, instance="i")
+    row = await look.row("a")
+    assert (row["status"], row["final"], row["published_at"]) == ("FAILED", False, None)
+    assert len((await sweeping.take_named(connection, ["a"], **LEASE)).rows) == 1
 
 
 @pytest.mark.parametrize("joins", [True, False])

@@ -150,7 +150,7 @@ async def test_a_ready_row_fails_with_the_reason(pool: RecordPool, look: Look) -
     row = await look.row("id")
     assert await look.state("id") == ("FAILED", False, 1, 5)
     assert (row["error_type"], row["error_message"]) == ("Rejected", f"unknown_task: {UNKNOWN.detail}")
-    assert row["published_at"] is not None
+    assert row["published_at"] is None, "its mark comes yet, or a sweep"
     [line] = await look.attempts("id")
     assert (line["fence"], line["ending"], line["message_id"]) == (5, "REJECTED", "message-of-id")
     assert (line["delivery_attempt"], line["instance"], line["started_at"]) == (3, "here", None)

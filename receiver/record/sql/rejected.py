@@ -44,13 +44,13 @@ ended AS (
     SELECT task_id, fence + 1, attempt, clock_timestamp(), 'REJECTED', 'Rejected', $4, $5, $6, $7 FROM held
 )
 UPDATE task_executions e
-SET status = 'FAILED', fence = h.fence + 1, finished_at = clock_timestamp(),
-    published_at = coalesce(e.published_at, clock_timestamp()), error_type = 'Rejected', error_message = $4
+SET status = 'FAILED', fence = h.fence + 1, finished_at = clock_timestamp(), error_type = 'Rejected', error_message = $4
 FROM held h
 WHERE e.task_id = h.task_id
 RETURNING e.task_id
 """
-# The fence is raised although nothing was claimed: the row in task_attempts needs a number of its own.
+# The fence is raised although nothing was claimed: the row in task_attempts needs a number of its own. `published_at` stays: the
+# message may be an older one, and the row owed again since.
 
 
 async def fail_ready(
