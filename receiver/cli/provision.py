@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ from receiver.settings import Settings
 from receiver.tasks import registry
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from receiver.provision.planning import Plan
     from receiver.tasks.registry import Registry
 
@@ -96,51 +99,41 @@ def command(
     push = None if destroy else PushTarget.of(settings)
     # Outside the loop: plugins may query while they are imported, and Django refuses that inside a running loop.
     tasks = None if destroy else registry.load(settings).including(maintenance.ROUTES)
-    session = _Session(settings, scope, options, changes=changes, waits=not no_wait, yes=yes, as_json=as_json)
+    session = _Session(settings, scope, options, changes, not no_wait, yes, as_json)
     sys.exit(0 if asyncio.run(session.run(push, tasks)) else 1)
 
 
+@dataclass(frozen=True, slots=True)
 class _Session:
     """One call of the command."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        scope: Scope,
-        options: ProvisionOptions,
-        *,
-        changes: bool,
-        waits: bool,
-        yes: bool,
-        as_json: bool,
-    ) -> None:
-        self._settings = settings
-        self._scope = scope
-        self._options = options
-        self._changes = changes
-        self._waits = waits
-        self._yes = yes
-        self._as_json = as_json
-        self._console = terminal.console()
+    settings: Settings
+    scope: Scope
+    options: ProvisionOptions
+    changes: bool
+    waits: bool
+    yes: bool
+    as_json: bool
+    console: Console = field(default_factory=terminal.console)
 
     async def run(self, push: PushTarget | None, tasks: Registry | None) -> bool:
         """Plans, asks, applies, looks again. True: no change is left. Without tasks the environment is removed."""
         client = GoogleClient()
         try:
-            endpoints = Endpoints.of(self._settings)
+            endpoints = Endpoints.of(self.settings)
             admin = GoogleAdmin(
                 client,
                 endpoints,
-                is_emulated=self._settings.pubsub_emulator is not None,
-                patience=Patience(partial(click.echo, err=True)) if self._changes and self._waits else None,
+                is_emulated=self.settings.pubsub_emulator is not None,
+                patience=Patience(partial(click.echo, err=True)) if self.changes and self.waits else None,
             )
             wanted = None
             if push is not None and tasks is not None:
-                wanted = await wanted_by(tasks, admin, self._scope, push, self._options)
-            ask = partial(needed_by_record, self._settings, self._scope)
-            run = ProvisionRun(admin, self._scope, self._options, wanted, ask)
+                wanted = await wanted_by(tasks, admin, self.scope, push, self.options)
+            ask = partial(needed_by_record, self.settings, self.scope)
+            run = ProvisionRun(admin, self.scope, self.options, wanted, ask)
             plan = await run.plan()
-            if not self._changes:
+            if not self.changes:
                 self._show(plan)
                 return True
             return await self._carry_out(run, plan, destroy=tasks is None)
@@ -148,16 +141,16 @@ class _Session:
             await client.close()
 
     async def _carry_out(self, run: ProvisionRun, plan: Plan, *, destroy: bool) -> bool:
-        if not self._as_json:
+        if not self.as_json:
             self._show(plan)
         total = len(plan.changes)
-        if total and not self._yes:
+        if total and not self.yes:
             self._ask(plan, destroy=destroy)
         results: list[Result] = []
 
         def tell(result: Result) -> None:
             results.append(result)
-            if not self._as_json:
+            if not self.as_json:
                 self._print(rendering.progress(result, len(results), total))
 
         left = plan
@@ -165,8 +158,8 @@ class _Session:
             await run.apply(plan, tell)
             left = await run.remaining()
         failed = [result for result in results if isinstance(result, ChangeFailed)]
-        if self._as_json:
-            shown = rendering.as_json(left, self._scope)
+        if self.as_json:
+            shown = rendering.as_json(left, self.scope)
             terminal.print_json({**shown, "results": rendering.results_as_json(results)})
         else:
             self._conclude(left, len(failed), total)
@@ -174,38 +167,38 @@ class _Session:
 
     def _conclude(self, left: Plan, failed: int, total: int) -> None:
         if total and not left.is_settled:
-            self._console.print("some resources still differ:")
+            self.console.print("some resources still differ:")
             for line in rendering.lines(left):
                 self._print(line)
         if failed:
-            self._console.print(f"{failed} of {total} failed")
+            self.console.print(f"{failed} of {total} failed")
         if left.is_settled:
-            self._console.print("everything is as it should be")
+            self.console.print("everything is as it should be")
 
     def _show(self, plan: Plan) -> None:
-        if self._as_json:
-            terminal.print_json(rendering.as_json(plan, self._scope))
+        if self.as_json:
+            terminal.print_json(rendering.as_json(plan, self.scope))
             return
         for line in rendering.lines(plan):
             self._print(line)
-        self._console.print(rendering.summary(plan))
+        self.console.print(rendering.summary(plan))
 
     def _ask(self, plan: Plan, *, destroy: bool) -> None:
         if not sys.stdin.isatty():
             terminal.fail("no terminal to confirm on, so nothing was changed; add --yes")
         count = f"{len(plan.changes)} change{'' if len(plan.changes) == 1 else 's'}"
-        place = f"environment {self._scope.environment} of {self._scope.namespace} in {self._scope.project}"
+        place = f"environment {self.scope.environment} of {self.scope.namespace} in {self.scope.project}"
         if not destroy:
             if not click.confirm(f"Make {count} in {place}?"):
                 terminal.fail("nothing was changed")
             return
         typed = click.prompt(f"This deletes {place}. Type the environment's name to go on", default="")
-        if typed != self._scope.environment:
+        if typed != self.scope.environment:
             terminal.fail("that is not its name; nothing was changed")
 
     def _print(self, line: rendering.Line) -> None:
         text, style = line
-        self._console.print(terminal.clean(text), style=style, soft_wrap=True)
+        self.console.print(terminal.clean(text), style=style, soft_wrap=True)
 
 
 def _kinds(settings: Settings, *, skip_scheduler: bool, skip_pubsub: bool, grant: bool) -> frozenset[Kind]:

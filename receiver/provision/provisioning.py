@@ -92,6 +92,7 @@ async def needed_by_record(settings: Settings, scope: Scope) -> Needed:
     }
 
 
+@dataclass(frozen=True, slots=True)
 class ProvisionRun:
     """Plans, applies and looks again.
 
@@ -100,19 +101,11 @@ class ProvisionRun:
         ask: asks the record what it still needs; called only when topics or subscriptions would be pruned.
     """
 
-    def __init__(
-        self,
-        admin: GoogleAdmin,
-        scope: Scope,
-        options: ProvisionOptions,
-        wanted: Sequence[Wanted] | None,
-        ask: Callable[[], Awaitable[Needed]],
-    ) -> None:
-        self._admin = admin
-        self._scope = scope
-        self._options = options
-        self._wanted = wanted
-        self._ask = ask
+    admin: GoogleAdmin
+    scope: Scope
+    options: ProvisionOptions
+    wanted: Sequence[Wanted] | None
+    ask: Callable[[], Awaitable[Needed]]
 
     async def plan(self) -> Plan:
         """The changes from the observed to the desired state.
@@ -125,42 +118,42 @@ class ProvisionRun:
 
     async def apply(self, made: Plan, tell: Callable[[Result], None] = lambda _: None) -> tuple[Result, ...]:
         """Makes the changes of a plan, and no others."""
-        return await apply(made, self._admin, self._scope, tell)
+        return await apply(made, self.admin, self.scope, tell)
 
     async def remaining(self) -> Plan:
         """The plan after the changes. Google's lists may be old, so each resource that seems to differ is read once more."""
         observed = await self._observed()
         made = self._decided(observed, {})
         doubtful = [entry.item.name for entry in made.changes if not isinstance(entry.item, Grant)]
-        read = await self._admin.each(doubtful, self._admin.get)
+        read = await self.admin.each(doubtful, self.admin.get)
         for name, found in zip(doubtful, read, strict=True):
             observed = observed.with_(name, found)
         return await self._planned(observed)
 
     async def _observed(self) -> Observed:
-        wanted = [one.item for one in self._wanted or ()]
+        wanted = [one.item for one in self.wanted or ()]
         targets = [item.target for item in wanted if isinstance(item, Grant)]
         topics = [item.name for item in wanted if item.kind is Kind.TOPIC]
-        observed = await observe(self._admin, self._scope, self._options.kinds, targets)
-        return await with_publishers(observed, self._admin, topics)
+        observed = await observe(self.admin, self.scope, self.options.kinds, targets)
+        return await with_publishers(observed, self.admin, topics)
 
     async def _planned(self, observed: Observed) -> Plan:
         made = self._decided(observed, {})
         is_pruning = any(
             isinstance(change, Delete) and change.item.kind is not Kind.JOB for change in made.changes
         )
-        if self._options.prune and is_pruning:
-            made = self._decided(observed, await self._ask())
+        if self.options.prune and is_pruning:
+            made = self._decided(observed, await self.ask())
         return made
 
     def _decided(self, observed: Observed, needed: Needed) -> Plan:
-        options = self._options
-        if self._wanted is None:
-            return removal(observed, self._scope, take_over=options.take_over)
+        options = self.options
+        if self.wanted is None:
+            return removal(observed, self.scope, take_over=options.take_over)
         return plan(
-            self._wanted,
+            self.wanted,
             observed,
-            self._scope,
+            self.scope,
             take_over=options.take_over,
             prune=needed if options.prune else None,
             orphans=not options.only,
