@@ -21,11 +21,11 @@ from receiver.local_postgres.server import Postgres
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database, Executor
 from receiver.record.migrations import upgrade
-from receiver.record.sql import claims, outbox, settlements
+from receiver.record.sql import claims, dead_letters, outbox, rejected, settlements
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.outbox import NewRow
 from tests.postgres.conftest import Instances
-from tests.postgres.record import TOKEN, WHOSE, Look, call, connect, noop, route
+from tests.postgres.record import TOKEN, WHOSE, Look, call, connect, identity, noop, route
 from tests.stage.proxy import Proxy
 from tests.stage.standby import HeldCommits
 from tests.stage.waiting import eventually
@@ -155,6 +155,16 @@ async def _is_done(executor: Executor) -> bool:
     return await claims.is_done(executor, ClaimItem.of(call("seen")), whose=WHOSE)
 
 
+async def _is_final(executor: Executor) -> bool:
+    return await rejected.is_final(executor, identity("seen"), whose=WHOSE)
+
+
+async def _take_back(executor: Executor) -> bool:
+    """A dead letter of it."""
+    terms: dict[str, Any] = {"whose": WHOSE, "max_attempts": None, "known": True, "published": None}
+    return await dead_letters.take_back(executor, ["seen"], ["noop"], **terms) == {"seen": "done"}
+
+
 async def _find_status(executor: Executor) -> bool:
     key = ClaimKey("seen", 1, TOKEN)
     return await settlements.find_status(executor, [key]) == {key: "SUCCESSFUL"}
@@ -165,7 +175,7 @@ async def _insert(executor: Executor) -> bool:
     return set(await outbox.insert(executor, [row], whose=WHOSE, ours=None)) == {"seen"}
 
 
-@pytest.mark.parametrize("ask", [_claim, _is_done, _find_status, _insert])
+@pytest.mark.parametrize("ask", [_claim, _is_done, _is_final, _take_back, _find_status, _insert])
 async def test_what_is_answered_by_looking_waits_for_the_standby_too(
     commits: HeldCommits, look: Look, ask: Callable[[Executor], Coroutine[Any, Any, bool]]
 ) -> None:

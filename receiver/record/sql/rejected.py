@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from receiver.record.sql.standbys import KEPT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
     from receiver.record.whose import Whose
 
 
-IS_FINAL: Final = """
-SELECT final FROM task_executions
+IS_FINAL: Final = f"""
+SELECT final, CASE WHEN final THEN {KEPT} END AS kept FROM task_executions
 WHERE task_id = $1 AND namespace = $2 AND environment = $3 AND (task_name = ANY ($4) OR task_path = ANY ($4))
-"""
+"""  # noqa: S608 - an expression of our own
 
 
 async def is_final(executor: Executor, identity: Identity, *, whose: Whose) -> bool:
-    """Whether the execution that a message means is final: the message is a late duplicate of it."""
+    """Whether the execution that a message means is final, on the standbys too: the message is a late duplicate of it."""
     rows = await executor.fetch(IS_FINAL, identity.task_id, *whose, list(identity.names))
     return bool(rows and rows[0]["final"])
 
