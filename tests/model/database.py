@@ -147,9 +147,9 @@ def _given_up(world: World, actor: Actor, place: Sends, rules: Rules) -> Iterato
             yield Step(actor, f"{name} is cancelled in its COMMIT: visible, and on no standby", after)
 
 
-def looked(world: World, rules: Rules) -> World:
+def looked(world: World, rules: Rules, mend: str = "looks_wait") -> World:
     """After a look, before anything rests on it: a write that waits has taken what was seen to the standby."""
-    if rules.synchronous and rules.has("looks_wait"):
+    if rules.synchronous and rules.has(mend):
         return world.with_rows(world.rows, world.rows)
     return world
 

@@ -34,6 +34,7 @@ class Deliveries:
             "commit": Sends(statements.SETTLE_WITH_EFFECTS, self._committed, self._contested),
             "contest": Sends(statements.SETTLE, self._settled, self._unrecorded),
             "hand back": Sends(statements.HAND_BACK, self._handed_back, self.nacked),
+            "not understood": self._not_understood,
             "reject": Sends(statements.FAIL_READY, self._rejected, self.nacked),
         }
 
@@ -81,7 +82,7 @@ class Deliveries:
         """`find_claimed`: by the token. Not found, it is answered 500 and looked for again (`tests.model.lost_claims`)."""
         row = world.rows[actor.row]
         if row.status == "RUNNING" and row.token == actor.token:
-            seen = looked(world, self._rules)
+            seen = looked(world, self._rules, "read_backs_wait")
             yield Step(actor, "finds its claim by its token, and begins", self._begun(seen, actor))
             return
         hunter = Actor("lost claim", "look", actor.instance, actor.row, token=actor.token)
@@ -171,6 +172,13 @@ class Deliveries:
         return self.nacked(world, actor)
 
     # --- messages that nobody understands
+
+    def _not_understood(self, world: World, actor: Actor) -> Iterator[Step]:
+        if world.rows[actor.row].final:
+            for after in self._looked_and_acked(world, actor):
+                yield Step(actor, "is not understood, and sees that it is final: 200", after)
+            return
+        yield Step(actor, "is not understood", _at(world, actor, "reject"))
 
     def _rejected(self, world: World, actor: Actor, rows: tuple[int, ...]) -> Iterator[World]:
         """400, or 200 when it came often enough: then it is kept where it can be replayed."""

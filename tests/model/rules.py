@@ -12,6 +12,7 @@ from typing import Final
 MENDS: Final = {
     "commits_are_terminated": "no COMMIT is cancelled: that would end its wait for the standby, and show what no standby has",
     "looks_wait": "what rests on a look ends with a write that waits for the standby",
+    "read_backs_wait": "so does the search for a claim whose answer was lost: code begins because of it",
     "looks_until_gone": "a claim without an answer is looked for until its backend is gone",
     "strays_mark_nothing": "what comes to a row that was owed again may be an old message: its claim does not say that Pub/Sub has it",
     "takeovers_count_nothing": "an attempt that is taken over did not end, and does not count",

@@ -70,6 +70,13 @@ FAULTS = (
         enqueued="insert",
     ),
     Fault(
+        "code that begins by a claim that no standby has",
+        ("read_backs_wait",),
+        Left(deliveries=2, redeliveries=1, restarts=1, failovers=1),
+        "two run at once",
+        "finds its claim by its token",
+    ),
+    Fault(
         "FAILED by a claim whose late COMMIT became visible",
         ("takeovers_count_nothing", "looks_until_gone"),
         Left(deliveries=2, silences=1),

@@ -42,13 +42,8 @@ def _delivered(world: World, instance: int, row: int, first: str) -> Iterator[St
     actor = Actor("delivery", first, instance, row, token=_fresh(world, row), carries=True)
     yield Step(actor, "is delivered", world.with_actor(None, actor), sends=True)
     if world.left.rejections:
-        refused = actor.but(place="reject")
-        yield Step(
-            refused,
-            "is delivered, and cannot be understood",
-            world.spend("rejections").with_actor(None, refused),
-            sends=True,
-        )
+        refused = actor.but(place="not understood")
+        yield Step(refused, "is delivered", world.spend("rejections").with_actor(None, refused))
 
 
 def _fresh(world: World, row: int) -> int:

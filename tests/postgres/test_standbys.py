@@ -175,13 +175,20 @@ async def _insert(executor: Executor) -> bool:
     return set(await outbox.insert(executor, [row], whose=WHOSE, ours=None)) == {"seen"}
 
 
-@pytest.mark.parametrize("ask", [_claim, _is_done, _is_final, _take_back, _find_status, _insert])
+async def _find_claimed(executor: Executor) -> bool:
+    return set(await claims.find_claimed(executor, [ClaimItem.of(call("seen"))], TOKEN)) == {"seen"}
+
+
+@pytest.mark.parametrize(
+    "ask", [_claim, _is_done, _is_final, _take_back, _find_status, _insert, _find_claimed]
+)
 async def test_what_is_answered_by_looking_waits_for_the_standby_too(
     commits: HeldCommits, look: Look, ask: Callable[[Executor], Coroutine[Any, Any, bool]]
 ) -> None:
-    """The end of the execution is visible on the primary alone: a failover would undo it."""
+    """The end of the execution, or its claim, is visible on the primary alone: a failover would undo it."""
     await commits.begin()
-    seeding = asyncio.create_task(look.seed("seen", "SUCCESSFUL"))
+    status = "RUNNING" if ask is _find_claimed else "SUCCESSFUL"
+    seeding = asyncio.create_task(look.seed("seen", status))
     await commits.cut_short("")
     await seeding
     connection = RecordConnection(Database.of(commits.url), "asks")
