@@ -92,10 +92,6 @@ def of(scene: Scene, rows: int, **more: int) -> Scene:
     return replace(scene, rows=rows, left=left)
 
 
-MORE: Final = {"deliveries": 1}
-"""What three rows have more than two."""
-
-
 def whole(scene: Scene) -> Scene:
     """The scene in which every statement takes three steps, whatever it reads."""
     return replace(scene, rules=replace(scene.rules, whole=True))
