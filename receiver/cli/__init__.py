@@ -94,8 +94,9 @@ def _told(error: ReceiverError) -> str:
     # Only the end of a command that failed needs these.
     if not os.environ.get("K_SERVICE"):
         from receiver.cli.here import told  # noqa: PLC0415 - as above
+        from receiver.cli.terminal import line  # noqa: PLC0415 - as above
 
-        return f"error: {told(error)}"
+        return f"error: {line(told(error))}"
     from receiver.telemetry.logs import refused  # noqa: PLC0415 - as above
 
     return refused(f"error: {error}")

@@ -84,7 +84,7 @@ def command(*, wide: bool, as_json: bool) -> None:
     else:
         _print(report, settings.subscriptions, wide=wide)
     for finding in report.findings:
-        click.echo(f"error: {terminal.clean(finding)}", err=True)
+        click.echo(f"error: {terminal.line(finding)}", err=True)
     if report.findings:
         sys.exit(1)
 

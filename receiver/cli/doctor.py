@@ -61,5 +61,5 @@ def command(
     else:
         console = terminal.console()
         for text, style in found.lines():
-            console.print(terminal.clean(text), style=style, soft_wrap=True)
+            console.print(terminal.line(text), style=style, soft_wrap=True)
     sys.exit(found.exit_code)

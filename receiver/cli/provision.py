@@ -125,7 +125,7 @@ class _Session:
                 client,
                 endpoints,
                 is_emulated=self.settings.pubsub_emulator is not None,
-                patience=Patience(partial(click.echo, err=True)) if self.changes and self.waits else None,
+                patience=Patience(_note) if self.changes and self.waits else None,
             )
             wanted = None
             if push is not None and tasks is not None:
@@ -198,7 +198,11 @@ class _Session:
 
     def _print(self, line: rendering.Line) -> None:
         text, style = line
-        self.console.print(terminal.clean(text), style=style, soft_wrap=True)
+        self.console.print(terminal.line(text), style=style, soft_wrap=True)
+
+
+def _note(text: str) -> None:
+    click.echo(terminal.line(text), err=True)
 
 
 def _kinds(settings: Settings, *, skip_scheduler: bool, skip_pubsub: bool, grant: bool) -> frozenset[Kind]:

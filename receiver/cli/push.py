@@ -77,7 +77,7 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
         if answer.status_code == httpx.codes.FORBIDDEN and serving:
             time.sleep(COLD_RETRY)
             answer = _send(pusher, body)
-    click.echo(f"{answer.status_code} {terminal.clean(answer.text)}")
+    click.echo(f"{answer.status_code} {terminal.line(answer.text)}")
     if answer.status_code == httpx.codes.FORBIDDEN:
         click.echo(
             "hint: give receiver and push the same CLOUD_RUN_SERVICE_URL, TASKS_SERVICE_ACCOUNT and "

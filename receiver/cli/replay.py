@@ -120,13 +120,13 @@ def tell(told: Told, *, dry_run: bool = False) -> None:
         )
     if told.outage:
         click.echo(
-            f"error: Pub/Sub cannot be reached ({terminal.clean(told.outage)}); the rest was not tried: run it again",
+            f"error: Pub/Sub cannot be reached ({terminal.line(told.outage)}); the rest was not tried: run it again",
             err=True,
         )
     if told.more:
         click.echo("the limit is reached, and there may be more: run it again")
     for id_, why in told.failures.items():
-        click.echo(f"error: {terminal.clean(id_)}: {terminal.clean(why)}", err=True)
+        click.echo(f"error: {terminal.line(id_)}: {terminal.line(why)}", err=True)
     if not (told.executions or told.messages or told.owed or told.failures):
         click.echo("there is nothing to replay")
     if told.failures or told.outage:

@@ -1,7 +1,7 @@
 """Google's signing certificates: fetched in the background, and kept through an outage.
 
-Invariants: every key comes from a valid answer of the configured address. After a failed fetch the last good keys stay.
-One fetch at a time, and a waiter that is cancelled does not end it.
+Invariants: every key comes from a valid answer of the configured address, of a certificate that had not expired. After a failed fetch
+the last good keys stay, for a day. One fetch at a time, and a waiter that is cancelled does not end it.
 
 Ages are measured by the wall clock and by the monotonic one, and the larger counts: CLOCK_MONOTONIC stops while a machine
 is suspended, and the wall clock can be set back.
@@ -30,6 +30,9 @@ FETCH_TIMEOUT: Final = 5.0  # seconds for the whole fetch; Google answers in ten
 MAX_ANSWER_BYTES: Final = 1024 * 1024  # Google's is about 3 KiB
 MIN_FRESHNESS: Final = 60.0  # seconds, also when the answer's Age has used up its max-age
 MAX_FRESHNESS: Final = 24 * 3600.0  # seconds; Google's max-age is about 6 hours
+KEPT: Final = (
+    24 * 3600.0
+)  # seconds from an answer until its keys are not believed any more: Google may have withdrawn them
 DEFAULT_FRESHNESS: Final = 3600.0  # seconds, for an answer without max-age
 EARLY_SHARE: Final = 0.8  # of the freshness; then a refresh starts, before the keys are stale
 REFRESH_INTERVAL: Final = 30.0  # seconds between two background fetches, and between two for unknown key ids
@@ -85,8 +88,8 @@ class Certificates:
 
     @property
     def loaded(self) -> bool:
-        """Whether any key is known."""
-        return bool(self._keys)
+        """Whether any key is known that is believed."""
+        return bool(self._keys) and self._elapsed(self._loaded_at) <= KEPT
 
     async def key(self, kid: str) -> str | None:
         """The certificate (PEM) of this key id, or None when it is not available now. Never raises.
@@ -94,8 +97,10 @@ class Certificates:
         A known key is returned at once, stale or not. An unknown one waits for one fetch at most, and for none when an
         unknown id caused a fetch within the last 30 s.
         """
-        if not self._keys:
-            if await self._load() and kid not in self._keys:
+        if not self.loaded:
+            if not await self._load():
+                return None
+            if kid not in self._keys:
                 self._unknown_at = self._now()
             return self._keys.get(kid)
         self._refresh_if_due()
@@ -108,7 +113,7 @@ class Certificates:
 
     async def ready(self) -> bool:
         """Whether there are keys to verify with. Without keys it tries one fetch."""
-        if self._keys:
+        if self.loaded:
             self._refresh_if_due()
             return True
         return await self._load()
@@ -124,7 +129,7 @@ class Certificates:
         if self._elapsed(self._started_at) >= COLD_RETRY_INTERVAL:
             self._start()
         await self._join()
-        return bool(self._keys)
+        return self.loaded
 
     def _refresh_if_due(self) -> None:
         is_due = self._elapsed(self._loaded_at) >= self._freshness * EARLY_SHARE
@@ -159,7 +164,7 @@ class Certificates:
 
     def _report(self, failure: str) -> None:
         host = urlsplit(self._url).hostname
-        kept = f"{len(self._keys)} known keys kept" if self._keys else "no keys yet"
+        kept = f"{len(self._keys)} known keys kept" if self.loaded else "no keys yet"
         self._on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
 
     async def _get(self, client: httpx.AsyncClient) -> tuple[dict[str, str], float]:
@@ -175,7 +180,7 @@ class Certificates:
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
-            return _usable(bytes(body)), _freshness(answer.headers)
+            return _usable(bytes(body), self._clock()), _freshness(answer.headers)
 
     def _now(self) -> _Moment:
         return _Moment(self._clock(), self._monotonic())
@@ -187,26 +192,28 @@ class Certificates:
         return max(self._clock() - since.wall, self._monotonic() - since.monotonic)
 
 
-def _usable(body: bytes) -> dict[str, str]:
-    """The RSA certificates in the answer; other entries are left out."""
+def _usable(body: bytes, now: float) -> dict[str, str]:
+    """The RSA certificates in the answer that have not expired; other entries are left out."""
     try:
         answer = _CERTIFICATES.decode(body)
     except (ValueError, RecursionError):
         answer = None
     if answer is None:
         raise _UnusableAnswerError("not a JSON object of strings")
-    keys = {kid: pem for kid, pem in answer.items() if kid and _is_rsa_certificate(pem)}
+    keys = {kid: pem for kid, pem in answer.items() if kid and _is_rsa_certificate(pem, now)}
     if not keys:
         raise _UnusableAnswerError("no usable RSA certificate")
     return keys
 
 
-def _is_rsa_certificate(pem: str) -> bool:
+def _is_rsa_certificate(pem: str, now: float) -> bool:
     try:
-        key = x509.load_pem_x509_certificate(pem.encode()).public_key()
+        certificate = x509.load_pem_x509_certificate(pem.encode())
+        key = certificate.public_key()
     except Exception:  # noqa: BLE001 - cryptography's parser raises many kinds; each means that it is none
         return False
-    return isinstance(key, RSAPublicKey) and key.key_size >= MIN_KEY_BITS
+    is_current = certificate.not_valid_after_utc.timestamp() >= now
+    return is_current and isinstance(key, RSAPublicKey) and key.key_size >= MIN_KEY_BITS
 
 
 def _freshness(headers: httpx.Headers) -> float:

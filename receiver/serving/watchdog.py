@@ -7,6 +7,9 @@ out, and another instance takes over. The heartbeat has its own thread and goes 
 At shutdown it bounds the time: a blocked loop or a silent database must not keep the process until the platform kills it,
 which would leave its leases at full length.
 
+It also says that the process has no file descriptor left. Nobody else would: the loop does not
+accept what comes then, without a word.
+
 Cloud Run takes the CPU away between requests. That is not a blocked loop: the watchdog notices that its own thread stood still.
 """
 
@@ -32,6 +35,9 @@ BLOCKED_AFTER = 5.0
 
 WATCH_INTERVAL = 0.25
 """Seconds between two looks at the loop, and so how late an end may be."""
+
+SHORT_AGAIN = 60.0
+"""Seconds until it says again that there is no file descriptor."""
 
 LAST_RESORT_EXIT_CODE = 1
 
@@ -66,6 +72,7 @@ class Watchdog:
         self._blocked_after = blocked_after
         self._turned = time.monotonic()
         self._said = False
+        self._short = float("-inf")
         self._end: tuple[float, int] | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -100,6 +107,7 @@ class Watchdog:
             if now - looked > self._blocked_after:
                 self._turned = now
             looked = now
+            self._look_at_descriptors(now)
             loop = self._loop
             if loop is None or loop.is_closed():
                 return
@@ -108,6 +116,17 @@ class Watchdog:
             loop.call_soon_threadsafe(self._turn)
             if now - self._turned > self._blocked_after:
                 self._bark(now - self._turned)
+
+    def _look_at_descriptors(self, now: float) -> None:
+        try:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            if now - self._short >= SHORT_AGAIN:
+                self._short = now
+                why = (
+                    f"{error.strerror}: connections that come now have no answer; raise the limit (ulimit -n)"
+                )
+                self._emit(ReceiverTrouble("no file descriptor is left", why))
 
     def _bark(self, seconds: float) -> None:
         if not self._said:

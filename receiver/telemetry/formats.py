@@ -34,7 +34,7 @@ SHOWN = 200
 """A terminal shows this many characters of an extra."""
 
 _SEVERITIES = [(50, "CRITICAL"), (40, "ERROR"), (30, "WARNING"), (20, "INFO"), (1, "DEBUG"), (0, "DEFAULT")]
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _encode = msgspec.json.Encoder().encode
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import time
 from collections.abc import Iterator
@@ -132,3 +133,17 @@ async def test_a_request_that_breaks_off_waits_for_no_answer_and_takes_none(
         if behind:
             assert await wire.answer() == OK
         assert await wire.rest() == b""
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+async def test_a_process_without_a_file_descriptor_says_so_once(instance: Instance) -> None:
+    """The loop does not accept what comes then, and says nothing."""
+    before = len(instance.log())
+    soft, hard = resource.prlimit(instance.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(instance.pid, resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        await eventually(lambda: "no file descriptor is left" in instance.log()[before:])
+    finally:
+        resource.prlimit(instance.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    await healthy(instance)
+    assert instance.log()[before:].count("no file descriptor is left") == 1

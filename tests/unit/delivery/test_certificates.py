@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,11 +23,16 @@ OLD, NEW = SIGNERS
 HOUR = 3600.0
 
 
-def pem_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> str:
+def pem_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, *, ended: float = -24.0) -> str:
+    """The certificate of a key; `ended`: so many hours ago."""
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    builder = (
+        builder.serial_number(1)
+        .not_valid_before(now - timedelta(days=9))
+        .not_valid_after(now - timedelta(hours=ended))
+    )
     return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
@@ -94,7 +100,7 @@ def source() -> Iterator[Source]:
 
 class Clocks:
     def __init__(self) -> None:
-        self.wall = 1_800_000_000.0
+        self.wall = time.time()
         self.monotonic = 50.0
 
     def pass_(self, seconds: float) -> None:
@@ -296,6 +302,24 @@ class TestFreshness:
             clocks.pass_(10)
         assert source.fetches == 1 + 3600 // 30
 
+    async def test_after_a_day_without_an_answer_no_key_is_believed(
+        self, certificates: Certificates, source: Source, clocks: Clocks, failures: list[str]
+    ) -> None:
+        """Google may have withdrawn one. The next answer that comes brings them back."""
+        await certificates.ready()
+        source.fail()
+        clocks.pass_(24 * HOUR)
+        assert await certificates.key(OLD.kid) == OLD.certificate
+        await settled(certificates)
+        clocks.pass_(1)
+        assert await certificates.key(OLD.kid) is None
+        assert not await certificates.ready()
+        assert not certificates.loaded
+        assert failures[-1].endswith("(no keys yet)")
+        source.answer(OLD)
+        clocks.pass_(1)
+        assert await certificates.key(OLD.kid) == OLD.certificate
+
     @pytest.mark.parametrize("clock", ["wall", "monotonic"])
     async def test_either_clock_alone_makes_keys_stale(
         self, certificates: Certificates, source: Source, clocks: Clocks, clock: str
@@ -371,6 +395,16 @@ class TestBadAnswers:
             f"certificates not fetched from 127.0.0.1: {failure} (no keys yet)",
             f"certificates not fetched from 127.0.0.1: {failure} (1 known keys kept)",
         ]
+
+    async def test_a_certificate_that_has_expired_is_left_out(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        ours = {"expired": pem_of(key, ended=1), "current": pem_of(key, ended=-1)}
+        source.answer(OLD)
+        source.body = json.dumps(OLD.certificates() | ours).encode()
+        assert await certificates.key("expired") is None
+        assert await certificates.key("current") == ours["current"]
 
     @pytest.mark.parametrize(
         "key",
