@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from receiver.record import connections
 from receiver.sweep import owed, sweeper, topics
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Look, other_task, route
@@ -120,3 +121,18 @@ async def test_when_no_topic_answers_the_sweep_stops_asking(
     assert pubsub.requests == topics.MOST_OUT
     free = await look.value("SELECT count(*) FROM task_executions WHERE publishing_until IS NULL")
     assert free == 30
+
+
+async def test_a_row_that_cannot_be_written_out_in_time_fails_alone(
+    sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its arguments are small as they are stored. As text they are 155 MB, and PostgreSQL needs longer than a statement may take."""
+    monkeypatch.setitem(connections.SERVER_SETTINGS, "statement_timeout", "300ms")
+    numbers = f"[{','.join(['1e307'] * 500_000)}]"
+    await seed(look, "huge", GOOD, 1, hours=2)
+    await look.execute("UPDATE task_executions SET args = $1::jsonb", numbers)
+    await seed(look, "good", GOOD, 3)
+    assert await sweeps.sweep() == Swept(published=3, failed=1)
+    [(_, why)] = sweeps.troubles
+    assert why.startswith("1: its arguments cannot be read: PostgreSQL cancelled the statement")
+    assert await sweeps.sweep() == Swept(), "it is tried again at doubling intervals"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,6 +66,13 @@ def test_an_execution_is_shown_as_its_declaration_allows(
     assert SECRET not in repr(redacted.execution(found, ROUTES))
     assert redacted.execution(found, None).args == redacted.UNKNOWN
     assert found.args == args, "what is stored stays as it is"
+
+
+def test_what_was_cut_is_hidden_whole() -> None:
+    """Nobody knows any more which argument is which."""
+    found = replace(execution(f"{__name__}.invite"), args=f'["Ada", "{SECRET}... (cut after 4000 characters)')
+    seen = redacted.execution(found, ROUTES)
+    assert (seen.args, seen.kwargs) == ("[redacted]", "[redacted]")
 
 
 def test_a_rejected_message_hides_them_too() -> None:
