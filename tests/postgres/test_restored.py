@@ -22,7 +22,7 @@ from tests.postgres.record import Instance, Look, call, connect, noop
 from tests.postgres.sweeps import WITHIN, Post, Sweeps
 from tests.stage.servers import PROGRAMS, Server
 
-RUNNING_MD = Path(__file__).resolve().parents[2] / "docs" / "running.md"
+STANDBYS_MD = Path(__file__).resolve().parents[2] / "docs" / "standbys.md"
 AGO = datetime.now(UTC) - timedelta(minutes=10)
 
 
@@ -116,7 +116,7 @@ async def test_a_copy_for_staging_publishes_nothing_of_production_and_can_be_emp
     assert await restored.undelivered(environment="staging") == Told()
     assert (post.ids(), await rows()) == ([], before)
     await restored.look.seed("ours", environment="staging")
-    statements = re.findall(r"DELETE FROM \w+ WHERE environment <> 'staging'", RUNNING_MD.read_text())
+    statements = re.findall(r"DELETE FROM \w+ WHERE environment <> 'staging'", STANDBYS_MD.read_text())
     assert len(statements) == 2
     for statement in statements:
         await restored.look.execute(statement)
