@@ -53,7 +53,7 @@ class Model:
             name: place for each in self.programs for name, place in each.items()
         }
         names = product(permutations(range(scene.rows)), permutations(range(1, scene.instances + 1)))
-        self._renamings = [Renaming(rows, instances) for rows, instances in names][1:]
+        self.renamings = [Renaming(rows, instances) for rows, instances in names][1:]
 
     def first(self) -> World:
         """The state in which it begins."""
@@ -89,7 +89,7 @@ class Model:
     def same(self, world: World) -> World:
         """The one that stands for all that differ from this one in names alone."""
         chosen, best = world, None
-        for renaming in self._renamings:
+        for renaming in self.renamings:
             other = renaming.of(world)
             if other != chosen:
                 best = best or renaming.order(chosen)

@@ -218,7 +218,7 @@ def _there(row: Row, actor: Actor, rules: Rules) -> bool:
 
 def _take_back(row: Row, actor: Actor, rules: Rules) -> Row:
     if row.status == "RUNNING":
-        return row.but(published=False, until=0, free=False, given_up=True)
+        return row.but(published=False, until=0, free=False, due=False, given_up=True)
     left = rules.max_attempts is not None and row.attempt < rules.max_attempts
     if row.status == "FAILED" and not left:
         return row.but(final=True)

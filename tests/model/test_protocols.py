@@ -73,6 +73,7 @@ def test_the_protocols_hold_with_two_rows() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_protocols_hold_with_three_rows() -> None:
     states, _ = explored(scenes.of(scene, 3) for scene in scenes.SCENES)
     assert states > 150_000
