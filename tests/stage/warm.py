@@ -3,8 +3,9 @@
 Most of the time of a short process goes into imports: half a second of CPU for a command that then asks one question. A
 process that is started here has its own memory, descriptors, signals, environment and exit code, as any other; only its
 modules are there before its first line. What the interpreter itself reads at its start (`PYTHONWARNINGS`, the locale)
-cannot be given afterwards: a process with another value of these is started cold. So are all with `RECEIVER_TEST_COLD=1`,
-and under coverage.
+cannot be given afterwards: a process with another value of these is started cold. So is one with `RECEIVER_TEST_COLD=1`
+in its environment, which a test gives whose subject is what a process inherits (capabilities, limits); so are all where that
+is set, and under coverage.
 """
 
 from __future__ import annotations
@@ -154,5 +155,6 @@ def _needs_its_own_interpreter(env: Mapping[str, str]) -> bool:
             if name.startswith(READ_AT_START) and name not in GIVEN_LATER
         }
 
+    is_cold = any("RECEIVER_TEST_COLD" in environ for environ in (env, os.environ))
     is_covered = any(name.startswith("COVERAGE_PROCESS") for name in os.environ)
-    return is_covered or os.environ.get("RECEIVER_TEST_COLD") == "1" or read(env) != read(os.environ)
+    return is_cold or is_covered or read(env) != read(os.environ)

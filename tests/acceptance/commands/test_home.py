@@ -31,6 +31,9 @@ OVERRIDES = (1, 2)
 OTHERS = tuple(f"--skip={check.value}" for check in SKIPPABLE if check is not Check.DATABASE)
 """What doctor is not to look at."""
 
+COLD = {"RECEIVER_TEST_COLD": "1"}
+"""Capabilities are inherited: a process that is forked elsewhere would have them."""
+
 T = TypeVar("T")
 Run = Callable[..., Done]
 
@@ -86,6 +89,7 @@ def run(home: Path, folder: Path, pubsub: LocalPubSub) -> Run:
             "PUBSUB_EMULATOR_HOST": pubsub.host,
             "PYTHONPATH": f"{PLUGIN}:{Path.cwd()}",
             "TASKS_MODULES": MODULE,
+            **COLD,
         }
         return without_overrides(lambda: run_command(*arguments, cwd=PLUGIN, env=environ))
 
@@ -95,7 +99,7 @@ def run(home: Path, folder: Path, pubsub: LocalPubSub) -> Run:
 async def test_pushes_are_served(
     home: Path, signer: Signer, certs_url: str, folder: Path, record: Record, label: str
 ) -> None:
-    instance = new_instance(record.url, signer, certs_url, folder, {"HOME": str(home)})
+    instance = new_instance(record.url, signer, certs_url, folder, {"HOME": str(home), **COLD})
     try:
         without_overrides(instance.start)
         assert instance.get("/ready").status_code == 200

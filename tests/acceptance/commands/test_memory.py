@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import asyncpg
 import pytest
 
 from tests.stage.brownout import Peer, peer
-from tests.stage.commands import RECEIVER, clean_environ
+from tests.stage.commands import RECEIVER, clean_environ, run_command
 
 MEBIBYTE = 1024 * 1024
 BOUND = 200
@@ -30,6 +29,15 @@ NUMBERS = f"[{','.join(['1e307'] * 300_000)}]"
 SMALL_NUMBERS = f"[{','.join(['1e307'] * 30_000)}]"
 
 
+MEASURES = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+"""Starts the command from a small process: the most that a process had begins with what its starter has, here all tests."""
+
+
 @pytest.fixture
 def pubsub() -> Iterator[Peer]:
     with peer() as (made, _):
@@ -45,15 +53,12 @@ def run(*arguments: str, url: str, pubsub: Peer, folder: Path) -> tuple[str, flo
         "TASKS_NAMESPACE": "shop",
         "TASKS_ENVIRONMENT": "dev",
     }
-    with subprocess.Popen(
-        [*RECEIVER, *arguments], cwd=folder, env=environ, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        told = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode in (0, 1), told  # 1: some are still owed
-    return told, usage.ru_maxrss / 1024
+    done = run_command(
+        "-c", MEASURES, *RECEIVER, *arguments, program=(sys.executable,), cwd=folder, env=environ
+    )
+    assert done.returncode in (0, 1), done  # 1: some are still owed
+    told, _, most = done.stdout.rstrip().rpartition("\n")
+    return told, int(most) / 1024
 
 
 async def test_large_compressible_rows_are_in_memory_one_at_a_time(

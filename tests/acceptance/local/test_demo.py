@@ -42,6 +42,7 @@ def test_in_a_pipe_each_step_is_a_line(environ: dict[str, str], tmp_path: Path) 
     assert re.search(r"[0-9a-f-]{36} +stranded +FAILED, final +5", done.stdout)
 
 
+@pytest.mark.slow  # what it shows is in test_cli.py::TestDemo
 def test_on_a_terminal_it_is_a_table_that_lives(environ: dict[str, str], tmp_path: Path) -> None:
     pid, terminal = pty.fork()
     if pid == 0:

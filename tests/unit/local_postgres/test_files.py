@@ -91,15 +91,16 @@ def test_programs_that_cannot_be_copied_are_one_line(tmp_path: Path) -> None:
         files.copied(programs, tmp_path)
 
 
-def test_a_program_that_does_not_run_is_one_line(private_wheel: Path) -> None:
-    private_wheel.parent.chmod(0o755)
-    program = private_wheel / "pginstall" / "bin" / "postgres"
+def test_a_program_that_does_not_run_is_one_line(tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "postgres"
+    program.parent.mkdir()
+    program.touch(mode=0o755)
     program.write_text("#!/bin/sh\necho 'wrong machine' >&2\nexit 1\n")
     with pytest.raises(LocalPostgresError, match="does not run here: wrong machine"):
-        files.find()
+        files.find(program.parent)
     program.write_bytes(b"\x7fELF nonsense")
     with pytest.raises(LocalPostgresError, match="does not run here: "):
-        files.find()
+        files.find(program.parent)
 
 
 def test_a_given_folder_without_programs_is_one_line(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ class TestLife:
             assert server.pid != pid
             assert query(server, "SELECT 1") == 1
 
-    def test_what_was_committed_survives_an_immediate_restart(self) -> None:
-        with Postgres() as server:
+    def test_what_was_committed_survives_an_immediate_restart(self, initialised: Path) -> None:
+        with Postgres(initialised) as server:
             query(server, "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
             server.restart("immediate")
             assert query(server, "SELECT count(*) FROM kept") == 1000
@@ -123,18 +123,20 @@ class TestLife:
             with pytest.raises(LocalPostgresError, match=r"never started|not running"):
                 ask()
 
-    def test_nobody_else_is_shown_the_owners_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nobody_else_is_shown_the_owners_environment(
+        self, initialised: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Every account may read a process's arguments, and the server's own account its environment."""
         monkeypatch.setenv("SOME_API_KEY", "hunter2-of-the-owner")
-        with Postgres() as server:
+        with Postgres(initialised) as server:
             assert server._guard is not None
             guard = Path(f"/proc/{server._guard.process.pid}")
             shown = (guard / "cmdline").read_bytes() + Path(f"/proc/{server.pid}/cmdline").read_bytes()
             assert b"hunter2" not in shown + Path(f"/proc/{server.pid}/environ").read_bytes()
             assert b"/guard.py" in shown
 
-    def test_data_meant_to_last_is_synced(self, reachable: Path) -> None:
-        with Postgres(reachable / "lasting", fsync=True) as server:
+    def test_data_meant_to_last_is_synced(self, initialised: Path) -> None:
+        with Postgres(initialised, fsync=True) as server:
             assert query(server, "SHOW fsync") == "on"
             assert query(server, "SHOW full_page_writes") == "on"
 
@@ -312,9 +314,9 @@ class TestFolder:
             Postgres(folder).start()
         assert folder.exists() is existing
 
-    def test_settings_that_the_server_refuses_come_back_in_its_words(self) -> None:
+    def test_settings_that_the_server_refuses_come_back_in_its_words(self, initialised: Path) -> None:
         with pytest.raises(LocalPostgresError, match="unrecognized configuration parameter") as caught:
-            Postgres(settings={"no_such_parameter": "1"}).start()
+            Postgres(initialised, settings={"no_such_parameter": "1"}).start()
         assert "\n" not in str(caught.value)
 
 
