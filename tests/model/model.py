@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import permutations, product
 
 from tests.model import invariants
 from tests.model.database import Place, Sends, server_steps, statement_steps
@@ -16,7 +15,7 @@ from tests.model.publishers import Publishers
 from tests.model.rules import Rules
 from tests.model.state import Actor, Known, Left, Messages, Row, Step, World
 from tests.model.statements import Statement
-from tests.model.symmetry import Renaming
+from tests.model.symmetry import Symmetry
 from tests.model.weather import death_steps, pubsub_steps, time_steps, work_steps
 
 
@@ -52,8 +51,7 @@ class Model:
         self.places: dict[str, Place] = {
             name: place for each in self.programs for name, place in each.items()
         }
-        names = product(permutations(range(scene.rows)), permutations(range(1, scene.instances + 1)))
-        self.renamings = [Renaming(rows, instances) for rows, instances in names][1:]
+        self.same = Symmetry(scene.rows, scene.instances).same
 
     def first(self) -> World:
         """The state in which it begins."""
@@ -85,17 +83,6 @@ class Model:
     def explore(self, *, most: int | None = None) -> Explored:
         """Every state of the scene."""
         return explore(self.first(), self.steps, self.same, self._check, most=most)
-
-    def same(self, world: World) -> World:
-        """The one that stands for all that differ from this one in names alone."""
-        chosen, best = world, None
-        for renaming in self.renamings:
-            other = renaming.of(world)
-            if other != chosen:
-                best = best or renaming.order(chosen)
-                if (order := renaming.order(other)) < best:
-                    chosen, best = other, order
-        return chosen
 
     def _steps(self, world: World) -> Iterator[Step]:
         rules, instances = self._rules, self.scene.instances

@@ -6,8 +6,37 @@ and one is enough. This halves the states for two instances, and again for two r
 
 from __future__ import annotations
 
+from itertools import pairwise, permutations
+
 from tests.model.shared import number
 from tests.model.state import Actor, Row, World
+
+Key = tuple[int, int, int, int]
+
+
+class Symmetry:
+    """All names that so many rows and instances may have."""
+
+    def __init__(self, rows: int, instances: int) -> None:
+        numbers = range(1, instances + 1)
+        self._groups = [
+            [Renaming(order, others) for order in permutations(range(rows))]
+            for others in permutations(numbers)
+        ]
+
+    def same(self, world: World) -> World:
+        """The one that stands for all that differ from this one in names alone: the first, of those whose rows are in order."""
+        chosen, best = world, None
+        for group in self._groups:
+            keys = group[0].keys(world)
+            for renaming in group:
+                if renaming.sorts(keys):
+                    other = renaming.of(world)
+                    values = (*other.rows, *other.standby, *other.messages, *other.known, *other.actors)
+                    order = [value.n for value in values]
+                    if best is None or order < best:
+                        chosen, best = other, order
+        return chosen
 
 
 class Renaming:
@@ -16,33 +45,31 @@ class Renaming:
     def __init__(self, rows: tuple[int, ...], instances: tuple[int, ...]) -> None:
         self._rows = rows
         self._old = tuple(rows.index(row) for row in range(len(rows)))
-        self._moves_rows = rows != tuple(range(len(rows)))
         self._instances = dict(enumerate(instances, 1))
         self._actors: dict[Actor, Actor] = {}
         self._versions: dict[Row, Row] = {}
+
+    def keys(self, world: World) -> list[Key]:
+        """By which its rows are sorted, in their old order."""
+        parts = zip(world.rows, world.standby, world.messages, world.known, strict=True)
+        return [(self._version(row).n, self._version(kept).n, m.n, known.n) for row, kept, m, known in parts]
+
+    def sorts(self, keys: list[Key]) -> bool:
+        """Whether the rows are in order under these names."""
+        old = self._old
+        return all(keys[one] <= keys[other] for one, other in pairwise(old))
 
     def of(self, world: World) -> World:
         """The state under these names."""
         rows = self._renamed(world.rows)
         standby = rows if world.standby is world.rows else self._renamed(world.standby)
-        messages, known = world.messages, world.known
-        if self._moves_rows:
-            messages = tuple(messages[old] for old in self._old)
-            known = tuple(known[old] for old in self._old)
-        actors = world.actors
-        if actors:
-            actors = tuple(sorted([self._actor(actor) for actor in actors], key=number))
+        messages = tuple([world.messages[old] for old in self._old])
+        known = tuple([world.known[old] for old in self._old])
+        actors = tuple(sorted([self._actor(actor) for actor in world.actors], key=number))
         return World(rows, standby, messages, known, actors, world.left)
 
-    @staticmethod
-    def order(world: World) -> list[int]:
-        """By which the states of one kind are compared."""
-        values = (*world.rows, *world.standby, *world.messages, *world.known, *world.actors)
-        return [value.n for value in values]
-
     def _renamed(self, rows: tuple[Row, ...]) -> tuple[Row, ...]:
-        versions = [self._version(row) for row in rows]
-        return tuple([versions[old] for old in self._old])
+        return tuple([self._version(rows[old]) for old in self._old])
 
     def _version(self, row: Row) -> Row:
         found = self._versions.get(row)
