@@ -36,8 +36,9 @@ from tests.stage.brownout import Manner, peer
 from tests.stage.servers import for_sqlalchemy
 from tests.stage.waiting import eventually
 
-ASYNC_DRIVERS = ("asyncpg", "psycopg")
-SYNC_DRIVERS = ("psycopg", "psycopg2")
+# The second of each shows the same once more, and is slow.
+ASYNC_DRIVERS = ("asyncpg", pytest.param("psycopg", marks=pytest.mark.slow))
+SYNC_DRIVERS = ("psycopg", pytest.param("psycopg2", marks=pytest.mark.slow))
 
 
 @pytest.fixture(params=ASYNC_DRIVERS)
