@@ -62,7 +62,8 @@ class Record:
             "task_id": task_id,
             "task_name": task_name,
             "args": "[]",
-            "kwargs": json.dumps({"label": task_id}),  # as `receivers.message` sends them
+            # As `receivers.message` sends them.
+            "kwargs": "{}" if "args" in columns else json.dumps({"label": task_id}),
         } | given
         times = {name.removesuffix("_in"): values.pop(name) for name in list(values) if name.endswith("_in")}
         times = {"enqueued_at": 0} | times
