@@ -369,6 +369,9 @@ def _check_on_cloud_run(environ: Mapping[str, str], settings: Settings) -> None:
         if value and (name in {"TASKS_SCHEDULER_ENDPOINT", "PUBSUB_EMULATOR_HOST"} or name.startswith(FAULT)):
             allowed = "it is for local use and tests: unset it on Cloud Run (K_SERVICE is set)"
             raise SettingError(name, shown(value), allowed)
+    if is_loopback(urlsplit(settings.certs_url).hostname or ""):
+        allowed = "who signs pushes is not this machine: unset it on Cloud Run (K_SERVICE is set)"
+        raise SettingError("TASKS_OIDC_CERTS_URL", shown(settings.certs_url), allowed)
     if settings.shutdown_grace > _CLOUD_RUN_GRACE:
         grace = f"{settings.shutdown_grace.total_seconds():g}"
         raise SettingError("TASKS_SHUTDOWN_GRACE", grace, "use 8 or less: Cloud Run kills 10 s after SIGTERM")

@@ -14,6 +14,7 @@ from receiver.emulator import push_client
 from receiver.emulator.push_client import Pusher
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
+from tests.stage.cloud_certificates import on_cloud_run
 from tests.stage.record import MODULE, Record
 from tests.stage.waiting import PATIENCE, eventually
 from tests.stage.warm import WarmInstance
@@ -33,13 +34,14 @@ def new_instance(
     port: int | None = None,
 ) -> Instance:
     """A receiver that has not been started, a warm process; its tasks leave their marks in `folder`."""
+    cloud = on_cloud_run(certs_url) if certs_url and "K_SERVICE" in (env or {}) else {}
     return WarmInstance(
         database_url=database_url,
         modules=modules,
         signer=signer,
         certs_url=certs_url,
         folder=PLUGIN,
-        env={"MARKS_FOLDER": str(folder), **(env or {})},
+        env={"MARKS_FOLDER": str(folder), **cloud, **(env or {})},
         port=port,
     )
 

@@ -278,6 +278,8 @@ def test_an_unknown_fault_is_refused_with_the_known_ones() -> None:
         ("TASKS_FAULT_DROP_RATE", "0"),
         ("PUBSUB_EMULATOR_HOST", "localhost:8085"),
         ("TASKS_SCHEDULER_ENDPOINT", "http://localhost:8086"),
+        ("TASKS_OIDC_CERTS_URL", "http://127.0.0.1:8081/certs"),
+        ("TASKS_OIDC_CERTS_URL", "https://localhost/certs"),
     ],
 )
 def test_what_is_for_tests_is_refused_on_cloud_run_only(variable: str, value: str) -> None:

@@ -49,3 +49,15 @@ def test_every_promise_is_on_the_page() -> None:
 @pytest.mark.slow
 def test_every_line_names_a_test_and_every_test_exists() -> None:
     assert unproven(page(), header="| |") == []
+
+
+@pytest.mark.parametrize(
+    "page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"], ids=lambda page: page.name
+)
+def test_every_row_of_a_table_has_the_cells_of_its_head(page: Path) -> None:
+    """Another row is shown as text."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        rows = table.splitlines()
+        assert re.fullmatch(r"\|([ :]*-+[ :]*\|)+", rows[1]), rows[:2]
+        assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {rows[1].count("|")}, rows[0]

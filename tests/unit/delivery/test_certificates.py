@@ -302,24 +302,6 @@ class TestFreshness:
             clocks.pass_(10)
         assert source.fetches == 1 + 3600 // 30
 
-    async def test_after_a_day_without_an_answer_no_key_is_believed(
-        self, certificates: Certificates, source: Source, clocks: Clocks, failures: list[str]
-    ) -> None:
-        """Google may have withdrawn one. The next answer that comes brings them back."""
-        await certificates.ready()
-        source.fail()
-        clocks.pass_(24 * HOUR)
-        assert await certificates.key(OLD.kid) == OLD.certificate
-        await settled(certificates)
-        clocks.pass_(1)
-        assert await certificates.key(OLD.kid) is None
-        assert not await certificates.ready()
-        assert not certificates.loaded
-        assert failures[-1].endswith("(no keys yet)")
-        source.answer(OLD)
-        clocks.pass_(1)
-        assert await certificates.key(OLD.kid) == OLD.certificate
-
     @pytest.mark.parametrize("clock", ["wall", "monotonic"])
     async def test_either_clock_alone_makes_keys_stale(
         self, certificates: Certificates, source: Source, clocks: Clocks, clock: str
@@ -396,16 +378,6 @@ class TestBadAnswers:
             f"certificates not fetched from 127.0.0.1: {failure} (1 known keys kept)",
         ]
 
-    async def test_a_certificate_that_has_expired_is_left_out(
-        self, certificates: Certificates, source: Source
-    ) -> None:
-        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-        ours = {"expired": pem_of(key, ended=1), "current": pem_of(key, ended=-1)}
-        source.answer(OLD)
-        source.body = json.dumps(OLD.certificates() | ours).encode()
-        assert await certificates.key("expired") is None
-        assert await certificates.key("current") == ours["current"]
-
     @pytest.mark.parametrize(
         "key",
         [
@@ -461,3 +433,31 @@ class TestClosing:
         await certificates.close()
         assert not await certificates.ready()
         assert source.fetches == 0
+
+
+async def test_after_a_day_without_an_answer_no_key_is_believed(
+    certificates: Certificates, source: Source, clocks: Clocks, failures: list[str]
+) -> None:
+    """Google may have withdrawn one. The next answer that comes brings them back."""
+    await certificates.ready()
+    source.fail()
+    clocks.pass_(24 * HOUR)
+    assert await certificates.key(OLD.kid) == OLD.certificate
+    await settled(certificates)
+    clocks.pass_(1)
+    assert await certificates.key(OLD.kid) is None
+    assert not await certificates.ready()
+    assert not certificates.loaded
+    assert failures[-1].endswith("(no keys yet)")
+    source.answer(OLD)
+    clocks.pass_(1)
+    assert await certificates.key(OLD.kid) == OLD.certificate
+
+
+async def test_a_certificate_that_has_expired_is_left_out(certificates: Certificates, source: Source) -> None:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    ours = {"expired": pem_of(key, ended=1), "current": pem_of(key, ended=-1)}
+    source.answer(OLD)
+    source.body = json.dumps(OLD.certificates() | ours).encode()
+    assert await certificates.key("expired") is None
+    assert await certificates.key("current") == ours["current"]
