@@ -122,7 +122,7 @@ def only_asyncio(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An environment in which there is no uvloop."""
     folder = tmp_path_factory.mktemp("without")
     (folder / "uvloop.py").write_text("raise ImportError('there is none here')")
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": str(folder), "RECEIVER_TEST_COLD": "1"}  # a warm process has it already
 
 
 @pytest.fixture
