@@ -163,7 +163,7 @@ def _ready(row: Row, actor: Actor, rules: Rules) -> bool:
 
 
 def _fail_ready(row: Row, actor: Actor, rules: Rules) -> Row:
-    return row.but(status="FAILED", fence=row.fence + 1, published=True, why="run")
+    return row.but(status="FAILED", fence=row.fence + 1, why="run")
 
 
 # --- leases -----------------------------------------------------------------------------------------------------
