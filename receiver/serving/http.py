@@ -75,7 +75,7 @@ class _Flow(FlowControl):
 
     def resume_reading(self) -> None:
         """Asked for after each answer, and whenever the application asks for a body."""
-        if not (self._waiting or self.ended):
+        if self.read_paused and not (self._waiting or self.ended):
             super().resume_reading()
 
 
@@ -151,8 +151,9 @@ class Connection(HttpToolsProtocol):
         name = name.lower()
         if name in SPECIAL and self._part is HEAD:
             self._look_at(name, value)
-        self.headers.append((name, value))
-        if len(self.headers) > MAX_FIELDS:
+        headers = self.headers
+        headers.append((name, value))
+        if len(headers) > MAX_FIELDS:
             self._end_parser(TOO_LARGE)
 
     def on_headers_complete(self) -> None:
@@ -167,7 +168,8 @@ class Connection(HttpToolsProtocol):
                 self._end_parser(MALFORMED)
             return  # the head comes again without the offer, see `_feed`
         self._progress, self._part = True, BODY
-        self._end_deadline()
+        if self._deadline is not None:
+            self._end_deadline()
         super().on_headers_complete()
         self.headers = []  # for the fields of the trailer: they are ignored, and must not count as the head's
 
@@ -181,15 +183,17 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._progress, self._part = True, NOTHING
-        self._end_deadline()
+        if self._deadline is not None:
+            self._end_deadline()
         super().on_message_complete()
 
     def _size_of_head(self) -> int:
         return len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
 
     def _look_at(self, name: bytes, value: bytes) -> None:
-        if name == b"host" and any(other == name for other, _ in self.headers):  # RFC 9112 section 3.2
-            self._end_parser(MALFORMED)
+        if name == b"host":  # RFC 9112 section 3.2; it is nearly always the first field
+            if self.headers and any(other == name for other, _ in self.headers):
+                self._end_parser(MALFORMED)
         elif name == b"transfer-encoding" and value.lower() != b"chunked":  # RFC 9112 section 6.1
             self._end_parser(NOT_CHUNKED)
         elif name == b"expect" and value.lower() == b"100-continue":
