@@ -1,4 +1,4 @@
-"""`make model`: every scene with more rows and more faults than the suite has time for; minutes, and some gigabytes.
+"""`make model`: every scene with more rows and more faults than the suite has time for; some minutes.
 
 make model MODEL_ARGS="--rows 1 --more silences=2 crashes=1"     other bounds
 make model MODEL_ARGS="--without tokens"                         without a mend: prints the shortest way to its fault
@@ -44,7 +44,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("make model", description="Explores the protocols of the record.")
     parser.add_argument("--rows", type=int, default=2, help="executions (default: 2)")
     parser.add_argument("--scene", default="", help="only scenes with this in their name")
-    parser.add_argument("--more", nargs="*", default=["deliveries=1", "silences=1"], metavar="KIND=N")
+    parser.add_argument("--more", nargs="*", default=["deliveries=1"], metavar="KIND=N")
     parser.add_argument(
         "--without", nargs="*", default=[], choices=sorted(MENDS), help="leave these mends out"
     )
