@@ -142,6 +142,11 @@ def test_a_failure_that_could_not_be_recorded_is_told_all_the_same(cloud: Lines)
     assert (line["error_type"], line["stack_trace"]) == ("shop.OutOfStock", FAILURE.traceback)
 
 
+def test_what_needs_no_operator_at_once_is_a_warning(cloud: Lines) -> None:
+    cloud.emit(ReceiverTrouble("kill switch not understood", "ENABLE_X is 'maybe'", is_error=False))
+    assert cloud.object()["severity"] == "WARNING"
+
+
 def test_a_stack_on_a_terminal_is_readable_lines(terminal: Lines) -> None:
     stack = '  File "shop.py", line 7, in wait\n    time.sleep(9)\n'
     terminal.emit(ReceiverTrouble("event loop blocked", "for 5 s by ship, in wait (shop.py:7)", stack=stack))
