@@ -149,10 +149,7 @@ class RecordConnection:
             self.drop()
         try:
             async with asyncio.timeout(self._deadline):
-                connection = await self._database.connect(self._application, SERVER_SETTINGS)
-                self._backend = connection.get_server_pid()
-                if self._database.prepared_statements:
-                    await connection.execute(f"SELECT {WAITING.format(local='false')}")
+                connection = await self._opened()
         except asyncpg.PostgresError as error:
             if is_out_of_slots(error):
                 raise OutOfConnections("PostgreSQL has no connection slot free") from error
@@ -163,6 +160,17 @@ class RecordConnection:
             raise NotConnected(f"PostgreSQL cannot be reached ({type(error).__name__})") from error
         self._connection = connection
         self._used = time.monotonic()
+        return connection
+
+    async def _opened(self) -> asyncpg.Connection[asyncpg.Record]:
+        connection = await self._database.connect(self._application, SERVER_SETTINGS)
+        self._backend = connection.get_server_pid()
+        try:
+            if self._database.prepared_statements:
+                await connection.execute(f"SELECT {WAITING.format(local='false')}")
+        except BaseException:
+            connection.terminate()  # else it would stay open, and nobody would know of it
+            raise
         return connection
 
 

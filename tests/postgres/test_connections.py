@@ -189,6 +189,18 @@ async def test_a_silent_server_holds_a_connection_no_longer_than_the_deadline(
     assert 0.4 < time.monotonic() - began < 8
 
 
+async def test_a_server_that_falls_silent_while_a_connection_is_made_keeps_none(
+    proxy: Proxy, behind: RecordConnection
+) -> None:
+    stalled = proxy.stall_before(b"set_config")
+    with pytest.raises(NotConnected):
+        await behind.fetch("SELECT 1")
+    assert stalled.fired.is_set()
+    proxy.resume()
+    await eventually(lambda: proxy.connections == 0)
+    assert await behind.fetch("SELECT 1")
+
+
 async def test_a_server_that_refuses_is_said_not_to_be_reached(
     proxy: Proxy, behind: RecordConnection
 ) -> None:
