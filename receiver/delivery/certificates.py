@@ -30,9 +30,7 @@ FETCH_TIMEOUT: Final = 5.0  # seconds for the whole fetch; Google answers in ten
 MAX_ANSWER_BYTES: Final = 1024 * 1024  # Google's is about 3 KiB
 MIN_FRESHNESS: Final = 60.0  # seconds, also when the answer's Age has used up its max-age
 MAX_FRESHNESS: Final = 24 * 3600.0  # seconds; Google's max-age is about 6 hours
-KEPT: Final = (
-    24 * 3600.0
-)  # seconds from an answer until its keys are not believed any more: Google may have withdrawn them
+KEPT: Final = 24 * 3600.0  # seconds from an answer until its keys are believed no more: they may be withdrawn
 DEFAULT_FRESHNESS: Final = 3600.0  # seconds, for an answer without max-age
 EARLY_SHARE: Final = 0.8  # of the freshness; then a refresh starts, before the keys are stale
 REFRESH_INTERVAL: Final = 30.0  # seconds between two background fetches, and between two for unknown key ids

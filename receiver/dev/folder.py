@@ -62,11 +62,6 @@ class Folder:
             self.path.mkdir(mode=0o700, exist_ok=True)
             access.take(self.path)
             (self.path / ".gitignore").write_text("*\n")
-            messages = (
-                self.path / MESSAGES_FILE
-            )  # others pass through root's folder, as PostgreSQL's account must
-            messages.touch(0o600)
-            messages.chmod(0o600)
         except OSError as error:
             raise ConfigurationError(
                 f"{self.path}: {error.strerror}; run in a folder that can be written"

@@ -67,10 +67,9 @@ class LostClaims:
         trouble: DatabaseUnavailable | None = None
         while True:
             try:
+                # Asked before the claims: if it is gone, none commits after the look.
                 now = await unanswered.find_backend(self._pool, backend)
-                is_gone = (
-                    begun is not None and now != begun
-                )  # asked before the claims: none commits after the look
+                is_gone = begun is not None and now != begun
                 begun = begun or now
                 if await self._handed_back(task_ids, token) or is_gone:
                     return

@@ -209,12 +209,14 @@ class _Batch:
 
     async def without_those_out(self, rows: Sequence[Held]) -> Sequence[Held]:
         """Those whose topics may take them. The others are left to the next sweep."""
-        out = [row for row in rows if self._topics.outage or row.task_path in self._topics.out]
-        if not out:
-            return rows
-        await sweeping.postpone(self._executor, out, pause=AGAIN)
-        self._failed += len(out)
-        return [row for row in rows if row not in out]
+        outage, topics = self._topics.outage, self._topics.out
+        out, left = [], []
+        for row in rows:
+            (out if outage or row.task_path in topics else left).append(row)
+        if out:
+            await sweeping.postpone(self._executor, out, pause=AGAIN)
+            self._failed += len(out)
+        return left
 
     def counts(self) -> PublishedCounts:
         """What became of all of them."""

@@ -11,12 +11,12 @@ from tests.model.deliveries import Deliveries, beside
 from tests.model.explorer import Explored, explore
 from tests.model.invariants import Violation
 from tests.model.keepers import Keepers
+from tests.model.outside import death_steps, pubsub_steps, time_steps, work_steps
 from tests.model.publishers import Publishers
 from tests.model.rules import Rules
 from tests.model.state import Actor, Known, Left, Messages, Row, Step, World
 from tests.model.statements import Statement
 from tests.model.symmetry import Symmetry
-from tests.model.weather import death_steps, pubsub_steps, time_steps, work_steps
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from receiver.endings.calls import ClaimKey
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import DatabaseUnavailable
 from receiver.local_postgres.server import Postgres
-from receiver.record.connections import RecordConnection
+from receiver.record.connections import RecordConnection, RecordPool
 from receiver.record.database import Database, Executor
+from receiver.record.lost_claims import LostClaims
 from receiver.record.migrations import upgrade
 from receiver.record.sql import claims, dead_letters, outbox, rejected, settlements
 from receiver.record.sql.claims import ClaimItem
@@ -232,6 +233,22 @@ async def test_a_claim_whose_commit_waits_for_longer_than_a_lease_is_handed_back
 async def _is_ready(look: Look, task_id: str) -> bool:
     row = await look.find(task_id)
     return row is not None and row["status"] == "READY"
+
+
+async def test_a_claim_is_not_looked_for_as_long_as_another_connection_has_the_number_of_its_process(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new primary gives out numbers of its own. Whoever has this one now is idle, and stays for days."""
+    monkeypatch.setattr("receiver.record.lost_claims.LOOK_PAUSE", 0.05)
+    other = await connect(url)
+    pool = RecordPool(Database.of(url), size=1, application="receiver ledger", wait=10)
+    lost = LostClaims(pool, instance="i", lease=timedelta(seconds=0.2), emit=lambda _: None)
+    [asking] = await pool.fetch("SELECT pg_backend_pid() AS pid")
+    for number in (other.get_server_pid(), asking["pid"]):
+        lost.expect(["gone"], TOKEN, number)
+    await eventually(lambda: not lost._looks, patience=10)
+    await pool.close()
+    await other.close()
 
 
 # --- synchronous_commit -------------------------------------------------------------------------------------------

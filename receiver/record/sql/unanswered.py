@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from receiver.record.database import Executor
 
 FIND_BACKEND: Final = """
-SELECT backend_start FROM pg_stat_activity WHERE pid = $1 AND datname = current_database() AND usename = session_user
+SELECT backend_start FROM pg_stat_activity
+WHERE pid = $1 AND pid <> pg_backend_pid() AND state <> 'idle' AND datname = current_database() AND usename = session_user
 """
+# Idle: its statement is over, or the number is another connection's by now. After a failover the new server has given out its own.
 
 
 async def find_backend(executor: Executor, pid: int) -> datetime | None:
-    """When this process of the server was started for us; None if there is none, or it is another's."""
+    """When this process of the server, which is at work, was started for us; None if there is none, or it is another's."""
     rows = await executor.fetch(FIND_BACKEND, pid)
     return rows[0]["backend_start"] if rows else None
 
