@@ -89,7 +89,7 @@ class Place:
         """Takes room for the values of its arguments, before they are decoded. Raises Saturated."""
         if self._admission.values_in_flight + count > VALUES_IN_FLIGHT:
             raise Saturated("values of arguments")
-        self._values = count
+        self._values += count
         self._admission.values_in_flight += count
 
     def _take(self, size: int) -> None:

@@ -23,7 +23,6 @@ from receiver.endings.outcomes import (
     Denied,
     Disconnected,
     Ending,
-    Failed,
     Full,
     Oversized,
     Unrecorded,
@@ -184,13 +183,13 @@ class PushEndpoint:
                 return claim
             push.claimed = claim
             with claim:
-                push.ran = await self._run(claim, admitted)
+                push.ran = await self._run(claim, admitted, place)
                 return await self._ledger.settle(claim, push.ran)
 
-    async def _run(self, claim: Claimed, admitted: Admitted) -> Outcome:
+    async def _run(self, claim: Claimed, admitted: Admitted, place: Place) -> Outcome:
         if claim.differs and admitted.switch is None:
-            known = await as_recorded(claim, self._ledger, self._registry, self._emit)
-            if isinstance(known, Failed):
+            known = await as_recorded(claim, self._ledger, self._registry, place, self._emit)
+            if not isinstance(known, Claimed):
                 return known
             claim = known
         return await self._runner.run(claim, admitted)

@@ -1,7 +1,8 @@
 """The row's arguments count: what was committed under an id runs, whatever a later message of that id says.
 
 Invariant: no message changes an execution that has a row. A message that says something else is one line of the log. Equal is
-equal as jsonb, so another spelling of the same values differs in nothing. Next: `receiver.delivery.runner`.
+equal as jsonb, so another spelling of the same values differs in nothing. What is read back has its room like the message's own: a
+message of a few bytes may name a row of megabytes. Without room the execution is handed back, as it was. Next: `receiver.delivery.runner`.
 """
 
 from __future__ import annotations
@@ -12,34 +13,42 @@ from msgspec.structs import replace
 
 from receiver.contract.failure import Failure
 from receiver.contract.message import check_arguments
-from receiver.endings.outcomes import Failed
-from receiver.errors import Rejected
+from receiver.endings.outcomes import Failed, HandedBack
+from receiver.errors import DatabaseUnavailable, Rejected, Saturated, TooLarge
 from receiver.telemetry.events import ReceiverTrouble
 
 if TYPE_CHECKING:
+    from receiver.delivery.admission import Place
     from receiver.endings.calls import Claimed
     from receiver.record.ledger import Ledger
     from receiver.tasks.registry import Registry
     from receiver.telemetry.events import Emit
 
 
-async def as_recorded(claimed: Claimed, ledger: Ledger, registry: Registry, emit: Emit) -> Claimed | Failed:
-    """The claim with the arguments of its row. Failed, final, when the function does not take them.
+async def as_recorded(
+    claimed: Claimed, ledger: Ledger, registry: Registry, place: Place, emit: Emit
+) -> Claimed | Failed | HandedBack:
+    """The claim with the arguments of its row.
 
-    Raises:
-        DatabaseUnavailable: they cannot be read now.
+    Args:
+        place: takes the room of these arguments too.
+
+    Returns:
+        Failed, final, when the function does not take them. HandedBack when they cannot be read now, or are too large to be read:
+        the message that has the same arguments needs no look at them.
     """
     call = claimed.call
     why = f"{call.route.name}: the row's arguments run"
     emit(ReceiverTrouble("a message says other arguments than its execution", why, claimed.task_id))
-    read = await ledger.arguments(claimed)
-    if read is None:
-        return _failed(claimed, "they are too large to be read")
     try:
-        args, kwargs = registry.bind(call.route, *check_arguments(*read))
+        args, kwargs = await ledger.arguments(claimed)
+        place.take_more(len(args) + len(kwargs))
+        bound = registry.bind(call.route, *check_arguments(args, kwargs, place.take_values))
     except Rejected as rejected:
         return _failed(claimed, rejected.detail)
-    return replace(claimed, call=replace(call, args=args, kwargs=kwargs))
+    except (DatabaseUnavailable, Saturated, TooLarge):
+        return HandedBack("room for the arguments of its row")
+    return replace(claimed, call=replace(call, args=bound[0], kwargs=bound[1]))
 
 
 def _failed(claimed: Claimed, why: str) -> Failed:

@@ -13,6 +13,7 @@ Invariant: 200 is sent only after the row was seen to be committed.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -32,9 +33,10 @@ from receiver.endings.outcomes import (
     Succeeded,
     Unrecorded,
 )
-from receiver.errors import DatabaseUnavailable, ItemRefused
+from receiver.errors import DatabaseUnavailable, ItemRefused, Saturated, TooLarge
 from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordPool
+from receiver.record.deadlines import Deadline
 from receiver.record.group_commit import Aside
 from receiver.record.settler import Settler
 from receiver.record.sql import claims, leases, settlements
@@ -61,6 +63,9 @@ INSIST_AT_MOST = 120.0
 """Seconds that it is tried at most. Cloud SQL's restarts and failovers take about a minute, and each settlement that waits
 takes one of `TASKS_MAX_CONCURRENCY` places."""
 
+READING_PATIENCE = 1.0
+"""Seconds that a claim waits for its turn to read its row's arguments. Meanwhile it holds a place."""
+
 ANSWER_MARGIN = 1.0
 """Seconds before the ack deadline at which the answer has to leave."""
 
@@ -86,6 +91,7 @@ class Ledger:
         wait = settings.wait.total_seconds()
         self.pool = RecordPool(database, size=LEDGER_CONNECTIONS, application="receiver ledger", wait=wait)
         heartbeat.lend(self.pool)
+        self._reading, self._patience = asyncio.Lock(), Deadline(READING_PATIENCE)
         aside = Aside(LANES)
         self._settler = Settler(self.pool, aside)
         self._claimer = Claimer(
@@ -125,9 +131,26 @@ class Ledger:
             self._emit(ReceiverTrouble("settlement not recorded", str(error), claimed.task_id))
             return Unrecorded()
 
-    async def arguments(self, claimed: Claimed) -> tuple[bytes, bytes] | None:
-        """The JSON of the arguments in its row. None: the claim is lost, or they are too large to be read."""
-        return await claims.read_arguments(self.pool, claimed.key)
+    async def arguments(self, claimed: Claimed) -> tuple[bytes, bytes]:
+        """The JSON of the arguments in its row. One claim reads at a time: a row of a few bytes may take seconds to be written out.
+
+        Raises:
+            Saturated: others read for too long.
+            TooLarge: they are too large to be read, or the claim is lost.
+            DatabaseUnavailable: they cannot be read now.
+        """
+        try:
+            with self._patience.limit():
+                await self._reading.acquire()
+        except TimeoutError:
+            raise Saturated("turn to read arguments") from None
+        try:
+            read = await claims.read_arguments(self.pool, claimed.key)
+        finally:
+            self._reading.release()
+        if read is None:
+            raise TooLarge
+        return read
 
     async def close(self) -> None:
         """Waits for what is being written, then closes the connections."""

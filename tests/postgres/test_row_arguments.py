@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from receiver import TaskRoute, task
+from receiver.delivery.admission import VALUES_IN_FLIGHT, Admission, Place, Threads
 from receiver.delivery.recorded import as_recorded
 from receiver.emulator.push_client import message
 from receiver.endings.calls import Claimed
-from receiver.endings.outcomes import Failed
+from receiver.endings.outcomes import Failed, HandedBack
+from receiver.record.deadlines import Deadline
 from receiver.record.sql import claims
 from receiver.tasks.registry import Registry
 from receiver.telemetry.events import ReceiverTrouble
 from receiver.testkit.faulty import QueuedMessage
 from receiver.testkit.queue import TaskQueue, running
 from tests.postgres.record import TOKEN, Instance, Look, call
+
+MIB = 1024 * 1024
 
 heard: list[Any] = []
 
@@ -38,6 +43,12 @@ def queue(database_url: str) -> Iterator[TaskQueue]:
     heard.clear()
     with running(database_url, Registry([ROUTE])) as made:
         yield made
+
+
+def a_place() -> Place:
+    """The place of a delivery, in an instance with nothing else in flight."""
+    admission = Admission(Threads(1, wait=1.0), max_concurrency=1, max_inflight_bytes=MIB, max_body_bytes=MIB)
+    return admission.place()
 
 
 def arrive(queue: TaskQueue, task_id: str, *args: Any, **kwargs: Any) -> None:
@@ -72,7 +83,7 @@ async def test_a_difference_is_one_line_of_the_log_without_the_values(instance: 
     await look.seed("a", args='["alice"]', kwargs='{"how": 2}', task_name="tell", task_path=ROUTE.path)
     claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
     assert claimed.differs
-    known = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), instance.events.append)
+    known = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), a_place(), instance.events.append)
     assert isinstance(known, Claimed)
     assert (known.call.args, known.call.kwargs, known.key) == (["alice"], {"how": 2.0}, claimed.key)
     assert instance.events == [
@@ -89,7 +100,7 @@ async def test_what_does_not_fit_the_function_any_more_ends_failed_and_final(
 ) -> None:
     await look.seed("a", args=stored, task_name="tell", task_path=ROUTE.path)
     claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
-    ended = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), instance.events.append)
+    ended = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), a_place(), instance.events.append)
     assert isinstance(ended, Failed)
     assert (await instance.settle(claimed, ended)) == ended
     row = await look.row("a")
@@ -98,19 +109,30 @@ async def test_what_does_not_fit_the_function_any_more_ends_failed_and_final(
     assert "alice" not in row["error_message"]
 
 
-async def test_arguments_too_large_to_be_read_are_not(
-    instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lacking", ["size", "values", "bytes", "turn"])
+async def test_without_room_for_them_the_execution_is_handed_back_as_it_was(
+    instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
-    """2 MB of `1e307` are 100 MB when jsonb prints them."""
-    monkeypatch.setattr(claims, "MOST_ARGUMENTS", 1000)
-    await look.seed("a", args="[1e307, 1e307, 1e307, 1e307]", task_name="tell", task_path=ROUTE.path)
+    """A message of a few bytes names them: 2 MB of `1e307` are 100 MB when jsonb prints them. The message that is theirs may run them."""
+    stored = json.dumps(["alice", *["x"] * 40_000])
+    await look.seed("a", args=stored, task_name="tell", task_path=ROUTE.path)
     claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
-    ended = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), instance.events.append)
-    assert isinstance(ended, Failed)
-    assert (ended.final, ended.failure.message) == (
-        True,
-        "the arguments of the execution: they are too large to be read",
-    )
+    place = a_place()
+    match lacking:
+        case "size":
+            monkeypatch.setattr(claims, "MOST_ARGUMENTS", 1000)
+        case "values":
+            place.take_values(VALUES_IN_FLIGHT - 1000)
+        case "bytes":
+            place.take_more(MIB - 1000)
+        case _:
+            monkeypatch.setattr(instance.ledger, "_patience", Deadline(0.01))
+            await instance.ledger._reading.acquire()
+    ended = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), place, instance.events.append)
+    assert isinstance(ended, HandedBack)
+    await instance.settle(claimed, ended)
+    row = await look.row("a")
+    assert (row["status"], row["attempt"], json.loads(row["args"])) == ("READY", 0, json.loads(stored))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
 from tests.stage import malformed
 from tests.stage.executions import row_of
-from tests.stage.receivers import Marks, memory, message, reset_peak
+from tests.stage.receivers import Marks, memory, message, new_label, reset_peak
 from tests.stage.record import Record
 from tests.stage.wire import Answer, healthy, push
 
@@ -102,3 +102,28 @@ async def test_the_arguments_of_an_unknown_task_are_not_looked_at(
     assert answer.status == 400
     [row] = await record.fetch("SELECT reason FROM rejected_messages")
     assert row["reason"] == "unknown_task"
+
+
+@pytest.mark.slow
+async def test_small_messages_that_name_large_rows_take_no_more(
+    instance: Instance, record: Record, label: str
+) -> None:
+    """What a row holds has its room like what a message holds, and no neighbour waits for it."""
+    names = [f"{label}-{number}" for number in range(15)]
+    for unit, some in ((b'{"":{}}', names[1:]), (b"1e308", names[:1])):
+        values = b",".join([unit] * (MAX_VALUES // (1 + unit.count(b"{")) - 10)).decode()
+        for name in some:
+            await record.insert(
+                name, "plain", task_path="hostile_tasks.plain", args=f'["x", [{values}]]', kwargs="{}"
+            )
+    before = memory(instance)
+    reset_peak(instance)
+    answers = [asyncio.create_task(push(instance, message("plain", name), patience=60)) for name in names]
+    while not all(each.done() for each in answers):
+        neighbour = await push(instance, message("plain", new_label()), patience=60)
+        assert neighbour.status == 200
+    assert memory(instance, "VmHWM") - before < 400 * MIB
+    for name, answer in zip(names, answers, strict=True):
+        row = await row_of(record, name)
+        expected = {200: ("SUCCESSFUL", 1), 429: ("READY", 0)}
+        assert (row["status"], row["attempt"]) == expected[answer.result().status]
