@@ -82,6 +82,7 @@ class Push:
         unwrapped: the body is the message's data, and the headers say the rest.
         verified: whether the sender has been checked; before that nothing that it says is believed.
         arrived: by `time.monotonic()`.
+        subscription: of the message, once its envelope is read.
         ran: how the run ended; the ending of the delivery may be another, if that was not recorded.
     """
 
@@ -96,6 +97,7 @@ class Push:
     claimed: Claimed | None = None
     identity: Identity | None = None
     ran: Outcome | None = None
+    subscription: str = ""
 
     @property
     def trace(self) -> str | None:
@@ -163,11 +165,12 @@ class PushEndpoint:
                 body = rewrapped(push.headers, body)
             return await self.receive(push, body, place)
         except Rejected as rejected:
-            return await self._rejections.reject(body, rejected, _identity(push, body))
+            return await self._rejections.reject(body, rejected, self._identity(push, body))
 
     async def receive(self, push: Push, body: bytes, place: Place) -> Ending:
         """The path of a message whose sender is verified."""
         pushed = open_push(body)
+        push.subscription = pushed.subscription
         if pushed.subscription.endswith(self._dead_letters.subscription):
             push.delivery = read = self._dead_letters.read(pushed)
             return await self._dead_letters.receive(body, pushed, read)
@@ -215,13 +218,16 @@ class PushEndpoint:
                 place.take_more(len(delivery.args))
         return delivery, found
 
-
-def _identity(push: Push, body: bytes) -> Identity | None:
-    """The execution that a rejected push is about: it may have a row already."""
-    if push.identity is not None:
-        return push.identity
-    delivery = push.delivery
-    if delivery is None:
-        return identify(body)
-    names = push.route.names if push.route is not None else frozenset({delivery.task_name})
-    return Identity(delivery.task_id, names, delivery.message_id, delivery.delivery_attempt)
+    def _identity(self, push: Push, body: bytes) -> Identity | None:
+        """The execution that a rejected push is about, if it may be: there may be a row of it."""
+        if push.identity is not None:
+            return push.identity
+        delivery = push.delivery
+        if delivery is not None:
+            names = push.route.names if push.route is not None else frozenset({delivery.task_name})
+            return Identity(delivery.task_id, names, delivery.message_id, delivery.delivery_attempt)
+        found = identify(body)
+        if found is None or self._own is None:
+            return found
+        (name,) = found.names
+        return found if self._own.has(push.subscription, self._registry.find(name)) else None

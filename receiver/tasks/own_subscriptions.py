@@ -49,13 +49,17 @@ class OwnSubscriptions:
             )
         return cls(routes, settings)
 
+    def has(self, subscription: str, route: TaskRoute | None) -> bool:
+        """Whether a subscription, by its full name, belongs to the route. None: to no task that is known."""
+        return self._routes.get(subscription) is route
+
     def require(self, subscription: str, route: TaskRoute | None) -> None:
-        """Returns if a subscription, by its full name, belongs to the route. None: to no task that is known.
+        """Returns if the subscription belongs to the route.
 
         Raises:
             Rejected: wrong_subscription.
         """
-        if self._routes.get(subscription) is not route:
+        if not self.has(subscription, route):
             task = "an unknown task" if route is None else route.name
             raise Rejected(
                 RejectionReason.WRONG_SUBSCRIPTION,

@@ -342,6 +342,9 @@ CASES: Final = (
               profile=Profile.OWN),
     _not_its_own("by another task's subscription", with_row(play.by("fail", "succeed"), "succeed"),
                  _row("READY", final=False, attempt=0)),
+    _rejected("malformed payload by no task's subscription, enqueued", with_row(
+        play.body_of(play.spelled({"enqueued_at": "yesterday"})), "succeed"),
+        Reason.MALFORMED_PAYLOAD, _row("READY", final=False, attempt=0), profile=Profile.OWN),
     _not_its_own("by no task's subscription", push("succeed")),
     _not_its_own("an unknown task by a task's subscription", play.by("fail", "nobody_knows")),
     _not_its_own("by its subscription's name in another project", play.by("succeed", project="other")),
