@@ -210,7 +210,8 @@ class _Batch:
     async def without_those_out(self, rows: Sequence[Held]) -> Sequence[Held]:
         """Those whose topics may take them. The others are left to the next sweep."""
         outage, topics = self._topics.outage, self._topics.out
-        out, left = [], []
+        out: list[Held] = []
+        left: list[Held] = []
         for row in rows:
             (out if outage or row.task_path in topics else left).append(row)
         if out:
