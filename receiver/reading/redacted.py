@@ -1,7 +1,8 @@
 """Hides sensitive arguments (`TaskRoute(redact=...)`) from whoever looks: every face shows an execution or a message by this.
 
 The declarations are the plugins'. Invariant: what cannot be judged is hidden. An execution of a task that no plugin here declares
-has its arguments hidden. A rejected message of an unknown task is shown, because that it is no task's is the finding.
+has its arguments hidden, and so is a damaged message while any task here has sensitive ones. A rejected message of an unknown task
+is shown, because that it is no task's is the finding.
 """
 
 from __future__ import annotations
@@ -39,12 +40,17 @@ def message(body: bytes, task_name: str | None, registry: Registry | None) -> by
         envelope = msgspec.json.decode(body, type=dict[str, Any])
         data = base64.b64decode(envelope["message"]["data"], validate=True)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return body
+        return body if _is_open(registry) else HIDDEN.encode()
     hidden = _data(data, task_name, registry)
     if hidden is data:
         return body
     envelope["message"]["data"] = base64.b64encode(hidden).decode()
     return msgspec.json.encode(envelope)
+
+
+def _is_open(registry: Registry | None) -> bool:
+    """Whether no task has sensitive arguments."""
+    return registry is not None and not any(route.redact for route in registry.routes)
 
 
 def _data(data: bytes, task_name: str | None, registry: Registry | None) -> bytes:
@@ -53,11 +59,13 @@ def _data(data: bytes, task_name: str | None, registry: Registry | None) -> byte
     except (ValueError, RecursionError):
         payload = {}
     name = payload.get("task_name", task_name)
-    route = registry.find(name) if registry is not None and isinstance(name, str) else None
+    if not isinstance(name, str):  # damaged, or no message of ours: nobody can say whose it is
+        return data if _is_open(registry) else HIDDEN.encode()
+    route = registry.find(name) if registry is not None else None
     if registry is not None and (route is None or not route.redact):
         return data
     if "task_name" not in payload:  # another topic's, or damaged: nobody can say what is what
-        return data if name is None else HIDDEN.encode()
+        return HIDDEN.encode()
     args, kwargs = payload.get("args", []), payload.get("kwargs", {})
     shown = (UNKNOWN, UNKNOWN) if route is None else route.shown(args, kwargs)
     return msgspec.json.encode(payload | dict(zip(("args", "kwargs"), shown, strict=True)))

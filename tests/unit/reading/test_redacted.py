@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -91,9 +92,32 @@ def test_a_message_of_a_foreign_topic_is_hidden_as_a_whole() -> None:
         assert shown(redacted.message(body, "take", registry)) == b"[redacted]"
 
 
-@pytest.mark.parametrize("body", [
-    message("greet", ["Ada"]), message("nobody", ["Ada"]), b"no message", b"{}", b'{"message": {"data": "!"}}',
-    encode_envelope(b"no json", "1", datetime.now(UTC), "s", {}),
-])  # fmt: skip
+SENT = msgspec.json.encode({"task_name": "invite", "args": ["Ada"], "kwargs": {"email": SECRET}})
+
+
+def enveloped(data: bytes) -> bytes:
+    return encode_envelope(data, "1", datetime.now(UTC), "s", {})
+
+
+DAMAGED = {
+    "the payload alone, as a subscription without metadata pushes it": SENT,
+    "base64 that is none": enveloped(SENT).replace(b'"data":"', b'"data":"!'),
+    "a payload that breaks off": enveloped(SENT[:-1]),
+    "its task is a number": enveloped(SENT.replace(b'"invite"', b"5")),
+    "nested too deeply": enveloped(SENT.replace(b'["Ada"]', b"[" * 2000 + b"]" * 2000)),
+}
+
+
+@pytest.mark.parametrize("body", DAMAGED.values(), ids=DAMAGED)
+def test_what_is_damaged_is_hidden_while_any_task_has_sensitive_arguments(body: bytes) -> None:
+    for registry in (ROUTES, None):
+        seen = redacted.message(body, None, registry)
+        assert b"[redacted]" in (seen if seen == b"[redacted]" else shown(seen))
+        assert base64.b64encode(SENT)[:40] not in seen
+    open_to_all = Registry([TaskRoute(greet)])
+    assert redacted.message(body, None, open_to_all) is body
+
+
+@pytest.mark.parametrize("body", [message("greet", ["Ada"]), message("nobody", ["Ada"])])
 def test_whatever_is_nobodys_secret_is_shown_as_it_is(body: bytes) -> None:
     assert redacted.message(body, None, ROUTES) is body
