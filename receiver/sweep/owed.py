@@ -162,7 +162,7 @@ class Owed:
             rows = rows[loaded.seen :]
             if loaded.too_large:
                 refusals = {task_id: GoogleRefused(400, "", why) for task_id, why in loaded.too_large.items()}
-                await batch.tell(Published(frozenset(), refusals))
+                await batch.keep(Published(frozenset(), refusals))
             await self._publisher.publish(loaded.rows, batch.tell)
 
     async def _loaded(self, rows: Sequence[Held]) -> ReadRows:
@@ -189,16 +189,20 @@ class _Batch:
         self.troubles: dict[str, list[str]] = defaultdict(list)
 
     async def tell(self, published: Published) -> None:
-        """What became of some of the rows."""
+        """What Pub/Sub has said of some of the rows, or has not."""
+        for task_id in published.task_ids:
+            self._topics.took(self._rows[task_id].task_path)
+        for task_id, why in published.failures.items():
+            self._topics.failed(self._rows[task_id].task_path, why)
+        await self.keep(published)
+
+    async def keep(self, published: Published) -> None:
+        """Marks and postpones some of the rows."""
         done = [self._rows[task_id] for task_id in published.task_ids]
-        for row in done:
-            self._topics.took(row.task_path)
         pauses: dict[timedelta | None, list[Held]] = defaultdict(list)
         for task_id, why in published.failures.items():
-            row = self._rows[task_id]
-            self._topics.failed(row.task_path, why)
             self.troubles[str(why)].append(task_id)
-            pauses[None if isinstance(why, GoogleRefused) else AGAIN].append(row)
+            pauses[None if isinstance(why, GoogleRefused) else AGAIN].append(self._rows[task_id])
         async with self._turn:
             if done:
                 await outbox.mark_published(self._executor, done)

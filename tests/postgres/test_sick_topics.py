@@ -97,6 +97,17 @@ async def test_large_rows_of_a_sick_topic_are_not_tried_one_after_the_other(
     assert soon == 27, "nobody has refused those: they are tried with the next sweep"
 
 
+async def test_rows_that_are_too_large_say_nothing_of_their_topic(
+    sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pub/Sub was not even asked. The others of their topic are published in the same sweep."""
+    monkeypatch.setattr(owed, "LARGEST", 3000)
+    monkeypatch.setattr(owed, "BATCH", 5)
+    await seed(look, "large", GOOD, 5, hours=2, size=5000)
+    await seed(look, "small", GOOD, 5)
+    assert await sweeps.sweep() == Swept(published=5, failed=5)
+
+
 async def test_a_topic_with_very_many_rows_takes_turns_with_the_others(
     sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
