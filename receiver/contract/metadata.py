@@ -45,8 +45,17 @@ def read_metadata(attributes: Mapping[str, str]) -> dict[str, str] | None:
     if text is None or len(text) > MAX_METADATA_BYTES:
         return None
     try:
-        return _READ.decode(text)
+        found = _READ.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
+        return None
+    return found if all(is_storable(each) for pair in found.items() for each in pair) else None
+
+
+def decode_metadata(stored: bytes) -> dict[str, str] | None:
+    """The metadata of a row; None of one that another program has written in another form."""
+    try:
+        return _READ.decode(stored)
+    except msgspec.DecodeError:
         return None
 
 

@@ -1,4 +1,4 @@
-"""The row's arguments count: what was committed under an id runs, whatever a later message of that id says.
+"""The row's arguments and metadata count: what was committed under an id runs, whatever a later message of that id says.
 
 Invariant: no message changes an execution that has a row. A message that says something else is one line of the log. Equal is
 equal as jsonb, so another spelling of the same values differs in nothing. What is read back has its room like the message's own: a
@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from receiver.contract.failure import Failure
 from receiver.contract.message import check_arguments
+from receiver.contract.metadata import decode_metadata
 from receiver.endings.outcomes import Failed, HandedBack
 from receiver.errors import DatabaseUnavailable, Rejected, Saturated, TooLarge
 from receiver.telemetry.events import ReceiverTrouble
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 async def as_recorded(
     claimed: Claimed, ledger: Ledger, registry: Registry, place: Place, emit: Emit
 ) -> Claimed | Failed | HandedBack:
-    """The claim with the arguments of its row.
+    """The claim with the arguments and the metadata of its row.
 
     Args:
         place: takes the room of these arguments too.
@@ -38,17 +39,18 @@ async def as_recorded(
         the message that has the same arguments needs no look at them.
     """
     call = claimed.call
-    why = f"{call.route.name}: the row's arguments run"
-    emit(ReceiverTrouble("a message says other arguments than its execution", why, claimed.task_id))
+    why = f"{call.route.name}: the row's arguments and metadata run"
+    emit(ReceiverTrouble("a message says something else than its execution", why, claimed.task_id))
     try:
-        args, kwargs = await ledger.arguments(claimed)
+        args, kwargs, metadata = await ledger.stored(claimed)
         place.take_more(len(args) + len(kwargs))
         bound = registry.bind(call.route, *check_arguments(args, kwargs, place.take_values))
     except Rejected as rejected:
         return _failed(claimed, rejected.detail)
     except (DatabaseUnavailable, Saturated, TooLarge):
         return HandedBack("room for the arguments of its row")
-    return replace(claimed, call=replace(call, args=bound[0], kwargs=bound[1]))
+    delivery = replace(call.delivery, metadata=None if metadata is None else decode_metadata(metadata))
+    return replace(claimed, call=replace(call, delivery=delivery, args=bound[0], kwargs=bound[1]))
 
 
 def _failed(claimed: Claimed, why: str) -> Failed:

@@ -39,7 +39,7 @@ from receiver.record.connections import RecordPool
 from receiver.record.deadlines import Deadline
 from receiver.record.group_commit import Aside
 from receiver.record.settler import Settler
-from receiver.record.sql import claims, leases, settlements
+from receiver.record.sql import leases, settlements, stored_call
 from receiver.record.sql.settlements import SettleItem
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -47,6 +47,7 @@ from receiver.telemetry.events import Emit, ReceiverTrouble
 if TYPE_CHECKING:
     from receiver.record.database import Database
     from receiver.record.heartbeat import Heartbeat
+    from receiver.record.sql.stored_call import StoredCall
     from receiver.record.whose import Whose
 
 LEDGER_CONNECTIONS = 4
@@ -131,8 +132,8 @@ class Ledger:
             self._emit(ReceiverTrouble("settlement not recorded", str(error), claimed.task_id))
             return Unrecorded()
 
-    async def arguments(self, claimed: Claimed) -> tuple[bytes, bytes]:
-        """The JSON of the arguments in its row. One claim reads at a time: a row of a few bytes may take seconds to be written out.
+    async def stored(self, claimed: Claimed) -> StoredCall:
+        """What its row says. One claim reads at a time: a row of a few bytes may take seconds to be written out.
 
         Raises:
             Saturated: others read for too long.
@@ -145,7 +146,7 @@ class Ledger:
         except TimeoutError:
             raise Saturated("turn to read arguments") from None
         try:
-            read = await claims.read_arguments(self.pool, claimed.key)
+            read = await stored_call.read_stored(self.pool, claimed.key)
         finally:
             self._reading.release()
         if read is None:

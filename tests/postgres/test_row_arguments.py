@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from receiver import TaskRoute, task
+from receiver import TaskContext, TaskRoute, task
+from receiver.contract.metadata import METADATA_ATTRIBUTE, encode_metadata
 from receiver.delivery.admission import VALUES_IN_FLIGHT, Admission, Place, Threads
 from receiver.delivery.recorded import as_recorded
 from receiver.emulator.push_client import message
 from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Failed, HandedBack
 from receiver.record.deadlines import Deadline
-from receiver.record.sql import claims
+from receiver.record.sql import claims, stored_call
 from receiver.tasks.registry import Registry
 from receiver.telemetry.events import ReceiverTrouble
 from receiver.testkit.faulty import QueuedMessage
@@ -35,13 +36,20 @@ async def tell(whom: str, *, how: float = 1.0) -> str:
     return whom
 
 
+@task
+async def visit(ctx: TaskContext) -> None:
+    heard.append(dict(ctx.metadata))
+    if len(heard) == 1:
+        raise ValueError("not at the first attempt")
+
+
 ROUTE = TaskRoute(tell, max_attempts=3)
 
 
 @pytest.fixture
 def queue(database_url: str) -> Iterator[TaskQueue]:
     heard.clear()
-    with running(database_url, Registry([ROUTE])) as made:
+    with running(database_url, Registry([ROUTE, TaskRoute(visit)])) as made:
         yield made
 
 
@@ -71,6 +79,38 @@ def test_what_was_committed_runs_whatever_a_message_of_its_id_says(queue: TaskQu
     assert (row.status, row.args, row.return_value) == ("SUCCESSFUL", ["alice"], "alice")
 
 
+@pytest.mark.parametrize("told", [{"tenant": "mallory"}, {}], ids=["others", "none"])
+@pytest.mark.parametrize("committed", [{"tenant": "alice"}, {}], ids=["some", "none committed"])
+def test_its_metadata_is_the_rows_too(
+    queue: TaskQueue, committed: dict[str, str], told: dict[str, str]
+) -> None:
+    """It is often the tenant, by which `TASKS_AROUND` chooses a database."""
+    enqueued = (visit.using(metadata=committed) if committed else visit).enqueue()
+    queue._pending.clear()  # the others' message comes first
+    queue.arrive(about_visit(queue, enqueued.id, told))
+    queue.deliver_all()
+    queue.deliver_all()
+    assert heard == [committed] * 2
+
+
+def test_a_message_that_was_heard_of_first_keeps_its_metadata(queue: TaskQueue) -> None:
+    queue.arrive(about_visit(queue, "a", {"tenant": "alice"}))
+    queue.deliver_all()
+    queue._pending.clear()
+    queue.arrive(about_visit(queue, "a", {"tenant": "mallory"}))
+    queue.deliver_all()
+    assert heard == [{"tenant": "alice"}] * 2
+
+
+def about_visit(queue: TaskQueue, task_id: str, metadata: dict[str, str]) -> QueuedMessage:
+    """A message of this execution with such metadata, whoever has published it."""
+    attributes = {METADATA_ATTRIBUTE: encode_metadata(metadata)} if metadata else {}
+    body = message(
+        "visit", task_id=task_id, attributes=attributes, subscription=queue._receiver.subscription_of("visit")
+    )
+    return QueuedMessage(task_id, "visit", body)
+
+
 def test_a_retry_runs_what_its_first_attempt_ran(queue: TaskQueue) -> None:
     first = queue.push(tell, "alice", how=-1)
     arrive(queue, first.task_id, "mallory")
@@ -88,7 +128,9 @@ async def test_a_difference_is_one_line_of_the_log_without_the_values(instance: 
     assert (known.call.args, known.call.kwargs, known.key) == (["alice"], {"how": 2.0}, claimed.key)
     assert instance.events == [
         ReceiverTrouble(
-            "a message says other arguments than its execution", "tell: the row's arguments run", "a"
+            "a message says something else than its execution",
+            "tell: the row's arguments and metadata run",
+            "a",
         )
     ]
     assert (await look.row("a"))["args"] == '["alice"]'
@@ -120,7 +162,7 @@ async def test_without_room_for_them_the_execution_is_handed_back_as_it_was(
     place = a_place()
     match lacking:
         case "size":
-            monkeypatch.setattr(claims, "MOST_ARGUMENTS", 1000)
+            monkeypatch.setattr(stored_call, "MOST_ARGUMENTS", 1000)
         case "values":
             place.take_values(VALUES_IN_FLIGHT - 1000)
         case "bytes":

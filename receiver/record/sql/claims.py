@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from receiver.contract.metadata import encode_metadata
 from receiver.endings.calls import ClaimKey
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.record.sql.crashes import COUNTED, CRASHED, SUSPECT, died
@@ -22,12 +23,8 @@ if TYPE_CHECKING:
     from receiver.tasks.route import TaskRoute
 
 
-MOST_ARGUMENTS: Final = 16 * 1024 * 1024
-"""Bytes of arguments that are read back from a row: more than a message of Pub/Sub's can hold."""
-
-
 class ClaimItem(msgspec.Struct, frozen=True, gc=False):
-    """What a claim writes. `args` and `kwargs` are JSON text; `size` is about what it adds to its batch, in bytes."""
+    """What a claim writes. `args`, `kwargs` and `metadata` are JSON text; `size` is about what it adds to its batch, in bytes."""
 
     task_id: str
     route: TaskRoute
@@ -36,6 +33,7 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
     enqueued_at: datetime | None
     trace: str | None
     size: int
+    metadata: str | None = None
 
     @classmethod
     def of(cls, call: Call) -> ClaimItem:
@@ -50,6 +48,7 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
             enqueued_at=delivery.enqueued_at,
             trace=delivery.traceparent,
             size=len(args) + len(kwargs) + 500,
+            metadata=None if delivery.metadata is None else encode_metadata(delivery.metadata),
         )
 
 
@@ -57,7 +56,7 @@ class ClaimRow(msgspec.Struct, frozen=True, gc=False):
     """What a claim found.
 
     `verdict`: claimed, done, busy, not_due, exhausted, foreign, suspect, or locked (free, but its row is locked). `key`: claimed.
-    `differs`: the row says other arguments than the item.
+    `differs`: the row says other arguments or metadata than the item.
     """
 
     task_id: str
@@ -74,18 +73,18 @@ may come before its enqueuer has marked it; there the claim does."""
 
 CLAIM: Final = f"""
 WITH input AS MATERIALIZED (
-    SELECT i.task_id, i.args, i.kwargs, i.enqueued_at, i.trace,
+    SELECT i.task_id, i.args, i.kwargs, i.enqueued_at, i.trace, i.metadata::jsonb AS metadata,
            ($7::text[])[i.route] AS task_name, ($8::text[])[i.route] AS task_path,
            string_to_array(($9::text[])[i.route], E'\\n') AS paths, ($10::int[])[i.route] AS max_attempts
-    FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::timestamptz[], $6::text[])
-        AS i(task_id, route, args, kwargs, enqueued_at, trace)
+    FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $17::text[])
+        AS i(task_id, route, args, kwargs, enqueued_at, trace, metadata)
 ),
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, attempt, fence,
-                                 claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace, ran_on)
+                                 claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace, ran_on, metadata)
     SELECT i.task_id, i.task_name, i.task_path, $11, $15, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
            $14::uuid, $12, clock_timestamp() + $13::interval,
-           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace, $12
+           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace, $12, i.metadata
     FROM input i
     WHERE NOT EXISTS (SELECT FROM task_executions e WHERE e.task_id = i.task_id)
     ORDER BY i.task_id COLLATE "C"
@@ -116,7 +115,8 @@ taken AS (
         error_type = NULL, error_message = NULL, error_traceback = NULL, trace = coalesce(f.trace, e.trace)
     FROM free f
     WHERE e.task_id = f.task_id
-    RETURNING e.task_id, e.fence, e.attempt, (e.args, e.kwargs) <> (f.args::jsonb, f.kwargs::jsonb) AS differs
+    RETURNING e.task_id, e.fence, e.attempt,
+              (e.args, e.kwargs, e.metadata) IS DISTINCT FROM (f.args::jsonb, f.kwargs::jsonb, f.metadata) AS differs
 ),
 expired AS (
     INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
@@ -176,6 +176,7 @@ async def claim(
         token,
         whose.environment,
         _limit(suspects=suspects),
+        _metadata(items),
     )
     claimed = _claimed(rows, token)
     others = [item for item in items if item.task_id not in claimed]
@@ -187,6 +188,12 @@ async def claim(
         if not claimed:
             raise
         return claimed  # these are committed: the others' error is not theirs
+
+
+def _metadata(items: Sequence[ClaimItem]) -> list[str | None] | None:
+    """That of each; None while none has any: the statement fills up what is missing."""
+    found = [item.metadata for item in items]
+    return found if any(found) else None
 
 
 def _limit(*, suspects: bool) -> int:
@@ -234,8 +241,9 @@ async def _verdicts(
 
 
 FIND_CLAIMED: Final = f"""
-SELECT e.task_id, e.fence, e.attempt, {KEPT} AS kept, (e.args, e.kwargs) <> (i.args::jsonb, i.kwargs::jsonb) AS differs
-FROM unnest($1::text[], $3::text[], $4::text[]) AS i(task_id, args, kwargs)
+SELECT e.task_id, e.fence, e.attempt, {KEPT} AS kept,
+       (e.args, e.kwargs, e.metadata) IS DISTINCT FROM (i.args::jsonb, i.kwargs::jsonb, i.metadata::jsonb) AS differs
+FROM unnest($1::text[], $3::text[], $4::text[], $5::text[]) AS i(task_id, args, kwargs, metadata)
 JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $2 AND e.status = 'RUNNING'
 """  # noqa: S608 - an expression of our own
 # Code begins because of it. A claim that no standby has is gone after a failover, and another instance begins beside it.
@@ -249,6 +257,7 @@ async def find_claimed(executor: Executor, items: Sequence[ClaimItem], token: UU
         token,
         [item.args for item in items],
         [item.kwargs for item in items],
+        _metadata(items),
     )
     return _claimed(rows, token)
 
@@ -259,19 +268,6 @@ def _claimed(rows: Sequence[Mapping[str, Any]], token: UUID) -> dict[str, ClaimR
         key.task_id: ClaimRow(key.task_id, "claimed", key, row["attempt"], row["differs"])
         for key, row in zip(keys, rows, strict=True)
     }
-
-
-READ_ARGUMENTS: Final = """
-SELECT args::text AS args, kwargs::text AS kwargs FROM task_executions
-WHERE task_id = $1 AND fence = $2 AND claim_token = $3 AND octet_length(args::text) + octet_length(kwargs::text) <= $4
-"""
-# A statement of its own, for one row: in the claim it would cost every neighbour, and numbers grow when jsonb is printed.
-
-
-async def read_arguments(executor: Executor, key: ClaimKey) -> tuple[bytes, bytes] | None:
-    """The JSON of the arguments of a claimed row. None: the claim is lost, or they are longer than `MOST_ARGUMENTS`."""
-    rows = await executor.fetch(READ_ARGUMENTS, *key, MOST_ARGUMENTS)
-    return next(((row["args"].encode(), row["kwargs"].encode()) for row in rows), None)
 
 
 IS_DONE: Final = f"""

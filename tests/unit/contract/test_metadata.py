@@ -28,8 +28,12 @@ def test_what_is_given_arrives() -> None:
     assert decode(message("ship")).metadata is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": 1}', '{"a": "b"}' + " " * 1024, "\ud800"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"a": 1}', '{"a": "b"}' + " " * 1024, "\ud800", '{"a": "\\u0000"}', '{"\\u0000": "a"}'],
+)
 def test_what_is_none_is_left_out(text: str) -> None:
+    """Nor what a row cannot hold."""
     assert read_metadata({METADATA_ATTRIBUTE: text}) is None
 
 
