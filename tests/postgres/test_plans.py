@@ -24,7 +24,7 @@ DEAD, OWED = 30_000, 1000
 """Rows that were published while an older snapshot is open, and rows that are owed."""
 
 FORGET = "DELETE FROM pg_statistic WHERE starelid = ANY ($1::regclass[])"
-"""TRUNCATE, which empties the tables for the next test, leaves what ANALYZE has found."""
+"""Emptying the tables for the next test leaves what ANALYZE has found."""
 
 FILL = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at)
