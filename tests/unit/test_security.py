@@ -23,7 +23,7 @@ SURFACES = (
 )
 
 FROM_TABLES = (
-    "receiver/record/connections.py: _ready",  # the settings that make a commit wait for the standbys, all constants
+    "receiver/record/connections.py: _opened",  # the settings that make a commit wait for the standbys, all constants
     "receiver/record/database.py: begin_with",  # the settings of connections and of migrations, all constants
     "receiver/testkit/faulty.py: advance",  # its own table of columns; only the test kit calls it
 )
