@@ -293,14 +293,15 @@ async def test_a_row_that_somebody_else_has_locked_is_busy_soon(
 ) -> None:
     """Its neighbour in the batch is claimed meanwhile: nobody waits for the lock."""
     await look.seed("locked")
+    await look.seed("later", run_after=datetime.now(UTC) + timedelta(hours=1))
     await instance.claim("warm")
     async with other.transaction():
-        await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'locked' FOR UPDATE")
+        await other.execute("SELECT 1 FROM task_executions WHERE task_id IN ('locked', 'later') FOR UPDATE")
         async with asyncio.timeout(0.9):  # lock_timeout is 1 s
-            locked, free = await asyncio.gather(
-                instance.ledger.claim(call("locked")), instance.ledger.claim(call("free"))
+            locked, later, free = await asyncio.gather(
+                *(instance.ledger.claim(call(name)) for name in ("locked", "later", "free"))
             )
-    assert locked == Busy()
+    assert locked == later == Busy()
     assert isinstance(free, Claimed)
     assert (await instance.claim("locked")).fence == 1
 

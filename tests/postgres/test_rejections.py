@@ -23,6 +23,7 @@ from tests.postgres.record import NAMESPACE, WHOSE, Look, identity, keeper
 from tests.stage.proxy import Proxy
 
 UNKNOWN = Rejected(RejectionReason.UNKNOWN_TASK, "no route is named 'noop'")
+MISFIT = Rejected(RejectionReason.BAD_ARGUMENTS, "noop: too many positional arguments")
 FOREIGN = Rejected(RejectionReason.FOREIGN_TASK_ID, "its task_id belongs to an execution of another task")
 
 
@@ -71,6 +72,24 @@ async def test_a_rejected_message_is_kept_whole(pool: RecordPool, look: Look) ->
         "task_name": "noop",
     } | {"body": row["body"]}
     assert await look.find("id") is None
+
+
+async def test_a_row_that_somebody_else_has_locked_holds_up_no_rejection(
+    pool: RecordPool, look: Look, database_url: str
+) -> None:
+    """Sixty messages that named one such row held the ledger's connections, and their neighbours waited for 8 s."""
+    await look.seed("id")
+    other = await Database.of(database_url).connect("other")
+    try:
+        async with other.transaction():
+            await other.execute("SELECT 1 FROM task_executions WHERE task_id = 'id' FOR UPDATE")
+            ending = await rejections(pool).reject(body(), MISFIT, identity("id"))
+            assert ending == Refused(RejectionReason.BAD_ARGUMENTS, MISFIT.detail, acked=False)
+    finally:
+        await other.close()
+    assert (await look.row("id"))["status"] == "READY"
+    await rejections(pool).reject(body(), MISFIT, identity("id"))
+    assert (await look.row("id"))["status"] == "FAILED"
 
 
 async def test_it_is_acked_when_it_came_often_enough(pool: RecordPool, look: Look) -> None:

@@ -284,10 +284,14 @@ async def is_done(executor: Executor, item: ClaimItem, *, whose: Whose) -> bool:
 
 
 DEFER = """
-UPDATE task_executions SET published_at = NULL, publishing_until = NULL
-WHERE task_id = $1 AND status = 'READY' AND run_after > clock_timestamp()
-RETURNING task_id
+WITH held AS (
+    SELECT task_id FROM task_executions WHERE task_id = $1 AND status = 'READY' AND run_after > clock_timestamp()
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE task_executions e SET published_at = NULL, publishing_until = NULL FROM held h WHERE e.task_id = h.task_id
+RETURNING e.task_id
 """
+# As in a claim, nothing waits for a locked row: it would hold a connection that others need.
 
 
 async def defer(executor: Executor, task_id: str) -> bool:

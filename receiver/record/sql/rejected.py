@@ -38,7 +38,7 @@ WITH held AS (
     SELECT task_id, fence, attempt FROM task_executions
     WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND environment = $8
       AND (task_name = ANY ($3) OR task_path = ANY ($3))
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE SKIP LOCKED
 ),
 ended AS (
     INSERT INTO task_attempts (task_id, fence, attempt, ended_at, ending, error_type, error_message, message_id,
@@ -52,7 +52,8 @@ WHERE e.task_id = h.task_id
 RETURNING e.task_id
 """
 # The fence is raised although nothing was claimed: the row in task_attempts needs a number of its own. `published_at` stays: the
-# message may be an older one, and the row owed again since.
+# message may be an older one, and the row owed again since. A locked row stays READY: waiting for it would hold a connection that
+# other deliveries need, and the next delivery of the message comes.
 
 
 async def fail_ready(
