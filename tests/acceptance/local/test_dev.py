@@ -226,6 +226,9 @@ class TestRunning:
         done = running.run("executions", "list", "--json")
         assert (done.returncode, isinstance(json.loads(done.stdout), list)) == (0, True)
         assert running.run("check").stdout.endswith("5 tasks, nothing to mend\n")
+        wait_until(
+            lambda: '"sweeper"' not in running.run("doctor", "--json").stdout
+        )  # the first sweep comes within a minute
         for auth in ("oidc", "off"):
             done = running.run("doctor", "--json", TASKS_PUSH_AUTH=auth)
             report = json.loads(done.stdout)
