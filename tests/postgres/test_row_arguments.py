@@ -15,13 +15,14 @@ from receiver.delivery.recorded import as_recorded
 from receiver.emulator.push_client import message
 from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Failed, HandedBack
+from receiver.errors import TooLarge
 from receiver.record.deadlines import Deadline
-from receiver.record.sql import claims, stored_call
+from receiver.record.sql import claims, foreign, stored_call
 from receiver.tasks.registry import Registry
 from receiver.telemetry.events import ReceiverTrouble
 from receiver.testkit.faulty import QueuedMessage
 from receiver.testkit.queue import TaskQueue, running
-from tests.postgres.record import TOKEN, Instance, Look, call
+from tests.postgres.record import TOKEN, WHOSE, Instance, Look, call
 
 MIB = 1024 * 1024
 
@@ -197,3 +198,16 @@ async def test_a_claim_whose_answer_was_lost_knows_it_too(instance: Instance, lo
     ]
     found = await claims.find_claimed(instance.ledger.pool, items, TOKEN)
     assert {name: row.differs for name, row in found.items()} == {"equal": False, "other": True}
+
+
+async def test_data_of_another_topic_that_is_large_when_written_out_is_not_read_back(
+    instance: Instance, look: Look
+) -> None:
+    """A message of a few bytes names it, and 3 MB of 1e308 are 150 MB of text."""
+    for name, times in (("small", 10), ("large", 60_000)):
+        args = f"[[{','.join(['1e308'] * times)}]]"
+        await look.seed(name, args=args)
+        await look.execute("UPDATE task_executions SET attributes = '{}' WHERE task_id = $1", name)
+    assert await foreign.recall(instance.ledger.pool, "small", whose=WHOSE) is not None
+    with pytest.raises(TooLarge):
+        await foreign.recall(instance.ledger.pool, "large", whose=WHOSE)

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from receiver.errors import TooLarge
+from receiver.record.sql.stored_call import MOST_ARGUMENTS
+
 if TYPE_CHECKING:
     from datetime import datetime, timedelta
 
@@ -56,14 +59,22 @@ async def keep_message(
 
 
 RECALL: Final = """
-SELECT args::text AS args, attributes::text AS attributes
-FROM task_executions WHERE task_id = $1 AND namespace = $2 AND environment = $3 AND attributes IS NOT NULL
+SELECT CASE WHEN octet_length(e.args) <= $4 THEN e.args END AS args, e.attributes
+FROM (SELECT args::text AS args, attributes::text AS attributes FROM task_executions
+      WHERE task_id = $1 AND namespace = $2 AND environment = $3 AND attributes IS NOT NULL OFFSET 0) AS e
 """
+# Written out once, by the server, which hands over what fits: 3 MB of 1e308 have 150 MB as text. Anybody may publish to such a topic.
 
 
 async def recall(executor: Executor, task_id: str, *, whose: Whose) -> tuple[bytes, dict[str, str]] | None:
-    """The arguments, as JSON text, and the attributes of a foreign message; None when there is no such row."""
-    rows = await executor.fetch(RECALL, task_id, whose.namespace, whose.environment)
+    """The arguments, as JSON text, and the attributes of a foreign message; None when there is no such row.
+
+    Raises:
+        TooLarge: the arguments are longer than `MOST_ARGUMENTS`.
+    """
+    rows = await executor.fetch(RECALL, task_id, whose.namespace, whose.environment, MOST_ARGUMENTS)
     if not rows:
         return None
+    if rows[0]["args"] is None:
+        raise TooLarge
     return rows[0]["args"].encode(), msgspec.json.decode(rows[0]["attributes"], type=dict[str, str])

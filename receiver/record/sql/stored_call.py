@@ -25,8 +25,11 @@ class StoredCall(NamedTuple):
 
 
 READ_STORED: Final = """
-SELECT args::text AS args, kwargs::text AS kwargs, metadata::text AS metadata FROM task_executions
-WHERE task_id = $1 AND fence = $2 AND claim_token = $3 AND octet_length(args::text) + octet_length(kwargs::text) <= $4
+SELECT * FROM (
+    SELECT args::text AS args, kwargs::text AS kwargs, metadata::text AS metadata FROM task_executions
+    WHERE task_id = $1 AND fence = $2 AND claim_token = $3 OFFSET 0
+) AS e
+WHERE octet_length(e.args) + octet_length(e.kwargs) <= $4
 """
 # A statement of its own, for one row: in the claim it would cost every neighbour, and numbers grow when jsonb is printed.
 
