@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Final
 
 MAX_VALUES: Final = 500_000
-"""Of one message. They take 0.6 s to decode at worst (a hundredth of the default lease) and 160 MB at worst; 20 MB as numbers.
+"""Of one message. At worst they take 160 MB (20 MB as numbers), and 0.6 s of one core of an AMD EPYC server to decode: 500 000 times
+a float like -1.2345678901234567e-308. On the same machine under load that took 1.5 s, of a default lease of 60 s.
 Real arguments have hundreds; those that have a million belong into a file, and its name into the message."""
 
 COUNTED_FROM: Final = 64 * 1024
