@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Tell = Callable[["Published"], Awaitable[None]]
 
 MOST_REQUESTS: Final = 4
-"""Requests under way at the same time, one a topic; each has up to a thousand messages."""
+"""Requests under way at the same time, one a topic; each has up to a thousand messages. A topic keeps its place for its rows."""
 
 ALONE: Final = 3
 """Messages of a refused batch that are sent alone. When all are refused for one reason, the topic is at fault: the rest is not sent."""
@@ -71,7 +71,7 @@ class Publisher:
     """Publishes rows, each to its task's topic.
 
     Args:
-        share: seconds that the rows of one topic may take in one call; the rest of them then fails. None: no bound.
+        share: seconds that the rows of one topic may take in one call, once it has a place; the rest then fails. None: no bound.
     """
 
     def __init__(self, pubsub: Publishes, address: Address, *, share: float | None = None) -> None:
@@ -80,50 +80,64 @@ class Publisher:
         self._share = share
         self._places = asyncio.Semaphore(MOST_REQUESTS)
 
-    async def publish(self, rows: Sequence[OutboxRow], tell: Tell | None = None) -> Published:
+    async def publish(
+        self,
+        rows: Sequence[OutboxRow],
+        tell: Tell | None = None,
+        *,
+        outage: Callable[[], str | None] = lambda: None,
+    ) -> Published:
         """Publishes the rows. It raises no GoogleError. When it is cancelled, some of the rows may be published.
 
         Args:
             tell: is given what became of the rows of each request, as soon as it is known.
+            outage: why Pub/Sub itself counts as away, if it does. Topics that have no place yet are then not asked.
         """
         by_path: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_path[row.task_path].append(row)
+        paths = random.sample(list(by_path), len(by_path))  # or the same silent topics were always the first
         async with asyncio.TaskGroup() as group:
-            topics = [group.create_task(self._publish_to(path, same, tell)) for path, same in by_path.items()]
+            topics = [
+                group.create_task(self._publish_to(path, by_path[path], tell, outage)) for path in paths
+            ]
         failures = {task_id: why for topic in topics for task_id, why in topic.result().items()}
         return Published(frozenset(row.task_id for row in rows if row.task_id not in failures), failures)
 
     async def _publish_to(
-        self, path: str, rows: Sequence[OutboxRow], tell: Tell | None
+        self, path: str, rows: Sequence[OutboxRow], tell: Tell | None, outage: Callable[[], str | None]
     ) -> Mapping[str, GoogleError]:
         """Publishes the rows of one task within its share; why some are not published."""
         address = self._address
-        name = topic_of(address.environment, address.namespace, path, address.project)
-        topic = _Topic(self._pubsub, name, self._places, tell)
-        messages = [message_of(row, environment=address.environment) for row in rows]
-        within = asyncio.timeout(self._share)
-        try:
-            async with within:
-                done = 0
-                for batch in batches(messages):
-                    await topic.send(rows[done : done + len(batch)], batch)
-                    done += len(batch)
-        except TimeoutError:
-            if not within.expired():
-                raise
-            late = GoogleUnavailable(f"Pub/Sub has not answered within {self._share:g} s")
-            await topic.failed([row for row in rows if row.task_id not in topic.told], late)
+        topic = _Topic(
+            self._pubsub, topic_of(address.environment, address.namespace, path, address.project), tell
+        )
+        async with self._places:
+            if (why := outage()) is not None:
+                await topic.failed(rows, GoogleUnavailable(f"not tried, as others had no answer: {why}"))
+                return topic.failures
+            messages = [message_of(row, environment=address.environment) for row in rows]
+            within = asyncio.timeout(self._share)
+            try:
+                async with within:
+                    done = 0
+                    for batch in batches(messages):
+                        await topic.send(rows[done : done + len(batch)], batch)
+                        done += len(batch)
+            except TimeoutError:
+                if not within.expired():
+                    raise
+                late = GoogleUnavailable(f"Pub/Sub has not answered within {self._share:g} s")
+                await topic.failed([row for row in rows if row.task_id not in topic.told], late)
         return topic.failures
 
 
 class _Topic:
     """The rows of one topic, on their way."""
 
-    def __init__(self, pubsub: Publishes, name: str, places: asyncio.Semaphore, tell: Tell | None) -> None:
+    def __init__(self, pubsub: Publishes, name: str, tell: Tell | None) -> None:
         self._pubsub = pubsub
         self._name = name
-        self._places = places
         self._tell = tell
         self.told: set[str] = set()
         self.failures: dict[str, GoogleError] = {}
@@ -169,8 +183,7 @@ class _Topic:
     async def _ask(self, rows: Sequence[OutboxRow], messages: Sequence[Message]) -> GoogleError | None:
         """One request; why it failed."""
         try:
-            async with self._places:
-                await self._pubsub.publish(self._name, messages)
+            await self._pubsub.publish(self._name, messages)
         except GoogleError as error:
             return error
         await self._say(Published(frozenset(row.task_id for row in rows), {}))

@@ -163,7 +163,7 @@ class Owed:
             if loaded.too_large:
                 refusals = {task_id: GoogleRefused(400, "", why) for task_id, why in loaded.too_large.items()}
                 await batch.keep(Published(frozenset(), refusals))
-            await self._publisher.publish(loaded.rows, batch.tell)
+            await self._publisher.publish(loaded.rows, batch.tell, outage=batch.outage)
 
     async def _loaded(self, rows: Sequence[Held]) -> ReadRows:
         """The content of the first rows. One that PostgreSQL cannot write out, or not in time, fails alone."""
@@ -196,6 +196,10 @@ class _Batch:
             self._topics.failed(self._rows[task_id].task_path, why)
         await self.keep(published)
 
+    def outage(self) -> str | None:
+        """Why Pub/Sub itself counts as away, if it does."""
+        return self._topics.outage
+
     async def keep(self, published: Published) -> None:
         """Marks and postpones some of the rows."""
         done = [self._rows[task_id] for task_id in published.task_ids]
@@ -213,7 +217,7 @@ class _Batch:
 
     async def without_those_out(self, rows: Sequence[Held]) -> Sequence[Held]:
         """Those whose topics may take them. The others are left to the next sweep."""
-        outage, topics = self._topics.outage, self._topics.out
+        outage, topics = self.outage(), self._topics.out
         out: list[Held] = []
         left: list[Held] = []
         for row in rows:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 
+from receiver.enqueue.publisher import MOST_REQUESTS
 from receiver.record import connections
 from receiver.sweep import owed, sweeper, topics
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Look, other_task, route
-from tests.postgres.sweeps import Post, Sweeps
+from tests.postgres.sweeps import WITHIN, Post, Sweeps
 from tests.stage.brownout import Manner, Peer, peer
+from tests.stage.waiting import eventually
 
 SICK, GOOD = route().path, route(other_task).path
 
@@ -21,6 +28,28 @@ INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwa
 SELECT $1 || lpad(n::text, 5, '0'), 'noop', $2, $3, to_jsonb(ARRAY[repeat('x', $5)]), '{}', 'READY', clock_timestamp() - $4::interval
 FROM generate_series(1, $6::int) n
 """
+
+
+@asynccontextmanager
+async def leaping(seconds: float, *conditions: Callable[[], Any]) -> AsyncIterator[None]:
+    """The loop's time goes so far ahead whenever the next of these is true. So nothing depends on how fast the machine is."""
+    loop = asyncio.get_running_loop()
+    real, ahead = loop.time, 0.0
+
+    async def leap() -> None:
+        nonlocal ahead
+        for condition in conditions:
+            await eventually(condition)
+            ahead += seconds
+
+    loop.time = lambda: real() + ahead  # type: ignore[method-assign]
+    leaps = asyncio.create_task(leap())
+    try:
+        yield
+        await leaps
+    finally:
+        leaps.cancel()
+        loop.time = real  # type: ignore[method-assign]
 
 
 @pytest.fixture
@@ -58,26 +87,29 @@ async def test_a_topic_that_refuses_thousands_keeps_no_other_waiting(
 
 
 async def test_what_is_published_is_marked_although_its_neighbour_takes_all_the_time(
-    sweeps: Sweeps, look: Look, pubsub: Peer
+    sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both were taken together, and the sweep ends while it waits for the silent one."""
+    monkeypatch.setattr(sweeper, "SHARE", 1000)
     await seed(look, "sick", SICK, 10, hours=2)
     await seed(look, "good", GOOD, 10)
     pubsub.topics[SICK] = Manner.SILENT
-    assert not (await sweeps.sweep(within=timedelta(seconds=2))).complete
-    assert await look.value("SELECT count(*) FROM task_executions WHERE published_at IS NOT NULL") == 10
+    marked = "SELECT count(*) = 10 FROM task_executions WHERE published_at IS NOT NULL"
+    async with leaping(WITHIN.total_seconds(), lambda: look.value(marked)):
+        assert not (await sweeps.sweep()).complete
+    assert await look.value(marked)
 
 
 @pytest.mark.parametrize("manner", [Manner.SILENT, Manner.FAIL])
 async def test_a_topic_that_does_not_answer_keeps_no_other_waiting(
     sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch, manner: Manner
 ) -> None:
-    monkeypatch.setattr(sweeper, "SHARE", 0.3)
     monkeypatch.setattr(owed, "BATCH", 10)
     await seed(look, "sick", SICK, 100, hours=2)
     await seed(look, "good", GOOD, 15)
     pubsub.topics[SICK] = manner
-    assert await sweeps.sweep() == Swept(published=15, failed=10)
+    async with leaping(owed.SHARE, lambda: pubsub.requests):
+        assert await sweeps.sweep() == Swept(published=15, failed=10)
     assert len(sweeps.troubles) == 1
 
 
@@ -123,15 +155,43 @@ async def test_a_topic_with_very_many_rows_takes_turns_with_the_others(
 async def test_when_no_topic_answers_the_sweep_stops_asking(
     sweeps: Sweeps, look: Look, pubsub: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeper, "SHARE", 0.3)
     monkeypatch.setattr(owed, "BATCH", 10)
     for number in range(6):
         await seed(look, f"{number}-", f"shop.task_{number}", 10, hours=10 - number)
     pubsub.manner = Manner.SILENT
-    assert await sweeps.sweep() == Swept(failed=10 * topics.MOST_OUT)
+    asked = [partial(lambda count: pubsub.requests == count, count + 1) for count in range(topics.MOST_OUT)]
+    async with leaping(owed.SHARE, *asked):
+        assert await sweeps.sweep() == Swept(failed=10 * topics.MOST_OUT)
     assert pubsub.requests == topics.MOST_OUT
     free = await look.value("SELECT count(*) FROM task_executions WHERE publishing_until IS NULL")
     assert free == 30
+
+
+async def test_silent_topics_keep_no_other_waiting_though_they_are_more_than_there_are_places(
+    sweeps: Sweeps, look: Look, pubsub: Peer
+) -> None:
+    """All are in one batch. That all four places go to silent topics first happens once in a thousand orders, and not in this one."""
+    random.seed(1)
+    for number in range(8):
+        await seed(look, f"a{number}-", f"shop.silent_{number}", 10, hours=2)
+        pubsub.topics[f"shop.silent_{number}"] = Manner.SILENT
+    for number in range(30):
+        await seed(look, f"b{number}-", f"shop.good_{number}", 10)
+    silent = partial(lambda count: pubsub.silent == count)
+    async with leaping(owed.SHARE, partial(silent, 4), partial(silent, 8)):
+        assert await sweeps.sweep() == Swept(published=300, failed=80)
+
+
+async def test_when_no_topic_of_a_batch_answers_the_others_are_not_asked(
+    sweeps: Sweeps, look: Look, pubsub: Peer
+) -> None:
+    for number in range(12):
+        await seed(look, f"{number}-", f"shop.task_{number}", 10)
+    pubsub.manner = Manner.SILENT
+    async with leaping(owed.SHARE, lambda: pubsub.requests == MOST_REQUESTS):
+        assert await sweeps.sweep() == Swept(failed=120)
+    assert pubsub.requests == MOST_REQUESTS
+    assert sorted(why.partition(" ")[0] for _, why in sweeps.troubles) == ["40:", "80:"]
 
 
 async def test_a_row_that_cannot_be_written_out_in_time_fails_alone(

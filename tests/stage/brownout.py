@@ -47,6 +47,7 @@ class Peer:
     Attributes:
         host: host and port, for `PUBSUB_EMULATOR_HOST`.
         requests: how many publishes have arrived.
+        silent: how many of them had no answer.
         task_ids: of the messages that it took, in their order.
         topics: by the end of their names, those that behave otherwise than the rest.
         faults: what no Pub/Sub would have taken.
@@ -55,6 +56,7 @@ class Peer:
     def __init__(self) -> None:
         self.host = ""
         self.requests = 0
+        self.silent = 0
         self.task_ids: list[str] = []
         self.faults: list[str] = []
         self.manner = Manner.TAKE
@@ -85,6 +87,7 @@ class Peer:
                 manner = self._manner(head)
                 status, answer = self._answer(head, body, manner)
                 if manner is Manner.SILENT:
+                    self.silent += 1
                     await reader.read()
                     return
                 writer.write(

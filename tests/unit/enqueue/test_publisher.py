@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from receiver.contract.encode import encode_envelope
-from receiver.enqueue.publisher import Address, Published, Publisher, message_of, topic_of
+from receiver.enqueue.publisher import MOST_REQUESTS, Address, Published, Publisher, message_of, topic_of
 from receiver.errors import GoogleForbidden, GoogleMissing, GoogleRefused, GoogleUnavailable
 from receiver.google.client import GoogleClient
 from receiver.google.pubsub import Pubsub
@@ -165,6 +165,43 @@ async def test_a_topic_that_does_not_answer_has_its_share_of_time_and_no_more() 
     assert done.task_ids == {"2"}
     assert str(done.failures["1"]) == "Pub/Sub has not answered within 0.05 s"
     assert type(done.failures["1"]) is GoogleUnavailable
+
+
+async def test_topics_that_do_not_answer_take_no_share_of_those_that_wait_for_a_place() -> None:
+    silent = asyncio.Event()
+
+    class Silent(Network):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if "silent" in request.url.path:
+                await silent.wait()
+            return await super().handle_async_request(request)
+
+    rows = [row(f"s{number}", f"shop.silent_{number}") for number in range(2 * MOST_REQUESTS)]
+    good = [row(f"g{number}", f"shop.good_{number}") for number in range(30)]
+    client = GoogleClient(transport=Silent(lambda *_: None))
+    publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS, share=0.5)
+    done = await publisher.publish(rows + good)
+    await client.close()
+    assert done.failures.keys() == {each.task_id for each in rows}
+    assert done.task_ids == {each.task_id for each in good}
+
+
+async def test_topics_that_wait_are_not_asked_once_pubsub_counts_as_away() -> None:
+    failed: list[Published] = []
+
+    async def tell(one: Published) -> None:
+        failed.append(one)
+
+    network = Network(lambda *_: refusal(403, "PERMISSION_DENIED"))
+    client = GoogleClient(transport=network)
+    publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS)
+    rows = [row(str(number), f"shop.task_{number}") for number in range(3 * MOST_REQUESTS)]
+    done = await publisher.publish(rows, tell, outage=lambda: "away" if failed else None)
+    await client.close()
+    assert done.task_ids == frozenset()
+    assert len(done.failures) == len(rows)
+    assert len(network.requests) == MOST_REQUESTS
+    assert sum(str(why) == "not tried, as others had no answer: away" for why in done.failures.values()) == 8
 
 
 @pytest.mark.parametrize(
