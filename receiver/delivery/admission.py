@@ -82,8 +82,11 @@ class Place:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def take_more(self, size: int) -> None:
-        """Takes room for so many bytes beside the body; raises as `read`."""
-        self._take(self._bytes + size)
+        """Takes room for so many bytes beside the body, whatever they come to together. Raises Saturated."""
+        if self._admission.bytes_in_flight + size > self._admission.max_inflight_bytes:
+            raise Saturated("bytes")
+        self._admission.bytes_in_flight += size
+        self._bytes += size
 
     def take_values(self, count: int) -> None:
         """Takes room for the values of its arguments, before they are decoded. Raises Saturated."""
@@ -93,14 +96,9 @@ class Place:
         self._admission.values_in_flight += count
 
     def _take(self, size: int) -> None:
-        admission = self._admission
-        if size > admission.max_body_bytes:
+        if size > self._admission.max_body_bytes:
             raise TooLarge
-        more = size - self._bytes
-        if admission.bytes_in_flight + more > admission.max_inflight_bytes:
-            raise Saturated("bytes")
-        admission.bytes_in_flight += more
-        self._bytes = size
+        self.take_more(size - self._bytes)
 
 
 class ContextThreads(ThreadPoolExecutor):

@@ -178,6 +178,21 @@ async def test_without_room_for_them_the_execution_is_handed_back_as_it_was(
     assert (row["status"], row["attempt"], json.loads(row["args"])) == ("READY", 0, json.loads(stored))
 
 
+async def test_a_large_message_for_a_large_row_has_its_room(instance: Instance, look: Look) -> None:
+    """Each fits into `TASKS_MAX_BODY_BYTES`; both together need not."""
+    await look.seed("a", args=json.dumps(["x" * (MIB - 1000)]), task_name="tell", task_path=ROUTE.path)
+    claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
+    admission = Admission(
+        Threads(1, wait=1.0), max_concurrency=1, max_inflight_bytes=4 * MIB, max_body_bytes=MIB
+    )
+    with admission.place() as place:
+        place.take_more(MIB - 1000)
+        known = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), place, instance.events.append)
+        assert isinstance(known, Claimed)
+        assert known.call.args == ["x" * (MIB - 1000)]
+    assert admission.bytes_in_flight == 0
+
+
 @pytest.mark.parametrize(
     "said", ['[ "alice",1.50 , {"b":1, "a" : [] }]', '["\\u0061lice", 15e-1, {"a": [], "b": 1.0}]']
 )
