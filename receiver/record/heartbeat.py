@@ -223,7 +223,7 @@ class Heartbeat:
                 if self._lender is not None:
                     renewals.lent = Lent(self._lender, self._main, min(10.0, beat))
                 await renewals.connect()
-            pause = await self._renew(renewals)
+            pause = self._until_due(beat) or await self._renew(renewals)
         watch.cancel()
         await self._shorten(connection)
         await connection.close()
@@ -242,6 +242,12 @@ class Heartbeat:
             pass
         self._woken.clear()
         return self._stopped
+
+    def _until_due(self, beat: float) -> float:
+        """Seconds until some lease is a beat old, and is to be renewed; 0 when one is."""
+        with self.lock:
+            oldest = min((lease.confirmed for lease in self._held.values()), default=0.0)
+        return max(0.0, oldest + beat - time.monotonic())
 
     async def _renew(self, renewals: Renewals) -> float:
         """Renews what is held, and returns after how many seconds to do it again."""

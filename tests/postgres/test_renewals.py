@@ -10,10 +10,12 @@ from uuid import uuid4
 
 import pytest
 
+from receiver.endings.calls import ClaimKey
 from receiver.endings.outcomes import Succeeded
 from receiver.record.connections import RecordConnection
+from receiver.record.heartbeat import BEATS_PER_LEASE
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Instance, Look, renew_once
+from tests.postgres.record import TOKEN, Instance, Look, renew_once
 from tests.stage.servers import as_role, login
 from tests.stage.waiting import eventually
 
@@ -79,6 +81,28 @@ async def test_its_connection_is_opened_at_the_first_claim(instance: Instance, l
         return await look.others("receiver heartbeat") == 1
 
     await eventually(connected)
+
+
+@pytest.mark.parametrize("due", [False, True])
+async def test_the_first_claim_is_renewed_when_it_is_due(
+    instances: Instances, look: Look, *, due: bool
+) -> None:
+    """Not at once with the connection: its lease has just begun. At once when its claim took longer than a beat."""
+    lease = timedelta(seconds=60) if due else timedelta(seconds=1.5)
+    beat = lease.total_seconds() / BEATS_PER_LEASE
+    instance = instances(lease=lease)
+    await look.seed("first", "RUNNING", fence=1)
+    before = await lease_of(look, "first")
+    instance.heartbeat.start()
+    await eventually(lambda: instance.heartbeat._loop)
+    began = time.monotonic()
+    instance.heartbeat.hold(ClaimKey("first", 1, TOKEN), since=began - due * beat)
+
+    async def is_renewed() -> bool:
+        return bool(await lease_of(look, "first") != before)
+
+    await eventually(is_renewed)
+    assert (time.monotonic() - began < beat) is due
 
 
 # --- a locked row -------------------------------------------------------------------------------------------------
