@@ -3,7 +3,8 @@
 22, 23, 54           the values of one item are refused; nothing was done       ItemRefused
 40                   rolled back because of another transaction; repeat it      TransientConflict
 55P03                another transaction holds the lock; `lock_timeout` ran out LockedOut
-53                   no connection slot, no memory, no disk                     OutOfConnections
+53200                no memory for the statement; nothing was done              OutOfMemory
+53                   no connection slot, no disk                                OutOfConnections
 57014                over `statement_timeout`, or cancelled; nothing was done   StatementCancelled
 P0                   a trigger of the application raised; nothing was done      RaisedByTrigger
 25006                it takes no writes: a standby; nothing was done            NotConnected
@@ -35,6 +36,7 @@ BROKEN: Final = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.Internal
 LOCK_NOT_AVAILABLE: Final = "55P03"
 CANCELLED: Final = "57014"
 READ_ONLY: Final = "25006"
+OUT_OF_MEMORY: Final = "53200"
 
 NO_SLOT: Final = ("too many clients", "no more connections allowed")
 """PgBouncer reports both as 08P01: PostgreSQL's own 53300, and its own `max_client_conn`."""
@@ -46,6 +48,10 @@ class TransientConflict(DatabaseUnavailable):
 
 class LockedOut(TransientConflict):
     """`lock_timeout` ran out: nothing was done, and repeating it at once would only wait again."""
+
+
+class OutOfMemory(OutOfConnections):
+    """The server had no memory for the statement (SQLSTATE 53200): nothing was done. One row may need too much of it."""
 
 
 class StatementCancelled(DatabaseUnavailable):
@@ -91,6 +97,8 @@ def raise_sorted(error: asyncpg.PostgresError, backend: int = 0) -> NoReturn:
         raise LockedOut("another transaction holds the lock (SQLSTATE 55P03)") from error
     if state.startswith("40"):
         raise TransientConflict(f"SQLSTATE {state}") from error
+    if state == OUT_OF_MEMORY:
+        raise OutOfMemory(f"PostgreSQL is out of memory (SQLSTATE {state})") from error
     if is_out_of_slots(error):
         raise OutOfConnections(f"PostgreSQL is out of resources (SQLSTATE {state})") from error
     if state == CANCELLED:

@@ -17,10 +17,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from receiver.enqueue.publisher import Published
-from receiver.errors import GoogleRefused, ItemRefused, OutOfConnections
+from receiver.errors import GoogleRefused, ItemRefused
 from receiver.record.sql import outbox, sweeping
 from receiver.record.sql.sweeping import ReadRows
-from receiver.record.sqlstates import StatementCancelled
+from receiver.record.sqlstates import OutOfMemory, StatementCancelled
 from receiver.sweep.topics import Topics
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -170,7 +170,7 @@ class Owed:
         while True:
             try:
                 return await sweeping.load(self._executor, rows, most=LOADED, largest=LARGEST)
-            except (ItemRefused, StatementCancelled, OutOfConnections) as error:
+            except (ItemRefused, StatementCancelled, OutOfMemory) as error:
                 if len(rows) == 1:
                     return ReadRows((), {rows[0].task_id: f"its arguments cannot be read: {error}"}, 1)
                 rows = rows[: len(rows) // 2]

@@ -6,19 +6,23 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from receiver.enqueue.publisher import MOST_REQUESTS
+from receiver.errors import OutOfConnections
 from receiver.record import connections
 from receiver.sweep import owed, sweeper, topics
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Look, other_task, route
 from tests.postgres.sweeps import WITHIN, Post, Sweeps
 from tests.stage.brownout import Manner, Peer, peer
+from tests.stage.servers import as_role, login
 from tests.stage.waiting import eventually
 
 SICK, GOOD = route().path, route(other_task).path
@@ -207,3 +211,35 @@ async def test_a_row_that_cannot_be_written_out_in_time_fails_alone(
     [(_, why)] = sweeps.troubles
     assert why.startswith("1: its arguments cannot be read: PostgreSQL cancelled the statement")
     assert await sweeps.sweep() == Swept(), "it is tried again at doubling intervals"
+
+
+READING_RAISES = """
+CREATE FUNCTION lets_read() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN
+    IF current_query() LIKE '%octet_length%' THEN RAISE EXCEPTION 'no' USING ERRCODE = '{sqlstate}'; END IF;
+    RETURN true;
+END $$;
+ALTER TABLE task_executions ENABLE ROW LEVEL SECURITY;
+CREATE POLICY lets_read ON task_executions USING (lets_read());
+"""
+
+
+@pytest.mark.parametrize(("sqlstate", "is_of_the_row"), [("53200", True), ("53300", False)])
+async def test_only_want_of_memory_is_held_against_a_row(
+    sweeps: Sweeps, look: Look, sqlstate: str, *, is_of_the_row: bool
+) -> None:
+    """Without a free connection slot nothing is known of the row: the next sweep tries it."""
+    role = f"sweeps_{uuid4().hex}"
+    await look.execute(login(role))
+    await look.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    await look.execute(READING_RAISES.format(sqlstate=sqlstate))
+    await seed(look, "one", GOOD, 1)
+    limited = replace(sweeps, url=as_role(sweeps.url, role))
+    try:
+        if is_of_the_row:
+            assert await limited.sweep() == Swept(failed=1)
+        else:
+            with pytest.raises(OutOfConnections):
+                await limited.sweep()
+    finally:
+        await look.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    assert bool(limited.troubles) is is_of_the_row
