@@ -1,23 +1,26 @@
 """Hides sensitive arguments (`TaskRoute(redact=...)`) from whoever looks: every face shows an execution or a message by this.
 
 The declarations are the plugins'. Invariant: what cannot be judged is hidden. An execution of a task that no plugin here declares
-has its arguments hidden, and so is a damaged message while any task here has sensitive ones. A rejected message of an unknown task
-is shown, because that it is no task's is the finding.
+has its arguments hidden. A damaged message is hidden while any task here has sensitive ones, and so is one with too many values to
+be decoded. A rejected message of an unknown task is shown, because that it is no task's is the finding.
 """
 
 from __future__ import annotations
 
-import base64
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from receiver.contract.counting import MAX_VALUES, count_values
+from receiver.contract.envelope import open_arguments
+from receiver.errors import Rejected
 from receiver.tasks.shape import HIDDEN
 
 if TYPE_CHECKING:
     from receiver.reading.queries import Execution
     from receiver.tasks.registry import Registry
+    from receiver.tasks.route import TaskRoute
 
 UNKNOWN: Final = "[hidden: no plugin here declares this task]"
 
@@ -36,36 +39,56 @@ def message(body: bytes, task_name: str | None, registry: Registry | None) -> by
     Args:
         task_name: what the record knows of it; a foreign message does not say.
     """
+    if count_values(body) > MAX_VALUES:
+        return _unjudged(body, registry)
     try:
-        envelope = msgspec.json.decode(body, type=dict[str, Any])
-        data = base64.b64decode(envelope["message"]["data"], validate=True)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return body if _is_open(registry) else HIDDEN.encode()
+        envelope = _members(body)
+        pushed = _members(envelope["message"])
+        data = msgspec.json.decode(pushed["data"], type=bytes)  # from base64
+    except (ValueError, KeyError, RecursionError):
+        return _unjudged(body, registry)
     hidden = _data(data, task_name, registry)
     if hidden is data:
         return body
-    envelope["message"]["data"] = base64.b64encode(hidden).decode()
-    return msgspec.json.encode(envelope)
+    return msgspec.json.encode(envelope | {"message": pushed | {"data": hidden}})
 
 
-def _is_open(registry: Registry | None) -> bool:
-    """Whether no task has sensitive arguments."""
-    return registry is not None and not any(route.redact for route in registry.routes)
+def _unjudged(text: bytes, registry: Registry | None) -> bytes:
+    """Shown only when no task has sensitive arguments."""
+    is_open = registry is not None and not any(route.redact for route in registry.routes)
+    return text if is_open else HIDDEN.encode()
+
+
+def _members(text: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """The members of a JSON object, undecoded: as values they may take all memory."""
+    return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
 
 
 def _data(data: bytes, task_name: str | None, registry: Registry | None) -> bytes:
+    if count_values(data) > MAX_VALUES:
+        return _unjudged(data, registry)
     try:
-        payload = msgspec.json.decode(data, type=dict[str, Any])
+        payload = _members(data)
     except (ValueError, RecursionError):
         payload = {}
-    name = payload.get("task_name", task_name)
-    if not isinstance(name, str):  # damaged, or no message of ours: nobody can say whose it is
-        return data if _is_open(registry) else HIDDEN.encode()
+    try:
+        name = msgspec.json.decode(payload["task_name"], type=str) if "task_name" in payload else task_name
+    except (ValueError, RecursionError):
+        name = None
+    if name is None:  # damaged, or no message of ours: nobody can say whose it is
+        return _unjudged(data, registry)
     route = registry.find(name) if registry is not None else None
     if registry is not None and (route is None or not route.redact):
         return data
     if "task_name" not in payload:  # another topic's, or damaged: nobody can say what is what
         return HIDDEN.encode()
-    args, kwargs = payload.get("args", []), payload.get("kwargs", {})
-    shown = (UNKNOWN, UNKNOWN) if route is None else route.shown(args, kwargs)
+    shown = (UNKNOWN, UNKNOWN) if route is None else _shown(payload, route)
     return msgspec.json.encode(payload | dict(zip(("args", "kwargs"), shown, strict=True)))
+
+
+def _shown(payload: dict[str, msgspec.Raw], route: TaskRoute) -> tuple[Any, Any]:
+    try:
+        given = open_arguments(bytes(payload.get("args", b"[]")), bytes(payload.get("kwargs", b"{}")))
+    except Rejected:
+        return HIDDEN, HIDDEN
+    return route.shown(*given)

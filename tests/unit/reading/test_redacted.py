@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -36,6 +37,7 @@ ROUTES = Registry([
     TaskRoute(greet),
     TaskRoute(take, redact=["data"], topic="projects/p/topics/uploads"),
 ])  # fmt: skip
+OPEN = Registry([TaskRoute(greet)])
 
 
 def execution(name: str, *args: Any, **kwargs: Any) -> Execution:
@@ -104,6 +106,7 @@ DAMAGED = {
     "base64 that is none": enveloped(SENT).replace(b'"data":"', b'"data":"!'),
     "a payload that breaks off": enveloped(SENT[:-1]),
     "its task is a number": enveloped(SENT.replace(b'"invite"', b"5")),
+    "its task is no UTF-8": enveloped(SENT.replace(b"invite", b"\xff")),
     "nested too deeply": enveloped(SENT.replace(b'["Ada"]', b"[" * 2000 + b"]" * 2000)),
 }
 
@@ -114,8 +117,39 @@ def test_what_is_damaged_is_hidden_while_any_task_has_sensitive_arguments(body: 
         seen = redacted.message(body, None, registry)
         assert b"[redacted]" in (seen if seen == b"[redacted]" else shown(seen))
         assert base64.b64encode(SENT)[:40] not in seen
-    open_to_all = Registry([TaskRoute(greet)])
-    assert redacted.message(body, None, open_to_all) is body
+    assert redacted.message(body, None, OPEN) is body
+
+
+@pytest.mark.parametrize("registry", [ROUTES, None, OPEN], ids=["sensitive tasks", "unknown", "open tasks"])
+@pytest.mark.parametrize("where", ["data", "envelope"])
+def test_so_many_values_that_they_were_refused_are_not_decoded_to_be_shown(
+    where: str, registry: Registry | None
+) -> None:
+    """As values they would take 300 MB."""
+    payload = b'{"task_name":"greet","args":[%s]}' % b",".join([b'{"":{}}'] * 1_200_000)
+    body = enveloped(payload) if where == "data" else payload
+    tracemalloc.start()
+    try:
+        seen = redacted.message(body, "greet", registry)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * len(body)
+    if registry is OPEN:
+        assert seen is body
+    else:
+        assert (seen if where == "envelope" else shown(seen)) == b"[redacted]"
+
+
+def test_what_has_no_sensitive_task_is_not_decoded_further_than_its_name() -> None:
+    body = enveloped(b'{"task_name":"greet","args":[%s]}' % b",".join([b'{"":{}}'] * 150_000))
+    tracemalloc.start()
+    try:
+        assert redacted.message(body, "greet", ROUTES) is body
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * len(body)
 
 
 @pytest.mark.parametrize("body", [message("greet", ["Ada"]), message("nobody", ["Ada"])])
