@@ -51,9 +51,6 @@ MODULES = (
     "sqlalchemy.dialects.postgresql.psycopg",
     "sqlalchemy.orm",
 )
-ABOVE = 100
-"""No test passes a descriptor with such a number."""
-
 LARGEST = 1 << 20
 
 
@@ -94,8 +91,9 @@ def become(request: dict[str, Any], descriptors: list[int]) -> None:
     if request["session"]:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    moved = [fcntl(descriptor, F_DUPFD_CLOEXEC, ABOVE) for descriptor in descriptors]
-    os.closerange(3, ABOVE)
+    above = max(*descriptors, *request["descriptors"]) + 1
+    moved = [fcntl(descriptor, F_DUPFD_CLOEXEC, above) for descriptor in descriptors]
+    os.closerange(3, above)
     for source, target in zip(moved, request["descriptors"], strict=True):
         os.dup2(source, target)
         os.close(source)
