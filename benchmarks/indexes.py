@@ -226,7 +226,7 @@ async def _delivered(url: str, change: str, seconds: float, pid: int) -> Cost:
                 new = [f"new-{number:012d}" for number in range(first, first + BATCH)]
                 claimed = await queries.claim(own, queries.items(new))
                 settled = await settlements.settle(
-                    own, [SettleItem(key, return_value="2") for key in claimed]
+                    own, [SettleItem(key, "shop.send", return_value="2") for key in claimed]
                 )
                 if len(claimed) != BATCH or len(settled) != BATCH:
                     raise RuntimeError("a batch of new rows was not claimed and settled as a whole")

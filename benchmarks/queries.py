@@ -119,12 +119,16 @@ def _ledger(rows: int) -> list[Question]:
     asks("claim, 80 READY", lambda e: claim(e, items(waiting)))
     asks(
         "settle, 80",
-        lambda e: settlements.settle(e, [SettleItem(key, return_value="2") for key in keys]),
+        lambda e: settlements.settle(e, [SettleItem(key, "shop.send", return_value="2") for key in keys]),
     )
     asks(
         "settle, 80 failed",
         lambda e: settlements.settle(
-            e, [SettleItem(key, ending="FAILED", error_type="E", error_message="m") for key in keys]
+            e,
+            [
+                SettleItem(key, "shop.send", ending="FAILED", error_type="E", error_message="m")
+                for key in keys
+            ],
         ),
     )
     asks("renew, 80", lambda e: leases.renew(e, keys, lease=timedelta(seconds=60)))

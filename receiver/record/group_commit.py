@@ -8,15 +8,16 @@ Invariants:
 
 - Every item gets exactly one result or error, its own. It waits at most `wait` seconds for its turn.
 - An item that fails a batch fails alone: its values are refused, its row is locked, or a trigger of the application is slow or
-  raises. The next batch is sent while we look for it. Once it has failed alone it joins no batch again.
+  raises. The next batch is sent while we look for it. Once it has failed alone it joins no batch until it succeeds alone.
+  Once a few of one task have failed alone, none of that task does, until one of them succeeds alone.
 - A request cancelled before its batch leaves nothing. When it is cancelled later, its result goes to `orphaned`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import Counter, deque
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from receiver.errors import OutOfConnections
@@ -37,6 +38,9 @@ REPEATS = 3
 KNOWN = 1000
 """Items that are remembered because they have failed alone; a redelivery of one must not fail another batch."""
 
+FEW = 3
+"""Items of one task that fail alone, with no success alone between them, before all of that task are kept from the batches."""
+
 NO_TURN = "the database did not take the item in time"
 
 
@@ -46,6 +50,10 @@ class Item(Protocol):
     @property
     def task_id(self) -> str:
         """Rows are locked in the order of these."""
+
+    @property
+    def task_path(self) -> str:
+        """Its task: a trigger may make trouble for all of one."""
 
     @property
     def size(self) -> int:
@@ -67,8 +75,31 @@ class _Waiting(Generic[I, R]):
         self.until = until
 
 
+class Suspects:
+    """The items that would probably fail a batch: those that failed alone, and all of a task of which a few did in a row."""
+
+    def __init__(self) -> None:
+        self._failed: dict[str, None] = {}
+        self._tasks: Counter[str] = Counter()
+
+    def __contains__(self, item: Item) -> bool:
+        return item.task_id in self._failed or self._tasks[item.task_path] >= FEW
+
+    def add(self, item: Item) -> None:
+        """It has failed alone. The oldest is forgotten for it."""
+        self._tasks[item.task_path] += item.task_id not in self._failed
+        self._failed[item.task_id] = None
+        if len(self._failed) > KNOWN:
+            del self._failed[next(iter(self._failed))]
+
+    def clear(self, item: Item) -> None:
+        """It has succeeded alone, and so may others of its task."""
+        self._failed.pop(item.task_id, None)
+        self._tasks.pop(item.task_path, None)
+
+
 class Aside:
-    """Where items are written alone, beside the batches: `lanes` at once. Those that have failed alone before use one lane only.
+    """Where items are written alone, beside the batches: `lanes` at once. Suspects use one lane only.
 
     The group commits of one pool share it, so that slow items leave connections for the batches.
     """
@@ -76,25 +107,16 @@ class Aside:
     def __init__(self, lanes: int) -> None:
         self._lanes = asyncio.Semaphore(lanes)
         self._one = asyncio.Lock()
-        self._known: dict[str, None] = {}
-
-    def knows(self, task_id: str) -> bool:
-        """Whether this item has failed alone."""
-        return task_id in self._known
-
-    def remember(self, task_id: str) -> None:
-        """This item has failed alone. The oldest is forgotten for it."""
-        self._known[task_id] = None
-        if len(self._known) > KNOWN:
-            del self._known[next(iter(self._known))]
 
     @asynccontextmanager
-    async def turn(self, task_id: str) -> AsyncIterator[None]:
-        """The turn of this item, for the time of the block."""
-        async with AsyncExitStack() as stack:
-            if self.knows(task_id):
-                await stack.enter_async_context(self._one)
-            await stack.enter_async_context(self._lanes)
+    async def turn(self, item: Item, suspects: Suspects) -> AsyncIterator[None]:
+        """The turn of this item, for the time of the block. It may have become a suspect while it waited for a lane."""
+        if item not in suspects:
+            async with self._lanes:
+                if item not in suspects:
+                    yield
+                    return
+        async with self._one, self._lanes:
             yield
 
 
@@ -120,6 +142,7 @@ class GroupCommit(Generic[I, R]):
     ) -> None:
         self._write = write
         self._alone = aside
+        self._suspects = Suspects()
         self._orphaned = orphaned
         self._wait = wait
         self._queue: deque[_Waiting[I, R]] = deque()
@@ -181,7 +204,7 @@ class GroupCommit(Generic[I, R]):
         size = 0
         while self._queue and len(batch) < MAX_ITEMS:
             waiting = self._queue[0]
-            is_single = waiting.item.size > MAX_BATCH_BYTES or self._alone.knows(waiting.item.task_id)
+            is_single = waiting.item.size > MAX_BATCH_BYTES or waiting.item in self._suspects
             if not is_single and size + waiting.item.size > MAX_BATCH_BYTES:
                 break
             self._queue.popleft()
@@ -203,12 +226,14 @@ class GroupCommit(Generic[I, R]):
             if not is_of_some_row(error):
                 _fail(batch, error)
             elif len(batch) == 1:
-                self._alone.remember(batch[0].item.task_id)
+                self._suspects.add(batch[0].item)
                 _fail(batch, error)
             else:
                 self._take_apart(batch)
             del batch  # as in `submit`
         else:
+            if len(batch) == 1:
+                self._suspects.clear(batch[0].item)
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():
                     waiting.future.set_result(result)
@@ -226,7 +251,7 @@ class GroupCommit(Generic[I, R]):
         """Writes one item in its turn, and refuses it when it waits too long for that."""
         loop = asyncio.get_running_loop()
         timer = loop.call_at(waiting.until, _fail, [waiting], OutOfConnections(NO_TURN))
-        async with self._alone.turn(waiting.item.task_id):
+        async with self._alone.turn(waiting.item, self._suspects):
             timer.cancel()
             if not waiting.future.done():
                 await self._commit([waiting])

@@ -11,7 +11,16 @@ import asyncpg
 import pytest
 
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections
-from receiver.record.group_commit import KNOWN, MAX_BATCH_BYTES, MAX_ITEMS, REPEATS, Aside, GroupCommit
+from receiver.record.group_commit import (
+    FEW,
+    KNOWN,
+    MAX_BATCH_BYTES,
+    MAX_ITEMS,
+    REPEATS,
+    Aside,
+    GroupCommit,
+    Suspects,
+)
 from receiver.record.sqlstates import LockedOut, RaisedByTrigger, StatementCancelled, TransientConflict
 from tests.stage.waiting import eventually
 
@@ -22,6 +31,7 @@ class Thing:
 
     task_id: str
     size: int = 100
+    task_path: str = "shop.send"
 
 
 class Writer:
@@ -45,6 +55,7 @@ class Writer:
         try:
             self.batches.append([item.task_id for item in items])
             await self.gate.wait()
+            await asyncio.sleep(0)
             if self.errors:
                 raise self.errors.pop(0)
             if len(items) == 1 and items[0].task_id in self.waiting:
@@ -77,15 +88,17 @@ async def group(writer: Writer) -> AsyncIterator[GroupCommit[Thing, str]]:
     made = GroupCommit(writer.write, orphaned=writer.orphaned, wait=5, aside=Aside(2))
     yield made
     writer.gate.set()
+    for each in writer.waiting.values():
+        each.set()
     await made.close()
 
 
 Group = GroupCommit[Thing, str]
 
 
-def submit_all(group: Group, *names: str) -> list[asyncio.Task[str]]:
+def submit_all(group: Group, *names: str, task_path: str = "shop.send") -> list[asyncio.Task[str]]:
     """Requests, one a name, in this order."""
-    return [asyncio.create_task(group.submit(Thing(name))) for name in names]
+    return [asyncio.create_task(group.submit(Thing(name, task_path=task_path))) for name in names]
 
 
 async def under_way(writer: Writer, group: Group) -> asyncio.Task[str]:
@@ -228,7 +241,7 @@ async def test_an_item_that_failed_alone_joins_no_batch_again(writer: Writer, gr
 
 async def test_items_that_failed_alone_use_one_lane(writer: Writer, group: Group) -> None:
     """However many there are, and however long each takes: the other lane is for those that are innocent."""
-    slow = [f"slow {number}" for number in range(5)]
+    slow = [f"slow {number}" for number in range(FEW - 1)]
     writer.refused = {name: StatementCancelled("57014") for name in slow}
     await asyncio.gather(*submit_all(group, *slow), return_exceptions=True)
     writer.refused, writer.waiting = {}, {name: asyncio.Event() for name in slow}
@@ -243,13 +256,67 @@ async def test_items_that_failed_alone_use_one_lane(writer: Writer, group: Group
     assert await asyncio.gather(*under_way) == [name.upper() for name in slow]
 
 
-async def test_a_bounded_number_is_remembered() -> None:
-    aside = Aside(1)
-    for number in range(KNOWN + 1):
-        aside.remember(f"item {number}")
-    assert not aside.knows("item 0")
-    assert aside.knows("item 1")
-    assert aside.knows(f"item {KNOWN}")
+async def test_new_items_of_a_task_that_keeps_failing_use_that_lane_too(writer: Writer, group: Group) -> None:
+    """None of them fails a batch, nor holds up one that does."""
+    slow = [f"slow {number}" for number in range(FEW + 4)]
+    writer.refused = {name: StatementCancelled("57014") for name in slow[:FEW]}
+    await asyncio.gather(*submit_all(group, *slow[:FEW], task_path="shop.slow"), return_exceptions=True)
+    writer.refused, writer.batches = {"new": RaisedByTrigger("P0001")}, []
+    writer.waiting = {name: asyncio.Event() for name in slow[FEW:]}
+    pending = submit_all(group, *slow[FEW:], task_path="shop.slow")
+    async with asyncio.timeout(2):
+        results = await asyncio.gather(*submit_all(group, "a", "new", "z"), return_exceptions=True)
+    assert [type(result) for result in results] == [str, RaisedByTrigger, str]
+    assert sorted(writer.batches) == [["a"], ["a", "new", "z"], ["new"], [slow[FEW]], ["z"]]
+    for each in writer.waiting.values():
+        each.set()
+    assert await asyncio.gather(*pending) == [name.upper() for name in slow[FEW:]]
+
+
+async def test_those_of_a_task_that_wait_for_a_lane_leave_it_to_the_innocent(
+    writer: Writer, group: Group
+) -> None:
+    """They were in one batch, and it has just turned out that their task keeps failing."""
+    slow = [f"slow {number}" for number in range(FEW + 4)]
+    failing = FEW + 1  # two at once
+    writer.refused = {name: StatementCancelled("57014") for name in slow[:failing]}
+    writer.waiting = {name: asyncio.Event() for name in slow[failing:]}
+    first = await under_way(writer, group)
+    pending = submit_all(group, *slow, task_path="shop.slow")
+    innocent = submit_all(group, "z")
+    await asyncio.sleep(0)
+    writer.gate.set()
+    async with asyncio.timeout(2):
+        assert [await first, *await asyncio.gather(*innocent)] == ["FIRST", "Z"]
+    for each in writer.waiting.values():
+        each.set()
+    ended = await asyncio.gather(*pending, return_exceptions=True)
+    assert [type(each) for each in ended] == [StatementCancelled] * failing + [str] * (len(slow) - failing)
+
+
+async def test_an_item_that_succeeds_alone_joins_batches_again(writer: Writer, group: Group) -> None:
+    """So do the others of its task: the database may have been slow for all of them."""
+    names = [f"n{number}" for number in range(FEW)]
+    writer.refused = {name: StatementCancelled("57014") for name in names}
+    await asyncio.gather(*submit_all(group, *names), return_exceptions=True)
+    writer.refused, writer.batches = {}, []
+    await asyncio.gather(*submit_all(group, *names))
+    assert sorted(writer.batches) == [[name] for name in names]
+    writer.batches = []
+    first = await under_way(writer, group)
+    rest = submit_all(group, *names, "new")
+    await asyncio.sleep(0)
+    writer.gate.set()
+    await asyncio.gather(first, *rest)
+    assert writer.batches[-1] == [*names, "new"]
+
+
+def test_a_bounded_number_is_remembered() -> None:
+    suspects = Suspects()
+    things = [Thing(f"item {number}", task_path=f"task {number}") for number in range(KNOWN + 1)]
+    for thing in things:
+        suspects.add(thing)
+    assert [thing in suspects for thing in (things[0], things[1], things[-1])] == [False, True, True]
 
 
 async def test_an_item_whose_row_stays_locked_fails_alone(writer: Writer, group: Group) -> None:

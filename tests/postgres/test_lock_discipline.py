@@ -122,4 +122,4 @@ async def _works(
 
 
 def _failed(key: ClaimKey) -> SettleItem:
-    return SettleItem(key, final=False, ending="FAILED", error_type="E", error_message="no")
+    return SettleItem(key, route().path, final=False, ending="FAILED", error_type="E", error_message="no")

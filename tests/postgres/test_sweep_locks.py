@@ -80,7 +80,12 @@ async def test_what_waited_for_a_settlement_goes_by_its_outcome(
     await look.seed("id-00", "RUNNING", attempt=1, lease_expires_at=PAST)
     await other.execute("BEGIN")
     settled = SettleItem(
-        ClaimKey("id-00", 1, TOKEN), final=False, ending="FAILED", error_type="E", error_message="no"
+        ClaimKey("id-00", 1, TOKEN),
+        route().path,
+        final=False,
+        ending="FAILED",
+        error_type="E",
+        error_message="no",
     )
     assert await settlements.settle(other, [settled])
     work = _Work(database_url, 0, Counter())
@@ -200,8 +205,8 @@ class _Work:
 
     def _settled(self, key: ClaimKey) -> SettleItem:
         if self._chance.random() < 0.4:
-            return SettleItem(key, return_value="1")
-        return SettleItem(key, final=False, ending="FAILED", error_type="E", error_message="no")
+            return SettleItem(key, route().path, return_value="1")
+        return SettleItem(key, route().path, final=False, ending="FAILED", error_type="E", error_message="no")
 
 
 def _items(ids: list[str]) -> list[ClaimItem]:

@@ -35,6 +35,11 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
     size: int
     metadata: str | None = None
 
+    @property
+    def task_path(self) -> str:
+        """The task of its route."""
+        return self.route.path
+
     @classmethod
     def of(cls, call: Call) -> ClaimItem:
         """What a claim of this call writes."""
@@ -175,7 +180,7 @@ async def claim(
         lease,
         token,
         whose.environment,
-        _limit(suspects=suspects),
+        CRASHED if suspects else SUSPECT,
         _metadata(items),
     )
     claimed = _claimed(rows, token)
@@ -194,11 +199,6 @@ def _metadata(items: Sequence[ClaimItem]) -> list[str | None] | None:
     """That of each; None while none has any: the statement fills up what is missing."""
     found = [item.metadata for item in items]
     return found if any(found) else None
-
-
-def _limit(*, suspects: bool) -> int:
-    """An execution with fewer crashes may be claimed."""
-    return CRASHED if suspects else SUSPECT
 
 
 _DONE: Final = f"CASE WHEN {KEPT} THEN 'done' END"
@@ -234,7 +234,7 @@ async def _verdicts(
         ["\n".join(item.route.paths) for item in items],
         [item.route.max_attempts for item in items],
         *whose,
-        _limit(suspects=suspects),
+        CRASHED if suspects else SUSPECT,
         owner,
     )
     return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"]) for row in rows}

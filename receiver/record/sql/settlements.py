@@ -22,6 +22,7 @@ class SettleItem(msgspec.Struct, frozen=True, gc=False):
     """What a settlement writes: SUCCESSFUL (`ending` None), or FAILED with a row of `task_attempts`."""
 
     key: ClaimKey
+    task_path: str
     final: bool = True
     return_value: str | None = None
     skipped_by: str | None = None
@@ -36,14 +37,16 @@ class SettleItem(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def of(cls, claimed: Claimed, outcome: Succeeded | Skipped | Failed, *, instance: str) -> SettleItem:
         """What is written of an outcome."""
+        path = claimed.call.route.path
         match outcome:
             case Succeeded(return_value=value):
-                return cls(claimed.key, return_value=value)
+                return cls(claimed.key, path, return_value=value)
             case Skipped(switch=switch):
-                return cls(claimed.key, skipped_by=switch)
+                return cls(claimed.key, path, skipped_by=switch)
             case Failed(failure=failure, ending=ending, final=final):
                 return cls(
                     claimed.key,
+                    path,
                     final=final,
                     ending=ending,
                     error_type=failure.error_type,
