@@ -44,6 +44,11 @@ SELECT (SELECT array_agg(version_num) FROM {VERSION_TABLE})::text,
             SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace
         ) t)::text,
        (SELECT array_agg(indexdef ORDER BY indexdef) FROM pg_indexes WHERE schemaname = 'public')::text,
+       (SELECT array_agg(t::text ORDER BY t::text) FROM (
+            SELECT relname, relowner, relrowsecurity, relforcerowsecurity, reloptions FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
+        ) t)::text,
+       (SELECT count(*) FROM pg_policy),
        (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal),
        (SELECT count(*) FROM pg_namespace WHERE nspname NOT LIKE 'pg\\_%')
 """  # noqa: S608 - a constant of ours
