@@ -75,7 +75,7 @@ class _Waiting(Generic[I, R]):
         self.until = until
 
 
-class Suspects:
+class FailedAlone:
     """The items that would probably fail a batch: those that failed alone, and all of a task of which a few did in a row."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class Suspects:
 
 
 class Aside:
-    """Where items are written alone, beside the batches: `lanes` at once. Suspects use one lane only.
+    """Where items are written alone, beside the batches: `lanes` at once. Those that would fail a batch use one lane only.
 
     The group commits of one pool share it, so that slow items leave connections for the batches.
     """
@@ -109,11 +109,11 @@ class Aside:
         self._one = asyncio.Lock()
 
     @asynccontextmanager
-    async def turn(self, item: Item, suspects: Suspects) -> AsyncIterator[None]:
-        """The turn of this item, for the time of the block. It may have become a suspect while it waited for a lane."""
-        if item not in suspects:
+    async def turn(self, item: Item, failed: FailedAlone) -> AsyncIterator[None]:
+        """The turn of this item, for the time of the block. It may have become one of `failed` while it waited for a lane."""
+        if item not in failed:
             async with self._lanes:
-                if item not in suspects:
+                if item not in failed:
                     yield
                     return
         async with self._one, self._lanes:
@@ -142,7 +142,7 @@ class GroupCommit(Generic[I, R]):
     ) -> None:
         self._write = write
         self._alone = aside
-        self._suspects = Suspects()
+        self._failed_alone = FailedAlone()
         self._orphaned = orphaned
         self._wait = wait
         self._queue: deque[_Waiting[I, R]] = deque()
@@ -204,7 +204,7 @@ class GroupCommit(Generic[I, R]):
         size = 0
         while self._queue and len(batch) < MAX_ITEMS:
             waiting = self._queue[0]
-            is_single = waiting.item.size > MAX_BATCH_BYTES or waiting.item in self._suspects
+            is_single = waiting.item.size > MAX_BATCH_BYTES or waiting.item in self._failed_alone
             if not is_single and size + waiting.item.size > MAX_BATCH_BYTES:
                 break
             self._queue.popleft()
@@ -226,14 +226,14 @@ class GroupCommit(Generic[I, R]):
             if not is_of_some_row(error):
                 _fail(batch, error)
             elif len(batch) == 1:
-                self._suspects.add(batch[0].item)
+                self._failed_alone.add(batch[0].item)
                 _fail(batch, error)
             else:
                 self._take_apart(batch)
             del batch  # as in `submit`
         else:
             if len(batch) == 1:
-                self._suspects.clear(batch[0].item)
+                self._failed_alone.clear(batch[0].item)
             for waiting, result in zip(batch, results, strict=True):
                 if not waiting.future.done():
                     waiting.future.set_result(result)
@@ -251,7 +251,7 @@ class GroupCommit(Generic[I, R]):
         """Writes one item in its turn, and refuses it when it waits too long for that."""
         loop = asyncio.get_running_loop()
         timer = loop.call_at(waiting.until, _fail, [waiting], OutOfConnections(NO_TURN))
-        async with self._alone.turn(waiting.item, self._suspects):
+        async with self._alone.turn(waiting.item, self._failed_alone):
             timer.cancel()
             if not waiting.future.done():
                 await self._commit([waiting])

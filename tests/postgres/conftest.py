@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -18,6 +21,27 @@ from tests.stage import servers
 from tests.stage.proxy import Proxy, Strict
 
 Instances = Callable[..., Instance]
+
+FAREWELL = 1.0
+"""Seconds in which a TLS connection that was given up closes; it takes a few turns of the loop and the server's answer."""
+
+
+@pytest.fixture(autouse=True)
+def _closed_in_the_end(request: pytest.FixtureRequest) -> None:
+    if inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("farewells")
+
+
+@pytest.fixture
+async def farewells() -> AsyncIterator[None]:
+    """The loop goes on until nothing in it is open: one that ends while a cancelled connect says farewell leaves a socket."""
+    yield
+    transports = getattr(asyncio.get_running_loop(), "_transports", {})
+    end = time.monotonic() + FAREWELL
+    while any(each.get_extra_info("socket").fileno() >= 0 for each in list(transports.values())):
+        if time.monotonic() > end:  # left open: the collector finds it, and the test fails
+            return
+        await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from receiver.record.group_commit import (
     MAX_ITEMS,
     REPEATS,
     Aside,
+    FailedAlone,
     GroupCommit,
-    Suspects,
 )
 from receiver.record.sqlstates import LockedOut, RaisedByTrigger, StatementCancelled, TransientConflict
 from tests.stage.waiting import eventually
@@ -312,11 +312,11 @@ async def test_an_item_that_succeeds_alone_joins_batches_again(writer: Writer, g
 
 
 def test_a_bounded_number_is_remembered() -> None:
-    suspects = Suspects()
+    failed = FailedAlone()
     things = [Thing(f"item {number}", task_path=f"task {number}") for number in range(KNOWN + 1)]
     for thing in things:
-        suspects.add(thing)
-    assert [thing in suspects for thing in (things[0], things[1], things[-1])] == [False, True, True]
+        failed.add(thing)
+    assert [thing in failed for thing in (things[0], things[1], things[-1])] == [False, True, True]
 
 
 async def test_an_item_whose_row_stays_locked_fails_alone(writer: Writer, group: Group) -> None:
