@@ -1,4 +1,4 @@
-"""How many values the JSON text of arguments has, counted before it is decoded.
+"""How many values the JSON text of arguments has, and how deeply they are nested, counted before it is decoded.
 
 A small text may become large: `{"":{}}` takes 7 bytes, and 300 in memory. And while a text is decoded no other code of the process
 runs, its heartbeat neither. So bytes alone are no bound: values are bounded too, of one message and of all in flight.
@@ -8,6 +8,7 @@ Next: `receiver.contract.message` refuses texts with too many; `receiver.deliver
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Final
 
 MAX_VALUES: Final = 500_000
@@ -18,25 +19,38 @@ Real arguments have hundreds; those that have a million belong into a file, and 
 COUNTED_FROM: Final = 64 * 1024
 """Bytes from which arguments are counted. Smaller ones become 4 MB at worst, and are nearly all."""
 
-_EXACT_FROM: Final = 50_000
-_NOT_BEGUN: Final = bytes(set(range(256)) - set(b",[{"))
-_NOT_QUOTED: Final = bytes(set(range(256)) - set(b',[{"'))
+_BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_MARKS: Final = bytes(set(range(256)) - set(b',[]{}"'))
+_PASSES: Final = 8
+_STEPS: Final = {ord("["): 1, ord("]"): -1}
 
 
-def count_values(text: bytes) -> int:
-    """About how many values the text has, never too few: its commas, and what opens a list or an object.
+def outline(text: bytes) -> bytes:
+    """The commas and brackets of a JSON text that stand outside its strings; braces become brackets.
 
-    What stands inside strings is not counted when it would matter. `MAX_VALUES` + 1 stands for more.
+    Of a text with more than `MAX_VALUES` strings that hold a comma or a bracket only so many commas: strings are values too.
     """
-    count = len(text.translate(None, _NOT_BEGUN))
-    return count if count < _EXACT_FROM else min(_count_outside_strings(text), MAX_VALUES + 1)
-
-
-def _count_outside_strings(text: bytes) -> int:
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Without escapes quotes come in pairs. One with nothing that counts in between goes; no other quote changes its place in a pair.
-    kept = text.translate(None, _NOT_QUOTED).replace(b'""', b"")
-    if kept.count(b'"') // 2 > MAX_VALUES:  # so many strings have a comma or a bracket
-        return MAX_VALUES + 1
-    return sum(map(len, kept.split(b'"')[::2]))
+    # Without escapes quotes come in pairs. One with no mark in between goes; no other quote changes its place in a pair.
+    marks = text.translate(_BRACES_AS_BRACKETS, _NOT_MARKS).replace(b'""', b"")
+    if marks.count(b'"') // 2 > MAX_VALUES:
+        return b"," * (MAX_VALUES + 1)
+    return b"".join(marks.split(b'"')[::2])
+
+
+def count_values(marks: bytes) -> int:
+    """About how many values the text of this outline has, never too few: its commas, and what opens a list or an object."""
+    return len(marks) - marks.count(b"]")
+
+
+def count_levels(marks: bytes) -> int:
+    """How deeply the text of this outline is nested: `{"a": [1]}` is 2. It is JSON: its brackets come in pairs."""
+    rest = marks.translate(None, b",")
+    levels = 0
+    while (
+        rest and levels < _PASSES
+    ):  # one takes away the innermost level, and of a text that is wide most of it
+        rest = rest.replace(b"[]", b"")
+        levels += 1
+    return levels + max(accumulate(map(_STEPS.__getitem__, rest)), default=0)

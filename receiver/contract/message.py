@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import UNSET
 
-from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_values
+from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_levels, count_values, outline
 from receiver.contract.envelope import (
     SCHEDULED_PREFIX,
     Arguments,
@@ -193,8 +193,10 @@ def check_arguments(args: bytes, kwargs: bytes, take: Callable[[int], None] = la
     Raises:
         Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, is nested too deeply, or has too many values.
     """
-    if len(args) + len(kwargs) >= COUNTED_FROM:
-        values = count_values(args) + count_values(kwargs)
+    is_large = len(args) + len(kwargs) >= COUNTED_FROM
+    marks = b"" if not is_large and _has_few_brackets(args, kwargs) else outline(args) + outline(kwargs)
+    if is_large:
+        values = count_values(marks)
         if values > MAX_VALUES:
             raise payload_fault(
                 f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them"
@@ -203,35 +205,14 @@ def check_arguments(args: bytes, kwargs: bytes, take: Callable[[int], None] = la
     arguments = open_arguments(args, kwargs)
     if holds_nul(args) or holds_nul(kwargs):
         raise payload_fault("a NUL character in args or kwargs")
-    may_be_deep = any(_has_many(text, bracket) for text in (args, kwargs) for bracket in (b"[", b"{"))
-    if may_be_deep and _is_deep(arguments):
+    if count_levels(marks) > MAX_DEPTH:
         raise payload_fault(f"args or kwargs are nested more than {MAX_DEPTH} levels deep")
     return arguments
 
 
-def _has_many(text: bytes, bracket: bytes) -> bool:
-    """Whether the text may be nested too deeply. Searched one by one: counting in 1 MB takes 0.33 ms, a search 0.02 ms."""
-    at = -1
-    for _ in range(MAX_DEPTH // 4):  # four of these texts together: at most `MAX_DEPTH`
-        at = text.find(bracket, at + 1)
-        if at < 0:
-            return False
-    return True
-
-
-def _is_deep(arguments: Arguments) -> bool:
-    """Whether the values are nested more than `MAX_DEPTH` levels."""
-    level: list[list[object] | dict[str, object]] = [*arguments]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for each in level
-            for child in (each.values() if type(each) is dict else each)
-            if type(child) is list or type(child) is dict
-        ]
-        if not level:
-            return False
-    return True
+def _has_few_brackets(args: bytes, kwargs: bytes) -> bool:
+    """Whether there are too few to be nested too deeply: nearly all texts."""
+    return args.count(b"[") + args.count(b"{") + kwargs.count(b"[") + kwargs.count(b"{") <= MAX_DEPTH
 
 
 def _utc(moment: datetime | None, fault: Callable[[str], Rejected], name: str) -> datetime | None:

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from receiver.contract import counting
-from receiver.contract.counting import MAX_VALUES, count_values
+from receiver.contract.counting import MAX_VALUES, count_levels, count_values, outline
 from receiver.contract.envelope import open_arguments
 from receiver.contract.message import check_arguments
 from receiver.errors import Rejected
@@ -55,18 +54,28 @@ def drawn(chance: random.Random, depth: int = 0) -> Any:
     return [drawn(chance, depth + 1) for _ in range(chance.randrange(4))]
 
 
-def test_what_stands_in_strings_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def levels(value: Any) -> int:
+    inner = list(value.values()) if isinstance(value, dict) else value
+    return 1 + max(map(levels, inner), default=0) if isinstance(value, dict | list) else 0
+
+
+def test_what_stands_in_strings_is_not_counted() -> None:
     chance = random.Random(16)
-    monkeypatch.setattr(counting, "_EXACT_FROM", 0)
-    for _ in range(500):
+    for _ in range(2_000):
         value = [drawn(chance) for _ in range(4)]
+        for _ in range(chance.randrange(20)):
+            value = (
+                [chance.choice(TEXTS), value] if chance.random() < 0.5 else [{chance.choice(TEXTS): value}]
+            )
         text = json.dumps(value, ensure_ascii=chance.random() < 0.5).encode()
-        assert count_values(text) == parts(value), text
+        assert (count_values(outline(text)), count_levels(outline(text))) == (parts(value), levels(value)), (
+            text
+        )
 
 
 @pytest.mark.parametrize("text", [b'["%b"]' % (b"a,b\\n" * 1_000_000), b'["%b"]' % (b"[{" * 1_000_000)])
 def test_a_long_string_is_one_value(text: bytes) -> None:
-    assert count_values(text) == 1
+    assert count_values(outline(text)) == 1
 
 
 @pytest.mark.parametrize("unit", [b"1", b"[]", b'{"":{}}', b'","', b'{"a,":"b,"}', b'"\\","'])
