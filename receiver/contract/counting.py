@@ -48,9 +48,8 @@ def count_levels(marks: bytes) -> int:
     """How deeply the text of this outline is nested: `{"a": [1]}` is 2. It is JSON: its brackets come in pairs."""
     rest = marks.translate(None, b",")
     levels = 0
-    while (
-        rest and levels < _PASSES
-    ):  # one takes away the innermost level, and of a text that is wide most of it
+    while rest and levels < _PASSES:
+        # One pass takes away the innermost level, which is most of a text that is wide.
         rest = rest.replace(b"[]", b"")
         levels += 1
     return levels + max(accumulate(map(_STEPS.__getitem__, rest)), default=0)
