@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,7 +83,7 @@ def press(
     connections: int,
     seconds: int,
     first: int,
-    payload_bytes: int = 0,
+    args: Sequence[Any] = (1, 2),
     task: str = "add",
 ) -> list[Load]:
     """Sends for so many seconds (wrk knows whole ones only) to every address at once, with so many connections each; one result an address.
@@ -91,7 +91,7 @@ def press(
     Args:
         token: the push token that every delivery carries.
         first: where the ids begin, so that no two rounds share one (below 10^11, two addresses are 10^10 apart).
-        payload_bytes: length of a text argument in place of two numbers.
+        args: what each delivery gives the task.
 
     Raises:
         NoWrk: it is not installed.
@@ -100,7 +100,7 @@ def press(
     with tempfile.TemporaryDirectory(prefix="receiver-bench-") as folder:
         for number, url in enumerate(urls):
             script = Path(folder) / f"{number}.lua"
-            script.write_text(_script(token, first + number * 10**10, payload_bytes, task))
+            script.write_text(_script(token, first + number * 10**10, args, task))
             command = [
                 "wrk",
                 "-t1",
@@ -120,15 +120,15 @@ def press(
         return [_result(process.communicate()[0].decode()) for process in running]
 
 
-def delivery(number: int, *, payload_bytes: int = 0, task: str = "add") -> bytes:
+def delivery(number: int, *, task: str = "add") -> bytes:
     """One delivery as `press` sends them, for the first recorded 200."""
-    head, middle, tail = _parts(payload_bytes, task)
+    head, middle, tail = _parts((1, 2), task)
     digits = f"{number:012d}"
     return (head + base64.b64encode(digits.encode()).decode() + middle + digits + tail).encode()
 
 
-def _script(token: str, first: int, payload_bytes: int, task: str) -> str:
-    head, middle, tail = _parts(payload_bytes, task)
+def _script(token: str, first: int, args: Sequence[Any], task: str) -> str:
+    head, middle, tail = _parts(args, task)
     values = {"HEAD": head, "MIDDLE": middle, "TAIL": tail, "TOKEN": f"Bearer {token}"}
     script = SCRIPT
     for name, value in values.items():
@@ -136,11 +136,31 @@ def _script(token: str, first: int, payload_bytes: int, task: str) -> str:
     return script.replace("FIRST", str(first), 1)
 
 
-def _parts(payload_bytes: int, task: str) -> tuple[str, str, str]:
-    args = [f"{'x' * payload_bytes}"] if payload_bytes else [1, 2]
+def records(size: int) -> list[dict[str, Any]]:
+    """A list of records, as people send them, whose JSON text has about this many bytes."""
+    each = {
+        "id": 104_729,
+        "email": "ada.lovelace@example.com",
+        "name": "Ada Lovelace",
+        "items": [{"sku": "A-1024", "count": 2, "price": 19.9}, {"sku": "B-77", "count": 1, "price": 4.25}],
+        "paid": True,
+        "note": 'Leave it at the door, please.\nThe bell says "Byron".',
+    }
+    many = max(1, size // len(_compact(each)))
+    return [
+        each | {"id": 104_729 * number, "email": f"ada.{number:08x}@example.com"} for number in range(many)
+    ]
+
+
+def _compact(value: object) -> str:
+    """As the enqueue client writes it."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _parts(args: Sequence[Any], task: str) -> tuple[str, str, str]:
     front = '{"task_id":"bench-'
     front = front.replace("{", "{" + " " * (-len(front) % 3), 1)
-    back = f'","task_name":"{task}","args":{json.dumps(args)},"kwargs":{{}},"enqueued_at":"2026-01-01T00:00:00+00:00"}}'
+    back = f'","task_name":"{task}","args":{_compact(args)},"kwargs":{{}},"enqueued_at":"2026-01-01T00:00:00+00:00"}}'
     head = '{"message":{"data":"' + base64.b64encode(front.encode()).decode()
     middle = base64.b64encode(back.encode()).decode() + '","messageId":"'
     tail = (

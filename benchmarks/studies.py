@@ -131,7 +131,7 @@ def table_size(ground: Ground, plan: Plan) -> Rows:
 
 
 def payload(ground: Ground, plan: Plan) -> Rows:
-    """From a kilobyte to five megabytes of arguments."""
+    """From a kilobyte to five megabytes of arguments: records as people send them, and one long text."""
     rows: Rows = []
     with ExitStack() as stack:
         pair = [
@@ -140,18 +140,20 @@ def payload(ground: Ground, plan: Plan) -> Rows:
         ]
         for size in (1_000, 10_000, 100_000, 1_000_000, 5_000_000):
             in_flight = CONNECTIONS if size <= 100_000 else 4
-            ours, theirs = _in_turns(pair, ground, plan, payload_bytes=size, connections=in_flight)
-            rows.append(
-                {
-                    "argument": f"{size // 1000:,} kB",
-                    "in flight": in_flight,
-                    "receiver/s": ours.rate,
-                    "by hand/s": theirs.rate,
-                    "ratio": f"{ours.rate / theirs.rate:.2f} x",
-                    "receiver MB/s": ours.rate * size / 1e6,
-                    "memory MB": ours.memory / 1e6,
-                }
-            )
+            for kind, argument in (("records", load.records(size)), ("text", "x" * size)):
+                ours, theirs = _in_turns(pair, ground, plan, args=[argument], connections=in_flight)
+                rows.append(
+                    {
+                        "argument": f"{size // 1000:,} kB of {kind}",
+                        "in flight": in_flight,
+                        "receiver/s": ours.rate,
+                        "by hand/s": theirs.rate,
+                        "ratio": f"{ours.rate / theirs.rate:.2f} x",
+                        "receiver CPU ms each": ours.cpu * 1e3,
+                        "by hand CPU ms each": theirs.cpu * 1e3,
+                        "memory MB": ours.memory / 1e6,
+                    }
+                )
     return rows
 
 
