@@ -13,7 +13,7 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING
 
-from receiver.delivery.ended import TRACEBACK, Ended
+from receiver.delivery.calling import TRACEBACK, Ended
 from receiver.tasks.running import Running, running
 
 if TYPE_CHECKING:

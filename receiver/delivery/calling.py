@@ -1,31 +1,69 @@
-"""Calls the code of a task, and returns how it ended: an `async def` in the loop, a `def` in its thread.
+"""Calls the code of a task, and says how it ended: an `async def` in the loop, a `def` in its thread.
 
-Next: `receiver.delivery.run` waits for it.
+A task's exception may override its own attributes, so only the interpreter's own slots are used.
+
+Next: `receiver.delivery.run` waits for it, and judges it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
-from receiver.delivery.ended import Ended
+from receiver.endings.outcomes import Raised
 from receiver.tasks.running import Running, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+TRACEBACK = BaseException.__dict__["__traceback__"]
+
+
+class Ended:
+    """How the code ended: with a value, or with an exception of any kind."""
+
+    __slots__ = ("awaits", "context", "error", "value")
+
+    def __init__(
+        self, value: Any = None, error: BaseException | None = None, *, awaits: bool = False
+    ) -> None:
+        trail = TRACEBACK.__get__(error) if error is not None else None
+        if trail is not None:
+            TRACEBACK.__set__(error, trail.tb_next)  # without the first frame, which is ours
+        self.value = value
+        self.error = error
+        self.awaits = awaits
+        """Whether the value is still to be awaited, in `context`."""
+        self.context: Context | None = copy_context() if awaits or error is not None else None
+
+    def by(self, kind: type[BaseException]) -> bool:
+        """Whether an exception of this kind ended it. By its type: `isinstance` would ask the exception's own `__class__`."""
+        return self.error is not None and issubclass(type(self.error), kind)
+
+    def raised(self, error: BaseException) -> Raised:
+        """The error, to be told where the task raised it."""
+        return Raised(error, self.context or copy_context())
+
+    @classmethod
+    def of(cls, code: asyncio.Future[Any]) -> Ended:
+        """How code that is done ended. A task that cancels itself in its last step is cancelled without having raised."""
+        if code.cancelled():
+            return cls(error=asyncio.CancelledError())
+        ended: Ended = code.result()
+        return ended
+
 
 async def awaited(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
+    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running
 ) -> Ended:
-    """Runs an `async def` task and returns how it ended. All that it starts and logs belongs to `here`."""
+    """Runs an `async def` task. All that it starts and logs belongs to `here`."""
     ended = called(function, args, kwargs, here)
     return await finished(ended.value) if ended.awaits else ended
 
 
-def called(
-    function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running | None = None
-) -> Ended:
-    """Calls a task, a `def` in its thread and a context of its own, and returns how that ended. The value may be left to be awaited."""
+def called(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running) -> Ended:
+    """Calls a task, a `def` in its thread and a context of its own. The value may be left to be awaited."""
     running.set(here)
     try:
         value = function(*args, **kwargs)
@@ -35,7 +73,7 @@ def called(
 
 
 async def finished(value: Any) -> Ended:
-    """Awaits what a task has returned, and returns how that ended."""
+    """Awaits what a task has returned."""
     try:
         while _is_awaitable(value):
             value = await value

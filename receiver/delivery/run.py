@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from receiver.contract.failure import Failure, error_type
 from receiver.delivery.around import returned, within
-from receiver.delivery.calling import awaited, called, finished
+from receiver.delivery.calling import Ended, awaited, called, finished
 from receiver.delivery.chain import chain, forget_values, is_final
-from receiver.delivery.ended import Ended
 from receiver.delivery.result import encoded
 from receiver.endings.outcomes import AttemptEnding, Failed, HandedBack, Lost, Outcome, Succeeded
 from receiver.errors import OutOfConnections
