@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from receiver.contract.dead_letter_source import restored
 from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX
 from receiver.contract.message import arguments_of, delivery_of
-from receiver.endings.outcomes import DeadLettered, Done
+from receiver.endings.outcomes import Busy, DeadLettered, Done
 from receiver.errors import Rejected, RejectionReason
 from receiver.record.sql import dead_letters
 from receiver.record.whose import Whose
@@ -85,8 +85,10 @@ class DeadLetters:
             return None
         return delivery
 
-    async def receive(self, body: bytes, pushed: Pushed, delivery: Delivery | None) -> Done | DeadLettered:
-        """What became of the execution, or that the message is kept.
+    async def receive(
+        self, body: bytes, pushed: Pushed, delivery: Delivery | None
+    ) -> Done | DeadLettered | Busy:
+        """What became of the execution, or that the message is kept. Busy: somebody locks its row, and the dead letter comes again.
 
         Args:
             delivery: as `read` returned it.
@@ -110,7 +112,7 @@ class DeadLetters:
         ids = await self._published_at(delivery.enqueued_at, names, prefix, arguments)
         return await self._taken_back(body, ids, names, route)
 
-    async def _receive_foreign(self, body: bytes, source: Pushed) -> Done | DeadLettered:
+    async def _receive_foreign(self, body: bytes, source: Pushed) -> Done | DeadLettered | Busy:
         """Of a topic that is not a task's own, or of nobody known."""
         route = self._topics.find(source.subscription)
         names = [] if route is None else sorted(route.names)
@@ -143,7 +145,7 @@ class DeadLetters:
         names: Sequence[str],
         route: TaskRoute | None,
         published: datetime | None = None,
-    ) -> Done | DeadLettered:
+    ) -> Done | DeadLettered | Busy:
         verdicts = await dead_letters.take_back(
             self._executor,
             ids,
@@ -153,6 +155,8 @@ class DeadLetters:
             known=route is not None,
             published=published,
         )
+        if "locked" in verdicts.values():
+            return Busy()
         if not verdicts:
             return await self._kept(body, min(names, key=by_length, default=None), route)
         told = [f"{task_id}: {WORDS[verdict]}" for task_id, verdict in verdicts.items() if verdict != "done"]

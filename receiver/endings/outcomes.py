@@ -100,7 +100,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Busy(msgspec.Struct, frozen=True):
-    """The same execution is running, or is being claimed, elsewhere."""
+    """The same execution is running, or is being claimed, elsewhere; or its row is locked."""
 
 
 class NotDue(msgspec.Struct, frozen=True):

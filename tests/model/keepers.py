@@ -48,6 +48,9 @@ class Keepers:
             known = world.known[actor.row].but(set_aside=True)
             yield world.with_known(actor.row, known).with_actor(actor, None)
             return
+        if not rows and not row.final:  # locked
+            yield from self._not_taken_back(world, actor)
+            return
         if not rows:
             world = looked(world, self._rules)
         invariants.told(world, actor.row, self._rules)

@@ -263,7 +263,7 @@ TAKE_NAMED = Statement("sweeping.take_named", _owed, _take)
 TAKE_UNDELIVERED = Statement("replaying.take_undelivered", _undelivered, _take_undelivered)
 TAKE_LOST = Statement("sweeping.take_lost", _lost, _take)
 POSTPONE = Statement("sweeping.postpone", _taken, _postpone)
-TAKE_BACK = Statement("dead_letters.take_back", _there, _take_back, waits=True)
+TAKE_BACK = Statement("dead_letters.take_back", _there, _take_back)
 REPLAY = Statement("replaying.replay", _stands_still, _replay, waits=True, operators=True)
 FINALISE = Statement("pruning.finalise", _failed, _finalise)
 

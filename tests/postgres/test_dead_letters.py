@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ from receiver.contract.encode import encode_envelope, encode_payload, scheduled_
 from receiver.contract.message import arguments_of, open_push
 from receiver.delivery.dead_letter import DeadLetters
 from receiver.endings.calls import Call, Claimed
-from receiver.endings.outcomes import DeadLettered, Done, HandedBack, Succeeded
+from receiver.endings.outcomes import Busy, DeadLettered, Done, HandedBack, Succeeded
 from receiver.errors import DatabaseUnavailable
 from receiver.reading import queries
 from receiver.reading.dead_letters import given_up
@@ -32,7 +31,6 @@ from tests.postgres.record import NAMESPACE, Instance, Look, failure, keeper, ot
 from tests.postgres.sweeps import Sweeps
 from tests.stage.messages import decode
 from tests.stage.proxy import Proxy
-from tests.stage.waiting import eventually
 
 PUSHES = f"projects/p/subscriptions/dev--{NAMESPACE}.tasks--{route().path}-sub"
 DEAD_LETTERS = f"projects/p/subscriptions/dev--{NAMESPACE}.dead-letters-sub"
@@ -494,10 +492,10 @@ def test_a_time_that_cannot_be_read_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["SUCCESSFUL", "RUNNING"])
-async def test_it_waits_for_whoever_has_the_row_and_sees_what_became_of_it(
+async def test_it_does_not_wait_for_whoever_has_the_row_and_comes_again(
     pool: RecordPool, look: Look, other: Any, end: str
 ) -> None:
-    """A settlement, or a claim: the verdict is of the newest version of the row."""
+    """A settlement, a claim, or an application: waiting would hold a connection that other deliveries need."""
     await look.seed("id", "FAILED")
     await other.execute("BEGIN")
     await other.execute(
@@ -507,14 +505,12 @@ async def test_it_waits_for_whoever_has_the_row_and_sees_what_became_of_it(
         " fence = 2, attempt = 2, lease_owner = 'x', lease_expires_at = clock_timestamp() + interval '1 min',"
         " claim_token = gen_random_uuid()"
     )
-    giving = asyncio.create_task(give_up(room(pool), "id"))
-    await eventually(
-        lambda: look.value(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        )
-    )
+    before = await look.row("id")
+    assert await give_up(room(pool), "id") == Busy()
+    assert await kept(look) == []
+    assert await look.row("id") == before
     await other.execute("COMMIT")
-    ending = await giving
+    ending = await give_up(room(pool), "id")
     row = await look.row("id")
     assert (row["status"], row["final"]) == (end, end == "SUCCESSFUL")
     if end == "SUCCESSFUL":

@@ -75,18 +75,21 @@ _OWED: Final = f"(e.status = 'READY' OR e.status = 'FAILED' AND coalesce(e.attem
 _NOT_PUBLISHED: Final = f"(e.status = 'RUNNING' OR {_OWED})"
 
 TAKE_BACK: Final = f"""
-WITH held AS (
+WITH known AS (
+    SELECT e.task_id FROM task_executions e
+    WHERE e.task_id = ANY ($1) AND e.namespace = $2 AND e.environment = $3
+      AND (e.task_name = ANY ($4) OR e.task_path = ANY ($4))
+),
+held AS (
     SELECT e.task_id,
            CASE WHEN e.final THEN 'done'
                 WHEN {_OWED} THEN 'owed'
                 WHEN e.status = 'RUNNING' THEN 'running'
                 WHEN $6 THEN 'ended'
                 ELSE 'unknown' END AS verdict
-    FROM task_executions e
-    WHERE e.task_id = ANY ($1) AND e.namespace = $2 AND e.environment = $3
-      AND (e.task_name = ANY ($4) OR e.task_path = ANY ($4))
+    FROM known k JOIN task_executions e ON e.task_id = k.task_id
     ORDER BY e.task_id
-    FOR NO KEY UPDATE OF e
+    FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 moved AS (
     UPDATE task_executions e
@@ -104,9 +107,9 @@ moved AS (
         error_traceback = CASE WHEN NOT {_OWED} THEN e.error_traceback END
     FROM held h WHERE e.task_id = h.task_id AND h.verdict <> 'done'
 )
-SELECT task_id, verdict FROM held
+SELECT k.task_id, coalesce(h.verdict, 'locked') AS verdict FROM known k LEFT JOIN held h ON h.task_id = k.task_id
 """  # noqa: S608 - expressions of our own
-# The columns depend on `e` alone, as in `replaying.REPLAY`.
+# The columns depend on `e` alone, as in `replaying.REPLAY`. A locked row is not waited for, as in `rejected.FAIL_READY`.
 
 
 async def take_back(
@@ -123,7 +126,7 @@ async def take_back(
 
     READY, or FAILED with attempts left → READY and `owed`, after a pause that grows. RUNNING stays, as not published until then:
     `running`. FAILED without attempts left, or without `max_attempts` → final, with its own error: `ended`; but one that was
-    published again since → `owed`. Final stays: `done`.
+    published again since → `owed`. Final stays: `done`. A row that somebody locks stays as it is: `locked`.
 
     Args:
         known: whether the task has a route here. A FAILED execution of another task stays as it is: `unknown`.
