@@ -9,7 +9,6 @@ Invariant: `differences(wanted, wanted) == ()`, and an update of the top-level f
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,10 +16,7 @@ from typing import Any, Final
 from receiver.provision.resources import Kind, Resource
 from receiver.provision.scope import ENVIRONMENT_LABEL, NAMESPACE_LABEL, SERVICE_LABEL
 
-NEVER: Final = "never"
-_UTC: Final = frozenset(
-    {"utc", "etc/utc", "gmt", "etc/gmt", "etc/universal", "universal", "zulu", "etc/zulu"}
-)
+_UTC: Final = frozenset({"utc", "etc/utc", "gmt", "etc/gmt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +30,21 @@ class Difference:
     """For a field that cannot be changed: the effect of the wrong value. None for other fields."""
 
     def __str__(self) -> str:
-        return f"{self.field}: {_shown(self.old)} → {_shown(self.new)}"
+        return f"{self.field}: {self.old or 'none'} → {self.new or 'none'}"
+
+
+def _words(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field that we set: its path, and how to write its value in words. `read` gets None for an absent field."""
+    """A field that we set: its path, and how to write its value in words. `absent` stands for a value that is not there."""
 
     path: str
-    read: Callable[[Any], str | None]
+    read: Callable[[Any], str | None] = _words
     fixed: str | None = None
+    absent: str | None = None
 
     @property
     def top(self) -> str:
@@ -55,7 +56,7 @@ class Field:
         value: Any = body
         for key in self.path.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        return self.read(value)
+        return self.absent if value is None else self.read(value)
 
 
 def differences(wanted: Resource, found: Resource) -> tuple[Difference, ...]:
@@ -81,99 +82,48 @@ def merged(wanted: Resource, found: Resource, names: tuple[str, ...]) -> dict[st
     return body
 
 
-def _shown(value: str | None) -> str:
-    return "none" if value is None else value
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _flag(value: Any) -> str | None:
-    return "yes" if value else None
-
-
-def _present(value: Any) -> str | None:
-    return None if value is None else "set"
+def _set(_: Any) -> str:
+    return "set"
 
 
 def _unwrapped(value: Any) -> str | None:
-    if value is None:
-        return None
     return "with metadata" if value.get("writeMetadata") else "without metadata"
-
-
-def _filter(value: Any) -> str | None:
-    return str(value) if value else None
 
 
 def _sources(value: Any) -> str | None:
     """Where a topic takes in messages from. Its settings of logs alone take in nothing."""
-    return ", ".join(sorted(value.keys() - {"platformLogsSettings"})) or None if value else None
+    return ", ".join(sorted(value.keys() - {"platformLogsSettings"})) or None
 
 
 def _transforms(value: Any) -> str | None:
     """The kinds of the transforms, in their order; a disabled one may be enabled again."""
-    kinds = (", ".join(sorted(one.keys() - {"disabled", "enabled"})) or "unknown" for one in value or ())
+    kinds = (", ".join(sorted(one.keys() - {"disabled", "enabled"})) or "unknown" for one in value)
     return "; ".join(kinds) or None
 
 
-def _version(value: Any) -> str | None:
-    return None if value in {None, "v1"} else str(value)
-
-
-def _duration(value: Any) -> str | None:
-    """A duration as `"10s"`, in any of Google's forms; zero when it is left out of a message that exists."""
-    if value is None:
-        return None
-    try:
-        seconds = float(str(value).removesuffix("s"))
-    except ValueError:
-        return str(value)
-    return f"{seconds:.9f}".rstrip("0").rstrip(".") + "s"
-
-
-def _limit(value: Any) -> str | None:
-    return _duration("0s" if value is None else value)
+def _duration(value: str) -> str:
+    """`10s` for `10.000s`."""
+    return f"{float(value.removesuffix('s')):.12g}s"
 
 
 def _expiry(value: Any) -> str | None:
-    """`{}` is never; nothing at all is Google's default, 31 idle days."""
-    if value is None:
-        return "after 31 idle days (default)"
-    return f"after {value['ttl']} idle" if value.get("ttl") else NEVER
+    return f"after {value['ttl']} idle" if value.get("ttl") else "never"
 
 
-def _zone(value: Any) -> str | None:
-    return "UTC" if value is None or str(value).lower() in _UTC else str(value)
+def _zone(value: str) -> str:
+    return "UTC" if value.lower() in _UTC else value
 
 
-def _payload(value: Any) -> str | None:
-    if value is None:
-        return None
-    try:
-        return base64.b64decode(value, validate=True).decode(errors="backslashreplace")
-    except (binascii.Error, ValueError):
-        return str(value)
+def _payload(value: str) -> str:
+    return base64.b64decode(value).decode(errors="backslashreplace")
 
 
 def _mapping(value: Any) -> str | None:
-    return " ".join(f"{key}={text}" for key, text in sorted(value.items())) if value else None
-
-
-def _count(value: Any) -> str | None:
-    return str(value or 0)
-
-
-def _state(value: Any) -> str | None:
-    """A job whose last update failed stays broken until an update succeeds; any other state is not ours to change."""
-    return "UPDATE_FAILED" if value == "UPDATE_FAILED" else None
+    return " ".join(f"{key}={text}" for key, text in sorted(value.items())) or None
 
 
 STATE: Final = "state"
-_LABELS: Final = tuple(
-    Field(f"labels.{key}", _text) for key in (ENVIRONMENT_LABEL, NAMESPACE_LABEL, SERVICE_LABEL)
-)
+_LABELS: Final = tuple(Field(f"labels.{key}") for key in (ENVIRONMENT_LABEL, NAMESPACE_LABEL, SERVICE_LABEL))
 
 FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
     Kind.TOPIC: (
@@ -182,46 +132,47 @@ FIELDS: Final[Mapping[Kind, tuple[Field, ...]]] = {
         *_LABELS,
     ),
     Kind.SUBSCRIPTION: (
-        Field("topic", _text, "it receives nothing of this topic"),
-        Field("filter", _filter, "it drops messages that do not match"),
-        Field("detached", _flag, "it receives nothing any more"),
-        Field("bigqueryConfig", _present, "it writes to BigQuery instead"),
-        Field("bigtableConfig", _present, "it writes to Bigtable instead"),
-        Field("cloudStorageConfig", _present, "it writes to Cloud Storage instead"),
-        Field("pushConfig.pushEndpoint", _filter),
-        Field("pushConfig.oidcToken.serviceAccountEmail", _text),
-        Field("pushConfig.oidcToken.audience", _text),
+        Field("topic", fixed="it receives nothing of this topic"),
+        Field("filter", fixed="it drops messages that do not match"),
+        Field("detached", lambda value: "yes" if value else None, "it receives nothing any more"),
+        Field("bigqueryConfig", _set, "it writes to BigQuery instead"),
+        Field("bigtableConfig", _set, "it writes to Bigtable instead"),
+        Field("cloudStorageConfig", _set, "it writes to Cloud Storage instead"),
+        Field("pushConfig.pushEndpoint"),
+        Field("pushConfig.oidcToken.serviceAccountEmail"),
+        Field("pushConfig.oidcToken.audience"),
         Field("pushConfig.noWrapper", _unwrapped),
-        Field("pushConfig.attributes.x-goog-version", _version),
+        Field("pushConfig.attributes.x-goog-version", lambda value: None if value == "v1" else value),
         Field("messageTransforms", _transforms),
-        Field("ackDeadlineSeconds", _count),
+        Field("ackDeadlineSeconds", absent="0"),
         Field("retryPolicy.minimumBackoff", _duration),
         Field("retryPolicy.maximumBackoff", _duration),
-        Field("deadLetterPolicy.deadLetterTopic", _text),
-        Field("deadLetterPolicy.maxDeliveryAttempts", _text),
+        Field("deadLetterPolicy.deadLetterTopic"),
+        Field("deadLetterPolicy.maxDeliveryAttempts"),
         Field("messageRetentionDuration", _duration),
-        Field("expirationPolicy", _expiry),
+        Field("expirationPolicy", _expiry, absent="after 31 idle days (default)"),
         *_LABELS,
     ),
     Kind.JOB: (
-        Field("description", _filter),
-        Field("schedule", _text),
-        Field("timeZone", _zone),
-        Field("pubsubTarget.topicName", _text),
+        Field("description"),
+        Field("schedule"),
+        Field("timeZone", _zone, absent="UTC"),
+        Field("pubsubTarget.topicName"),
         Field("pubsubTarget.data", _payload),
         Field("pubsubTarget.attributes", _mapping),
-        Field("retryConfig.retryCount", _count),
+        Field("retryConfig.retryCount", absent="0"),
         Field("retryConfig.minBackoffDuration", _duration),
         Field("retryConfig.maxBackoffDuration", _duration),
-        Field("retryConfig.maxRetryDuration", _limit),
-        Field(STATE, _state),
+        Field("retryConfig.maxRetryDuration", _duration, absent="0s"),
+        # A job whose last update failed stays broken until an update succeeds. Other states are not ours to change.
+        Field(STATE, lambda value: value if value == "UPDATE_FAILED" else None),
     ),
 }
 """The fields that are compared, in the order in which they are shown."""
 
 UNOWNED_ONLY: Final = (
-    Field("kmsKeyName", _text, "who has the key can stop its messages"),
-    Field("schemaSettings.schema", _text, "who has the schema decides which messages it takes"),
+    Field("kmsKeyName", fixed="who has the key can stop its messages"),
+    Field("schemaSettings.schema", fixed="who has the schema decides which messages it takes"),
 )
 """What a topic without an owner must not have: on one of ours they are an operator's choice, which stays."""
 
