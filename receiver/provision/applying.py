@@ -30,8 +30,6 @@ FIRST_CONFLICT_PAUSE, LONGEST_CONFLICT_PAUSE = 0.25, 2.0
 """Seconds between those tries: a bound that doubles from the first to the longest. Each pause is a random part of its bound, so that
 two writers who collide do not meet again."""
 
-DELETED: Final = "another writer deleted it after the plan was made: plan again"
-
 ABORTED: Final = "ABORTED"
 """Google's reason for a conflict that may be over at the next try."""
 
@@ -96,32 +94,35 @@ async def _carried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
         raise AssertionError(f"{change.item.name} is not this environment's")  # planning leaves such out
     try:
         return await _tried(change, admin, scope)
-    except GoogleMissing as error:
-        if isinstance(change, Delete):
-            return ChangeDone(change, "it was deleted already")
-        if isinstance(change, Update):
-            return ChangeFailed(change, DELETED)
-        return ChangeFailed(change, reason(error, change.item.kind, scope))
     except GoogleError as error:
+        if isinstance(error, GoogleMissing) and isinstance(change, Update | Delete):
+            return _gone(change)
         return ChangeFailed(change, reason(error, change.item.kind, scope))
 
 
 async def _tried(change: Change, admin: GoogleAdmin, scope: Scope) -> Result:
-    """Makes one change. After a conflict with another writer it is tried again if that may help."""
-    looked = await _as_it_is_now(change, admin, scope)
-    for attempt in range(CONFLICT_TRIES):
+    """Makes one change. After a conflict with another writer it is tried again if that may help.
+
+    Neither Pub/Sub nor Cloud Scheduler has an etag, and a prompt may have waited for hours since the plan. So a resource is
+    read right before its request: what happens between the two is not seen. A policy has an etag.
+    """
+    conflict: GoogleConflict | None = None
+    for attempt in range(CONFLICT_TRIES + 1):
+        looked: Change | Result = change
+        if not isinstance(change, Give) and (conflict is not None or not isinstance(change, Create)):
+            looked = _now(change, await admin.get(change.item.name), scope, conflict)
         if isinstance(looked, ChangeDone | ChangeFailed):
             return looked
         change = looked
+        if attempt == CONFLICT_TRIES:
+            break
         try:
             return await _sent(change, admin)
-        except GoogleConflict as conflict:
+        except GoogleConflict as error:
+            conflict = error
             bound = min(FIRST_CONFLICT_PAUSE * 2**attempt, LONGEST_CONFLICT_PAUSE)
             await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - spreads writers, keeps no secret
-            looked = await _as_it_is_now(change, admin, scope, conflict)
-    if isinstance(looked, ChangeDone | ChangeFailed):
-        return looked
-    left = f"; it differs in {_named(looked.differences)}" if isinstance(looked, Update) else ""
+    left = f"; it differs in {_named(change.differences)}" if isinstance(change, Update) else ""
     return ChangeFailed(
         change, f"another writer changed it during each of {CONFLICT_TRIES} tries: try again{left}"
     )
@@ -135,49 +136,42 @@ async def _sent(change: Change, admin: GoogleAdmin) -> Result:
             await admin.set_policy(grant.target, grant.added_to(await admin.policy(grant.target)))
         case Update(item=item, found=found):
             fields = mask(item.kind, change.differences)
-            try:
-                await admin.update(item, merged(item, found, fields), fields)
-            except GoogleRefused as refusal:
-                is_emulated = admin.is_emulated and item.kind is not Kind.JOB
-                if isinstance(refusal, GoogleMissing | GoogleConflict) or not is_emulated:
-                    raise
-                return await _field_by_field(change, refusal, admin)
+            if admin.is_emulated and item.kind is not Kind.JOB:
+                return await _field_by_field(change, fields, admin)
+            await admin.update(item, merged(item, found, fields), fields)
         case Delete(item=item):
             await admin.delete(item)
     return ChangeDone(change)
 
 
-async def _as_it_is_now(
-    change: Change, admin: GoogleAdmin, scope: Scope, conflict: GoogleConflict | None = None
+def _gone(change: Update | Delete) -> Result:
+    if isinstance(change, Delete):
+        return ChangeDone(change, "it was deleted already")
+    return ChangeFailed(change, "another writer deleted it after the plan was made: plan again")
+
+
+def _now(
+    change: Create | Update | Delete, found: Resource | None, scope: Scope, conflict: GoogleConflict | None
 ) -> Change | Result:
-    """The change against the resource as it is right before the request, or its result when nothing is to be sent.
-
-    Between the plan and its changes a prompt may have waited for hours. Neither Pub/Sub nor Cloud Scheduler has an etag: what
-    happens between this look and the request is not seen.
-    """
-    match change:
-        case Update():
-            return _update_of(change, await admin.get(change.item.name), scope)
-        case Delete():
-            return _delete_of(change, await admin.get(change.item.name), scope)
-        case Create() if conflict is not None:
-            return _made_by_others(change, await admin.get(change.item.name), conflict)
-        case _:  # a policy has an etag
-            return change
-
-
-def _is_others(found: Resource, planned: Resource, scope: Scope) -> bool:
-    """Whether it has another owner now than the plan said, and that is not this service."""
-    return scope.whose(found) is not Belongs.OURS and owner_of(found) != owner_of(planned)
-
-
-def _update_of(change: Update, found: Resource | None, scope: Scope) -> Change | Result:
-    """The planned fields that still differ: the labels are those of now, so that none is dropped."""
+    """The change against the resource as it is now, or its result when nothing is to be sent."""
+    if isinstance(change, Create):
+        return _made_by_others(change, found, conflict)
     if found is None:
-        return ChangeFailed(change, DELETED)
+        return _gone(change)
+    # Another owner than the plan said, and not this service.
+    planned = change.found if isinstance(change, Update) else change.item
+    is_others = scope.whose(found) is not Belongs.OURS and owner_of(found) != owner_of(planned)
+    if isinstance(change, Update):
+        return _update_of(change, found, is_others=is_others)
+    why = f"by now it belongs to {owner_of(found)}; it is not deleted"
+    return ChangeFailed(change, why) if is_others else change
+
+
+def _update_of(change: Update, found: Resource, *, is_others: bool) -> Change | Result:
+    """The planned fields that still differ: the labels are those of now, so that none is dropped."""
     planned = {difference.field for difference in change.differences}
     left = tuple(one for one in differences(change.item, found) if one.field in planned or one.fixed)
-    if _is_others(found, change.found, scope):
+    if is_others:
         why = f"by now it belongs to {owner_of(found)}: plan again; it differs in {_named(left)}"
         return ChangeFailed(change, why, lost=True)
     if any(one.fixed for one in left):
@@ -189,17 +183,12 @@ def _update_of(change: Update, found: Resource | None, scope: Scope) -> Change |
     return replace(change, found=found, differences=left)
 
 
-def _delete_of(change: Delete, found: Resource | None, scope: Scope) -> Change | Result:
+def _made_by_others(
+    change: Create, found: Resource | None, conflict: GoogleConflict | None
+) -> Change | Result:
     if found is None:
-        return ChangeDone(change, "it was deleted already")
-    if _is_others(found, change.item, scope):
-        return ChangeFailed(change, f"by now it belongs to {owner_of(found)}; it is not deleted")
-    return change
-
-
-def _made_by_others(change: Create, found: Resource | None, conflict: GoogleConflict) -> Change | Result:
-    if found is None:
-        return change if conflict.reason == ABORTED else ChangeFailed(change, f"{conflict}: plan again")
+        is_over = conflict is None or conflict.reason == ABORTED
+        return change if is_over else ChangeFailed(change, f"{conflict}: plan again")
     if left := differences(change.item, found):
         return ChangeFailed(
             change, f"another writer made it at the same moment; it differs in {_named(left)}"
@@ -207,19 +196,21 @@ def _made_by_others(change: Create, found: Resource | None, conflict: GoogleConf
     return ChangeDone(change, "another writer made it already, with the same values")
 
 
-async def _field_by_field(change: Update, refusal: GoogleRefused, admin: GoogleAdmin) -> Result:
-    """The official emulator refuses whole updates for fields that it cannot change: the others are changed one by one."""
-    fields = mask(change.item.kind, change.differences)
-    refused: dict[str, str] = {fields[0]: refusal.message} if len(fields) == 1 else {}
-    for field in fields if len(fields) > 1 else ():
+async def _field_by_field(change: Update, fields: Iterable[str], admin: GoogleAdmin) -> Result:
+    """The official emulator refuses whole updates for fields that it cannot change: each field is changed alone."""
+    refused: dict[str, str] = {}
+    changed = []
+    for field in fields:
         try:
             await admin.update(change.item, merged(change.item, change.found, (field,)), (field,))
+            changed.append(field)
         except GoogleRefused as error:
+            if isinstance(error, GoogleMissing | GoogleConflict):
+                raise
             refused[field] = error.message
     if not refused:
-        return ChangeDone(change, "field by field")
+        return ChangeDone(change)
     (first, *_) = refused.values()
-    changed = [field for field in fields if field not in refused]
     done = f"; changed: {', '.join(changed)}" if changed else ""
     return ChangeFailed(change, f"the emulator cannot change {', '.join(refused)} ({first}){done}")
 
