@@ -68,10 +68,21 @@ def error_type(error: BaseException) -> str:
     return clean(f"{clean(module, NAME_LIMIT)}.{clean(name, NAME_LIMIT)}", NAME_LIMIT)
 
 
+def slot(error: BaseException, name: str) -> Any:
+    """What the interpreter itself keeps for an exception, whatever its class says."""
+    return BaseException.__dict__[name].__get__(error)
+
+
 def trail_of(error: BaseException) -> TracebackType | None:
-    """The traceback that the interpreter itself keeps for an exception, whatever its class says."""
-    found: TracebackType | None = _slot(error, "__traceback__")
+    """The traceback that the interpreter itself keeps for an exception."""
+    found: TracebackType | None = slot(error, "__traceback__")
     return found
+
+
+def members(error: BaseException) -> tuple[BaseException, ...]:
+    """The members of an exception group; none of any other exception."""
+    is_group = issubclass(type(error), BaseExceptionGroup)
+    return BaseExceptionGroup.__dict__["exceptions"].__get__(error) if is_group else ()
 
 
 def _message(error: BaseException) -> str:
@@ -101,12 +112,11 @@ def _is_small(error: BaseException) -> bool:
         each = todo.pop()
         seen.add(id(each))
         notes = getattr(each, "__notes__", None)
-        texts = [*_slot(each, "args"), *(notes if isinstance(notes, list) else ())]
+        texts = [*slot(each, "args"), *(notes if isinstance(notes, list) else ())]
         text += sum(len(part) for part in texts if isinstance(part, str))
-        linked = (_slot(each, "__cause__"), _slot(each, "__context__"))
+        linked = (slot(each, "__cause__"), slot(each, "__context__"))
         todo += [other for other in linked if other is not None and id(other) not in seen]
-        if isinstance(each, BaseExceptionGroup):
-            todo += BaseExceptionGroup.__dict__["exceptions"].__get__(each)
+        todo += members(each)
     return not todo and text <= TEXT_LIMIT
 
 
@@ -118,8 +128,3 @@ def _alone(error: BaseException, message: str, note: str = "") -> str:
         return f"<the traceback could not be formatted: {error_type(second)}>"
     last = f"{error_type(error)}: {message}\n" if message else f"{error_type(error)}\n"
     return clean("".join([note, "Traceback (most recent call last):\n", *frames, last]), TRACEBACK_LIMIT)
-
-
-def _slot(error: BaseException, name: str) -> Any:
-    """What the interpreter itself keeps for an exception, whatever its class says."""
-    return BaseException.__dict__[name].__get__(error)

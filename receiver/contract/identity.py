@@ -33,25 +33,19 @@ class Identity(msgspec.Struct, frozen=True):
 _NOTHING: Final = msgspec.Raw(b"null")
 
 
-class _LooseEnvelope(msgspec.Struct, gc=False):
-    message: msgspec.Raw
+class _Loose(msgspec.Struct, gc=False):
+    """The fields of an envelope, of its message and of its data that are read here, whatever their values are."""
+
+    message: msgspec.Raw = _NOTHING
     subscription: msgspec.Raw = _NOTHING
-
-
-class _LooseMessage(msgspec.Struct, gc=False):
     message_id: msgspec.Raw = _NOTHING
     message_id_camel: msgspec.Raw = msgspec.field(name="messageId", default=_NOTHING)
-
-
-class _LooseTask(msgspec.Struct, gc=False):
     task_id: msgspec.Raw = _NOTHING
     task_name: msgspec.Raw = _NOTHING
     enqueued_at: msgspec.Raw = _NOTHING
 
 
-_LOOSE_ENVELOPE: Final = msgspec.json.Decoder(_LooseEnvelope)
-_LOOSE_MESSAGE: Final = msgspec.json.Decoder(_LooseMessage)
-_LOOSE_TASK: Final = msgspec.json.Decoder(_LooseTask)
+_LOOSE: Final = msgspec.json.Decoder(_Loose)
 _TEXT: Final = msgspec.json.Decoder(str)
 
 
@@ -59,7 +53,7 @@ def identify(body: bytes) -> Identity | None:
     """The execution that a body means although it was refused; None when it names none that could have a row."""
     try:
         message = open_envelope(body).message
-        task = _LOOSE_TASK.decode(message.data or b"")
+        task = _LOOSE.decode(message.data or b"")
     except (Rejected, ValueError, RecursionError):  # msgspec's errors and UnicodeDecodeError are ValueErrors
         return None
     task_id, task_name = _text(task.task_id), _text(task.task_name)
@@ -89,8 +83,8 @@ def rejection_key(body: bytes) -> str:
 def _message_key(body: bytes) -> str:
     """Subscription and message id of a body, even if its envelope is not valid; "" without a message id."""
     try:
-        envelope = _LOOSE_ENVELOPE.decode(body)
-        message = _LOOSE_MESSAGE.decode(envelope.message)
+        envelope = _LOOSE.decode(body)
+        message = _LOOSE.decode(envelope.message)
     except (ValueError, RecursionError):
         return ""
     message_id = _text(message.message_id_camel) or _text(message.message_id)

@@ -11,38 +11,25 @@ from contextlib import suppress
 from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, Final
 
+from receiver.contract.failure import members, slot, trail_of
 from receiver.errors import PermanentError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MOST: Final = 100
 """Exceptions that are looked at."""
 
-_SLOTS: Final = (BaseException.__dict__["__cause__"], BaseException.__dict__["__context__"])
-_TRACEBACK: Final = BaseException.__dict__["__traceback__"]
-_MEMBERS: Final = BaseExceptionGroup.__dict__["exceptions"]
-
 
 def chain(error: BaseException) -> Iterator[BaseException]:
     """The exception and what it wraps, each once, the outermost first; `MOST` at most."""
-    seen: set[int] = set()
-    waiting = [error]
-    while waiting and len(seen) < MOST:
-        one = waiting.pop(0)
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        waiting += [within for slot in _SLOTS if (within := slot.__get__(one)) is not None]
-        if issubclass(type(one), BaseExceptionGroup):
-            waiting += _MEMBERS.__get__(one)
+    return _walk(error, lambda one: (slot(one, "__cause__"), slot(one, "__context__"), *members(one)))
 
 
 def forget_values(error: BaseException) -> None:
     """Clears the local variables of the frames that an exception and its chain lead to: Sentry would send them."""
     for each in chain(error):
-        clear_frames(_TRACEBACK.__get__(each))
+        clear_frames(trail_of(each))
 
 
 def is_final(error: BaseException) -> bool:
@@ -51,21 +38,22 @@ def is_final(error: BaseException) -> bool:
     One member of a group is enough: as long as it is raised, no attempt can succeed. A cause counts behind tenacity's `RetryError`
     only: who raises an error of their own from a `PermanentError` has decided otherwise.
     """
+    found = _walk(error, lambda one: (*members(one), *_given_up(one)))
+    return any(issubclass(type(each), PermanentError) for each in found)
+
+
+def _walk(
+    error: BaseException, linked: Callable[[BaseException], Iterable[BaseException | None]]
+) -> Iterator[BaseException]:
     seen: set[int] = set()
-    waiting = [error]
+    waiting: list[BaseException | None] = [error]
     while waiting and len(seen) < MOST:
-        one = waiting.pop()
-        kind = type(one)
-        if issubclass(kind, PermanentError):
-            return True
-        if id(one) in seen:
+        one = waiting.pop(0)
+        if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        if issubclass(kind, BaseExceptionGroup):
-            waiting += _MEMBERS.__get__(one)
-        else:
-            waiting += _given_up(one)
-    return False
+        yield one
+        waiting += linked(one)
 
 
 def _given_up(error: BaseException) -> list[BaseException]:
@@ -73,7 +61,7 @@ def _given_up(error: BaseException) -> list[BaseException]:
     tenacity: Any = sys.modules.get("tenacity")  # who raises its errors has imported it
     if tenacity is None or not issubclass(type(error), tenacity.RetryError):
         return []
-    found = [_SLOTS[0].__get__(error)]
+    found = [slot(error, "__cause__")]
     with suppress(Exception):  # an error that was raised again has lost its cause, not its attempt
         found.append(error.last_attempt.exception())  # type: ignore[attr-defined]  # tenacity's
     return [each for each in found if isinstance(each, BaseException)]
