@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from receiver.contract.message import Delivery
     from receiver.endings.calls import Call
     from receiver.record.database import Executor
+    from receiver.record.reading_turn import ReadingTurn
     from receiver.record.whose import Whose
     from receiver.tasks.foreign_topics import ForeignTopics
 
@@ -28,11 +29,15 @@ class ForeignMessages:
 
     Args:
         topics: which subscriptions deliver them, and to which tasks.
+        reading: the turns in which rows are read.
     """
 
-    def __init__(self, executor: Executor, topics: ForeignTopics, *, whose: Whose) -> None:
+    def __init__(
+        self, executor: Executor, topics: ForeignTopics, reading: ReadingTurn, *, whose: Whose
+    ) -> None:
         self.topics = topics
         self._executor = executor
+        self._reading = reading
         self._whose = whose
 
     async def keep(self, call: Call) -> None:
@@ -50,8 +55,15 @@ class ForeignMessages:
             raise of_delivery(error) from error
 
     async def recalled(self, delivery: Delivery) -> Delivery:
-        """The delivery with the data and the attributes of its row, if it names the execution of a foreign message."""
+        """The delivery with the data and the attributes of its row, if it names the execution of a foreign message.
+
+        Raises:
+            Saturated: others read for too long.
+            TooLarge: its data is.
+            DatabaseUnavailable: as `RecordConnection.fetch`.
+        """
         if not delivery.task_id.startswith(FOREIGN_PREFIX):
             return delivery
-        stored = await foreign.recall(self._executor, delivery.task_id, whose=self._whose)
+        async with self._reading.taken():
+            stored = await foreign.recall(self._executor, delivery.task_id, whose=self._whose)
         return delivery if stored is None else recalled(delivery, *stored)

@@ -13,7 +13,6 @@ Invariant: 200 is sent only after the row was seen to be committed.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -33,11 +32,11 @@ from receiver.endings.outcomes import (
     Succeeded,
     Unrecorded,
 )
-from receiver.errors import DatabaseUnavailable, ItemRefused, Saturated, TooLarge
+from receiver.errors import DatabaseUnavailable, ItemRefused, TooLarge
 from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordPool
-from receiver.record.deadlines import Deadline
 from receiver.record.group_commit import Aside
+from receiver.record.reading_turn import ReadingTurn
 from receiver.record.settler import Settler
 from receiver.record.sql import leases, settlements, stored_call
 from receiver.record.sql.settlements import SettleItem
@@ -64,9 +63,6 @@ INSIST_AT_MOST = 120.0
 """Seconds that it is tried at most. Cloud SQL's restarts and failovers take about a minute, and each settlement that waits
 takes one of `TASKS_MAX_CONCURRENCY` places."""
 
-READING_PATIENCE = 1.0
-"""Seconds that a claim waits for its turn to read its row's arguments. Meanwhile it holds a place."""
-
 ANSWER_MARGIN = 1.0
 """Seconds before the ack deadline at which the answer has to leave."""
 
@@ -92,7 +88,7 @@ class Ledger:
         wait = settings.wait.total_seconds()
         self.pool = RecordPool(database, size=LEDGER_CONNECTIONS, application="receiver ledger", wait=wait)
         heartbeat.lend(self.pool)
-        self._reading, self._patience = asyncio.Lock(), Deadline(READING_PATIENCE)
+        self.reading = ReadingTurn()
         aside = Aside(LANES)
         self._settler = Settler(self.pool, aside)
         self._claimer = Claimer(
@@ -133,22 +129,15 @@ class Ledger:
             return Unrecorded()
 
     async def stored(self, claimed: Claimed) -> StoredCall:
-        """What its row says. One claim reads at a time: a row of a few bytes may take seconds to be written out.
+        """What its row says.
 
         Raises:
             Saturated: others read for too long.
             TooLarge: they are too large to be read, or the claim is lost.
             DatabaseUnavailable: they cannot be read now.
         """
-        try:
-            with self._patience.limit():
-                await self._reading.acquire()
-        except TimeoutError:
-            raise Saturated("turn to read arguments") from None
-        try:
+        async with self.reading.taken():
             read = await stored_call.read_stored(self.pool, claimed.key)
-        finally:
-            self._reading.release()
         if read is None:
             raise TooLarge
         return read

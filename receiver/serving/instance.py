@@ -150,7 +150,7 @@ class Service:
             runner,
             rejections,
             DeadLetters(pool, kept, self.registry, topics, settings),
-            ForeignMessages(pool, topics, whose=whose),
+            ForeignMessages(pool, topics, self.ledger.reading, whose=whose),
             OwnSubscriptions.of(settings, self.registry.routes),
             self.emit,
         )

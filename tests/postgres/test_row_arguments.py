@@ -9,20 +9,23 @@ from typing import Any
 import pytest
 
 from receiver import TaskContext, TaskRoute, task
+from receiver.contract.envelope import FOREIGN_PREFIX
 from receiver.contract.metadata import METADATA_ATTRIBUTE, encode_metadata
 from receiver.delivery.admission import VALUES_IN_FLIGHT, Admission, Place, Threads
 from receiver.delivery.recorded import as_recorded
 from receiver.emulator.push_client import message
 from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Failed, HandedBack
-from receiver.errors import TooLarge
-from receiver.record.deadlines import Deadline
+from receiver.errors import Saturated, TooLarge
+from receiver.record.foreign_messages import ForeignMessages
+from receiver.record.reading_turn import ReadingTurn
 from receiver.record.sql import claims, foreign, stored_call
+from receiver.tasks.foreign_topics import ForeignTopics
 from receiver.tasks.registry import Registry
 from receiver.telemetry.events import ReceiverTrouble
 from receiver.testkit.faulty import QueuedMessage
 from receiver.testkit.queue import TaskQueue, running
-from tests.postgres.record import TOKEN, WHOSE, Instance, Look, call
+from tests.postgres.record import NAMESPACE, TOKEN, WHOSE, Instance, Look, call, delivery
 
 MIB = 1024 * 1024
 
@@ -169,8 +172,8 @@ async def test_without_room_for_them_the_execution_is_handed_back_as_it_was(
         case "bytes":
             place.take_more(MIB - 1000)
         case _:
-            monkeypatch.setattr(instance.ledger, "_patience", Deadline(0.01))
-            await instance.ledger._reading.acquire()
+            instance.ledger.reading = ReadingTurn(0.01)
+            await instance.ledger.reading._lock.acquire()
     ended = await as_recorded(claimed, instance.ledger, Registry([ROUTE]), place, instance.events.append)
     assert isinstance(ended, HandedBack)
     await instance.settle(claimed, ended)
@@ -226,3 +229,19 @@ async def test_data_of_another_topic_that_is_large_when_written_out_is_not_read_
     assert await foreign.recall(instance.ledger.pool, "small", whose=WHOSE) is not None
     with pytest.raises(TooLarge):
         await foreign.recall(instance.ledger.pool, "large", whose=WHOSE)
+
+
+async def test_data_of_another_topic_is_read_back_in_turn(instance: Instance, look: Look) -> None:
+    """Else sixty messages that name rows which take seconds hold all connections of their neighbours."""
+    task_id = f"{FOREIGN_PREFIX}1"
+    await look.seed(task_id, args='["x"]')
+    await look.execute("UPDATE task_executions SET attributes = '{}'")
+    reading = ReadingTurn(0.01)
+    messages = ForeignMessages(
+        instance.ledger.pool, ForeignTopics([], "dev", NAMESPACE), reading, whose=WHOSE
+    )
+    assert (await messages.recalled(delivery(task_id))).recorded
+    async with reading.taken():
+        assert not (await messages.recalled(delivery("a"))).recorded, "of ours nothing is read"
+        with pytest.raises(Saturated):
+            await messages.recalled(delivery(task_id))
