@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from receiver.provision import obstacles
-from receiver.provision.fields import Difference, differences
+from receiver.provision.fields import Difference, differences, held_by
 from receiver.provision.observed import Observed
 from receiver.provision.resources import Grant, Kind, Resource, Wanted, kind_of
-from receiver.provision.scope import Belongs, Scope
+from receiver.provision.scope import Belongs, Scope, owner_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,7 @@ Needed: TypeAlias = Mapping[str, str]
 """Full names of topics that executions in the record still need although no task has them, each with the reason."""
 
 Change: TypeAlias = Create | Give | Update | Delete
-Entry: TypeAlias = Create | Give | Update | Delete | ChangeRefused | Kept | Paused | Unchanged
+Entry: TypeAlias = Change | ChangeRefused | Kept | Paused | Unchanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +159,10 @@ def plan(
         orphans: also look at what is not wanted; False when `wanted` holds only some of the tasks.
         resume: give subscriptions that are paused their push endpoint again.
     """
-    entries = [
-        entry
-        for one in wanted
-        for entry in _of_wanted(
-            one, observed, scope, take_over=take_over, pruning=prune is not None, resume=resume
-        )
-    ]
-    entries = list(_without_needs(entries))
+    asked = {"take_over": take_over, "pruning": prune is not None, "resume": resume}
+    entries = list(
+        _without_needs(entry for one in wanted for entry in _of_wanted(one, observed, scope, **asked))
+    )
     if orphans:
         names = {one.item.name for one in wanted}
         entries += [
@@ -182,8 +177,8 @@ def removal(observed: Observed, scope: Scope, *, take_over: bool = False) -> Pla
     """Deletes everything that is ours in this environment."""
     why = f"environment {scope.environment} is removed"
     ours = [found for found in observed.resources if scope.contains(found.name)]
-    refusals = [(found, obstacles.to_orphan(found, scope, take_over=take_over)) for found in ours]
-    return Plan(tuple(Delete(found, why) if no is None else Kept(found, no) for found, no in refusals))
+    kept = {found.name: _why_kept(found, scope, take_over=take_over) for found in ours}
+    return Plan(tuple(Kept(found, no) if (no := kept[found.name]) else Delete(found, why) for found in ours))
 
 
 def _of_wanted(
@@ -196,36 +191,66 @@ def _of_wanted(
         return
     found = observed.find(item.name)
     if found is None:
-        if one.former is None and not _stands_for(item, one.unless, observed):
+        others = [other for name in one.unless if (other := observed.find(name)) is not None]
+        stands_for = any(other.body.get("topic") == item.body.get("topic") for other in others)
+        if one.former is None and not stands_for:
             yield Create(item, one.needs, one.note)
         return
-    whose = scope.whose(found)
     roles = observed.roles_on(item.name) if item.kind is Kind.TOPIC else ()
-    why = obstacles.to_wanted(found, scope, roles, take_over=take_over)
+    why = _why_refused(found, scope, roles, take_over=take_over)
     if why is not None:
         yield ChangeRefused(item, why)
         return
     changed = differences(item, found)
-    fixed = [difference for difference in changed if difference.fixed is not None]
-    if fixed:
-        what = "; ".join(f"{difference} ({difference.fixed})" for difference in fixed)
-        if one.former is None:
-            yield ChangeRefused(item, f"{what}. {obstacles.anew(item)}")
-        else:
+    if what := "; ".join(f"{each} ({each.fixed})" for each in changed if each.fixed is not None):
+        if one.former is not None:
             yield Kept(found, f"a former name of {one.former}, and of no more use: {what}")
+            return
+        # People must decide: deleting loses messages.
+        delete = f"gcloud pubsub subscriptions delete {item.id} --project {scope.project}"
+        loses = f"`{delete}` loses the messages that wait in it; apply then creates it again"
+        yield ChangeRefused(item, f"{what}. Pub/Sub cannot change that: {loses}")
         return
-    if paused := not resume and whose is not Belongs.UNOWNED and _is_paused(found, scope):
-        changed = tuple(
-            difference for difference in changed if not difference.field.startswith("pushConfig.")
-        )
+    adopted = scope.whose(found) is Belongs.UNOWNED
+    if paused := not resume and not adopted and _is_paused(found, scope):
+        changed = tuple(each for each in changed if not each.field.startswith("pushConfig."))
         yield Paused(item)
     if changed:
-        adopted = whose is Belongs.UNOWNED
         yield Update(item, found, changed, one.needs, adopted, roles if adopted else ())
     elif one.former is not None and pruning:
         yield Kept(item, f"{one.former} is still known by this name (its aliases)")
     elif not paused:
         yield Unchanged(item)
+
+
+def _why_refused(found: Resource, scope: Scope, roles: Sequence[Grant], *, take_over: bool) -> str | None:
+    """Why a resource that tasks need must not be changed, and what to do. `roles`: who has which role on it, if it is a topic."""
+    whose = scope.whose(found)
+    if whose is Belongs.OTHERS:
+        return f"it belongs to {owner_of(found)}; choose another TASKS_NAMESPACE or TASKS_ENVIRONMENT"
+    if whose is Belongs.FORMER_SERVICES and not take_over:
+        return f"it belongs to {owner_of(found)}; if this service has moved from there, use --take-over"
+    if public := next((role for role in roles if role.is_public), None):
+        return f"{public.member} has {public.role} on it; {public.removal}"
+    if whose is Belongs.UNOWNED and (held := held_by(found)):
+        # It may have been made for us to take it. Whether it was is for people to say, by our labels.
+        what = "; ".join(f"it has {one.field} {one.old} ({one.fixed})" for one in held)
+        labels = ",".join(f"{key}={value}" for key, value in scope.labels.items())
+        return (
+            f"no owner, and {what}. If that is meant, make it this service's: "
+            f"gcloud pubsub topics update {found.id} --project {scope.project} --update-labels={labels}"
+        )
+    return None
+
+
+def _why_kept(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
+    """Why a resource that no task needs is left alone."""
+    whose = scope.whose(found)
+    if whose is Belongs.OURS or (whose is Belongs.FORMER_SERVICES and take_over):
+        return None
+    if whose is Belongs.UNOWNED:
+        return "it names no owner; delete it by hand if it is not needed"
+    return f"it belongs to {owner_of(found)}"
 
 
 def _is_paused(found: Resource, scope: Scope) -> bool:
@@ -234,13 +259,7 @@ def _is_paused(found: Resource, scope: Scope) -> bool:
     return is_push and not found.body.get("pushConfig", {}).get("pushEndpoint")
 
 
-def _stands_for(item: Resource, others: Iterable[str], observed: Observed) -> bool:
-    """Whether one of the others is there, on the same topic."""
-    there = [found for name in others if (found := observed.find(name)) is not None]
-    return any(found.body.get("topic") == item.body.get("topic") for found in there)
-
-
-def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
+def _without_needs(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Refuses the resources that need a refused one. In `entries` a resource comes before those that need it.
 
     Otherwise a subscription of ours would take the messages of another owner's topic, and a role would be given on it.
@@ -248,20 +267,19 @@ def _without_needs(entries: Sequence[Entry]) -> Iterator[Entry]:
     refused: set[str] = set()
     for entry in entries:
         judged = entry
-        if isinstance(entry, Create | Give | Update):
-            missing = next((name for name in entry.needs if name in refused), None)
-            if missing is not None:
-                what = f"{kind_of(missing)} {missing.rpartition('/')[2]}"
-                judged = ChangeRefused(entry.item, f"it needs {what}, which is refused")
+        needs = entry.needs if isinstance(entry, Create | Give | Update) else ()
+        if missing := next((name for name in needs if name in refused), None):
+            what = f"{kind_of(missing)} {missing.rpartition('/')[2]}"
+            judged = ChangeRefused(entry.item, f"it needs {what}, which is refused")
         if isinstance(judged, ChangeRefused):
             refused.add(judged.item.name)
         yield judged
 
 
 def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over: bool) -> Entry:
-    refusal = obstacles.to_orphan(found, scope, take_over=take_over)
-    if refusal is not None:
-        return Kept(found, refusal)
+    why = _why_kept(found, scope, take_over=take_over)
+    if why is not None:
+        return Kept(found, why)
     if found.kind is Kind.JOB:
         return Delete(found, "no task has this schedule")
     if prune is None:
