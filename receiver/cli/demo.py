@@ -21,14 +21,16 @@ from rich.live import Live
 
 from receiver.cli import terminal
 from receiver.cli.executions import COLUMNS
-from receiver.demo.every_ending import ENVIRONMENT, MODULE, Endings, Record, Shown
+from receiver.demo.every_ending import Endings, Record, Shown, environ
 from receiver.demo.journeys import Journey, follow
-from receiver.dev.processes import Instance
+from receiver.dev.processes import EMAIL, serving
 from receiver.emulator.in_thread import running
+from receiver.emulator.push_client import Pusher
 from receiver.emulator.signer import Signer
 from receiver.errors import ConfigurationError
+from receiver.hosts import LOOPBACK
 from receiver.local_postgres.files import LocalPostgresError
-from receiver.local_postgres.server import Postgres
+from receiver.local_postgres.server import Postgres, free_port
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-DATABASE = "demo"
 NEXT = (
     "Write a plugin of your own:     a module with `tasks = [TaskRoute(your_function)]`, named in TASKS_MODULES",
     "See that it can be deployed:    receiver check",
@@ -75,28 +76,23 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
         stack.callback(waiting.stop)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-demo-")))
         postgres = stack.enter_context(Postgres())
-        postgres.create_database(DATABASE)
-        url = postgres.url(DATABASE)
-        upgrade(Database.of(url))
+        database_url = postgres.url()
+        upgrade(Database.of(database_url))
         signer = Signer.create()
         answers = queue.SimpleQueue[tuple[str, int]]()
         pubsub = stack.enter_context(
             running(signer, observe=lambda subscription, _, status: answers.put((subscription.name, status)))
         )
+        url = f"http://{LOOPBACK}:{free_port()}"
+        settings = environ(url, database_url, pubsub.certs_url)
         # Its working folder is ours, so that it runs from a checkout as from an installation.
-        receiver = Instance(
-            database_url=url,
-            modules=MODULE,
-            signer=signer,
-            certs_url=pubsub.certs_url,
-            folder=Path.cwd(),
-            env=ENVIRONMENT,
-        )
-        stack.enter_context(receiver)
+        stack.enter_context(serving(url, settings, Path.cwd(), folder / "receiver.log"))
+        client = stack.enter_context(httpx.Client(trust_env=False))
         waiting.stop()
-        journeys = _show(console, follow(pubsub, answers, receiver.url, url))
+        journeys = _show(console, follow(pubsub, answers, url, database_url))
         with console.status("pushing what ends in every other way ..."):
-            shown, record = Endings(receiver, postgres, url, folder).all()
+            pusher = Pusher(client, url, url, EMAIL, signer)
+            shown, record = Endings(pusher, postgres, database_url, folder).all()
         return journeys, shown, record
 
 

@@ -1,12 +1,13 @@
 """One push for each ending of the contract, sent to a real receiver over HTTP: `receiver demo` shows them.
 
-The caller starts a receiver of `receiver.demo.demo_tasks` with `ENVIRONMENT`. Each push becomes a `Shown`: the status
+The caller starts a receiver of `receiver.demo.demo_tasks` with `environ()`. Each push becomes a `Shown`: the status
 that the contract says, and the one that came.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from receiver.demo import demo_tasks
 from receiver.demo.demo_tasks import KILL_SWITCH
-from receiver.dev.processes import PROJECT
+from receiver.dev.processes import EMAIL, PROJECT
 from receiver.emulator.push_client import message, scheduled_message
 from receiver.emulator.signer import Signer
 from receiver.errors import ReceiverError
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from receiver.dev.processes import Instance
     from receiver.emulator.push_client import Pusher
     from receiver.local_postgres.server import Postgres
 
@@ -36,7 +36,7 @@ WHOSE: Final = Whose("gyrinx", "dev")
 """Both variables are left at their defaults."""
 MOST_AT_ONCE: Final = 3
 LARGEST_BODY: Final = 16 * 1024
-ENVIRONMENT: Final = {
+LOW_LIMITS: Final = {
     "TASKS_MAX_CONCURRENCY": str(MOST_AT_ONCE),
     "TASKS_MAX_BODY_BYTES": str(LARGEST_BODY),
     "TASKS_MAX_REJECTIONS": "2",
@@ -45,7 +45,19 @@ ENVIRONMENT: Final = {
     "TASKS_SUBSCRIPTIONS": "own",
     KILL_SWITCH: "off",
 }
-"""The receiver's settings for the demo: limits so low that it reaches them."""
+"""Limits of the demo's receiver, so low that it reaches them."""
+
+NOT_INHERITED: Final = (
+    "TASKS_",
+    "DATABASE_",
+    "GCP_PROJECT_ID",
+    "CLOUD_RUN_",
+    "SCHEDULER_",
+    "K_",
+    "PORT",
+    "PUBSUB_",
+)
+"""How the variables begin that say something to another receiver."""
 
 RUNNING_TIMEOUT: Final = 10.0
 """Seconds for a task to start; it takes milliseconds."""
@@ -58,6 +70,24 @@ VALUES ('not-due', 'greet', '{MODULE}.greet', '{WHOSE.namespace}', '{WHOSE.envir
         clock_timestamp() + interval '1 hour')
 """  # noqa: S608 - our own name
 MALFORMED: Final = b'{"message": {"data": "bm90IGpzb24=", "messageId": "1001"}}'
+
+
+def environ(url: str, database_url: str, certs_url: str) -> dict[str, str]:
+    """The environment of the demo's receiver: this process's, with settings of its own."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
+    return (
+        inherited
+        | LOW_LIMITS
+        | {
+            "CLOUD_RUN_SERVICE_URL": url,
+            "DATABASE_URL": database_url,
+            "GCP_PROJECT_ID": PROJECT,
+            "PORT": url.rpartition(":")[2],
+            "TASKS_MODULES": MODULE,
+            "TASKS_OIDC_CERTS_URL": certs_url,
+            "TASKS_SERVICE_ACCOUNT": EMAIL,
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +113,17 @@ class Endings:
     """Sends the pushes.
 
     Args:
-        receiver: started, with `ENVIRONMENT` and `MODULE`.
+        pusher: pushes to the receiver.
         postgres: its database server, halted at the end.
         database_url: its database, migrated.
         folder: an empty one, for the file that lets tasks end.
     """
 
-    def __init__(self, receiver: Instance, postgres: Postgres, database_url: str, folder: Path) -> None:
-        self._receiver = receiver
+    def __init__(self, pusher: Pusher, postgres: Postgres, database_url: str, folder: Path) -> None:
+        self._pusher = pusher
         self._postgres = postgres
         self._database = Database.of(database_url)
         self._release = folder / "release"
-        self._pusher = receiver.pusher()
 
     def all(self) -> tuple[list[Shown], Record]:
         """Every ending, and the record before the database went down."""
@@ -161,8 +190,7 @@ class Endings:
         running = "SELECT 1 FROM task_executions WHERE task_id = $1 AND status = 'RUNNING'"
         while not self._fetch(running, task_id):
             if time.monotonic() > end:
-                log = self._receiver.log()[-2000:]
-                raise ReceiverError(f"the task {task_id} did not start; the receiver's log: {log}")
+                raise ReceiverError(f"the task {task_id} did not start within {RUNNING_TIMEOUT:g} s")
 
     def _task(
         self, expected: int, ending: str, name: str, *args: Any, task_id: str | None = None, **kwargs: Any

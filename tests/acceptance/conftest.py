@@ -11,7 +11,6 @@ from typing import Protocol
 
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
@@ -19,6 +18,7 @@ from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.stage import servers
 from tests.stage.executions import EFFECTS
+from tests.stage.instance import Instance
 from tests.stage.proxy import HoldingProxy
 from tests.stage.receivers import Marks, Receiver, launched, new_instance, new_label
 from tests.stage.record import MODULE, Record

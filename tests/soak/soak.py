@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.gauges import usage
-from receiver.dev.processes import Instance
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
@@ -19,6 +18,7 @@ from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.soak.flat import Sample, uneven
 from tests.soak.pace import Pace
+from tests.stage.instance import Instance
 from tests.stage.record import Record
 
 PLUGIN: Final = Path(__file__).parent / "plugin"

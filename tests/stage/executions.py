@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from receiver.dev.processes import Instance
+from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, Receiver, message
 from tests.stage.record import Record
 from tests.stage.waiting import PATIENCE, eventually

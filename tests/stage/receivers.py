@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from receiver.dev.processes import Instance
 from receiver.emulator import push_client
 from receiver.emulator.push_client import Pusher
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from tests.stage.cloud_certificates import on_cloud_run
+from tests.stage.instance import Instance
 from tests.stage.record import MODULE, Record
 from tests.stage.waiting import PATIENCE, eventually
 from tests.stage.warm import WarmInstance

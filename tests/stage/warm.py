@@ -22,7 +22,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from receiver.dev.processes import Instance, ParentPipe
+from receiver.dev.processes import ParentPipe
+from tests.stage.instance import Instance
 
 ROOT = Path(__file__).resolve().parents[2]
 READ_AT_START = ("PYTHON", "LC_", "LANG", "COVERAGE", "LD_", "MALLOC_")

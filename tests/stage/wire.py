@@ -15,9 +15,10 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from receiver.dev.processes import EMAIL, Instance
+from receiver.dev.processes import EMAIL
 from receiver.emulator.signer import Signer
 from receiver.settings import PUSH_PATH
+from tests.stage.instance import Instance
 from tests.stage.waiting import PATIENCE
 
 HEALTH = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"

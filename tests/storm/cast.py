@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from receiver.dev.processes import Instance
 from receiver.emulator.backlog import Subscription, Unacked
 from receiver.emulator.broker import Broker
 from receiver.emulator.pushing import Deliveries, envelope
 from receiver.emulator.signer import Signer
+from tests.stage.instance import Instance
 from tests.stage.wire import request
 from tests.storm import wire
 from tests.storm.cuts import CuttingProxy

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.processes import EMAIL, Instance
+from receiver.dev.processes import EMAIL
 from receiver.doctor import record_look
 from receiver.emulator import push_client as pusher
 from receiver.errors import ReceiverError
@@ -25,6 +25,7 @@ from receiver.record.whose import Whose
 from receiver.settings import Settings
 from tests.stage.canaries import Canary, address, guarded, sung
 from tests.stage.commands import Done, run_command
+from tests.stage.instance import Instance
 from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 

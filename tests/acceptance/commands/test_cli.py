@@ -20,13 +20,14 @@ import httpx
 import pytest
 
 from receiver.demo.every_ending import MODULE
-from receiver.dev.processes import EMAIL, Instance
+from receiver.dev.processes import EMAIL
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import free_port
 from receiver.reading.redacted import UNKNOWN
 from receiver.record.schema_check import HEAD
 from tests.stage.commands import RECEIVER, Commands, Done, clean_environ, one_line, run_command
+from tests.stage.instance import Instance
 from tests.stage.slow import some_quick
 from tests.stage.waiting import wait_until
 

@@ -18,12 +18,12 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.local_postgres.server import Postgres
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.acceptance.conftest import Start
 from tests.stage.executions import make_effects
+from tests.stage.instance import Instance
 from tests.stage.proxy import Proxy
 from tests.stage.receivers import Marks, message
 from tests.stage.record import Record

@@ -14,7 +14,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.errors import DatabaseUnavailable, OutOfConnections
@@ -26,6 +25,7 @@ from tests.acceptance.delivery import contract
 from tests.acceptance.delivery.contract import CASES, ENVIRONMENTS, Case, Profile
 from tests.acceptance.delivery.playing import plays_out
 from tests.stage.commands import run_command
+from tests.stage.instance import Instance
 from tests.stage.pgbouncer import SETTINGS, NoPgBouncerError, pooling, program, through
 from tests.stage.receivers import Stage, new_instance
 from tests.stage.record import Record

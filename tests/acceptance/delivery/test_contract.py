@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from tests.acceptance.delivery import contract
 from tests.acceptance.delivery.contract import CASES, ENDINGS, ENVIRONMENTS, Case, Profile
 from tests.acceptance.delivery.playing import plays_out
+from tests.stage.instance import Instance
 from tests.stage.receivers import Stage, new_instance
 from tests.stage.record import Record
 

@@ -13,11 +13,11 @@ import asyncpg
 import httpx
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.local_postgres.server import Postgres
 from tests.acceptance.conftest import Start
+from tests.stage.instance import Instance
 from tests.stage.receivers import new_instance
 from tests.stage.record import Record
 from tests.stage.tokens import CASES

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.emulator.signer import Signer
 from receiver.serving.http import MAX_FIELDS, MAX_QUEUED
 from tests.acceptance.delivery.test_http import MIB
 from tests.acceptance.delivery.test_request_heads import GET, POST, Wire, chunked, connected, push
+from tests.stage.instance import Instance
 from tests.stage.receivers import memory, new_instance, reset_peak
 from tests.stage.waiting import eventually
 from tests.stage.wire import authorization, healthy

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.serving.http import HEAD_DEADLINE, MAX_FIELDS, MAX_HEAD
 from tests.acceptance.conftest import Start
 from tests.acceptance.delivery.test_http import MIB, peak_memory
+from tests.stage.instance import Instance
 from tests.stage.receivers import new_instance
 from tests.stage.record import Record
 from tests.stage.waiting import eventually

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.dev.processes import EMAIL, PROJECT, Instance
+from receiver.dev.processes import EMAIL, PROJECT
 from receiver.emulator import in_thread
 from receiver.emulator.broker import Broker
 from receiver.emulator.in_thread import LocalPubSub
@@ -26,6 +26,7 @@ from receiver.tasks.naming import topic_name
 from tests.acceptance.enqueue.gate import Gate, opened
 from tests.stage import warm
 from tests.stage.emulator import Emulator
+from tests.stage.instance import Instance
 from tests.stage.proxy import Proxy
 from tests.stage.receivers import PLUGIN, new_instance
 from tests.stage.record import Record

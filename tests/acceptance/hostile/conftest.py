@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
 from tests.stage.executions import make_effects
+from tests.stage.instance import Instance
 from tests.stage.record import Record
 
 

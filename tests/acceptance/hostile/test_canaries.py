@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import httpx
 import pytest
 
-from receiver.dev.processes import EMAIL, Instance
+from receiver.dev.processes import EMAIL
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.endings.outcomes import Broken, Ending
@@ -29,6 +29,7 @@ from receiver.tasks.naming import dead_letter_topic_name
 from tests.acceptance.delivery.scenarios import FAILED
 from tests.stage import tokens
 from tests.stage.canaries import Canary, address, entries, guarded, out_of_place, sung
+from tests.stage.instance import Instance
 from tests.stage.receivers import new_instance
 from tests.stage.record import Record
 from tests.stage.waiting import eventually

@@ -10,9 +10,9 @@ from contextlib import suppress
 
 import pytest
 
-from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
 from tests.stage.executions import neighbours
+from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, message
 from tests.stage.record import Record
 from tests.stage.waiting import eventually

@@ -9,10 +9,10 @@ from itertools import count
 import pytest
 
 from receiver.contract.counting import MAX_VALUES
-from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
 from tests.stage import malformed
 from tests.stage.executions import row_of
+from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, memory, message, new_label, reset_peak
 from tests.stage.record import Record
 from tests.stage.wire import Answer, healthy, push

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from receiver.contract.failure import MESSAGE_LIMIT, NAME_LIMIT, TRACEBACK_LIMIT
-from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
 from tests.stage.executions import neighbours
+from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, memory, message
 from tests.stage.record import Record
 from tests.stage.slow import some_quick

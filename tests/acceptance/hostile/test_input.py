@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from receiver import TaskRoute
 from receiver.contract.identity import rejection_key
 from receiver.contract.message import arguments_of
-from receiver.dev.processes import Instance
 from receiver.emulator import push_client as pusher
 from receiver.errors import Rejected
 from receiver.tasks.registry import Registry
 from tests.acceptance.conftest import Start
 from tests.stage import malformed
+from tests.stage.instance import Instance
 from tests.stage.messages import decode
 from tests.stage.receivers import Marks, memory, message, reset_peak
 from tests.stage.record import Record

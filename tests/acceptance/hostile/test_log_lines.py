@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from receiver.dev.processes import Instance
 from tests.acceptance.conftest import Start
 from tests.stage.executions import make_effects
+from tests.stage.instance import Instance
 from tests.stage.receivers import message
 from tests.stage.waiting import eventually
 from tests.stage.wire import push

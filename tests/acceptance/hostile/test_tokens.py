@@ -13,10 +13,11 @@ import msgspec
 import pytest
 
 from receiver.delivery.certificates import FETCH_TIMEOUT, REFRESH_INTERVAL
-from receiver.dev.processes import EMAIL, Instance
+from receiver.dev.processes import EMAIL
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from tests.acceptance.conftest import Start
+from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, message
 from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually

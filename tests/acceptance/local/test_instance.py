@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.processes import SHARES_RESERVED
+from tests.stage.instance import SHARES_RESERVED
 from tests.stage.receivers import PLUGIN, new_instance
 from tests.stage.record import MODULE
 from tests.stage.waiting import eventually
@@ -20,7 +20,7 @@ from tests.stage.waiting import eventually
 OWNER = """
 import sys, time
 from pathlib import Path
-from receiver.dev.processes import Instance
+from tests.stage.instance import Instance
 
 instance = Instance(
     database_url=sys.argv[1], modules=sys.argv[2], signer=None, certs_url=None, folder=Path(sys.argv[3])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.dev.processes import Instance
 from tests.stage.executions import EFFECTS, effects, row_of
+from tests.stage.instance import Instance
 from tests.stage.receivers import PLUGIN, Marks, Receiver, message, new_label
 from tests.stage.record import Record
 

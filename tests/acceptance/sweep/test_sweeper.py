@@ -17,7 +17,7 @@ import pytest
 from receiver.contract.dead_letter_source import attributes_of
 from receiver.contract.encode import encode_payload
 from receiver.dev.local_routes import LocalProject, LocalRoute, provision
-from receiver.dev.processes import EMAIL, PROJECT, Instance
+from receiver.dev.processes import EMAIL, PROJECT
 from receiver.dev.scheduler import scheduled_message
 from receiver.emulator import in_thread
 from receiver.emulator.backlog import PubsubMessage
@@ -30,6 +30,7 @@ from receiver.maintenance import SWEEP
 from receiver.settings import PUSH_PATH
 from receiver.sweep.sweeper import Swept
 from receiver.tasks.naming import dead_letter_topic_name, subscription_name, topic_name
+from tests.stage.instance import Instance
 from tests.stage.receivers import new_instance
 from tests.stage.record import MODULE, NAMESPACE, Record
 from tests.stage.waiting import eventually

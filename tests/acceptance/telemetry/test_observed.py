@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from receiver.dev.processes import Instance
 from receiver.emulator import push_client
 from tests.acceptance.conftest import Start
 from tests.stage import sentry as sentry_server
+from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, new_label
 from tests.stage.sentry import Sentry
 from tests.stage.waiting import eventually
