@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
@@ -19,7 +20,7 @@ from receiver.text import is_storable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)([smhd]?)")
 _SIZE: Final = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)?")
@@ -73,14 +74,15 @@ namespace = text(_PART, _PART_ALLOWED)
 db_schema = text(r"(?!pg_)[A-Za-z_][\w-]{0,62}", "use a letter, then letters, digits, `_` or `-`; not pg_...")
 
 
-def choice(kind: Callable[[str], T], allowed: str) -> Callable[[str], T]:
+def choice(kind: type[E]) -> Callable[[str], E]:
     """A parser for the values of an enumeration, in any case."""
+    *others, last = kind
 
-    def parse(value: str) -> T:
+    def parse(value: str) -> E:
         try:
             return kind(value.lower())
         except ValueError:
-            raise Unreadable(allowed) from None
+            raise Unreadable(f"use {', '.join(others)} or {last}") from None
 
     return parse
 

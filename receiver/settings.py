@@ -83,186 +83,107 @@ class PublishMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, checked. Sizes are bytes, durations are timedelta. Each field is declared with its variable and meaning.
+    """Every setting, checked. Sizes are bytes, durations are timedelta. Below each stands what docs/settings.md says of it.
 
     Attributes:
         instance: the name of this process in the record, new with each `Settings`.
     """
 
-    project_id: str | None = setting(
-        "GCP_PROJECT_ID", parsers.project, "the Google Cloud project; required to serve"
-    )
-    service_url: str | None = setting(
-        "CLOUD_RUN_SERVICE_URL",
-        parsers.service_url,
-        "the service's URL, https or http on loopback; required to serve",
-    )
-    service_urls: tuple[tuple[str, str], ...] = setting(
-        "TASKS_SERVICE_URLS",
-        parsers.service_urls,
-        "name=URL of each further service that runs tasks, comma-separated; see TaskRoute(service=)",
-        "",
-    )
-    service_account: str | None = setting(
-        "TASKS_SERVICE_ACCOUNT", parsers.account, "service account in the tokens of pushes; required to serve"
-    )
-    environment: str = setting(
-        "TASKS_ENVIRONMENT", parsers.environment, "prefix of every resource name", "dev"
-    )
-    namespace: str = setting(
-        "TASKS_NAMESPACE", parsers.namespace, "middle part of every resource name", "gyrinx"
-    )
-    scheduler_location: str = setting(
-        "SCHEDULER_LOCATION", parsers.region, "region of the Cloud Scheduler jobs", "europe-west2"
-    )
-    database_url: str | None = setting(
-        "DATABASE_URL", parsers.dsn, "postgresql:// address of the record; required to serve", secret=True
-    )
-    database_password: str | None = setting(
-        "DATABASE_PASSWORD",
-        parsers.password,
-        "password of the record, such as from a secret; replaces the one in DATABASE_URL",
-        secret=True,
-    )
-    database_password_file: Path | None = setting(
-        "DATABASE_PASSWORD_FILE", Path, "file with that password; read again when a login is refused"
-    )
-    database_auth: DatabaseAuth = setting(
-        "DATABASE_AUTH",
-        parsers.choice(DatabaseAuth, "use password or iam"),
-        "password, or iam: a token of the service account for each new connection",
-        "password",
-    )
-    db_schema: str | None = setting(
-        "TASKS_DB_SCHEMA",
-        parsers.db_schema,
-        "schema of the record's tables; unset: the first of the search path",
-    )
-    modules: tuple[str, ...] = setting(
-        "TASKS_MODULES",
-        parsers.modules,
-        "plugin modules, comma-separated, installed or in the working folder; unset: entry points in group receiver.tasks",
-        "",
-    )
-    setup: str | None = setting(
-        "TASKS_SETUP", parsers.entry, "module:callable run once before plugins load, such as django:setup"
-    )
-    around: tuple[str, ...] = setting(
-        "TASKS_AROUND",
-        parsers.entries,
-        "module:callable, comma-separated: async context managers around each run",
-        "",
-    )
-    push_auth: PushAuth = setting(
-        "TASKS_PUSH_AUTH",
-        parsers.choice(PushAuth, "use oidc, or off outside Cloud Run"),
-        "oidc, or off outside Cloud Run",
-        "oidc",
-    )
-    push_auth_off_anywhere: bool = setting(
-        "TASKS_PUSH_AUTH_OFF_ANYWHERE",
-        parsers.flag,
-        "on lets a receiver with TASKS_PUSH_AUTH=off listen on other addresses than loopback: all who reach them run tasks",
-        "off",
-    )
-    subscriptions: Subscriptions = setting(
-        "TASKS_SUBSCRIPTIONS",
-        parsers.choice(Subscriptions, "use any or own"),
-        "any, or own: a task takes only messages that come by a subscription of its own",
-        "any",
-    )
+    project_id: str | None = setting("GCP_PROJECT_ID", parsers.project)
+    """the Google Cloud project; required to serve"""
+    service_url: str | None = setting("CLOUD_RUN_SERVICE_URL", parsers.service_url)
+    """the service's URL, https or http on loopback; required to serve"""
+    service_urls: tuple[tuple[str, str], ...] = setting("TASKS_SERVICE_URLS", parsers.service_urls, "")
+    """name=URL of each further service that runs tasks, comma-separated; see TaskRoute(service=)"""
+    service_account: str | None = setting("TASKS_SERVICE_ACCOUNT", parsers.account)
+    """service account in the tokens of pushes; required to serve"""
+    environment: str = setting("TASKS_ENVIRONMENT", parsers.environment, "dev")
+    """prefix of every resource name"""
+    namespace: str = setting("TASKS_NAMESPACE", parsers.namespace, "gyrinx")
+    """middle part of every resource name"""
+    scheduler_location: str = setting("SCHEDULER_LOCATION", parsers.region, "europe-west2")
+    """region of the Cloud Scheduler jobs"""
+    database_url: str | None = setting("DATABASE_URL", parsers.dsn, secret=True)
+    """postgresql:// address of the record; required to serve"""
+    database_password: str | None = setting("DATABASE_PASSWORD", parsers.password, secret=True)
+    """password of the record, such as from a secret; replaces the one in DATABASE_URL"""
+    database_password_file: Path | None = setting("DATABASE_PASSWORD_FILE", Path)
+    """file with that password; read again when a login is refused"""
+    database_auth: DatabaseAuth = setting("DATABASE_AUTH", parsers.choice(DatabaseAuth), "password")
+    """password, or iam: a token of the service account for each new connection"""
+    db_schema: str | None = setting("TASKS_DB_SCHEMA", parsers.db_schema)
+    """schema of the record's tables; unset: the first of the search path"""
+    modules: tuple[str, ...] = setting("TASKS_MODULES", parsers.modules, "")
+    """plugin modules, comma-separated, installed or in the working folder; unset: entry points in group receiver.tasks"""
+    setup: str | None = setting("TASKS_SETUP", parsers.entry)
+    """module:callable run once before plugins load, such as django:setup"""
+    around: tuple[str, ...] = setting("TASKS_AROUND", parsers.entries, "")
+    """module:callable, comma-separated: async context managers around each run"""
+    push_auth: PushAuth = setting("TASKS_PUSH_AUTH", parsers.choice(PushAuth), "oidc")
+    """oidc, or off outside Cloud Run"""
+    push_auth_off_anywhere: bool = setting("TASKS_PUSH_AUTH_OFF_ANYWHERE", parsers.flag, "off")
+    """on lets a receiver with TASKS_PUSH_AUTH=off listen on other addresses than loopback: all who reach them run tasks"""
+    subscriptions: Subscriptions = setting("TASKS_SUBSCRIPTIONS", parsers.choice(Subscriptions), "any")
+    """any, or own: a task takes only messages that come by a subscription of its own"""
     certs_url: str = setting(
-        "TASKS_OIDC_CERTS_URL",
-        parsers.certificates_url,
-        "where Google's signing certificates are",
-        "https://www.googleapis.com/oauth2/v1/certs",
+        "TASKS_OIDC_CERTS_URL", parsers.certificates_url, "https://www.googleapis.com/oauth2/v1/certs"
     )
-    publish: PublishMode = setting(
-        "TASKS_PUBLISH",
-        parsers.choice(PublishMode, "use inline, background or sweeper"),
-        "inline: a call waits for Pub/Sub, 0.25 s at most; background: never; sweeper: this process publishes nothing",
-        "inline",
-    )
+    """where Google's signing certificates are"""
+    publish: PublishMode = setting("TASKS_PUBLISH", parsers.choice(PublishMode), "inline")
+    """inline: a call waits for Pub/Sub, 0.25 s at most; background: never; sweeper: this process publishes nothing"""
     # Cloud SQL allows 100 connections in all by default; anything near 500 is a slip.
-    db_pool_size: int = setting(
-        "TASKS_DB_POOL_SIZE", integer(1, 500), "connections that tasks of one instance may borrow", "5"
-    )
+    db_pool_size: int = setting("TASKS_DB_POOL_SIZE", integer(1, 500), "5")
+    """connections that tasks of one instance may borrow"""
     db_pool_timeout: timedelta = setting(
-        "TASKS_DB_POOL_TIMEOUT",
-        duration(_SECOND / 1000, 300 * _SECOND),
-        "how long a claim or a task waits for a connection",
-        "5s",
+        "TASKS_DB_POOL_TIMEOUT", duration(_SECOND / 1000, 300 * _SECOND), "5s"
     )
-    db_prepared_statements: bool = setting(
-        "TASKS_DB_PREPARED_STATEMENTS", parsers.flag, "off for a pooler that does not support them", "on"
-    )
+    """how long a claim or a task waits for a connection"""
+    db_prepared_statements: bool = setting("TASKS_DB_PREPARED_STATEMENTS", parsers.flag, "on")
+    """off for a pooler that does not support them"""
     # 1000 is Cloud Run's own limit.
-    max_concurrency: int = setting(
-        "TASKS_MAX_CONCURRENCY", integer(1, 1000), "deliveries in flight on one instance", "80"
-    )
-    max_inflight_bytes: int = setting(
-        "TASKS_MAX_INFLIGHT_BYTES", size(1, 32 * 1024 * _MIB), "all bodies in flight on one instance", "64MiB"
-    )
-    threads: int = setting("TASKS_THREADS", integer(1, 1000), "threads for def tasks on one instance", "32")
-    lease: timedelta = setting(
-        "TASKS_LEASE_SECONDS", duration(_SECOND, _HOUR), "how long a claim holds without a heartbeat", "60"
-    )
-    shutdown_grace: timedelta = setting(
-        "TASKS_SHUTDOWN_GRACE", duration(_ZERO, _HOUR), "how long tasks may go on after SIGTERM", "8"
-    )
-    max_rejections: int = setting(
-        "TASKS_MAX_REJECTIONS", integer(1, 1_000_000), "rejections of one message before it may be acked", "5"
-    )
-    rejection_grace: timedelta = setting(
-        "TASKS_REJECTION_GRACE",
-        duration(_ZERO, 31 * _DAY),
-        "time since the first rejection of a message before it may be acked",
-        "900s",
-    )
-    max_rejected_bytes: int = setting(
-        "TASKS_MAX_REJECTED_BYTES",
-        size(1, 1024 * 1024 * _MIB),
-        "rejected messages that are kept in an hour, for each reason; more are only counted",
-        "128MiB",
-    )
+    max_concurrency: int = setting("TASKS_MAX_CONCURRENCY", integer(1, 1000), "80")
+    """deliveries in flight on one instance"""
+    max_inflight_bytes: int = setting("TASKS_MAX_INFLIGHT_BYTES", size(1, 32 * 1024 * _MIB), "64MiB")
+    """all bodies in flight on one instance"""
+    threads: int = setting("TASKS_THREADS", integer(1, 1000), "32")
+    """threads for def tasks on one instance"""
+    lease: timedelta = setting("TASKS_LEASE_SECONDS", duration(_SECOND, _HOUR), "60")
+    """how long a claim holds without a heartbeat"""
+    shutdown_grace: timedelta = setting("TASKS_SHUTDOWN_GRACE", duration(_ZERO, _HOUR), "8")
+    """how long tasks may go on after SIGTERM"""
+    max_rejections: int = setting("TASKS_MAX_REJECTIONS", integer(1, 1_000_000), "5")
+    """rejections of one message before it may be acked"""
+    rejection_grace: timedelta = setting("TASKS_REJECTION_GRACE", duration(_ZERO, 31 * _DAY), "900s")
+    """time since the first rejection of a message before it may be acked"""
+    max_rejected_bytes: int = setting("TASKS_MAX_REJECTED_BYTES", size(1, 1024 * 1024 * _MIB), "128MiB")
+    """rejected messages that are kept in an hour, for each reason; more are only counted"""
     # Pub/Sub's own limits.
-    max_delivery_attempts: int = setting(
-        "TASKS_MAX_DELIVERY_ATTEMPTS", integer(5, 100), "deliveries before a dead letter, 5 to 100", "100"
-    )
+    max_delivery_attempts: int = setting("TASKS_MAX_DELIVERY_ATTEMPTS", integer(5, 100), "100")
+    """deliveries before a dead letter, 5 to 100"""
     # Pub/Sub's largest message has 10 MB, which is 13.3 MiB in base64, and its attributes. 32 MiB is Cloud Run's limit for an HTTP/1 body.
-    max_body_bytes: int = setting(
-        "TASKS_MAX_BODY_BYTES",
-        size(1, 32 * _MIB),
-        "largest push body that is read; Pub/Sub's own limit needs 14 MiB",
-        "14MiB",
-    )
+    max_body_bytes: int = setting("TASKS_MAX_BODY_BYTES", size(1, 32 * _MIB), "14MiB")
+    """largest push body that is read; Pub/Sub's own limit needs 14 MiB"""
     # jsonb itself ends at 255 MiB; a result is also held in memory and sent in a batch.
-    max_result_bytes: int = setting(
-        "TASKS_MAX_RESULT_BYTES", size(1, 64 * _MIB), "largest result that is stored", "1MiB"
-    )
-    retention: timedelta = setting(
-        "TASKS_RETENTION",
-        duration(_SECOND, _LONGEST_RETENTION),
-        "how long final rows are kept, 15d at least",
-        "30d",
-    )
+    max_result_bytes: int = setting("TASKS_MAX_RESULT_BYTES", size(1, 64 * _MIB), "1MiB")
+    """largest result that is stored"""
+    retention: timedelta = setting("TASKS_RETENTION", duration(_SECOND, _LONGEST_RETENTION), "30d")
+    """how long final rows are kept, 15d at least"""
     retention_failed: timedelta | None = setting(
-        "TASKS_RETENTION_FAILED",
-        duration(_SECOND, _LONGEST_RETENTION),
-        "the same for FAILED rows; unset: TASKS_RETENTION",
+        "TASKS_RETENTION_FAILED", duration(_SECOND, _LONGEST_RETENTION)
     )
-    status: bool = setting("TASKS_STATUS", parsers.flag, "on serves GET /tasks/status?group=KEY", "off")
-    pubsub_emulator: str | None = setting(
-        "PUBSUB_EMULATOR_HOST",
-        parsers.local_host,
-        "local only: host:port of an emulator, here or in a private network",
-    )
-    scheduler_endpoint: str | None = setting(
-        "TASKS_SCHEDULER_ENDPOINT", parsers.local_url, "local only: stands in for Cloud Scheduler and IAM"
-    )
-    port: int = setting("PORT", integer(0, 65535), "port to listen on; 0 lets the system choose", "8080")
-    service_name: str | None = setting("K_SERVICE", str, "set by Cloud Run: the service's name")
-    revision: str | None = setting("K_REVISION", str, "set by Cloud Run: the revision's name")
+    """the same for FAILED rows; unset: TASKS_RETENTION"""
+    status: bool = setting("TASKS_STATUS", parsers.flag, "off")
+    """on serves GET /tasks/status?group=KEY"""
+    pubsub_emulator: str | None = setting("PUBSUB_EMULATOR_HOST", parsers.local_host)
+    """local only: host:port of an emulator, here or in a private network"""
+    scheduler_endpoint: str | None = setting("TASKS_SCHEDULER_ENDPOINT", parsers.local_url)
+    """local only: stands in for Cloud Scheduler and IAM"""
+    port: int = setting("PORT", integer(0, 65535), "8080")
+    """port to listen on; 0 lets the system choose"""
+    service_name: str | None = setting("K_SERVICE", str)
+    """set by Cloud Run: the service's name"""
+    revision: str | None = setting("K_REVISION", str)
+    """set by Cloud Run: the revision's name"""
     instance: str = field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     )
@@ -307,12 +228,17 @@ _FIELDS: dict[str, Variable] = {it.name: it.metadata["variable"] for it in field
 VARIABLES: Final = (
     *_FIELDS.values(),
     # `receiver.emulator.faults` reads these.
-    Variable("TASKS_FAULT_DUPLICATE_RATE", None, "local only: share of messages delivered twice"),
-    Variable("TASKS_FAULT_FAILURE_RATE", None, "local only: share of deliveries answered with an error"),
-    Variable("TASKS_FAULT_DROP_RATE", None, "local only: share of deliveries lost"),
-    Variable("TASKS_FAULT_LATENCY_SECONDS", None, "local only: delay of every delivery"),
-    Variable("TASKS_FAULT_LATENCY_JITTER", None, "local only: random part of that delay"),
-    Variable("TASKS_FAULT_SEED", None, "local only: makes the faults repeatable"),
+    *(
+        Variable(f"{FAULT}{name}", None)
+        for name in (
+            "DUPLICATE_RATE",
+            "FAILURE_RATE",
+            "DROP_RATE",
+            "LATENCY_SECONDS",
+            "LATENCY_JITTER",
+            "SEED",
+        )
+    ),
 )
 """Every variable of ours, in the order of docs/settings.md."""
 

@@ -1,4 +1,4 @@
-"""What one environment variable is: name, default, meaning, parser, and its errors. `receiver.settings` declares them all."""
+"""What one environment variable is: name, default, parser, and its errors. `receiver.settings` declares them all."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ class Variable:
 
     Attributes:
         default: as one would set it, None where there is none.
-        meaning: one sentence for people.
         parse: turns the text into the value.
         secret: the value appears in no message and no repr. Blanks may be part of it; the newline after it is not.
     """
 
     name: str
     default: str | None
-    meaning: str
     parse: Callable[[str], Any] = str
     secret: bool = False
 
@@ -55,19 +53,14 @@ class Variable:
 
 
 @overload
-def setting(name: str, parse: Callable[[str], T], meaning: str, default: str) -> T: ...
+def setting(name: str, parse: Callable[[str], T], default: str) -> T: ...
 @overload
-def setting(name: str, parse: Callable[[str], T], meaning: str, *, secret: bool = False) -> T | None: ...
+def setting(name: str, parse: Callable[[str], T], *, secret: bool = False) -> T | None: ...
 def setting(
-    name: str,
-    parse: Callable[[str], object],
-    meaning: str,
-    default: str | None = None,
-    *,
-    secret: bool = False,
+    name: str, parse: Callable[[str], object], default: str | None = None, *, secret: bool = False
 ) -> object:
     """A field of a dataclass that is read from a variable; without a default the field may be None."""
-    variable = Variable(name, default, meaning, parse, secret)
+    variable = Variable(name, default, parse, secret)
     return field(default=variable.read({}), repr=not secret, metadata={"variable": variable})
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shutil
 import signal
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from receiver.cli import COMMANDS
 from receiver.local_postgres.server import free_port
-from receiver.settings import VARIABLES
+from receiver.settings import _FIELDS, VARIABLES, Settings
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -109,12 +112,29 @@ def test_every_command_is_in_the_readme(project_root: Path) -> None:
 
 
 def test_every_variable_is_documented_as_it_is(project_root: Path) -> None:
-    """docs/settings.md is the table of variables, with the defaults that are used."""
+    """docs/settings.md is the table of variables, with the defaults that are used and the meanings of the source."""
+    meanings = meanings_of_settings()
     page = (project_root / "docs" / "settings.md").read_text()
-    rows = [
-        f"| `{one.name}` | {f'`{one.default}`' if one.default else ''} | {one.meaning} |" for one in VARIABLES
+    rows = [row.strip("| ").split(" | ", 2) for row in page.splitlines() if row.startswith("| `")]
+    assert [row[:2] for row in rows] == [
+        [f"`{one.name}`", f"`{one.default}`" if one.default else ""] for one in VARIABLES
     ]
-    assert [row for row in page.splitlines() if row.startswith("| `")] == rows
+    assert {name.strip("`"): meaning for name, _, meaning in rows if name.strip("`") in meanings} == meanings
+    assert all(meaning for *_, meaning in rows)
+
+
+def meanings_of_settings() -> dict[str, str]:
+    """What stands below each field of `Settings` that a variable is read into, by the variable."""
+    [root] = ast.parse(inspect.getsource(Settings)).body
+    assert isinstance(root, ast.ClassDef)
+    found = {}
+    for declared, below in pairwise(root.body):
+        variable = _FIELDS.get(ast.unparse(declared.target)) if isinstance(declared, ast.AnnAssign) else None
+        if variable is not None:
+            assert isinstance(below, ast.Expr)
+            found[variable.name] = ast.literal_eval(below.value)
+    assert len(found) == len(_FIELDS)
+    return found
 
 
 def test_links_between_the_pages_lead_somewhere(project_root: Path) -> None:
