@@ -17,17 +17,20 @@ from typing import Any, Final
 from receiver.contract.encode import scheduled_payload
 from receiver.errors import SettingError
 from receiver.provision.resources import Grant, Kind, Resource, Wanted
-from receiver.provision.scope import Scope
+from receiver.provision.scope import Scope, service_url
 from receiver.settings import DEAD_LETTER_RETENTION, PUSH_PATH, SUBSCRIPTION_RETENTION, PushAuth, Settings
 from receiver.tasks.route import TaskRoute
 
-DEAD_LETTER_ACK_DEADLINE: Final = timedelta(seconds=60)
-"""To write one down takes milliseconds, or as long as a slow database takes."""
+DEAD_LETTER_ACK_DEADLINE: Final = 60
+"""Seconds. To write one down takes milliseconds, or as long as a slow database takes."""
+
+DEAD_LETTER_BACKOFF: Final = (10, 600)
+"""The shortest and longest pause in seconds between two pushes of one: Pub/Sub's own defaults."""
 
 JOB_RETRIES: Final = 3
 """Times that Cloud Scheduler tries again when publishing fails. Its default is 0, its limit 5."""
 
-JOB_BACKOFF: Final = (timedelta(seconds=5), timedelta(hours=1))
+JOB_BACKOFF: Final = ("5s", "3600s")
 """The shortest and longest pause between those tries: Cloud Scheduler's own bounds."""
 
 PUBLISHER: Final = "roles/pubsub.publisher"
@@ -58,29 +61,26 @@ class PushTarget:
         Raises:
             SettingError: the service's URL or the account is missing, or Pub/Sub would not push like that.
         """
-        url, local = settings.service_url, settings.pubsub_emulator is not None
-        if url is None:
-            raise SettingError(
-                "CLOUD_RUN_SERVICE_URL", None, "set it to the service's URL, which subscriptions push to"
-            )
+        url, local = service_url(settings), settings.pubsub_emulator is not None
         services = dict(settings.service_urls)
-        for variable, each in (
+        addresses = [
             ("CLOUD_RUN_SERVICE_URL", url),
             *(("TASKS_SERVICE_URLS", each) for each in services.values()),
-        ):
+        ]
+        for variable, each in addresses:
             if not local and not each.startswith("https://"):
                 raise SettingError(variable, each, "Pub/Sub pushes to an https address only")
-        if settings.push_auth is PushAuth.OFF:
-            if not local:
-                raise SettingError(
-                    "TASKS_PUSH_AUTH", "off", "subscriptions are made with tokens, except in an emulator"
-                )
-            return cls(url, None, settings.max_delivery_attempts, services)
-        if settings.service_account is None:
+        is_off = settings.push_auth is PushAuth.OFF
+        if is_off and not local:
+            raise SettingError(
+                "TASKS_PUSH_AUTH", "off", "subscriptions are made with tokens, except in an emulator"
+            )
+        account = None if is_off else settings.service_account
+        if account is None and not is_off:
             raise SettingError(
                 "TASKS_SERVICE_ACCOUNT", None, "set it to the service account in the tokens of pushes"
             )
-        return cls(url, settings.service_account, settings.max_delivery_attempts, services)
+        return cls(url, account, settings.max_delivery_attempts, services)
 
     def url_for(self, route: TaskRoute) -> str:
         """The URL of the service that runs the route.
@@ -100,12 +100,16 @@ class PushTarget:
 
 def desired(routes: Sequence[TaskRoute], scope: Scope, push: PushTarget) -> tuple[Wanted, ...]:
     """Everything that these routes need, each resource once."""
-    found = {wanted.item.name: wanted for wanted in _dead_letters(scope, push)}
-    for route in routes:
-        found |= {wanted.item.name: wanted for wanted in _of_route(route, scope, push)}
-    for route in routes:
-        for wanted in _of_former_names(route, scope, push):
-            found.setdefault(wanted.item.name, wanted)
+    present = [one for route in routes for one in _of_route(route, scope, push)]
+    former = [
+        one
+        for route in routes
+        for path in sorted(route.former_paths)
+        for one in _delivery(route, path, scope, push, former=route.path)
+    ]
+    found: dict[str, Wanted] = {}
+    for one in (*_dead_letters(scope, push), *present, *former):
+        found.setdefault(one.item.name, one)
     return tuple(found.values())
 
 
@@ -132,15 +136,8 @@ def desired_grants(
 def _dead_letters(scope: Scope, push: PushTarget) -> Iterator[Wanted]:
     topic = scope.dead_letter_topic
     yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.labels}))
-    body = {
-        "topic": topic,
-        "pushConfig": _push_config(push.url, push),
-        "ackDeadlineSeconds": int(DEAD_LETTER_ACK_DEADLINE.total_seconds()),
-        "retryPolicy": {"minimumBackoff": "10s", "maximumBackoff": "600s"},
-        "messageRetentionDuration": _duration(DEAD_LETTER_RETENTION),
-        "expirationPolicy": {},
-        "labels": scope.labels,
-    }
+    body = _subscription(topic, push.url, scope, push, DEAD_LETTER_ACK_DEADLINE, DEAD_LETTER_BACKOFF)
+    body["messageRetentionDuration"] = _seconds(DEAD_LETTER_RETENTION)
     yield Wanted(Resource(Kind.SUBSCRIPTION, scope.dead_letter_subscription, body), (topic,))
 
 
@@ -151,24 +148,24 @@ def _of_route(route: TaskRoute, scope: Scope, push: PushTarget) -> Iterator[Want
         yield Wanted(Resource(Kind.JOB, scope.job(route.path), body), (scope.topic(route.path),))
 
 
-def _of_former_names(route: TaskRoute, scope: Scope, push: PushTarget) -> Iterator[Wanted]:
-    for path in sorted(route.former_paths):
-        yield from _delivery(route, path, scope, push, former=route.path)
-
-
 def _delivery(
     route: TaskRoute, path: str, scope: Scope, push: PushTarget, former: str | None = None
 ) -> Iterator[Wanted]:
     topic, dead_letters = scope.topic(path), scope.dead_letter_topic
     to = "" if route.service is None else f"pushes to {route.service}"
+    backoff = (route.min_retry_delay, route.max_retry_delay)
+    body = _subscription(topic, push.url_for(route), scope, push, route.ack_deadline, backoff)
+    body["deadLetterPolicy"] = {
+        "deadLetterTopic": dead_letters,
+        "maxDeliveryAttempts": push.max_delivery_attempts,
+    }
     yield Wanted(Resource(Kind.TOPIC, topic, {"labels": scope.labels}), former=former)
-    body = _subscription(route, topic, scope, push)
     yield Wanted(
         Resource(Kind.SUBSCRIPTION, scope.subscription(path), body), (topic, dead_letters), former, note=to
     )
     if route.topic is not None:
         # The topic is another owner's: it is never made, changed or deleted, and nobody's role on it.
-        body = _subscription(route, route.topic, scope, push)
+        body = {**body, "topic": route.topic}
         if route.topic_filter is not None:
             body["filter"] = route.topic_filter
         # Beside one under a former name it would take each message once more.
@@ -182,36 +179,28 @@ def _delivery(
         )
 
 
-def _subscription(route: TaskRoute, topic: str, scope: Scope, push: PushTarget) -> dict[str, Any]:
+def _subscription(
+    topic: str, url: str, scope: Scope, push: PushTarget, ack_deadline: int, backoff: tuple[int, int]
+) -> dict[str, Any]:
+    push_config: dict[str, Any] = {"pushEndpoint": url + PUSH_PATH}
+    if push.account is not None:
+        push_config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": url}
+    shortest, longest = backoff
     return {
         "topic": topic,
-        "pushConfig": _push_config(push.url_for(route), push),
-        "ackDeadlineSeconds": route.ack_deadline,
+        "pushConfig": push_config,
+        "ackDeadlineSeconds": ack_deadline,
         # Always: without it Pub/Sub tries again at once.
-        "retryPolicy": {
-            "minimumBackoff": f"{route.min_retry_delay}s",
-            "maximumBackoff": f"{route.max_retry_delay}s",
-        },
-        "deadLetterPolicy": {
-            "deadLetterTopic": scope.dead_letter_topic,
-            "maxDeliveryAttempts": push.max_delivery_attempts,
-        },
-        "messageRetentionDuration": _duration(SUBSCRIPTION_RETENTION),
+        "retryPolicy": {"minimumBackoff": f"{shortest}s", "maximumBackoff": f"{longest}s"},
+        "messageRetentionDuration": _seconds(SUBSCRIPTION_RETENTION),
         # Never: a monthly task's subscription would be gone after 31 days without a message.
         "expirationPolicy": {},
         "labels": scope.labels,
     }
 
 
-def _push_config(url: str, push: PushTarget) -> dict[str, Any]:
-    config: dict[str, Any] = {"pushEndpoint": url + PUSH_PATH}
-    if push.account is not None:
-        config["oidcToken"] = {"serviceAccountEmail": push.account, "audience": url}
-    return config
-
-
 def _job(route: TaskRoute, schedule: str, scope: Scope) -> dict[str, Any]:
-    least, most = JOB_BACKOFF
+    shortest, longest = JOB_BACKOFF
     return {
         "description": scope.description,
         "schedule": schedule,
@@ -223,12 +212,12 @@ def _job(route: TaskRoute, schedule: str, scope: Scope) -> dict[str, Any]:
         },
         "retryConfig": {
             "retryCount": JOB_RETRIES,
-            "minBackoffDuration": _duration(least),
-            "maxBackoffDuration": _duration(most),
+            "minBackoffDuration": shortest,
+            "maxBackoffDuration": longest,
             "maxRetryDuration": "0s",
         },
     }
 
 
-def _duration(value: timedelta) -> str:
+def _seconds(value: timedelta) -> str:
     return f"{value.total_seconds():.0f}s"

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from receiver.errors import GoogleError, GoogleForbidden, GoogleMissing
-from receiver.provision.google_admin import explained
-from receiver.provision.resources import Kind, Resource, grants_in
-
-if TYPE_CHECKING:
-    from receiver.provision.google_admin import GoogleAdmin
-    from receiver.provision.resources import Grant
-    from receiver.provision.scope import Scope
+from receiver.provision.google_admin import GoogleAdmin, explained
+from receiver.provision.resources import Grant, Kind, Resource, grants_in
+from receiver.provision.scope import Scope
 
 ALL_KINDS: Final = frozenset({Kind.TOPIC, Kind.SUBSCRIPTION, Kind.JOB})
 
@@ -45,20 +41,17 @@ class Observed:
         """All of them, by name."""
         return tuple(self.by_name[name] for name in sorted(self.by_name))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.by_name
-
     def find(self, name: str) -> Resource | None:
         """The resource with this full name, or None."""
         return self.by_name.get(name)
 
-    def has(self, grant: Grant) -> bool:
-        """Whether the member has the role there, without a condition."""
-        return grant.is_in(self.policies.get(grant.target, {}))
+    def roles_on(self, item: Resource) -> tuple[Grant, ...]:
+        """Who has which role on it, if it is a topic."""
+        return grants_in(item.name, self.policies.get(item.name, {})) if item.kind is Kind.TOPIC else ()
 
-    def roles_on(self, name: str) -> tuple[Grant, ...]:
-        """Who has which role on it."""
-        return grants_in(name, self.policies.get(name, {}))
+    def any_on(self, topic: str | None, names: Iterable[str]) -> bool:
+        """Whether one of these subscriptions is there, on this topic."""
+        return any(name in self.by_name and self.by_name[name].body.get("topic") == topic for name in names)
 
     def with_(self, name: str, found: Resource | None) -> Observed:
         """A copy with one resource as it was just read; None: it does not exist."""
@@ -95,7 +88,7 @@ async def observe(
 
 async def with_publishers(observed: Observed, admin: GoogleAdmin, names: Iterable[str]) -> Observed:
     """The same, with the policies of these topics: who may publish. An emulator has none, and an editor of Pub/Sub may not read them."""
-    left = [name for name in names if name in observed and name not in observed.policies]
+    left = [name for name in names if name in observed.by_name and name not in observed.policies]
     if admin.is_emulated:
         return observed
 

@@ -186,17 +186,17 @@ def _of_wanted(
 ) -> Iterator[Entry]:
     item = one.item
     if isinstance(item, Grant):
-        if observed.has(item) or one.former is None or item.target in observed:
-            yield Unchanged(item) if observed.has(item) else Give(item, one.needs)
+        if item.is_in(observed.policies.get(item.target, {})):
+            yield Unchanged(item)
+        elif one.former is None or observed.find(item.target) is not None:
+            yield Give(item, one.needs)
         return
     found = observed.find(item.name)
     if found is None:
-        others = [other for name in one.unless if (other := observed.find(name)) is not None]
-        stands_for = any(other.body.get("topic") == item.body.get("topic") for other in others)
-        if one.former is None and not stands_for:
+        if one.former is None and not observed.any_on(item.body.get("topic"), one.unless):
             yield Create(item, one.needs, one.note)
         return
-    roles = observed.roles_on(item.name) if item.kind is Kind.TOPIC else ()
+    roles = observed.roles_on(item)
     why = _why_refused(found, scope, roles, take_over=take_over)
     if why is not None:
         yield ChangeRefused(item, why)

@@ -47,19 +47,17 @@ def lines(plan: Plan) -> list[Line]:
 def summary(plan: Plan) -> str:
     """How many of each, the unchanged counted only."""
     made = plan.changes
-    parts = [
-        f"{sum(isinstance(change, Create | Give) for change in made)} to create",
-        f"{sum(isinstance(change, Update) for change in made)} to change",
-        f"{sum(isinstance(change, Delete) for change in made)} to delete",
-        f"{plan.unchanged} unchanged",
-    ]
-    if plan.refused:
-        parts.append(f"{len(plan.refused)} refused")
-    if plan.paused:
-        parts.append(f"{len(plan.paused)} paused")
-    if plan.kept:
-        parts.append(f"{len(plan.kept)} kept")
-    return ", ".join(parts)
+    counts = {
+        "to create": sum(isinstance(change, Create | Give) for change in made),
+        "to change": sum(isinstance(change, Update) for change in made),
+        "to delete": sum(isinstance(change, Delete) for change in made),
+        "unchanged": plan.unchanged,
+        "refused": len(plan.refused),
+        "paused": len(plan.paused),
+        "kept": len(plan.kept),
+    }
+    seldom = {"refused", "paused", "kept"}
+    return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what not in seldom)
 
 
 def progress(result: Result, number: int, total: int) -> Line:
@@ -105,22 +103,21 @@ def results_as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _lines(entry: Change | ChangeRefused | Paused | Kept) -> Iterator[Line]:
     sign, style, _ = _SIGNS[type(entry)]
-    head = f"{sign} {entry.item.kind} {entry.item.id}"
     match entry:
-        case Create(note=note):
-            yield f"{head} ({note})" if note else head, style
-        case Give():
-            yield head, style
-        case Update(differences=differences, adopted=adopted, roles=roles):
-            yield f"{head} (had no owner)" if adopted else head, style
-            for role in roles:
-                yield f"    {role.member} has {role.role} on it", style
-            for difference in differences:
-                yield f"    {difference}", style
-        case Delete(why=why):
-            yield f"{head} ({why})", style
+        case Create(note=why) | Delete(why=why) if why:
+            after = f" ({why})"
+        case Update(adopted=True):
+            after = " (had no owner)"
         case ChangeRefused(why=why) | Paused(why=why) | Kept(why=why):
-            yield f"{head}: {why}", style
+            after = f": {why}"
+        case _:
+            after = ""
+    yield f"{sign} {entry.item.kind} {entry.item.id}{after}", style
+    if isinstance(entry, Update):
+        for role in entry.roles:
+            yield f"    {role.member} has {role.role} on it", style
+        for difference in entry.differences:
+            yield f"    {difference}", style
 
 
 def _named(entry: Entry) -> dict[str, Any]:

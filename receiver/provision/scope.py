@@ -36,9 +36,7 @@ LABEL_LIMIT: Final = 63
 _DIGITS: Final = 10
 _PLAIN: Final = re.compile(rf"[a-z0-9_-]{{1,{LABEL_LIMIT}}}", re.ASCII)
 _SHORTENED: Final = re.compile(rf"-[0-9a-f]{{{_DIGITS}}}\Z")
-_DESCRIPTION: Final = re.compile(
-    r"receiver (?P<receiver>\S+) of (?P<service>\S+); kept by `receiver provision`"
-)
+_DESCRIPTION: Final = re.compile(r"receiver (\S+) of (\S+); kept by `receiver provision`")
 
 
 class Belongs(Enum):
@@ -71,16 +69,12 @@ class Scope:
             raise SettingError(
                 "GCP_PROJECT_ID", None, "set it to the Google Cloud project, such as gyrinx-prod"
             )
-        if settings.service_url is None:
-            raise SettingError(
-                "CLOUD_RUN_SERVICE_URL", None, "set it to the service's URL, which subscriptions push to"
-            )
         return cls(
             project=settings.project_id,
             location=settings.scheduler_location,
             environment=settings.environment,
             namespace=settings.namespace,
-            service=urlsplit(settings.service_url).netloc,
+            service=urlsplit(service_url(settings)).netloc,
         )
 
     @property
@@ -163,22 +157,14 @@ class Scope:
 
     def whose(self, found: Resource) -> Belongs:
         """The owner that a resource names. Without any of our marks it has none."""
-        if found.kind is Kind.JOB:
-            match = _DESCRIPTION.match(found.body.get("description", ""))
-            if match is None:
-                return Belongs.UNOWNED
-            is_ours = match["service"] == self.service
-            is_receivers = match["receiver"] == f"{self.environment}--{self.namespace}"
-        else:
-            ours = self.labels
-            marks = {key: value for key, value in found.body.get("labels", {}).items() if key in ours}
-            if not marks:
-                return Belongs.UNOWNED
-            is_ours = marks == ours
-            is_receivers = all(marks.get(key) == ours[key] for key in (ENVIRONMENT_LABEL, NAMESPACE_LABEL))
-        if not is_receivers:
-            return Belongs.OTHERS
-        return Belongs.OURS if is_ours else Belongs.FORMER_SERVICES
+        named = _owner(found)
+        if named is None:
+            return Belongs.UNOWNED
+        is_job = found.kind is Kind.JOB
+        ours = (f"{self.environment}--{self.namespace}", self.service) if is_job else (*self.labels.values(),)
+        if named == ours:
+            return Belongs.OURS
+        return Belongs.FORMER_SERVICES if named[:-1] == ours[:-1] else Belongs.OTHERS
 
     def _topic(self, name: str) -> str:
         return f"projects/{self.project}/topics/{name}"
@@ -187,13 +173,29 @@ class Scope:
         return f"projects/{self.project}/subscriptions/{name}"
 
 
+def service_url(settings: Settings) -> str:
+    """The service's URL. Raises SettingError when it is not set."""
+    if settings.service_url is None:
+        raise SettingError(
+            "CLOUD_RUN_SERVICE_URL", None, "set it to the service's URL, which subscriptions push to"
+        )
+    return settings.service_url
+
+
 def owner_of(found: Resource) -> str:
     """The owner that a resource names, for people."""
+    *receiver, service = _owner(found) or "???"
+    return f"{'--'.join(receiver)} of {service}"
+
+
+def _owner(found: Resource) -> tuple[str, ...] | None:
+    """Environment and namespace (of a job in one text), and the service that a resource names. None without any of our marks."""
     if found.kind is Kind.JOB:
-        description: str = found.body.get("description", "")
-        return description.partition(";")[0].removeprefix("receiver ")
+        match = _DESCRIPTION.match(found.body.get("description", ""))
+        return None if match is None else match.groups()
     labels = found.body.get("labels", {})
-    return f"{labels.get(ENVIRONMENT_LABEL, '?')}--{labels.get(NAMESPACE_LABEL, '?')} of {labels.get(SERVICE_LABEL, '?')}"
+    marks = tuple(labels.get(key, "?") for key in (ENVIRONMENT_LABEL, NAMESPACE_LABEL, SERVICE_LABEL))
+    return marks if set(marks) != {"?"} else None
 
 
 def label(value: str) -> str:
