@@ -10,7 +10,7 @@ Next: `receiver.tasks.forms` has the forms of a function's parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -20,6 +20,8 @@ from typing import Any, Final, get_args, get_origin
 
 import msgspec
 import msgspec.inspect
+
+from receiver.contract.collisions import collide
 
 _SUBCLASSED: Final = (str, int, float)
 """JSON's types whose subclasses are read and written too, such as Django's safe strings."""
@@ -40,6 +42,9 @@ _WRITTEN: Final[dict[type, Any]] = {
     AbstractSet: list,
 }
 """What msgspec does not write, and how it is made plain: subclasses of what it knows, paths, SQLAlchemy's rows, views."""
+
+
+COLLISIONS: Final = "has different values of the same hash, of which a set would take hours to make"
 
 
 class Unfit(ValueError):
@@ -84,7 +89,7 @@ class Form:
         plain: every value of it is JSON already, so that a delivery need not look at it. True when there is a fault.
     """
 
-    __slots__ = ("_holder", "annotation", "fault", "plain", "unknown")
+    __slots__ = ("_hashes", "_holder", "annotation", "fault", "plain", "unknown")
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
@@ -102,6 +107,7 @@ class Form:
                 "such as its id, a dataclass or a dict"
             )
         self.plain = self.fault is not None or _is_plain(info)
+        self._hashes = self.fault is None and _hashes(info)
         if self.fault is None and annotation is not Any:
             # A struct's fields are analysed once, those of another type at every conversion.
             self._holder = msgspec.defstruct("Holder", [("value", annotation)], array_like=True)
@@ -114,6 +120,8 @@ class Form:
         """
         if self._holder is None:
             return value
+        if self._hashes and collide(value):
+            raise Unfit(COLLISIONS, COLLISIONS)
         try:
             held: Any = msgspec.convert([value], self._holder, dec_hook=_made, str_keys=True)
         except Exception as error:  # noqa: BLE001 - a validator of the application may raise anything
@@ -176,18 +184,42 @@ def _parts(node: Any) -> list[Any]:
     return [part for part in fields if isinstance(part, msgspec.inspect.Type)]
 
 
-def _unknown(root: Any) -> type | None:
-    """A class in the described type that msgspec accepts, and neither it nor `_made` can make."""
+def _all_of(root: Any) -> Iterator[Any]:
+    """The described type and all that are inside it, each once."""
     todo, seen = [root], set[int]()
     while todo:
         node = todo.pop()
         if id(node) in seen:  # a class may contain itself
             continue
         seen.add(id(node))
-        if isinstance(node, msgspec.inspect.CustomType) and not _is_known(node.cls):
-            return node.cls
+        yield node
         todo += _parts(node)
-    return None
+
+
+def _unknown(root: Any) -> type | None:
+    """A class in the described type that msgspec accepts, and neither it nor `_made` can make."""
+    custom = (each.cls for each in _all_of(root) if isinstance(each, msgspec.inspect.CustomType))
+    return next((kind for kind in custom if not _is_known(kind)), None)
+
+
+def _hashes(root: Any) -> bool:
+    """Whether the described type has sets, or mappings, of what is no text. A model of pydantic's may have some."""
+    inspect = msgspec.inspect
+    for each in _all_of(root):
+        match each:
+            case inspect.SetType(item_type=member) | inspect.FrozenSetType(item_type=member):
+                pass
+            case inspect.DictType(key_type=member):
+                pass
+            case inspect.CustomType(cls=kind) if _is_model(kind):
+                return True
+            case _:
+                continue
+        if not isinstance(
+            member, inspect.StrType | inspect.BytesType | inspect.EnumType | inspect.LiteralType
+        ):
+            return True
+    return False
 
 
 def _is_plain(node: Any) -> bool:  # noqa: PLR0911 - a table: one line a kind
