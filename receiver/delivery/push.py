@@ -18,15 +18,7 @@ from receiver.contract.trace import traceparent
 from receiver.contract.unwrapped import rewrapped
 from receiver.delivery.recorded import as_recorded
 from receiver.endings.calls import Call, Claimed
-from receiver.endings.outcomes import (
-    Broken,
-    Denied,
-    Disconnected,
-    Ending,
-    Full,
-    Oversized,
-    Unrecorded,
-)
+from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
 from receiver.errors import (
     DatabaseUnavailable,
     Forbidden,
@@ -39,11 +31,12 @@ from receiver.errors import (
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
 
     from receiver.contract.message import Delivery, Pushed
     from receiver.delivery.admission import Admission, Admitted, Place
     from receiver.delivery.dead_letter import DeadLetters
+    from receiver.delivery.verifier import NoVerifier, Verifier
     from receiver.endings.outcomes import Outcome
     from receiver.record.foreign_messages import ForeignMessages
     from receiver.record.ledger import Ledger
@@ -55,13 +48,6 @@ if TYPE_CHECKING:
 
 class ClientGone(Exception):
     """The client disconnected before its body had arrived."""
-
-
-class Verifies(Protocol):
-    """Checks who sent a push: `Verifier`, or `NoVerifier` outside Cloud Run."""
-
-    async def verify(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Returns if the push is ours; raises Forbidden."""
 
 
 class Runs(Protocol):
@@ -112,7 +98,7 @@ class PushEndpoint:
 
     def __init__(
         self,
-        verifier: Verifies,
+        verifier: Verifier | NoVerifier,
         registry: Registry,
         admission: Admission,
         ledger: Ledger,

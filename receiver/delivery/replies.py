@@ -8,33 +8,11 @@ Next: `receiver.serving.app` sends the reply.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import assert_never
 
 import msgspec
 
-from receiver.endings.outcomes import (
-    Abandoned,
-    Broken,
-    Busy,
-    DeadLettered,
-    Denied,
-    Disconnected,
-    Done,
-    Exhausted,
-    Failed,
-    Full,
-    HandedBack,
-    Lost,
-    NotDue,
-    Oversized,
-    Refused,
-    Skipped,
-    Succeeded,
-    Unrecorded,
-)
-
-if TYPE_CHECKING:
-    from receiver.endings.outcomes import Ending
+from receiver.endings import outcomes
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -44,52 +22,52 @@ class Reply(msgspec.Struct, frozen=True):
     body: str
 
 
-def reply(ending: Ending) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table: one line an ending
+def reply(ending: outcomes.Ending) -> Reply:  # noqa: C901, PLR0911, PLR0912 - a table: one line an ending
     """The answer to Pub/Sub for an ending."""
     match ending:
-        case Succeeded():
+        case outcomes.Succeeded():
             return Reply(200, "The task completed.")
-        case Skipped():
+        case outcomes.Skipped():
             return Reply(200, "The task is switched off.")
-        case Done():
+        case outcomes.Done():
             return Reply(200, "The task was already completed.")
-        case NotDue():
+        case outcomes.NotDue():
             return Reply(200, "The task is not due yet and will be delivered later.")
-        case Exhausted(crashed=True):
+        case outcomes.Exhausted(crashed=True):
             return Reply(200, "The task ended its process repeatedly and will not be retried.")
-        case Exhausted():
+        case outcomes.Exhausted():
             return Reply(200, "The task has no attempts left.")
-        case Failed(final=True):
+        case outcomes.Failed(final=True):
             return Reply(200, "The task failed and will not be retried.")
-        case Refused(acked=True):
+        case outcomes.Refused(acked=True):
             return Reply(200, "The message was rejected repeatedly and has been set aside.")
-        case Refused():
+        case outcomes.Refused():
             return Reply(400, "The message was rejected.")
-        case DeadLettered():
+        case outcomes.DeadLettered():
             return Reply(200, "The dead letter is recorded.")
-        case Oversized():
+        case outcomes.Oversized():
             return Reply(400, "The message is too large.")
-        case Disconnected():
+        case outcomes.Disconnected():
             return Reply(400, "The message did not arrive whole.")
-        case Denied():
+        case outcomes.Denied():
             return Reply(403, "Forbidden.")
-        case Busy():
+        case outcomes.Busy():
             return Reply(429, "The task is already running.")
-        case Full():
+        case outcomes.Full():
             return Reply(429, "The service is at capacity.")
-        case Failed():
+        case outcomes.Failed():
             return Reply(500, "The task failed.")
-        case Abandoned():
+        case outcomes.Abandoned():
             return Reply(500, "The task ran out of time.")
-        case HandedBack(resource=str()):
+        case outcomes.HandedBack(resource=str()):
             return Reply(429, "The service is at capacity.")
-        case HandedBack():
+        case outcomes.HandedBack():
             return Reply(500, "The task was handed back.")
-        case Lost():
+        case outcomes.Lost():
             return Reply(500, "The task's lease was lost.")
-        case Unrecorded():
+        case outcomes.Unrecorded():
             return Reply(500, "The outcome could not be recorded.")
-        case Broken():
+        case outcomes.Broken():
             return Reply(500, "Internal error.")
         case _ as never:
             assert_never(never)

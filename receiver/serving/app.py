@@ -75,7 +75,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         loop = asyncio.get_running_loop()
         if loop.get_exception_handler() is None:
             loop.set_exception_handler(uncaught.in_loop(owner.emit))
-        await owner.check_schema()
+        await owner.readiness.check_schema()
         await owner.start()
         yield
         await owner.drain()
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         return PlainTextResponse("ok")
 
     async def ready(_: Request) -> Response:
-        found = await owner.readiness()
+        found = await owner.readiness.look()
         good = all(state == "ok" for state in found.values())
         return Response(msgspec.json.encode(found), 200 if good else 503, media_type="application/json")
 

@@ -12,7 +12,6 @@ Nearly every request comes in one piece: it needs no timer. A timer for each req
 from __future__ import annotations
 
 import asyncio
-from enum import Enum
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -54,15 +53,8 @@ SPECIAL: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
 """Fields that are looked at here."""
 
 
-class _Part(Enum):
-    """What the connection expects next."""
-
-    NOTHING = "the first byte of a request"
-    HEAD = "the rest of a head"
-    BODY = "the rest of a body"
-
-
-NOTHING, HEAD, BODY = _Part  # a member of an enumeration is looked up by a method
+NOTHING, HEAD, BODY = "the first byte of a request", "the rest of a head", "the rest of a body"
+"""What a connection expects next."""
 
 
 class _Flow(FlowControl):

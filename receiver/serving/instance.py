@@ -1,7 +1,7 @@
 """One instance of the receiver: builds every collaborator, starts them, and closes them.
 
 Each collaborator gets what it needs through its constructor; there are no module-level singletons. The life of a `Service` is
-`check_schema`, `start`, then pushes through `endpoint`, then `drain` and `stop`.
+`readiness.check_schema`, `start`, then pushes through `endpoint`, then `drain` and `stop`.
 
 Next: `receiver.serving.app` puts HTTP around it, `receiver.serving.process` a process.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from receiver.delivery.push import Runs, Verifies
+    from receiver.delivery.push import Runs
     from receiver.record.task_pool import TaskPool
     from receiver.tasks.call import Backend
     from receiver.tasks.registry import Registry
@@ -75,6 +74,7 @@ class Service:
         emit: takes the events.
 
     Attributes:
+        readiness: of its database and certificates; its `check_schema` comes before the port is opened.
         on_stuck: called when a task has not stopped for a lease past its deadline, or logins are refused; ends the process.
 
     Raises:
@@ -108,7 +108,7 @@ class Service:
             self._tasks_pool,
             lease=settings.lease,
             max_result_bytes=settings.max_result_bytes,
-            stuck=self._stuck,
+            stuck=lambda: self._give_up("a task has not stopped for a lease past its deadline"),
             emit=emit,
             contexts=maintenance.contexts(settings, self.registry, emit),
             around=self.registry.around,
@@ -120,16 +120,15 @@ class Service:
             max_body_bytes=settings.max_body_bytes,
         )
         self.watchdog = Watchdog(hopeless=self.runner.hopeless, farewell=self._farewell, emit=emit)
-        self.certificates = self._certificates(emit) if settings.push_auth is PushAuth.OIDC else None
-        self._readiness = Readiness(self.ledger.pool, self.certificates, emit)
-        verifier = (
-            Verifier(self.certificates, settings.audiences, settings.service_account or "")
-            if self.certificates is not None
-            else NoVerifier()
-        )
+        self.certificates: Certificates | None = None
+        verifier: Verifier | NoVerifier = NoVerifier()
+        if settings.push_auth is PushAuth.OIDC:
+            self.certificates = Certificates(settings.certs_url, _client, on_failure=self._not_fetched)
+            verifier = Verifier(self.certificates, settings.audiences, settings.service_account or "")
+        self.readiness = Readiness(self.ledger.pool, self.certificates, emit)
         self.endpoint = self.endpoint_with(verifier, self.runner)
 
-    def endpoint_with(self, verifier: Verifies, runner: Runs) -> PushEndpoint:
+    def endpoint_with(self, verifier: Verifier | NoVerifier, runner: Runs) -> PushEndpoint:
         """The push endpoint of this instance, with another verifier or runner: the test kit's."""
         settings, pool, whose = self.settings, self.ledger.pool, Whose.of(self.settings)
         kept = KeptMessages(pool, whose=whose, most=settings.max_rejected_bytes, emit=self.emit)
@@ -154,14 +153,6 @@ class Service:
             OwnSubscriptions.of(settings, self.registry.routes),
             self.emit,
         )
-
-    async def check_schema(self) -> None:
-        """Refuses tables that are older than this code or that this role may not use. Call it before the port is opened.
-
-        Raises:
-            SchemaError: run `receiver migrate`, or grant what it names.
-        """
-        await self._readiness.check_schema()
 
     async def start(self) -> None:
         """Starts the heartbeat and the watchdog, and fetches the certificates ahead of the first push. Once."""
@@ -204,7 +195,7 @@ class Service:
         self.heartbeat.leave(left=LEASE_AFTER_EXIT, overdue=self.runner.overdue())
         if self._started:
             withdraw(self._enqueue_backend, self._enqueuing)
-        self._readiness.close()
+        self.readiness.close()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self.heartbeat.ended()
@@ -219,10 +210,6 @@ class Service:
             self.emit(ReceiverTrouble("connections not closed", "they end with the process"))
         self.watchdog.stop()
         self.emit(ServiceState("stopped"))
-
-    async def readiness(self) -> dict[str, str]:
-        """`database`, `schema` and `certificates`, each "ok" or what is wrong, in one constant phrase."""
-        return await self._readiness.look()
 
     def _tasks_pool(self) -> TaskPool:
         if self._pool is None:
@@ -239,12 +226,6 @@ class Service:
         self._enqueuing = PubSubBackend(self.settings, emit=self.emit)
         return self._enqueuing
 
-    def _certificates(self, emit: Emit) -> Certificates:
-        def failed(why: str) -> None:
-            emit(ReceiverTrouble("certificates not fetched", why))
-
-        return Certificates(self.settings.certs_url, _client, on_failure=failed)
-
     async def _quiet(self, *, until: float) -> None:
         """Returns when nothing is in flight and nothing runs, or at that time."""
         while (self.admission.in_flight or self.runner.busy) and time.monotonic() < until:  # noqa: ASYNC110 - both change in many places, and an instance drains once
@@ -254,8 +235,8 @@ class Service:
         """Shortens the leases, in the watchdog's thread, before it ends a process whose loop is blocked."""
         self.heartbeat.stop(left=LEASE_AFTER_EXIT, overdue=self.runner.overdue(), within=CLOSE_SECONDS)
 
-    def _stuck(self) -> None:
-        self._give_up("a task has not stopped for a lease past its deadline")
+    def _not_fetched(self, why: str) -> None:
+        self.emit(ReceiverTrouble("certificates not fetched", why))
 
     def _locked_out(self) -> None:
         """Only a new instance is given a new secret. May be called in the heartbeat's thread."""
@@ -289,8 +270,6 @@ def require_serving(settings: Settings) -> None:
 
 
 def _client() -> httpx.AsyncClient:
-    # Where click and rich are installed, httpx imports its own command line, with pygments: 90 of 210 ms.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None makes the import fail, and httpx goes on without
     import httpx  # noqa: PLC0415 - slow: in a thread, when the port is open
 
     return httpx.AsyncClient(mounts={"http://": None})  # loopback: no proxy of the environment is in between

@@ -135,7 +135,7 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
 
     async def main() -> None:
         _reset_signals_in_children()
-        await service.check_schema()
+        await service.readiness.check_schema()
         gc.freeze()  # what is loaded stays: modules, plugins, the registry
         gc.set_threshold(*GC_THRESHOLDS)
         address = listener.getsockname()

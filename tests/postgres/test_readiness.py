@@ -37,8 +37,8 @@ async def service(database_url: str, said: Said) -> AsyncIterator[Service]:
 
 
 async def test_a_database_in_order_is_ready(service: Service, said: Said) -> None:
-    await service.check_schema()
-    assert await service.readiness() == GOOD
+    await service.readiness.check_schema()
+    assert await service.readiness.look() == GOOD
     assert said == []
 
 
@@ -48,24 +48,24 @@ async def test_a_database_that_takes_no_writes_is_not_ready_and_may_recover(
     """A replica, or one that an operator has set so: no reason not to start, and one not to be sent anything."""
     name = await look.value("SELECT current_database()")
     await look.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    await service.check_schema()
+    await service.readiness.check_schema()
     assert "read-only" in str(said)
-    assert await service.readiness() == GOOD | {"database": "read-only"}
+    assert await service.readiness.look() == GOOD | {"database": "read-only"}
     await look.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     await service.ledger.close()  # new connections
-    assert await service.readiness() == GOOD
+    assert await service.readiness.look() == GOOD
 
 
 @pytest.mark.parametrize("table", ["task_executions", "task_attempts", "rejected_messages"])
 async def test_a_table_that_is_not_there_is_said(service: Service, look: Look, table: str) -> None:
     await look.execute(f"ALTER TABLE {table} RENAME TO elsewhere")
     try:
-        assert await service.readiness() == GOOD | {"schema": "a table is missing"}
+        assert await service.readiness.look() == GOOD | {"schema": "a table is missing"}
         with pytest.raises(SchemaError, match=f"has no {table}, although it is migrated"):
-            await service.check_schema()
+            await service.readiness.check_schema()
     finally:
         await look.execute(f"ALTER TABLE elsewhere RENAME TO {table}")
-    assert await service.readiness() == GOOD
+    assert await service.readiness.look() == GOOD
 
 
 async def test_a_role_without_rights_is_not_ready_and_is_refused_at_the_start(
@@ -77,9 +77,9 @@ async def test_a_role_without_rights_is_not_ready_and_is_refused_at_the_start(
     settings = Settings(database_url=as_role(database_url, "reader"), push_auth=PushAuth.OFF)
     service = Service(settings, Registry([TaskRoute(noop)]), emit=said.append)
     try:
-        assert await service.readiness() == GOOD | {"schema": "no rights"}
+        assert await service.readiness.look() == GOOD | {"schema": "no rights"}
         with pytest.raises(SchemaError, match="the role reader may not use task_executions"):
-            await service.check_schema()
+            await service.readiness.check_schema()
     finally:
         await service.ledger.close()
         await look.execute("DROP OWNED BY reader")

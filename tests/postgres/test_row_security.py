@@ -113,10 +113,10 @@ async def test_tables_that_are_shut_are_refused(
 ) -> None:
     for statement in SHUT[case]:
         await owner.execute(statement)
-    assert await service.readiness() == GOOD | {"schema": "row level security"}
+    assert await service.readiness.look() == GOOD | {"schema": "row level security"}
     told = "row level security keeps the role clerk from task_executions; run `ALTER TABLE task_executions DISABLE"
     with pytest.raises(SchemaError, match=told):
-        await service.check_schema()
+        await service.readiness.check_schema()
     assert await codes(url) == {"schema": told.partition("; ")[0]}
     # So it is: a delivery gets nowhere.
     assert not await delivers(instances(url=url))
@@ -128,8 +128,8 @@ async def test_tables_that_let_all_pass_are_in_order(
 ) -> None:
     for statement in OPEN[case]:
         await owner.execute(statement)
-    assert await service.readiness() == GOOD
-    await service.check_schema()
+    assert await service.readiness.look() == GOOD
+    await service.readiness.check_schema()
     assert await codes(url) == {}
     assert await delivers(instances(url=url))
 
@@ -140,7 +140,7 @@ async def test_a_policy_that_lets_some_pass_is_a_warning(
 ) -> None:
     for statement in MAYBE[case]:
         await owner.execute(statement)
-    assert await service.readiness() == GOOD
+    assert await service.readiness.look() == GOOD
     found = await codes(url)
     assert found == {"row-level-security": "row level security may hide rows of task_executions from clerk"}
     assert await delivers(instances(url=url))
@@ -150,7 +150,7 @@ async def test_a_policy_that_lets_some_pass_is_a_warning(
 async def test_each_table_is_looked_at(owner: Any, url: str, service: Service, table: str) -> None:
     await owner.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
     with pytest.raises(SchemaError, match=f"keeps the role clerk from {table}; "):
-        await service.check_schema()
+        await service.readiness.check_schema()
 
 
 async def delivers(instance: Any) -> bool:

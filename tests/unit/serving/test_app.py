@@ -182,8 +182,8 @@ async def test_a_silent_database_holds_the_start_no_longer_than_its_patience() -
         port = silent.sockets[0].getsockname()[1]
         app = App(database_url=f"postgresql://nobody@127.0.0.1:{port}/none")
         async with asyncio.timeout(CHECK_TIMEOUT + 2):  # a connection alone may take 5 s
-            await app.service.check_schema()
-            await app.service.check_schema()
+            await app.service.readiness.check_schema()
+            await app.service.readiness.check_schema()
         assert asked.is_set()
         (event,) = app.events
         assert event == ReceiverTrouble("the database cannot be used yet", "it has not answered for 2 s")
