@@ -95,6 +95,7 @@ class DeadLetters:
 
         Raises:
             DatabaseUnavailable: it may not be committed; the dead letter must be nacked.
+            Saturated: the message is to be kept, and there is no room; so must this one.
         """
         if delivery is None:
             return await self._receive_foreign(body, restored(pushed))

@@ -1,7 +1,9 @@
 """Keeps rejected messages, with a quota: what a publisher can have stored is bounded.
 
 `TASKS_MAX_REJECTED_BYTES` is for one reason and one hour, of one receiver. Beyond it a message is only counted: its row has no body,
-and is acked like any other. It cannot be replayed. A later delivery of it, when there is room, brings the body.
+and is acked like any other. It cannot be replayed. A later delivery of it within the hour, when there is room, brings the body.
+
+A dead letter is never only counted: nobody else has it. Without room it is nacked, and comes again. Its subscription keeps it for days.
 
 How much there is, is the sum of the last hour's rows, found by the index of `first_seen`. It is asked once for each `SHARES`th of the quota
 that this instance keeps, and once a minute while there is no room. So no row is written by everybody, nothing is asked while
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from receiver.contract.identity import rejection_key
+from receiver.errors import RejectionReason, Saturated
 from receiver.record.sql import rejected as statements
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -68,11 +71,16 @@ class KeptMessages:
         """Keeps the message, or counts it once more; whether it came `most` times over at least `grace`.
 
         Raises:
+            Saturated: there is no room for a dead letter.
             DatabaseUnavailable: it may not be kept.
         """
         size = len(body) + statements.ROW_BYTES
         share = await self._share(rejected.reason, size)
         fits = share.left >= size
+        if rejected.reason is RejectionReason.DEAD_LETTER:
+            if share.left <= 0:
+                raise Saturated("room for dead letters (TASKS_MAX_REJECTED_BYTES)")
+            fits = True  # the last one may be larger than what is left, or it would come for ever
         if fits:
             share.left -= size  # also of a message that is known: the next look at the record corrects it
         return await statements.keep(
@@ -109,6 +117,6 @@ class KeptMessages:
             share.told = time.monotonic()
             why = (
                 f"{self._most} bytes of {reason} within an hour (TASKS_MAX_REJECTED_BYTES); what has no room is acked as usual, "
-                "and cannot be replayed; see `receiver rejected list`"
+                "and cannot be replayed, but a dead letter comes again; see `receiver rejected list`"
             )
             self._emit(ReceiverTrouble("rejected messages are only counted", why))

@@ -11,7 +11,7 @@ import pytest
 from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.contract.identity import rejection_key
 from receiver.endings.outcomes import Done, Refused
-from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason
+from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason, Saturated
 from receiver.record import kept_messages
 from receiver.record.connections import RecordPool
 from receiver.record.database import Database
@@ -296,10 +296,41 @@ async def test_when_there_is_room_again_the_next_delivery_brings_the_body(
     await room.reject(large(1), UNKNOWN, None)
     await room.reject(large(2), UNKNOWN, None)
     assert sorted(len(row["body"]) > 0 for row in await kept(look)) == [False, True]
-    await look.execute("UPDATE rejected_messages SET first_seen = first_seen - interval '1 hour'")
+    await look.execute(
+        "UPDATE rejected_messages SET first_seen = first_seen - interval '1 hour' WHERE length(body) > 0"
+    )
     later = rejections(pool, keeps=keeper(pool, most=MIB + 1000))
     await later.reject(large(2), UNKNOWN, None)
     assert sorted(row["body"] for row in await kept(look)) == [large(1), large(2)]
+
+
+async def test_a_body_that_comes_after_the_hour_that_counts_it_is_not_stored(
+    pool: RecordPool, look: Look
+) -> None:
+    """With a grace of hours, each hour would store the quota once more, of messages that no look at the last hour counts."""
+    room = rejections(pool, keeps=keeper(pool, most=MIB + 1000))
+    for number in range(4):
+        await room.reject(large(number), UNKNOWN, None)
+    await look.execute("UPDATE rejected_messages SET first_seen = first_seen - interval '1 hour'")
+    for number in range(4):
+        later = rejections(pool, keeps=keeper(pool, most=MIB + 1000))
+        await later.reject(large(number), UNKNOWN, None)
+    assert await stored(look) == len(large(0))
+
+
+async def test_a_dead_letter_without_room_is_nacked_and_kept_later(pool: RecordPool, look: Look) -> None:
+    """Acked and only counted it would be lost. The last one may be larger than the room, or it would come for ever."""
+    letter = Rejected(RejectionReason.DEAD_LETTER, "")
+    terms: dict[str, Any] = {"task_name": None, "most": 1, "grace": timedelta(0)}
+    keeps = keeper(pool, most=MIB + 1000)
+    for number in (1, 2):
+        assert await keeps.keep(large(number), letter, **terms)
+    with pytest.raises(Saturated):
+        await keeps.keep(large(3), letter, **terms)
+    assert sorted(row["body"] for row in await kept(look)) == [large(1), large(2)]
+    await look.execute("UPDATE rejected_messages SET first_seen = first_seen - interval '1 hour'")
+    assert await keeper(pool, most=MIB + 1000).keep(large(3), letter, **terms)
+    assert await stored(look) == 3 * len(large(1))
 
 
 async def test_a_flood_of_small_messages_counts_by_its_rows(pool: RecordPool, look: Look) -> None:

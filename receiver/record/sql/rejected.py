@@ -99,10 +99,12 @@ INSERT INTO rejected_messages AS r (key, body, reason, detail, namespace, enviro
 SELECT $1, $2, $3, $4, $5, $9, $8, 1, seen.at, seen.at FROM (SELECT clock_timestamp() AS at) AS seen
 ON CONFLICT (key) DO UPDATE
 SET count = r.count + 1, last_seen = clock_timestamp(), reason = EXCLUDED.reason, detail = EXCLUDED.detail,
-    task_name = EXCLUDED.task_name, body = CASE octet_length(r.body) WHEN 0 THEN EXCLUDED.body ELSE r.body END
+    task_name = EXCLUDED.task_name,
+    body = CASE WHEN octet_length(r.body) = 0 AND r.first_seen > clock_timestamp() - interval '1 hour'
+                THEN EXCLUDED.body ELSE r.body END
 RETURNING count >= $6 AND last_seen - first_seen >= $7::interval AS enough
 """
-# Without room the body is empty: a later delivery brings it.
+# Without room the body is empty. A later delivery brings it, as long as `KEPT_LATELY` counts it.
 
 
 async def keep(
