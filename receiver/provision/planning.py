@@ -177,8 +177,7 @@ def removal(observed: Observed, scope: Scope, *, take_over: bool = False) -> Pla
     """Deletes everything that is ours in this environment."""
     why = f"environment {scope.environment} is removed"
     ours = [found for found in observed.resources if scope.contains(found.name)]
-    kept = {found.name: _why_kept(found, scope, take_over=take_over) for found in ours}
-    return Plan(tuple(Kept(found, no) if (no := kept[found.name]) else Delete(found, why) for found in ours))
+    return Plan(tuple(_deleted(found, scope, why, take_over=take_over) for found in ours))
 
 
 def _of_wanted(
@@ -186,10 +185,7 @@ def _of_wanted(
 ) -> Iterator[Entry]:
     item = one.item
     if isinstance(item, Grant):
-        if item.is_in(observed.policies.get(item.target, {})):
-            yield Unchanged(item)
-        elif one.former is None or observed.find(item.target) is not None:
-            yield Give(item, one.needs)
+        yield from _of_grant(one, item, observed)
         return
     found = observed.find(item.name)
     if found is None:
@@ -223,6 +219,13 @@ def _of_wanted(
         yield Unchanged(item)
 
 
+def _of_grant(one: Wanted, item: Grant, observed: Observed) -> Iterator[Entry]:
+    if item.is_in(observed.policies.get(item.target, {})):
+        yield Unchanged(item)
+    elif one.former is None or observed.find(item.target) is not None:
+        yield Give(item, one.needs)
+
+
 def _why_refused(found: Resource, scope: Scope, roles: Sequence[Grant], *, take_over: bool) -> str | None:
     """Why a resource that tasks need must not be changed, and what to do. `roles`: who has which role on it, if it is a topic."""
     whose = scope.whose(found)
@@ -243,14 +246,14 @@ def _why_refused(found: Resource, scope: Scope, roles: Sequence[Grant], *, take_
     return None
 
 
-def _why_kept(found: Resource, scope: Scope, *, take_over: bool) -> str | None:
-    """Why a resource that no task needs is left alone."""
+def _deleted(found: Resource, scope: Scope, why: str, *, take_over: bool) -> Delete | Kept:
+    """Deletes a resource that no task needs, if it is ours."""
     whose = scope.whose(found)
     if whose is Belongs.OURS or (whose is Belongs.FORMER_SERVICES and take_over):
-        return None
+        return Delete(found, why)
     if whose is Belongs.UNOWNED:
-        return "it names no owner; delete it by hand if it is not needed"
-    return f"it belongs to {owner_of(found)}"
+        return Kept(found, "it names no owner; delete it by hand if it is not needed")
+    return Kept(found, f"it belongs to {owner_of(found)}")
 
 
 def _is_paused(found: Resource, scope: Scope) -> bool:
@@ -277,16 +280,16 @@ def _without_needs(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def _of_orphan(found: Resource, scope: Scope, prune: Needed | None, *, take_over: bool) -> Entry:
-    why = _why_kept(found, scope, take_over=take_over)
-    if why is not None:
-        return Kept(found, why)
-    if found.kind is Kind.JOB:
-        return Delete(found, "no task has this schedule")
+    is_job = found.kind is Kind.JOB
+    why = "no task has this schedule" if is_job else "no task uses it"
+    entry = _deleted(found, scope, why, take_over=take_over)
+    if is_job or isinstance(entry, Kept):
+        return entry
     if prune is None:
         rejected = ", and what its topic goes on to send is rejected" if scope.is_foreign(found) else ""
-        return Kept(found, f"no task uses it{rejected}; --prune deletes it")
+        return Kept(found, f"{why}{rejected}; --prune deletes it")
     still = prune.get(scope.own_topic(found))
-    return Delete(found, "no task uses it") if still is None else ChangeRefused(found, still)
+    return entry if still is None else ChangeRefused(found, still)
 
 
 def is_within(entry: Change, scope: Scope) -> bool:

@@ -184,7 +184,7 @@ def service_url(settings: Settings) -> str:
 
 def owner_of(found: Resource) -> str:
     """The owner that a resource names, for people."""
-    *receiver, service = _owner(found) or "???"
+    *receiver, service = _owner(found) or ("?", "?", "?")
     return f"{'--'.join(receiver)} of {service}"
 
 
