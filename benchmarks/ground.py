@@ -65,7 +65,7 @@ def _explain(postgres: Postgres) -> None:
     """What PostgreSQL has to say, before its log goes with its folder: it may have been stopped, or lost its files to somebody's broom."""
     lives = Path(f"/proc/{postgres.pid}").exists()
     try:
-        last = postgres.log_tail(8)
+        last = "\n".join((postgres.folder / "server.log").read_text(errors="replace").splitlines()[-8:])
     except OSError as error:
         last = f"its log is gone: {error}"
     print(f"PostgreSQL {'still runs' if lives else 'is gone'}; its last lines:\n{last}", file=sys.stderr)

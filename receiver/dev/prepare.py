@@ -109,13 +109,7 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
         secret = former.get("PUBSUB_EMULATOR_HOST", "").partition("/")[2] or secrets.token_hex(16)
         with (
             listening(ports.pubsub) as listener,
-            Postgres(
-                folder.data(),
-                port=ports.postgres,
-                fsync=True,
-                password=password,
-                earlier="DATABASE_URL" in former and password is None,
-            ) as postgres,
+            Postgres(folder.data(), port=ports.postgres, fsync=True, password=password) as postgres,
         ):
             database = Database.of(postgres.url(), schema=settings.db_schema)
             migrations.upgrade(database, environment=settings.environment)

@@ -7,9 +7,6 @@ a folder of another user, is refused: in a shared place everybody can make one f
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import os
 import secrets
 import stat
@@ -18,13 +15,10 @@ from typing import TYPE_CHECKING, Final
 from receiver.local_postgres.files import LocalPostgresError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from pathlib import Path
 
-    from receiver.local_postgres.files import Account
-
 RULES: Final = "local all all scram-sha-256\nhost all,replication all all scram-sha-256\n"
-"""pg_hba.conf. The server is told to use this one, so it holds for data of earlier versions too, which trusted everybody."""
+"""pg_hba.conf. The server is told to use this one, and not the one of its data folder, which trusts everybody."""
 
 LOG: Final = "server.log"
 PASSWORD_BYTES: Final = 16
@@ -32,11 +26,8 @@ DOOR: Final = 0o711
 """Root's folder: the server's account passes through it to the data, and nobody lists it."""
 
 
-def take(folder: Path, former: Collection[Account] = ()) -> None:
+def take(folder: Path) -> None:
     """Makes a folder this user's alone.
-
-    Args:
-        former: accounts that it may have been given to, by an earlier version. What they may have put beside the data goes.
 
     Raises:
         LocalPostgresError: it is a link, or another user's.
@@ -47,15 +38,11 @@ def take(folder: Path, former: Collection[Account] = ()) -> None:
     except OSError as error:
         raise LocalPostgresError(f"{folder} is not a folder of yours ({error.strerror}); remove it") from None
     try:
-        owner = os.fstat(place).st_uid
-        if owner != me and owner not in {account.uid for account in former}:
+        if os.fstat(place).st_uid != me:
             raise LocalPostgresError(f"{folder} belongs to another user; remove it, or choose another folder")
-        os.fchown(place, me, -1)
         os.fchmod(place, stat.S_IRWXU if me else DOOR)
     finally:
         os.close(place)
-    if owner != me:
-        (folder / LOG).unlink(missing_ok=True)
 
 
 def write(path: Path, text: str, mode: int = 0o600) -> None:
@@ -70,13 +57,3 @@ def write(path: Path, text: str, mode: int = 0o600) -> None:
 def new_password() -> str:
     """One that fits into an address as it is."""
     return secrets.token_hex(PASSWORD_BYTES)
-
-
-def verifier(password: str) -> str:
-    """What PostgreSQL keeps of the password. One round: 16 random bytes cannot be guessed, and each login pays for the rounds."""
-    salt = secrets.token_bytes(16)
-    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 1)
-    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
-    server = hmac.digest(salted, b"Server Key", "sha256")
-    salt64, stored64, server64 = (base64.b64encode(part).decode() for part in (salt, stored, server))
-    return f"SCRAM-SHA-256$1:{salt64}${stored64}:{server64}"

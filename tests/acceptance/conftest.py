@@ -13,7 +13,6 @@ import pytest
 
 from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer
-from receiver.local_postgres.server import Postgres
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.stage import servers
@@ -22,7 +21,7 @@ from tests.stage.instance import Instance
 from tests.stage.proxy import HoldingProxy
 from tests.stage.receivers import Marks, Receiver, launched, new_instance, new_label
 from tests.stage.record import MODULE, Record
-from tests.stage.servers import Server
+from tests.stage.servers import LocalServer, Server
 
 _numbers = count(1)
 
@@ -161,7 +160,7 @@ def shared_database_url(postgres_server: Server, migrated_template: str) -> Iter
 
 
 @pytest.fixture(scope="module")
-def own_postgres() -> Iterator[Postgres]:
+def own_postgres() -> Iterator[LocalServer]:
     """A server that tests of this module may halt, restart and fill up; its database `postgres` is migrated.
 
     Always started here, also where another server is given.

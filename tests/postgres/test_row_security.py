@@ -15,7 +15,6 @@ from receiver.doctor import record_look
 from receiver.doctor.record_rules import Fleet, judge_record
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import SchemaError
-from receiver.local_postgres.server import Postgres
 from receiver.record.database import Database
 from receiver.record.schema_check import TABLES, VERSION_TABLE, explain
 from receiver.serving.instance import Service
@@ -23,7 +22,7 @@ from receiver.settings import PushAuth, Settings
 from receiver.tasks.registry import Registry
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, WHOSE, connect, noop
-from tests.stage.servers import as_role, login
+from tests.stage.servers import LocalServer, as_role, login
 
 GOOD = {"database": "ok", "schema": "ok", "certificates": "ok"}
 ON = "ALTER TABLE task_executions ENABLE ROW LEVEL SECURITY"
@@ -69,7 +68,7 @@ _numbers = count(1)
 
 
 @pytest.fixture
-async def owner(postgres_server: Postgres, migrated_template: str) -> AsyncIterator[Any]:
+async def owner(postgres_server: LocalServer, migrated_template: str) -> AsyncIterator[Any]:
     """A connection of the tables' owner, to a database of this test's own that `clerk` may use."""
     name = f"policies_{next(_numbers)}"
     postgres_server.create_database(name, template=migrated_template)
@@ -85,7 +84,7 @@ async def owner(postgres_server: Postgres, migrated_template: str) -> AsyncItera
 
 
 @pytest.fixture
-async def url(owner: Any, postgres_server: Postgres) -> str:
+async def url(owner: Any, postgres_server: LocalServer) -> str:
     """The way in for `clerk`."""
     name = await owner.fetchval("SELECT current_database()")
     return as_role(postgres_server.url(name), "clerk")

@@ -27,13 +27,13 @@ from receiver.endings.outcomes import (
     Unrecorded,
 )
 from receiver.errors import DatabaseUnavailable, OutOfConnections
-from receiver.local_postgres.server import Postgres
 from receiver.record.connections import SERVER_SETTINGS
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, connect, failure, route
 from tests.stage.proxy import Proxy
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
 
 
@@ -511,7 +511,7 @@ async def test_a_settlement_is_insisted_on_while_its_request_can_be_answered(
 
 
 async def test_a_settlement_survives_a_crash_of_the_database(
-    instances: Instances, own_server: Postgres
+    instances: Instances, own_server: LocalServer
 ) -> None:
     """PostgreSQL goes down at once and comes back while the outcome waits to be written."""
     await asyncio.to_thread(own_server.create_database, "crash")

@@ -17,7 +17,6 @@ from receiver import TaskContext
 from receiver.endings.calls import ClaimKey
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import DatabaseUnavailable
-from receiver.local_postgres.server import Postgres
 from receiver.record.connections import RecordConnection, RecordPool
 from receiver.record.database import Database, Executor
 from receiver.record.lost_claims import LostClaims
@@ -28,6 +27,7 @@ from receiver.record.sql.outbox import NewRow
 from tests.postgres.conftest import Instances
 from tests.postgres.record import TOKEN, WHOSE, Look, call, connect, identity, noop, route
 from tests.stage.proxy import Proxy
+from tests.stage.servers import LocalServer
 from tests.stage.standby import HeldCommits
 from tests.stage.waiting import eventually
 
@@ -38,7 +38,7 @@ WHERE application_name = 'receiver ledger' AND wait_event_type = 'Lock' AND quer
 
 
 @pytest.fixture(scope="module")
-def url(own_server: Postgres) -> Iterator[str]:
+def url(own_server: LocalServer) -> Iterator[str]:
     """A superuser's address of a record on a server of our own."""
     own_server.create_database("standbys")
     upgrade(Database.of(own_server.url("standbys")))

@@ -15,9 +15,9 @@ from typing import Any
 
 import asyncpg
 
-from receiver.local_postgres.server import Postgres
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
+from tests.stage.servers import LocalServer
 
 
 class Canary(StrEnum):
@@ -64,15 +64,15 @@ def out_of_place(entry: Mapping[str, Any]) -> dict[str, set[str]]:
     return found
 
 
-def address(server: Postgres, *, user: str = Canary.USER, password: str = Canary.PASSWORD) -> str:
+def address(server: LocalServer, *, user: str = Canary.USER, password: str = Canary.PASSWORD) -> str:
     """The guarded database, for this user."""
     return f"postgresql://{user}:{password}@127.0.0.1:{server.port}/postgres"
 
 
 @contextmanager
-def guarded() -> Iterator[Postgres]:
+def guarded() -> Iterator[LocalServer]:
     """A server of one's own with the tables of the canary role, which has to say its password."""
-    with Postgres(settings={"max_connections": "20", "autovacuum": "off"}) as server:
+    with LocalServer(settings={"max_connections": "20", "autovacuum": "off"}) as server:
         rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n"
         (server.folder / "pg_hba.conf").write_text(rules)
 

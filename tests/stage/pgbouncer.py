@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from receiver.local_postgres.server import Postgres, free_port
+from receiver.local_postgres.server import free_port
+from tests.stage.servers import LocalServer
 
 ACCOUNT: Final = "nobody"
 START_TIMEOUT: Final = 30.0
@@ -51,7 +52,7 @@ def program() -> str:
 
 
 @contextmanager
-def pooling(server: Postgres) -> Iterator[int]:
+def pooling(server: LocalServer) -> Iterator[int]:
     """A PgBouncer before this server, for the time of the block; gives its port on 127.0.0.1.
 
     Every database of the server goes by its own name. Whoever connects is believed; the pooler knows the server's password.

@@ -12,10 +12,10 @@ from pathlib import Path
 from receiver.emulator import push_client
 from receiver.emulator.push_client import Pusher
 from receiver.emulator.signer import Signer
-from receiver.local_postgres.server import Postgres
 from tests.stage.cloud_certificates import on_cloud_run
 from tests.stage.instance import Instance
 from tests.stage.record import MODULE, Record
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import PATIENCE, eventually
 from tests.stage.warm import WarmInstance
 from tests.stage.wire import Answer, answers, post, push
@@ -99,7 +99,7 @@ class Stage:
     instance: Instance
     record: Record
     folder: Path
-    postgres: Postgres
+    postgres: LocalServer
     label: str
 
     @property

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-from receiver.local_postgres import databases
-from receiver.local_postgres.server import Postgres
+from receiver.local_postgres.server import Mode, Postgres
+from tests.stage import databases
 
 URL = os.environ.get("RECEIVER_TEST_DATABASE_URL")
 PROGRAMS = Path(given) if (given := os.environ.get("RECEIVER_TEST_POSTGRES_BIN")) else None
@@ -24,6 +24,27 @@ class Server(Protocol):
     def url(self, database: str = ...) -> str: ...
     def create_database(self, name: str, template: str | None = None) -> None: ...
     def drop_database(self, name: str) -> None: ...
+
+
+class LocalServer(Postgres):
+    """A server that a test may halt, restart and fill up."""
+
+    def restart(self, mode: Mode = "fast") -> None:
+        """Restarts it on the same port. `immediate` is a crash: committed rows are recovered."""
+        self.halt(mode)
+        self.resume()
+
+    def create_database(self, name: str, template: str | None = None) -> None:
+        """Creates a database, or a copy of `template` (which must have no connections)."""
+        databases.create(self._admin, name, template)
+
+    def drop_database(self, name: str) -> None:
+        """Removes a database, with every connection to it. A missing database is no error."""
+        databases.drop(self._admin, name)
+
+    @property
+    def _admin(self) -> str:
+        return f"{self.url()}?sslmode=disable"  # explicit, because the environment may set another mode
 
 
 class RunningServer:
@@ -76,9 +97,9 @@ def for_sqlalchemy(url: str, driver: str) -> str:
     return made.replace("sslmode=", "ssl=") if driver == "asyncpg" else made
 
 
-def own(**settings: str) -> Postgres:
-    """A server that a test may halt, restart and fill up; not started yet."""
-    return Postgres(settings=settings, programs=PROGRAMS)
+def own(**settings: str) -> LocalServer:
+    """Not started yet."""
+    return LocalServer(settings=settings, programs=PROGRAMS)
 
 
 def _ours(name: str) -> str:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import asyncpg
 
 from receiver.local_postgres.files import LocalPostgresError
-from receiver.local_postgres.server import Postgres
 from tests.stage import servers
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
 
 PROBE: Final = "SELECT pg_logical_emit_message(true, 'probe', '')"
@@ -88,7 +88,7 @@ class HeldCommits:
             await self._connection.execute("SELECT pg_reload_conf()")
 
 
-class _Standby(Postgres):
+class _Standby(LocalServer):
     """Its data, and with it the password, are the primary's."""
 
     def _set_password(self) -> None:
@@ -100,7 +100,7 @@ class Pair:
 
     def __init__(self) -> None:
         self.primary = servers.own()
-        self.standby: Postgres | None = None
+        self.standby: LocalServer | None = None
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(self._start)
@@ -136,7 +136,7 @@ class Pair:
         return self._other.url()
 
     @property
-    def _other(self) -> Postgres:
+    def _other(self) -> LocalServer:
         assert self.standby is not None
         return self.standby
 

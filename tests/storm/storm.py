@@ -19,10 +19,10 @@ from receiver.dev.processes import EMAIL
 from receiver.emulator import in_thread
 from receiver.emulator.faults import FaultSettings
 from receiver.emulator.signer import Signer
-from receiver.local_postgres.server import Postgres
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.storm import traffic
 from tests.storm.books import STAGE, Balance, Expected, balance, runs_of
 from tests.storm.cast import POOL, Balancer, Place
@@ -48,7 +48,7 @@ CLOSING: Final = 10.0
 class Ground:
     """What the storm comes over."""
 
-    postgres: Postgres
+    postgres: LocalServer
     record: Record
     pubsub: in_thread.LocalPubSub
     signer: Signer
@@ -108,7 +108,7 @@ async def _ground(
 ) -> Ground:
     folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-storm-")))
     signer = OldTokens.create()
-    postgres = stack.enter_context(Postgres(settings={"max_connections": "60", "autovacuum": "off"}))
+    postgres = stack.enter_context(LocalServer(settings={"max_connections": "60", "autovacuum": "off"}))
     record = await _stage(postgres)
     places: list[Place] = []
     pubsub = stack.enter_context(
@@ -215,7 +215,7 @@ def _chance(chance: random.Random) -> random.Random:
     return random.Random(chance.randrange(2**32))
 
 
-async def _stage(postgres: Postgres) -> Record:
+async def _stage(postgres: LocalServer) -> Record:
     await Record(postgres.url()).fetch("CREATE DATABASE storm")
     await asyncio.to_thread(upgrade, Database.of(postgres.url("storm")))
     connection = await Record(postgres.url("storm")).connect()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from receiver.local_postgres.server import Postgres
+from tests.stage.servers import LocalServer
 from tests.storm.cast import LEASE, Place
 
 TRIES = 20
@@ -50,7 +50,7 @@ class Weather:
     """Brings it about. `hoard` publishes what takes the pools."""
 
     places: Sequence[Place]
-    postgres: Postgres
+    postgres: LocalServer
     chance: random.Random
     hoard: Callable[[], Awaitable[None]]
     done: Counter[str] = field(default_factory=Counter)

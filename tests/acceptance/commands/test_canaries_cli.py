@@ -17,7 +17,6 @@ from receiver.dev.processes import EMAIL
 from receiver.doctor import record_look
 from receiver.emulator import push_client as pusher
 from receiver.errors import ReceiverError
-from receiver.local_postgres.server import Postgres
 from receiver.reading import queries
 from receiver.record import migrations
 from receiver.record.database import Database
@@ -26,6 +25,7 @@ from receiver.settings import Settings
 from tests.stage.canaries import Canary, address, guarded, sung
 from tests.stage.commands import Done, run_command
 from tests.stage.instance import Instance
+from tests.stage.servers import LocalServer
 from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 
@@ -71,7 +71,7 @@ connect(os.environ["DATABASE_PASSWORD"])
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> Iterator[LocalServer]:
     with guarded() as server:
         yield server
 
@@ -129,7 +129,7 @@ def commands(tmp_path: Path) -> Commands:
 
 @some_quick("arguments", [("migrate",), ("executions", "list")])
 def test_a_command_says_in_one_line_that_it_is_refused(
-    commands: Commands, postgres: Postgres, arguments: tuple[str, ...]
+    commands: Commands, postgres: LocalServer, arguments: tuple[str, ...]
 ) -> None:
     url = WRONG["a password that is refused"].format(port=postgres.port)
     assert "password authentication failed" in commands.run(*arguments, DATABASE_URL=url).stderr
@@ -137,12 +137,12 @@ def test_a_command_says_in_one_line_that_it_is_refused(
 
 @some_quick("arguments", [("sweep",), ("rejected", "list"), ("enqueue", "succeed", "--args", '["x"]')])
 def test_every_way_to_the_database_is_silent_about_how_it_logs_in(
-    commands: Commands, postgres: Postgres, arguments: tuple[str, ...]
+    commands: Commands, postgres: LocalServer, arguments: tuple[str, ...]
 ) -> None:
     commands.run(*arguments, DATABASE_URL=WRONG["a password that is refused"].format(port=postgres.port))
 
 
-def test_the_doctor_is_silent_about_it_too(commands: Commands, postgres: Postgres) -> None:
+def test_the_doctor_is_silent_about_it_too(commands: Commands, postgres: LocalServer) -> None:
     url = WRONG["a password that is refused"].format(port=postgres.port)
     said = commands.start("doctor", DATABASE_URL=url, NO_GCE_CHECK="true")
     assert "database" in said.stdout
@@ -153,7 +153,7 @@ def test_the_doctor_is_silent_about_it_too(commands: Commands, postgres: Postgre
 @pytest.mark.parametrize("read", [migrations.current, read, look], ids=["migrate", "executions", "doctor"])
 @pytest.mark.parametrize("wrong", WRONG)
 def test_no_error_of_an_address_holds_its_password(
-    postgres: Postgres, wrong: str, read: Callable[[Database], object]
+    postgres: LocalServer, wrong: str, read: Callable[[Database], object]
 ) -> None:
     """Every error that is made on purpose is what a command prints; any other would be a traceback."""
     environ = {"DATABASE_URL": WRONG[wrong].format(port=postgres.port)}
@@ -208,7 +208,7 @@ def test_a_key_of_googles_that_is_none_is_not_printed(
 
 @some_quick("wrong", ["a password that is refused", "a database that is down", "a driver's option"])
 async def test_a_service_whose_database_refuses_it_says_so_and_no_more(
-    commands: Commands, postgres: Postgres, tmp_path: Path, wrong: str
+    commands: Commands, postgres: LocalServer, tmp_path: Path, wrong: str
 ) -> None:
     """It starts, is not ready, answers pushes with 429 or 500, and none of it says how it tried to log in."""
     instance = Instance(
@@ -230,7 +230,7 @@ async def test_a_service_whose_database_refuses_it_says_so_and_no_more(
     assert sung(log) == set()
 
 
-def test_the_right_password_is_not_printed_either(commands: Commands, postgres: Postgres) -> None:
+def test_the_right_password_is_not_printed_either(commands: Commands, postgres: LocalServer) -> None:
     """What commands print of a record that they may read, and of a task that is not there."""
     url = address(postgres, password=Canary.STALE_PASSWORD)
     commands.run("executions", "show", "nothing", DATABASE_URL=url, DATABASE_PASSWORD=Canary.PASSWORD)

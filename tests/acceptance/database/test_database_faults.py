@@ -18,7 +18,6 @@ from contextlib import asynccontextmanager, suppress
 import asyncpg
 import pytest
 
-from receiver.local_postgres.server import Postgres
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.acceptance.conftest import Start
@@ -27,6 +26,7 @@ from tests.stage.instance import Instance
 from tests.stage.proxy import Proxy
 from tests.stage.receivers import Marks, message
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, push, until_acked
@@ -54,9 +54,9 @@ HELD_UP = {
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> Iterator[LocalServer]:
     """A server that may be restarted."""
-    with Postgres(
+    with LocalServer(
         settings={"max_connections": "40", "autovacuum": "off", "track_activity_query_size": "16kB"}
     ) as server:
         upgrade(Database.of(server.url()))
@@ -65,13 +65,13 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def truth(postgres: Postgres) -> Record:
+def truth(postgres: LocalServer) -> Record:
     """The record of the instance that a test starts for itself."""
     return Record(postgres.url())
 
 
 @pytest.fixture(scope="module")
-def beyond(postgres: Postgres) -> Record:
+def beyond(postgres: LocalServer) -> Record:
     """The record of `through`, seen past the proxy: a database of its own, so that connections can be told apart."""
     postgres.create_database("beyond")
     upgrade(Database.of(postgres.url("beyond")))
@@ -162,7 +162,7 @@ class Stream:
 @some_quick("fault", ["terminate", "restart"])
 @pytest.mark.parametrize("phase", HELD_UP)
 async def test_backends_that_end_in_the_middle_of_a_stream_double_nothing(
-    begin: Start, postgres: Postgres, truth: Record, marks: Marks, label: str, phase: str, fault: str
+    begin: Start, postgres: LocalServer, truth: Record, marks: Marks, label: str, phase: str, fault: str
 ) -> None:
     instance = begin(postgres.url(), ENV)
     stream = Stream(instance, label)
@@ -190,7 +190,7 @@ async def test_backends_that_end_in_the_middle_of_a_stream_double_nothing(
     await settled_down(truth)
 
 
-async def struck(postgres: Postgres, truth: Record, phase: str, fault: str) -> int:
+async def struck(postgres: LocalServer, truth: Record, phase: str, fault: str) -> int:
     """Strikes once a backend is seen to be in that phase; returns how many were."""
     victims = await eventually(lambda: truth.fetch(HELD_UP[phase]))
     if fault == "restart":

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.local_postgres.server import Postgres
 from tests.acceptance.conftest import Start
 from tests.stage import canaries
 from tests.stage.canaries import Canary, guarded
 from tests.stage.receivers import message
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
 from tests.stage.wire import push, until_acked
 
@@ -22,12 +22,12 @@ SECOND = "second"
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> Iterator[LocalServer]:
     with guarded() as server:
         yield server
 
 
-async def change(server: Postgres, password: str) -> None:
+async def change(server: LocalServer, password: str) -> None:
     """Changes the role's password, and ends its connections."""
     record = Record(server.url())
     await record.fetch(f"ALTER ROLE \"{Canary.USER}\" PASSWORD '{password}'")
@@ -37,7 +37,7 @@ async def change(server: Postgres, password: str) -> None:
 
 
 async def test_a_changed_password_is_read_from_its_file(
-    begin: Start, postgres: Postgres, label: str, tmp_path: Path
+    begin: Start, postgres: LocalServer, label: str, tmp_path: Path
 ) -> None:
     await change(postgres, Canary.PASSWORD)
     file = tmp_path / "password"
@@ -52,7 +52,7 @@ async def test_a_changed_password_is_read_from_its_file(
 
 
 async def test_an_instance_whose_password_stays_refused_leaves_in_order_and_says_why(
-    begin: Start, postgres: Postgres, label: str
+    begin: Start, postgres: LocalServer, label: str
 ) -> None:
     await change(postgres, Canary.PASSWORD)
     instance = begin(canaries.address(postgres), {"TASKS_SETUP": "impatient:hurry", "K_SERVICE": "receiver"})

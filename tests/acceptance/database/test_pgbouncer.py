@@ -17,7 +17,6 @@ import pytest
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.errors import DatabaseUnavailable, OutOfConnections
-from receiver.local_postgres.server import Postgres
 from receiver.record import schema_check
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
@@ -29,6 +28,7 @@ from tests.stage.instance import Instance
 from tests.stage.pgbouncer import SETTINGS, NoPgBouncerError, pooling, program, through
 from tests.stage.receivers import Stage, new_instance
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
 
 OFF = {"TASKS_DB_PREPARED_STATEMENTS": "off"}
@@ -54,14 +54,14 @@ def _installed() -> None:
 
 
 @pytest.fixture(scope="module")
-def port(postgres_server: Postgres) -> Iterator[int]:
+def port(postgres_server: LocalServer) -> Iterator[int]:
     """A PgBouncer before the session's PostgreSQL."""
     with pooling(postgres_server) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def fragile_port(own_postgres: Postgres) -> Iterator[int]:
+def fragile_port(own_postgres: LocalServer) -> Iterator[int]:
     """A PgBouncer before the PostgreSQL that is halted and filled up."""
     with pooling(own_postgres) as found:
         yield found
@@ -73,18 +73,18 @@ class Receivers:
     def __init__(self, stack: ExitStack, request: pytest.FixtureRequest) -> None:
         self._stack = stack
         self._request = request
-        self._running: dict[Profile, tuple[Instance, str, Postgres]] = {}
+        self._running: dict[Profile, tuple[Instance, str, LocalServer]] = {}
 
-    def of(self, profile: Profile) -> tuple[Instance, str, Postgres]:
+    def of(self, profile: Profile) -> tuple[Instance, str, LocalServer]:
         """The receiver, its database's own address, and the server."""
         if profile not in self._running:
             self._running[profile] = self._started(profile)
         return self._running[profile]
 
-    def _started(self, profile: Profile) -> tuple[Instance, str, Postgres]:
+    def _started(self, profile: Profile) -> tuple[Instance, str, LocalServer]:
         ask = self._request.getfixturevalue
         fragile = profile is Profile.FRAGILE
-        server: Postgres = ask("own_postgres" if fragile else "postgres_server")
+        server: LocalServer = ask("own_postgres" if fragile else "postgres_server")
         url: str = server.url() if fragile else ask("shared_database_url")
         pooled = through(url, ask("fragile_port" if fragile else "port"))
         env = {**ENVIRONMENTS[profile], **OFF}
@@ -127,7 +127,7 @@ async def test_an_execution_whose_instance_was_killed_is_taken_over(
     signer: Signer,
     certs_url: str,
     folder: Path,
-    postgres_server: Postgres,
+    postgres_server: LocalServer,
     label: str,
 ) -> None:
     env = {**OFF, "TASKS_LEASE_SECONDS": "2"}
@@ -188,7 +188,7 @@ async def test_it_is_transactions_that_are_pooled(database_url: str, port: int) 
 async def test_a_lack_of_slots_that_it_passes_on_is_no_broken_database(full: str) -> None:
     """It says so under a SQLSTATE of its own, 08P01, which otherwise means a database that is down: 429, not 500."""
     taken: list[asyncpg.Connection[asyncpg.Record]] = []
-    with Postgres(settings={"max_connections": "8"}) as server, pooling(server) as port:
+    with LocalServer(settings={"max_connections": "8"}) as server, pooling(server) as port:
         pooled = through(server.url(), port)
         url = server.url() if full == "PostgreSQL" else pooled
         refused = ""

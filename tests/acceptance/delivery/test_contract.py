@@ -10,24 +10,24 @@ from pathlib import Path
 import pytest
 
 from receiver.emulator.signer import Signer
-from receiver.local_postgres.server import Postgres
 from tests.acceptance.delivery import contract
 from tests.acceptance.delivery.contract import CASES, ENDINGS, ENVIRONMENTS, Case, Profile
 from tests.acceptance.delivery.playing import plays_out
 from tests.stage.instance import Instance
 from tests.stage.receivers import Stage, new_instance
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 
 
-class Receivers(Mapping[Profile, tuple[Instance, Postgres]]):
+class Receivers(Mapping[Profile, tuple[Instance, LocalServer]]):
     """One process a profile, started when the first case needs it."""
 
     def __init__(self, stack: ExitStack, request: pytest.FixtureRequest) -> None:
         self._stack = stack
         self._request = request
-        self._running: dict[Profile, tuple[Instance, Postgres]] = {}
+        self._running: dict[Profile, tuple[Instance, LocalServer]] = {}
 
-    def __getitem__(self, profile: Profile) -> tuple[Instance, Postgres]:
+    def __getitem__(self, profile: Profile) -> tuple[Instance, LocalServer]:
         if profile not in self._running:
             self._running[profile] = self._started(profile)
         return self._running[profile]
@@ -38,10 +38,10 @@ class Receivers(Mapping[Profile, tuple[Instance, Postgres]]):
     def __len__(self) -> int:
         return len(self._running)
 
-    def _started(self, profile: Profile) -> tuple[Instance, Postgres]:
+    def _started(self, profile: Profile) -> tuple[Instance, LocalServer]:
         ask = self._request.getfixturevalue
         fragile = profile is Profile.FRAGILE
-        server: Postgres = ask("own_postgres")
+        server: LocalServer = ask("own_postgres")
         url: str = server.url() if fragile else ask("shared_database_url")
         signer: Signer = ask("signer")
         instance = new_instance(url, signer, ask("certs_url"), ask("folder"), ENVIRONMENTS[profile])

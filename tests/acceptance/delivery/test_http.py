@@ -15,11 +15,11 @@ import pytest
 
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
-from receiver.local_postgres.server import Postgres
 from tests.acceptance.conftest import Start
 from tests.stage.instance import Instance
 from tests.stage.receivers import new_instance
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.tokens import CASES
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, authorization, read_answer
@@ -146,7 +146,7 @@ def test_without_push_auth_any_push_is_taken(start: Start, database_url: str, la
 
 
 async def test_a_database_that_is_down_at_start_is_waited_for(
-    start: Start, own_postgres: Postgres, label: str
+    start: Start, own_postgres: LocalServer, label: str
 ) -> None:
     """The instance lives, says it is not ready, nacks, and works as soon as the database is there."""
     own_postgres.halt()
@@ -168,7 +168,7 @@ async def test_a_database_that_is_down_at_start_is_waited_for(
 
 
 async def test_a_settlement_is_never_short_of_a_connection_that_its_claim_had(
-    start: Start, own_postgres: Postgres, label: str
+    start: Start, own_postgres: LocalServer, label: str
 ) -> None:
     """With every slot of PostgreSQL taken, a push is refused before it runs or recorded after; it is never left RUNNING."""
     own_postgres.restart()

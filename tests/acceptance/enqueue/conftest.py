@@ -20,7 +20,6 @@ from receiver.emulator.broker import Broker
 from receiver.emulator.in_thread import LocalPubSub
 from receiver.emulator.push_client import message, scheduled_message
 from receiver.emulator.signer import Signer
-from receiver.local_postgres.server import Postgres
 from receiver.maintenance import SWEEP
 from receiver.tasks.naming import topic_name
 from tests.acceptance.enqueue.gate import Gate, opened
@@ -30,6 +29,7 @@ from tests.stage.instance import Instance
 from tests.stage.proxy import Proxy
 from tests.stage.receivers import PLUGIN, new_instance
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
 
 SCRIPT = Path(__file__).with_name("enqueuer.py")
@@ -111,7 +111,7 @@ class House:
 
 @pytest.fixture(scope="session")
 def house(
-    postgres_server: Postgres,
+    postgres_server: LocalServer,
     migrated_template: str,
     signer: Signer,
     certs_url: str,

@@ -23,7 +23,6 @@ from receiver.dev.processes import EMAIL
 from receiver.emulator import push_client as pusher
 from receiver.emulator.signer import Signer
 from receiver.endings.outcomes import Broken, Ending
-from receiver.local_postgres.server import Postgres
 from receiver.settings import PUSH_PATH
 from receiver.tasks.naming import dead_letter_topic_name
 from tests.acceptance.delivery.scenarios import FAILED
@@ -32,6 +31,7 @@ from tests.stage.canaries import Canary, address, entries, guarded, out_of_place
 from tests.stage.instance import Instance
 from tests.stage.receivers import new_instance
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
 
 MODULE = "canary_tasks"
@@ -66,7 +66,7 @@ ATTRIBUTES = {
 class Cage:
     """A receiver full of canaries, and what one test does to it. Every answer that it gives is listened to."""
 
-    def __init__(self, instance: Instance, postgres: Postgres, folder: Path, label: str) -> None:
+    def __init__(self, instance: Instance, postgres: LocalServer, folder: Path, label: str) -> None:
         self.instance = instance
         self.postgres = postgres
         self.record = Record(postgres.url())
@@ -298,7 +298,7 @@ HANDED_BACK = "HandedBack"
 
 @contextmanager
 def receiver(
-    postgres: Postgres, signer: Signer, certs_url: str, folder: Path, env: Mapping[str, str] | None = None
+    postgres: LocalServer, signer: Signer, certs_url: str, folder: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[Instance]:
     url = address(postgres, password=Canary.STALE_PASSWORD)
     with new_instance(url, signer, certs_url, folder, ENVIRONMENT | dict(env or {}), MODULE) as running:
@@ -306,13 +306,13 @@ def receiver(
 
 
 @pytest.fixture(scope="module")
-def postgres() -> Iterator[Postgres]:
+def postgres() -> Iterator[LocalServer]:
     with guarded() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def instance(postgres: Postgres, signer: Signer, certs_url: str, folder: Path) -> Iterator[Instance]:
+def instance(postgres: LocalServer, signer: Signer, certs_url: str, folder: Path) -> Iterator[Instance]:
     with receiver(postgres, signer, certs_url, folder) as running:
         yield running
 
@@ -323,7 +323,7 @@ def instance(postgres: Postgres, signer: Signer, certs_url: str, folder: Path) -
     ids=[f"{number}-{ending}" for number, (ending, _, _) in enumerate(SCENARIOS)],
 )
 async def test_no_secret_leaves_with_an_ending(
-    instance: Instance, postgres: Postgres, folder: Path, label: str,
+    instance: Instance, postgres: LocalServer, folder: Path, label: str,
     ending: str, statuses: list[int], play: Scenario,
 ) -> None:  # fmt: skip
     cage = Cage(instance, postgres, folder, label)
@@ -335,7 +335,7 @@ async def test_no_secret_leaves_with_an_ending(
 
 
 async def test_no_secret_leaves_with_a_shutdown(
-    postgres: Postgres, signer: Signer, certs_url: str, folder: Path, label: str
+    postgres: LocalServer, signer: Signer, certs_url: str, folder: Path, label: str
 ) -> None:
     with receiver(postgres, signer, certs_url, folder, {"TASKS_SHUTDOWN_GRACE": "0"}) as instance:
         cage = Cage(instance, postgres, folder, label)
@@ -366,7 +366,7 @@ STRAY = [
 
 @pytest.mark.parametrize(("method", "path", "status"), STRAY)
 async def test_nothing_of_any_other_request_is_repeated(
-    instance: Instance, postgres: Postgres, folder: Path, label: str, method: str, path: str, status: int
+    instance: Instance, postgres: LocalServer, folder: Path, label: str, method: str, path: str, status: int
 ) -> None:
     cage = Cage(instance, postgres, folder, label)
     answer = await asyncio.to_thread(
@@ -396,7 +396,7 @@ async def test_nothing_of_any_other_request_is_repeated(
     ids=["no HTTP", "version", "NUL", "large", "CONNECT"],
 )
 async def test_nothing_of_what_is_no_request_is_repeated(
-    instance: Instance, postgres: Postgres, folder: Path, label: str, request_: str
+    instance: Instance, postgres: LocalServer, folder: Path, label: str, request_: str
 ) -> None:
     cage = Cage(instance, postgres, folder, label)
 
@@ -416,7 +416,7 @@ async def test_nothing_of_what_is_no_request_is_repeated(
 
 
 def test_neither_the_database_nor_the_process_list_is_told_a_secret(
-    instance: Instance, postgres: Postgres, folder: Path, label: str
+    instance: Instance, postgres: LocalServer, folder: Path, label: str
 ) -> None:
     """What others see of the service: the database's log and activity, and the command that it was started with."""
     cage = Cage(instance, postgres, folder, label)

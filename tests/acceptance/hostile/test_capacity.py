@@ -11,11 +11,11 @@ import asyncpg
 import pytest
 
 from receiver.delivery.admission import BODY_DEADLINE
-from receiver.local_postgres.server import Postgres
 from receiver.settings import PUSH_PATH
 from tests.acceptance.conftest import Start
 from tests.stage.receivers import Marks, memory, message
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, healthy, push, until_acked
 
@@ -43,7 +43,7 @@ async def refill(record: Record) -> list[asyncpg.Connection[asyncpg.Record]]:
 
 
 async def test_connections_used_up_by_others_are_429_until_they_are_free(
-    begin: Start, own_postgres: Postgres, marks: Marks, label: str
+    begin: Start, own_postgres: LocalServer, marks: Marks, label: str
 ) -> None:
     instance = begin(own_postgres.url(), {"TASKS_DB_POOL_TIMEOUT": "1s"})
     record = Record(own_postgres.url())

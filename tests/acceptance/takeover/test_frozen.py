@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from receiver.local_postgres.server import Postgres
 from receiver.record.connections import PING_DEADLINE
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
@@ -18,6 +17,7 @@ from tests.stage.executions import EFFECTS, effects
 from tests.stage.proxy import HoldingProxy
 from tests.stage.receivers import Marks, Receiver, launched, message, new_label
 from tests.stage.record import Record
+from tests.stage.servers import LocalServer
 from tests.stage.slow import some_quick
 from tests.stage.waiting import eventually
 
@@ -118,14 +118,14 @@ async def test_a_delivery_that_comes_while_it_is_frozen_is_served_when_it_thaws(
 
 
 @pytest.fixture
-def own_server() -> Iterator[Postgres]:
+def own_server() -> Iterator[LocalServer]:
     """A PostgreSQL that this test may restart."""
-    with Postgres(settings={"max_connections": "20", "autovacuum": "off"}) as server:
+    with LocalServer(settings={"max_connections": "20", "autovacuum": "off"}) as server:
         upgrade(Database.of(server.url()))
         yield server
 
 
-async def test_a_restart_of_the_database_costs_no_delivery(own_server: Postgres, marks: Marks) -> None:
+async def test_a_restart_of_the_database_costs_no_delivery(own_server: LocalServer, marks: Marks) -> None:
     record = Record(own_server.url())
     await record.fetch(EFFECTS)
     one = launched(own_server.url(), marks, {"TASKS_LEASE_SECONDS": "2"})

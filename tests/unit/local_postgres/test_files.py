@@ -14,7 +14,7 @@ import pytest
 
 from receiver.local_postgres import files
 from receiver.local_postgres.files import LocalPostgresError
-from receiver.local_postgres.server import Postgres
+from tests.stage.servers import LocalServer
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_copy_of_programs_that_the_account_cannot_read_lives_as_long_as_the_se
 ) -> None:
     """Each server has its own; installed under a tight umask, the files are their owner's alone."""
     (private_wheel / "pginstall" / "share").chmod(0o700)
-    with Postgres() as first, Postgres() as second:
+    with LocalServer() as first, LocalServer() as second:
         programs = [Path(f"/proc/{server.pid}/exe").readlink() for server in (first, second)]
         first.restart()
         first.create_database("made")
@@ -127,16 +127,20 @@ def test_a_private_temporary_folder_is_replaced_for_the_borrowed_account(
     assert files.temporary_folder() == tmp_path
 
 
-def test_the_data_goes_on_with_the_account_that_made_it_and_nobody_elses_is_taken(tmp_path: Path) -> None:
+def test_the_data_is_the_accounts_that_made_it_and_nobody_elses_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = tmp_path.stat()
-    daemon = files.Account("daemon", mine.st_uid + 1, 1)
     maker = files.Account("maker", mine.st_uid, mine.st_gid)
-    assert files.owner(tmp_path, [daemon, maker]) == maker
+    stranger = files.Account("stranger", mine.st_uid + 1, mine.st_gid)
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
-    for folder, accounts in ((tmp_path, [daemon]), (tmp_path, []), (link, [daemon, maker])):
+    files.check_owner(tmp_path, stranger)  # our own
+    monkeypatch.setattr(os, "geteuid", lambda: mine.st_uid + 2)
+    files.check_owner(tmp_path, maker)
+    for folder, account in ((tmp_path, stranger), (link, maker)):
         with pytest.raises(LocalPostgresError, match="it is a link, or another user's; remove it"):
-            files.owner(folder, accounts)
+            files.check_owner(folder, account)
 
 
 @pytest.mark.parametrize(("mode", "uid", "gid", "enters"), [

@@ -16,14 +16,15 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from receiver.local_postgres import databases, files
+from receiver.local_postgres import files
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.server import Postgres
-from tests.stage import second_account
+from tests.stage import databases, second_account
+from tests.stage.servers import LocalServer, Server
 from tests.stage.waiting import wait_until
 
 
-def query(server: Postgres, sql: str, database: str = "postgres") -> object:
+def query(server: Server | Postgres, sql: str, database: str = "postgres") -> object:
     async def ask() -> object:
         connection = await asyncpg.connect(server.url(database))
         try:
@@ -70,7 +71,7 @@ class TestLife:
             assert query(server, "SHOW synchronous_commit") == "on"
             assert query(server, "SHOW server_encoding") == "UTF8"
             assert query(server, "SHOW timezone") == "UTC"
-            assert "ready to accept connections" in server.log_tail()
+            assert "ready to accept connections" in (folder / "server.log").read_text()
         assert not alive(pid)
         assert not folder.exists()
 
@@ -82,12 +83,10 @@ class TestLife:
         server.stop()
         server.stop()
         server.start()
-        with pytest.raises(LocalPostgresError, match="already started"):
-            server.start()
         server.stop()
 
     def test_a_restart_keeps_the_port_and_changes_the_process(self, initialised: Path) -> None:
-        with Postgres(initialised) as server:
+        with LocalServer(initialised) as server:
             port, pid = server.port, server.pid
             server.restart("fast")
             assert server.port == port
@@ -95,33 +94,19 @@ class TestLife:
             assert query(server, "SELECT 1") == 1
 
     def test_what_was_committed_survives_an_immediate_restart(self, initialised: Path) -> None:
-        with Postgres(initialised) as server:
+        with LocalServer(initialised) as server:
             query(server, "CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
             server.restart("immediate")
             assert query(server, "SELECT count(*) FROM kept") == 1000
-            assert "was not properly shut down" in server.log_tail(40)
+            assert "was not properly shut down" in (server.folder / "server.log").read_text()
 
     def test_a_halted_server_refuses_connections_until_it_resumes(self, initialised: Path) -> None:
         with Postgres(initialised) as server:
             server.halt("immediate")
-            with pytest.raises(LocalPostgresError, match="not running"):
-                _ = server.pid
             with pytest.raises(OSError, match=r"refused|Connect call failed"):
                 query(server, "SELECT 1")
             server.resume()
             assert query(server, "SELECT 1") == 1
-
-    def test_before_the_start_there_is_no_address(self) -> None:
-        server = Postgres()
-        for ask in (
-            lambda: server.pid,
-            lambda: server.port,
-            lambda: server.folder,
-            server.url,
-            server.resume,
-        ):
-            with pytest.raises(LocalPostgresError, match=r"never started|not running"):
-                ask()
 
     def test_nobody_else_is_shown_the_owners_environment(
         self, initialised: Path, monkeypatch: pytest.MonkeyPatch
@@ -178,20 +163,9 @@ class TestOthers:
         assert "trust" in (folder / "data" / "pg_hba.conf").read_text(), "initdb wrote it"
         (folder / "pg_hba.conf").unlink()
         (folder / "server.log").unlink()
-        if os.geteuid() == 0:
-            # Root gave the whole folder away, and what its account put there would be followed.
-            account = files.borrowed()[0]
-            os.chown(folder, account.uid, account.gid)
-            (reachable / "roots").write_text("root's own\n")
-            (folder / "server.log").symlink_to(reachable / "roots")
-            with pytest.raises(LocalPostgresError, match="belongs to another user; remove it"):
-                Postgres(folder).start()
-        with Postgres(folder, earlier=True) as server:
+        with Postgres(folder) as server:
             assert query(server, "SELECT n FROM kept") == 42
             assert second_account.asked_by(server.port) == second_account.SASL
-        assert folder.stat().st_uid == os.geteuid()
-        if os.geteuid() == 0:
-            assert (reachable / "roots").read_text() == "root's own\n"
 
     @pytest.mark.parametrize("squatted", ["a link", "another account's", "another account's data"])
     def test_what_another_account_has_made_is_not_adopted(self, reachable: Path, squatted: str) -> None:
@@ -206,7 +180,7 @@ class TestOthers:
             (folder / "data").mkdir(parents=True)
             os.chown(folder if squatted == "another account's" else folder / "data", stranger, stranger)
         with pytest.raises(LocalPostgresError, match="remove it") as caught:
-            Postgres(folder, earlier=True).start()
+            Postgres(folder).start()
         assert "\n" not in str(caught.value)
 
 
@@ -248,7 +222,7 @@ class TestOwner:
                 os.kill(int(child), signal.SIGKILL)
 
     def test_a_server_that_lost_its_guard_is_reported(self) -> None:
-        server = Postgres()
+        server = LocalServer()
         server.start()
         assert server._guard is not None
         server._guard.process.terminate()
@@ -353,7 +327,7 @@ class TestPort:
 
 class TestDatabases:
     def test_a_database_is_copied_from_its_template_and_dropped_with_its_connections(
-        self, postgres_server: Postgres
+        self, postgres_server: Server
     ) -> None:
         postgres_server.create_database("origin")
         query(postgres_server, "CREATE TABLE told AS SELECT 7 AS n", "origin")
@@ -371,12 +345,12 @@ class TestDatabases:
         postgres_server.drop_database("copy")  # already gone: no error
         postgres_server.drop_database("origin")
 
-    def test_a_name_that_exists_is_an_error_in_postgresqls_words(self, postgres_server: Postgres) -> None:
+    def test_a_name_that_exists_is_an_error_in_postgresqls_words(self, postgres_server: Server) -> None:
         with pytest.raises(LocalPostgresError, match="already exists"):
             postgres_server.create_database("postgres")
 
     def test_variables_of_another_server_are_ignored(
-        self, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+        self, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PGHOST", "nowhere.invalid")
         monkeypatch.setenv("PGOPTIONS", "-c nonsense=1")

@@ -1,4 +1,4 @@
-"""Makes and removes databases of a running PostgreSQL, for its local server and for tests.
+"""Makes and removes databases of a running PostgreSQL.
 
 By statements: not every installation has `createdb` and `dropdb`.
 """
