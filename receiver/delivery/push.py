@@ -113,7 +113,7 @@ class PushEndpoint:
         self._registry = registry
         self._admission = admission
         self._ledger = ledger
-        self._runner = runner
+        self.runner = runner
         self._rejections = rejections
         self._dead_letters = dead_letters
         self._foreign = foreign
@@ -181,7 +181,7 @@ class PushEndpoint:
             if not isinstance(known, Claimed):
                 return known
             claim = known
-        return await self._runner.run(claim, admitted)
+        return await self.runner.run(claim, admitted)
 
     async def _addressed(self, push: Push, pushed: Pushed, place: Place) -> tuple[Delivery, TaskRoute]:
         """The delivery, and the route that it is for."""

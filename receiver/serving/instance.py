@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from receiver.delivery.push import Runs
     from receiver.record.task_pool import TaskPool
     from receiver.tasks.call import Backend
     from receiver.tasks.registry import Registry
@@ -126,10 +125,9 @@ class Service:
             self.certificates = Certificates(settings.certs_url, _client, on_failure=self._not_fetched)
             verifier = Verifier(self.certificates, settings.audiences, settings.service_account or "")
         self.readiness = Readiness(self.ledger.pool, self.certificates, emit)
-        self.endpoint = self.endpoint_with(verifier, self.runner)
+        self.endpoint = self._endpoint(verifier)
 
-    def endpoint_with(self, verifier: Verifier | NoVerifier, runner: Runs) -> PushEndpoint:
-        """The push endpoint of this instance, with another verifier or runner: the test kit's."""
+    def _endpoint(self, verifier: Verifier | NoVerifier) -> PushEndpoint:
         settings, pool, whose = self.settings, self.ledger.pool, Whose.of(self.settings)
         kept = KeptMessages(pool, whose=whose, most=settings.max_rejected_bytes, emit=self.emit)
         rejections = Rejections(
@@ -146,7 +144,7 @@ class Service:
             self.registry,
             self.admission,
             self.ledger,
-            runner,
+            self.runner,
             rejections,
             DeadLetters(pool, kept, self.registry, topics, settings),
             ForeignMessages(pool, topics, self.ledger.reading, whose=whose),

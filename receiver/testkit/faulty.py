@@ -20,7 +20,6 @@ from receiver.contract.failure import Failure
 from receiver.contract.message import open_push
 from receiver.delivery.push import Push
 from receiver.delivery.replies import reply
-from receiver.delivery.verifier import NoVerifier
 from receiver.emulator.push_client import new_message_id
 from receiver.endings.outcomes import Ending, Outcome, Succeeded
 from receiver.reading.queries import Execution, executions, reading
@@ -127,8 +126,8 @@ class Receiver:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._service = service = Service(settings, registry, emit=_drop)
-        self.runner = FaultyRunner(service.runner)
-        self._endpoint = service.endpoint_with(NoVerifier(), self.runner)
+        self._endpoint = service.endpoint
+        self._endpoint.runner = self.runner = FaultyRunner(service.runner)
 
     def knows(self, name: str) -> bool:
         """Whether a route has this name."""
