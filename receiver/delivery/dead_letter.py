@@ -97,47 +97,24 @@ class DeadLetters:
             DatabaseUnavailable: it may not be committed; the dead letter must be nacked.
             Saturated: the message is to be kept, and there is no room; so must this one.
         """
-        if delivery is None:
-            return await self._receive_foreign(body, restored(pushed))
-        name = delivery.task_name
-        route = self._registry.find(name)
-        names = [name] if route is None else sorted(route.names)
-        if delivery.is_scheduled:
-            prefix = f"{SCHEDULED_PREFIX}{name}-"
-        elif delivery.task_id == delivery.message_id:
-            prefix = ""
+        source = restored(pushed)
+        moment, arguments = source.publish_time, None
+        if delivery is None:  # of a topic that is not a task's own, or of nobody known
+            route = self._topics.find(source.subscription)
+            names = [] if route is None else sorted(route.names)
+            prefix = FOREIGN_PREFIX
         else:
-            published = restored(pushed).publish_time
-            return await self._taken_back(body, [delivery.task_id], names, route, published=published)
-        arguments = (delivery.args.decode(), delivery.kwargs.decode())
-        ids = await self._published_at(delivery.enqueued_at, names, prefix, arguments)
-        return await self._taken_back(body, ids, names, route)
-
-    async def _receive_foreign(self, body: bytes, source: Pushed) -> Done | DeadLettered | Busy:
-        """Of a topic that is not a task's own, or of nobody known."""
-        route = self._topics.find(source.subscription)
-        names = [] if route is None else sorted(route.names)
-        ids = await self._published_at(source.publish_time, names, FOREIGN_PREFIX, None)
-        return await self._taken_back(body, ids, names, route)
-
-    async def _published_at(
-        self,
-        moment: datetime | None,
-        names: Sequence[str],
-        prefix: str,
-        arguments: tuple[str, str] | None,
-    ) -> list[str]:
-        """The executions whose id was made from a message of that time."""
-        if moment is None:
-            return []
-        return await dead_letters.find_published_at(
-            self._executor,
-            moment,
-            names,
-            whose=self._whose,
-            prefix=prefix,
-            arguments=arguments,
+            route = self._registry.find(delivery.task_name)
+            names = [delivery.task_name] if route is None else sorted(route.names)
+            if not delivery.is_scheduled and delivery.task_id != delivery.message_id:
+                return await self._taken_back(body, [delivery.task_id], names, route, published=moment)
+            moment, arguments = delivery.enqueued_at, (delivery.args.decode(), delivery.kwargs.decode())
+            prefix = f"{SCHEDULED_PREFIX}{delivery.task_name}-" if delivery.is_scheduled else ""
+        # The executions whose id was made from a message of that time.
+        ids = await dead_letters.find_published_at(
+            self._executor, moment, names, whose=self._whose, prefix=prefix, arguments=arguments
         )
+        return await self._taken_back(body, ids, names, route)
 
     async def _taken_back(
         self,

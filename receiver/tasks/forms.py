@@ -43,28 +43,15 @@ _OF_NOTHING: Final = (NoReturn, Never)
 
 
 class Position(NamedTuple):
-    """Where an argument goes: a parameter, or an item of `*args` or `**kwargs`. `problem`: as of its `Slot`."""
-
-    name: str
-    form: Form
-    problem: str | None = None
-
-
-class Slot(NamedTuple):
-    """A parameter and its form.
+    """Where an argument goes, and how it travels: a parameter, or an item of `*args` or `**kwargs`.
 
     Attributes:
         problem: why its values are left as they are, as the end of a sentence; None if they are converted.
     """
 
-    parameter: Parameter
-    form: Form
-    problem: str | None
-
-    @property
-    def position(self) -> Position:
-        """Where an argument for the parameter goes."""
-        return Position(self.parameter.name, self.form, self.problem)
+    name: str
+    form: Form = _ANY
+    problem: str | None = None
 
 
 class Forms:
@@ -134,81 +121,80 @@ class Forms:
     @cached_property
     def takes_bytes(self) -> bool:
         """Whether the first parameter is annotated `bytes`."""
-        return bool(self._slots) and self._slots[0].form.annotation in (bytes, bytes | None)
+        return bool(self._slots) and self._slots[0][1].form.annotation in (bytes, bytes | None)
 
     def problems(self) -> Iterator[tuple[str, bool]]:
         """A line for each annotation by which nothing can be converted, and whether the task cannot do without."""
-        for slot in self._slots:
-            if slot.problem is not None:
-                needed = slot.form.fault is not None and slot.parameter.default is Parameter.empty
-                yield f"parameter {slot.parameter.name} {slot.problem}", needed
+        for parameter, place in self._slots:
+            if place.problem is not None:
+                needed = place.form.fault is not None and parameter.default is Parameter.empty
+                yield f"parameter {place.name} {place.problem}", needed
         result = self._result
         if result.problem is not None:
             unknown = result.form.unknown
             yield f"its result {result.problem}", unknown is not None and not is_written(unknown)
 
     @cached_property
-    def _slots(self) -> list[Slot]:
-        slots = [self._slot(each, each.annotation) for each in self._parameters]
-        # What no message can carry is the decorator's to give.
-        return [each for each in slots if not (self._decorated and each.form.unknown is not None)]
+    def _slots(self) -> list[tuple[Parameter, Position]]:
+        """The parameters. What no message can carry is the decorator's to give."""
+        slots = [
+            (each, self._position(each.name, each.annotation, each.default)) for each in self._parameters
+        ]
+        return [slot for slot in slots if not (self._decorated and slot[1].form.unknown is not None)]
 
     @cached_property
-    def _result(self) -> Slot:
-        returns = self._returns
-        result = self._slot(Parameter("result", Parameter.KEYWORD_ONLY), returns)
-        if get_origin(result.form.annotation) in {
-            Awaitable,
-            Coroutine,
-        }:  # a `def` that returns what is awaited
-            return self._slot(result.parameter, get_args(result.form.annotation)[-1])
+    def _result(self) -> Position:
+        result = self._position("result", self._returns)
+        annotation = result.form.annotation
+        if get_origin(annotation) in {Awaitable, Coroutine}:  # a `def` that returns what is awaited
+            return self._position("result", get_args(annotation)[-1])
         return result
 
-    def _slot(self, parameter: Parameter, annotation: Any) -> Slot:
+    def _position(self, name: str, annotation: Any, default: Any = Parameter.empty) -> Position:
         if annotation is Parameter.empty or annotation is Any:
-            return Slot(parameter, _ANY, None)
+            return Position(name)
         try:
             found = resolved(annotation, self._scope)
         except Unresolved as error:
-            return Slot(parameter, _ANY, f"{error}: it is left as plain JSON")
+            return Position(name, problem=f"{error}: it is left as plain JSON")
         if isinstance(found, _OF_MANY) or found in _OF_NOTHING or get_origin(found) is Unpack:
-            return Slot(parameter, _ANY, None)
-        if parameter.default is None:
+            return Position(name)
+        if default is None:
             with suppress(TypeError):
                 found = Optional[found]  # noqa: UP045 - of any annotation
         form = Form(found)
-        return Slot(parameter, form, form.fault)
+        return Position(name, form, form.fault)
 
     @cached_property
     def _converts(self) -> bool:
-        return not all(each.form.plain for each in self._slots)
+        return not all(place.form.plain for _, place in self._slots)
 
     @cached_property
     def _own(self) -> Shape:
-        return Shape([each.parameter for each in self._slots])
+        return Shape([parameter for parameter, _ in self._slots])
 
     @cached_property
     def _positional(self) -> list[Position]:
-        return [each.position for each in self._slots if each.parameter.kind in POSITIONAL]
+        return [place for parameter, place in self._slots if parameter.kind in POSITIONAL]
 
     @cached_property
     def _named(self) -> dict[str, Position]:
         only = {Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY}
-        return {each.parameter.name: each.position for each in self._slots if each.parameter.kind in only}
+        return {place.name: place for parameter, place in self._slots if parameter.kind in only}
 
     @cached_property
     def _variadic(self) -> dict[Any, Position]:
-        return {each.parameter.kind: each.position for each in self._slots}
+        return {parameter.kind: place for parameter, place in self._slots}
 
     def _places(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Position]:
         """Where each argument goes, those of `kwargs` last."""
         if self._decorated and not self._own.fits(args, kwargs):
             positional = list[Position]()
-            rest = Position("args", _ANY)
+            rest = Position("args")
         else:
             positional = self._positional
-            rest = self._variadic.get(Parameter.VAR_POSITIONAL, Position("args", _ANY))
-        more = self._variadic.get(Parameter.VAR_KEYWORD, Position("kwargs", _ANY))
+            rest = self._variadic.get(Parameter.VAR_POSITIONAL, Position("args"))
+        more = self._variadic.get(Parameter.VAR_KEYWORD, Position("kwargs"))
         over = len(args) - len(positional)
         return [
             *positional[: len(args)],

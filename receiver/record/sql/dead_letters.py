@@ -44,7 +44,7 @@ ORDER BY e.task_id
 
 async def find_published_at(
     executor: Executor,
-    moment: datetime,
+    moment: datetime | None,
     names: Sequence[str],
     *,
     whose: Whose,
@@ -56,7 +56,7 @@ async def find_published_at(
     Two equal messages of one millisecond cannot be told apart: both are found.
 
     Args:
-        moment: what a claim has written as `enqueued_at`.
+        moment: what a claim has written as `enqueued_at`; none is found without.
         names: of the task, or its paths.
         prefix: how the ids begin.
         arguments: `args` and `kwargs` as JSON text; None when they cannot be known.
