@@ -51,6 +51,10 @@ class Address:
         """Whose rows are published there."""
         return Whose(self.namespace, self.environment)
 
+    def topic(self, task_path: str) -> str:
+        """The topic of a task, `projects/{project}/topics/{name}`."""
+        return f"projects/{self.project}/topics/{topic_name(self.environment, self.namespace, task_path)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Published:
@@ -108,15 +112,12 @@ class Publisher:
         self, path: str, rows: Sequence[OutboxRow], tell: Tell | None, outage: Callable[[], str | None]
     ) -> Mapping[str, GoogleError]:
         """Publishes the rows of one task within its share; why some are not published."""
-        address = self._address
-        topic = _Topic(
-            self._pubsub, topic_of(address.environment, address.namespace, path, address.project), tell
-        )
+        topic = _Topic(self._pubsub, self._address.topic(path), tell)
         async with self._places:
             if (why := outage()) is not None:
                 await topic.failed(rows, GoogleUnavailable(f"not tried, as others had no answer: {why}"))
                 return topic.failures
-            messages = [message_of(row, environment=address.environment) for row in rows]
+            messages = [message_of(row, environment=self._address.environment) for row in rows]
             within = asyncio.timeout(self._share)
             try:
                 async with within:
@@ -145,13 +146,10 @@ class _Topic:
     async def send(self, rows: Sequence[OutboxRow], messages: Sequence[Message]) -> None:
         """Sends one batch. When it is refused, some of its rows go alone: either one message is at fault, or the topic."""
         why = await self._ask(rows, messages)
-        if why is None:
-            return
-        if not is_of_one(why) or len(rows) == 1:
-            await self.failed(rows, why)
+        if why is None or not is_of_one(why) or len(rows) == 1:
             return
         alone = sorted(random.sample(range(len(rows)), min(ALONE, len(rows))))
-        found = [await self._one(rows[place], messages[place]) for place in alone]
+        found = [await self._ask([rows[place]], [messages[place]]) for place in alone]
         rest = [place for place in range(len(rows)) if place not in alone]
         if rest and len({str(each) for each in found}) == 1 and found[0] is not None:
             await self.failed([rows[place] for place in rest], found[0])
@@ -164,27 +162,21 @@ class _Topic:
         self.failures |= failures
         await self._say(Published(frozenset(), failures))
 
-    async def _one(self, row: OutboxRow, message: Message) -> GoogleError | None:
-        if (why := await self._ask([row], [message])) is not None:
-            await self.failed([row], why)
-        return why
-
     async def _halve(self, rows: Sequence[OutboxRow], messages: Sequence[Message]) -> None:
         """Finds the messages at fault, and publishes the others."""
         half = len(rows) // 2
         for part in (slice(None, half), slice(half, None)):
-            if not rows[part] or (why := await self._ask(rows[part], messages[part])) is None:
-                continue
-            if is_of_one(why) and len(rows[part]) > 1:
+            why = await self._ask(rows[part], messages[part]) if rows[part] else None
+            if why is not None and is_of_one(why) and len(rows[part]) > 1:
                 await self._halve(rows[part], messages[part])
-            else:
-                await self.failed(rows[part], why)
 
     async def _ask(self, rows: Sequence[OutboxRow], messages: Sequence[Message]) -> GoogleError | None:
-        """One request; why it failed."""
+        """One request; why it failed. Its rows are told as failed, unless a smaller request may tell more."""
         try:
             await self._pubsub.publish(self._name, messages)
         except GoogleError as error:
+            if len(rows) == 1 or not is_of_one(error):
+                await self.failed(rows, error)
             return error
         await self._say(Published(frozenset(row.task_id for row in rows), {}))
         return None
@@ -193,11 +185,6 @@ class _Topic:
         self.told |= published.task_ids | published.failures.keys()
         if self._tell is not None:
             await self._tell(published)
-
-
-def topic_of(environment: str, namespace: str, task_path: str, project: str) -> str:
-    """The topic of a task, `projects/{project}/topics/{name}`."""
-    return f"projects/{project}/topics/{topic_name(environment, namespace, task_path)}"
 
 
 def message_of(row: OutboxRow, *, environment: str) -> Message:

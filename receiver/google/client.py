@@ -94,7 +94,6 @@ class GoogleClient:
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
-        timeout: float = TRY_TIMEOUT,  # noqa: ASYNC109 - of one try; there may be several
         retries: int = REQUEST_RETRIES,
         repeatable: bool | None = None,
     ) -> Any:
@@ -102,7 +101,6 @@ class GoogleClient:
 
         Args:
             body: encoded as JSON; bytes become base64.
-            timeout: seconds for one try.
             retries: tries after the first.
             repeatable: whether it may be sent again when its answer was lost; every method but POST, unless given.
 
@@ -118,7 +116,7 @@ class GoogleClient:
         attempt = 0
         while True:
             try:
-                answer = await self._send(method, url, params, content, timeout)
+                answer = await self._send(method, url, params, content)
             except (httpx.TransportError, TimeoutError) as error:
                 if attempt >= retries or not (again or isinstance(error, _NOT_SENT)):
                     raise GoogleUnavailable(
@@ -148,13 +146,13 @@ class GoogleClient:
                 await client.aclose()
 
     async def _send(
-        self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None, seconds: float
+        self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None
     ) -> httpx.Response:
         headers = {"content-type": "application/json"} if content is not None else {}
         if not _stands_in(url):
             headers |= await self._credentials.headers()
         client = await self._connected()
-        async with asyncio.timeout(seconds):  # httpx has one for each step
+        async with asyncio.timeout(TRY_TIMEOUT):  # httpx has one for each step
             answer = await client.request(method, url, params=params, content=content, headers=headers)
         # httpx's stream and its answer refer to each other, and would keep the request's body until a full garbage collection.
         answer.stream = httpx.ByteStream(b"")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 
 class Kind(StrEnum):
@@ -39,14 +39,10 @@ class Resource:
 class Grant:
     """One member's role on one resource; `target` is the resource's full name."""
 
+    kind: ClassVar[Kind] = Kind.GRANT
     target: str
     role: str
     member: str
-
-    @property
-    def kind(self) -> Kind:
-        """Always a grant."""
-        return Kind.GRANT
 
     @property
     def name(self) -> str:

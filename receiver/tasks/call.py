@@ -179,9 +179,9 @@ class TaskResult(Generic[T]):
     final: bool
     enqueued_at: datetime
     run_after: datetime | None
-    started_at: datetime | None
-    last_attempted_at: datetime | None
-    finished_at: datetime | None
+    started_at: datetime | None = None
+    last_attempted_at: datetime | None = None
+    finished_at: datetime | None = None
     args: list[Any] = field(repr=False)
     kwargs: dict[str, Any] = field(repr=False)
     backend: Backend = field(repr=False, compare=False)

@@ -15,16 +15,16 @@ from receiver.dev.processes import EMAIL
 from receiver.emulator import in_thread
 from receiver.emulator.backlog import PubsubMessage
 from receiver.emulator.broker import Broker
-from receiver.enqueue.publisher import topic_of
+from receiver.enqueue.publisher import Address
 from receiver.maintenance import SWEEP
 from receiver.settings import PUSH_PATH, Settings
 from tests.stage.record import Record
 from tests.storm.books import Balance, Expected
 
 PROJECT: Final = "projects/local"
-NAMES: Final = (Settings().environment, Settings().namespace)
-CHILDREN: Final = topic_of(*NAMES, "storm_tasks.transactional", "local")
-SWEEPS: Final = topic_of(*NAMES, "receiver.maintenance.sweep", "local")
+PLACE: Final = Address("local", Settings().environment, Settings().namespace)
+CHILDREN: Final = PLACE.topic("storm_tasks.transactional")
+SWEEPS: Final = PLACE.topic("receiver.maintenance.sweep")
 SWEEP_EVERY: Final = 3.0
 YOUNG: Final = 2.0
 SWEEP_LEASE: Final = 5.0

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from receiver.contract.encode import encode_envelope
-from receiver.enqueue.publisher import MOST_REQUESTS, Address, Published, Publisher, message_of, topic_of
+from receiver.enqueue.publisher import MOST_REQUESTS, Address, Published, Publisher, message_of
 from receiver.errors import GoogleForbidden, GoogleMissing, GoogleRefused, GoogleUnavailable
 from receiver.google.client import GoogleClient
 from receiver.google.pubsub import Pubsub
@@ -65,7 +65,7 @@ def test_a_pushed_message_is_the_row_again() -> None:
 
 def test_a_topic_is_named_as_its_route_names_it() -> None:
     assert (
-        topic_of("prod", "gyrinx", "shop.tasks.mail", "p")
+        Address("p", "prod", "gyrinx").topic("shop.tasks.mail")
         == "projects/p/topics/prod--gyrinx.tasks--shop.tasks.mail"
     )
 

@@ -133,14 +133,16 @@ async def test_what_was_never_sent_may_always_be_sent() -> None:
     assert (await asked(httpx.ConnectError("."), httpx.ConnectTimeout("."), OK, method="POST"))[0]
 
 
-async def test_a_try_that_takes_too_long_is_given_up() -> None:
+async def test_a_try_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.google.client.TRY_TIMEOUT", 0.01)
+
     class Silent(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             return await asyncio.Future()
 
     client = GoogleClient(credentials(), transport=Silent())
     with pytest.raises(GoogleUnavailable, match="TimeoutError"):
-        await client.request("GET", URL, timeout=0.01, retries=1)
+        await client.request("GET", URL, retries=1)
     await client.close()
 
 
