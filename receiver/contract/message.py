@@ -77,7 +77,7 @@ class Delivery(msgspec.Struct, frozen=True):
         task_id: the identity of the execution: the payload's, or `scheduled-<name>-<message id>` for a firing, or
             `message-<digest>` for a foreign message, or the message id when the payload has none.
         args: JSON text as it arrived: of an array, if `arguments_of` takes it; so is `kwargs`, of an object.
-        enqueued_at: in UTC, as `publish_time` is; the publish time when the payload has none.
+        enqueued_at: in UTC, as `publish_time` is; the publish time when the payload has none, or a later one.
         is_scheduled: it is a firing of a schedule.
         foreign: the attributes of a foreign message, which the task may read; None for all others.
         recorded: of a foreign message: its row was read, so that it need not be written.
@@ -162,7 +162,8 @@ def delivery_of(pushed: Pushed) -> Delivery:
         payload.task_name,
         bytes(payload.args),
         bytes(payload.kwargs),
-        enqueued_at or pushed.publish_time,
+        # Never later than its publication: a clock that runs ahead would keep the row from being due, and from ever being pruned.
+        min(filter(None, (enqueued_at, pushed.publish_time)), default=None),
         pushed.traceparent,
         is_scheduled,
         metadata=read_metadata(pushed.attributes),
