@@ -221,7 +221,7 @@ class Claimer:
         released: Callable[[], None] | None,
     ) -> Claimed | Busy:
         """The claim, its lease renewed from now on. Handed back when this instance holds another one, whose code may run."""
-        lease = self._heartbeat.hold(key, since=since)
+        lease = self._heartbeat.hold(key, call.route.path, since=since)
         if lease is not None:
             lease.released = released
             return Claimed(call, key.fence, key.token, row.attempt, lease, row.differs)

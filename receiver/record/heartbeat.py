@@ -51,18 +51,20 @@ class Lease:
     """The right to run one execution under one fence, renewed until it is given back. Any thread may use it.
 
     Attributes:
+        path: its task's.
         confirmed: when it was last known to start, by `time.monotonic()`, taken before the statement was sent.
         gone: whether it is lost, or was given back.
         margin: part of the lease before its end when it is called off.
         released: called once, when it is given back.
     """
 
-    __slots__ = ("_heartbeat", "_kept", "confirmed", "gone", "key", "lost", "margin", "released")
+    __slots__ = ("_heartbeat", "_kept", "confirmed", "gone", "key", "lost", "margin", "path", "released")
 
-    def __init__(self, heartbeat: Heartbeat, key: ClaimKey, confirmed: float) -> None:
+    def __init__(self, heartbeat: Heartbeat, key: ClaimKey, path: str, confirmed: float) -> None:
         self._heartbeat = heartbeat
         self._kept = False
         self.key = key
+        self.path = path
         self.confirmed = confirmed
         self.margin = EXPIRY_MARGIN
         self.lost: Callable[[], None] | None = None
@@ -166,17 +168,18 @@ class Heartbeat:
         if self._thread.is_alive():
             self._thread.join(timeout=within)
 
-    def hold(self, key: ClaimKey, *, since: float) -> Lease | None:
+    def hold(self, key: ClaimKey, path: str = "", *, since: float) -> Lease | None:
         """The lease of this claim, renewed from now on; None when another claim of the execution is held: its code may run.
 
         Args:
+            path: its task's: a trigger may make trouble for all of one.
             since: `time.monotonic()` before the claim was sent.
         """
         with self.lock:
             held = self._held.get(key.task_id)
             if held is not None and held.key != key:
                 return None
-            self._held[key.task_id] = lease = Lease(self, key, since)
+            self._held[key.task_id] = lease = Lease(self, key, path, since)
         if self._main is None:
             self._main = asyncio.get_running_loop()
             self._wake()
@@ -253,7 +256,8 @@ class Heartbeat:
         """Renews what is held, and returns after how many seconds to do it again."""
         length = self._lease.total_seconds()
         beat = length / BEATS_PER_LEASE
-        keys = sorted(self.held)
+        with self.lock:
+            keys = {lease.key: lease.path for lease in self._held.values()}
         if not keys:
             return beat
         sent = time.monotonic()

@@ -1,7 +1,8 @@
 """Renews leases, whatever may be wrong with a connection or with one of the rows.
 
 PostgreSQL may have no connection slot for the heartbeat's own connection. Then one of the ledger's renews, by way of its loop. A trigger
-of the application may fail the statement for one row. Then the rows are renewed one by one, and that row last from then on.
+of the application may fail the statement for one row, or make it take seconds. Then the rows are renewed task by task, and those of a task
+that fails one by one and last, for a part of the lease only: that task's own may be lost by it, and no neighbour's.
 
 Invariant: only claims that still own their rows are renewed, and only before their leases end.
 
@@ -11,9 +12,11 @@ Next: `receiver.record.sql.leases`.
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.record.sql import leases
@@ -29,13 +32,18 @@ if TYPE_CHECKING:
     from receiver.record.database import Executor
 
 
+ALONE: Final = 1 / 12
+"""Part of the lease after which no further task, and then no further row, is renewed by itself in one beat: a statement of theirs may
+take seconds, and the neighbours' next renewal has to come in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Renewed:
     """What became of leases; those in no set are lost.
 
     Attributes:
         locked: still ours. Somebody locks the row, and nobody can claim it meanwhile.
-        failed: for an error of one row alone.
+        failed: for an error of its own, or it has not had its turn.
     """
 
     done: set[ClaimKey]
@@ -72,7 +80,8 @@ class Renewals:
         self._own = own
         self._lease = lease
         self._emit = emit
-        self._failing: set[ClaimKey] = set()
+        self._failing: set[str] = set()
+        self._turns: defaultdict[ClaimKey, float] = defaultdict(float)
         self.lent: Executor | None = None
 
     async def connect(self) -> None:
@@ -80,40 +89,92 @@ class Renewals:
         with suppress(DatabaseUnavailable):
             await self._own.open()
 
-    async def renew(self, keys: Sequence[ClaimKey]) -> Renewed:
-        """Renews the leases of these claims; raises as `RecordConnection.fetch`."""
+    async def renew(self, held: Mapping[ClaimKey, str]) -> Renewed:
+        """Renews the leases of these claims; raises as `RecordConnection.fetch`.
+
+        Args:
+            held: for each claim the path of its task.
+        """
         try:
-            return await self._renew(self._own, keys)
+            return await self._renew(self._own, held)
         except (OutOfConnections, NotConnected) as error:
             if self.lent is None:
                 raise
             self._emit(ReceiverTrouble("the heartbeat renews by the ledger's connections", str(error)))
-            return await self._renew(self.lent, keys)
+            return await self._renew(self.lent, held)
 
-    async def _renew(self, executor: Executor, keys: Sequence[ClaimKey]) -> Renewed:
-        alone = [key for key in keys if key in self._failing]
-        together = [key for key in keys if key not in self._failing]
-        done: set[ClaimKey] = set()
+    async def _renew(self, executor: Executor, held: Mapping[ClaimKey, str]) -> Renewed:
+        beat = _Beat(executor, self._lease, held)
+        await self._together(beat)
+        await self._alone(beat)
+        errors = beat.errors
+        if len(errors) == len(held):
+            raise next(iter(errors.values()))
+        if errors:
+            key, why = next(iter(errors.items()))
+            self._emit(
+                ReceiverTrouble("lease not renewed", f"{len(errors)} of {len(held)}: {why}", key.task_id)
+            )
+        missing = held.keys() - beat.done - beat.unknown
+        locked = await leases.find_live(executor, sorted(missing)) if missing else set()
+        return Renewed(beat.done, locked, beat.unknown)
+
+    async def _together(self, beat: _Beat) -> None:
+        """By one statement, or by one for each task."""
+        tasks: dict[str, list[ClaimKey]] = defaultdict(list)
+        for key in sorted(beat.held):
+            if beat.held[key] not in self._failing:
+                tasks[beat.held[key]].append(key)
+        if not tasks or await beat.ask([key for keys in tasks.values() for key in keys]):
+            return
+        end = self._end()
+        for path, keys in tasks.items():
+            if time.monotonic() < end and (len(tasks) == 1 or not await beat.ask(keys)):
+                self._failing.add(path)
+
+    async def _alone(self, beat: _Beat) -> None:
+        """Those of the failing tasks one by one, the one whose turn was first."""
+        end = self._end()
+        alone = sorted(
+            (key for key in beat.held if beat.held[key] in self._failing), key=self._turns.__getitem__
+        )
+        for key in alone:
+            if time.monotonic() < end:
+                self._turns[key] = time.monotonic()
+                await beat.ask([key])
+        self._turns = defaultdict(float, {key: self._turns[key] for key in alone})
+        self._failing &= {beat.held[key] for key in beat.unknown}
+
+    def _end(self) -> float:
+        return time.monotonic() + self._lease.total_seconds() * ALONE
+
+
+class _Beat:
+    """One renewal of all that is held, statement by statement."""
+
+    def __init__(self, executor: Executor, lease: timedelta, held: Mapping[ClaimKey, str]) -> None:
+        self._executor = executor
+        self._lease = lease
+        self._waiting = set(held)
+        self.held = held
+        self.done: set[ClaimKey] = set()
+        self.errors: dict[ClaimKey, Exception] = {}
+
+    @property
+    def unknown(self) -> set[ClaimKey]:
+        """Those that failed, or had no turn."""
+        return self._waiting | self.errors.keys()
+
+    async def ask(self, keys: Sequence[ClaimKey]) -> bool:
+        """Renews these by one statement; False when one of them fails it."""
+        self._waiting.difference_update(keys)
         try:
-            if together:
-                done = await leases.renew(executor, together, lease=self._lease)
+            self.done |= await leases.renew(self._executor, keys, lease=self._lease)
         except Exception as error:
             if not is_of_some_row(error):
                 raise
-            alone = together + alone
-        errors: dict[ClaimKey, Exception] = {}
-        for key in alone:
-            try:
-                done |= await leases.renew(executor, [key], lease=self._lease)
-            except Exception as error:
-                if not is_of_some_row(error):
-                    raise
-                errors[key] = error
-        if len(errors) == len(keys):
-            raise next(iter(errors.values()))
-        self._failing = (self._failing & set(keys)) | errors.keys()
-        for key, why in errors.items():
-            self._emit(ReceiverTrouble("lease not renewed", str(why), key.task_id))
-        missing = [key for key in keys if key not in done and key not in errors]
-        locked = await leases.find_live(executor, missing) if missing else set()
-        return Renewed(done, locked, set(errors))
+            self.errors |= dict.fromkeys(keys, error)
+            return False
+        for key in keys:
+            self.errors.pop(key, None)
+        return True

@@ -12,10 +12,12 @@ import pytest
 
 from receiver.endings.calls import ClaimKey
 from receiver.endings.outcomes import Succeeded
+from receiver.record import connections
 from receiver.record.connections import RecordConnection
 from receiver.record.heartbeat import BEATS_PER_LEASE
+from receiver.record.renewals import Renewals
 from tests.postgres.conftest import Instances
-from tests.postgres.record import TOKEN, Instance, Look, renew_once
+from tests.postgres.record import TOKEN, Instance, Look, renew_once, route
 from tests.stage.servers import as_role, login
 from tests.stage.waiting import eventually
 
@@ -170,3 +172,32 @@ async def test_a_row_whose_trigger_raises_costs_no_neighbour_its_lease(
         before = after
     await connection.close()
     assert "P0001" in str(instance.events)
+
+
+async def slow() -> None:
+    """Its task's rows have a slow trigger."""
+
+
+async def test_rows_with_a_slow_trigger_keep_no_neighbour_waiting(
+    instances: Instances, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve statements that take too long would take nearly a whole lease, one after the other."""
+    monkeypatch.setitem(connections.SERVER_SETTINGS, "statement_timeout", "300ms")
+    instance = instances(lease=LEASE)
+    neighbours = [await instance.claim(task_id) for task_id in ("a", "z")]
+    many = [await instance.claim(f"troubled-{number:02}", route(slow)) for number in range(12)]
+    await look.execute(RAISES.replace("RAISE EXCEPTION 'no'", "PERFORM pg_sleep(7)"))
+    connection = RecordConnection(instance.database, "test")
+    renewals = Renewals(connection, LEASE, instance.events.append)
+    held = {each.key: each.call.route.path for each in (*neighbours, *many)}
+    for most in (0.5, 0.25):
+        began = time.monotonic()
+        renewed = await renewals.renew(held)
+        assert time.monotonic() - began < LEASE.total_seconds() * most
+        assert renewed.done == {each.key for each in neighbours}
+        assert renewed.failed == {each.key for each in many}
+    await look.execute("DROP TRIGGER troubled ON task_executions")
+    seen = set[ClaimKey]()
+    while seen != held.keys():  # each has its turn
+        seen |= (await renewals.renew(held)).done
+    await connection.close()
