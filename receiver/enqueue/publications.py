@@ -92,12 +92,10 @@ class Publications:
         """Takes rows, without waiting. Done when each of them is published, or left to the sweeper."""
         loop = asyncio.get_running_loop()
         call = _Call(len(rows), loop.create_future(), sure=sure)
-        size = sum(row.size for row in rows)
-        if size > self._room:
+        self._room -= sum(row.size for row in rows)
+        if self._room < 0:
             self._leave([(row, call) for row in rows], "too many wait to be published")
-            call.future.set_result(None)
             return call.future
-        self._room -= size
         self._waiting.extend((row, call) for row in rows)
         if self._worker is None or self._worker.done():
             self._worker = loop.create_task(self._work(), name="publications")
@@ -137,7 +135,7 @@ class Publications:
             for task in self._sending:
                 task.cancel()
             await asyncio.wait(self._sending)
-        self._end(self._waiting, "its process ends")
+        self._leave(self._waiting, "its process ends")
         self._waiting.clear()
 
     async def _step(self, most: float = LOOK) -> None:
@@ -152,7 +150,7 @@ class Publications:
         """Sends the next batch if it may be sent now; seconds until the next look."""
         oldest = time.monotonic() - KEPT
         while self._waiting and self._waiting[0][1].born < oldest:
-            self._end([self._waiting.popleft()], "it has waited too long")
+            self._leave([self._waiting.popleft()], "it has waited too long")
         if not self._waiting or len(self._sending) >= BATCHES:
             return LOOK if self._sending else 0.0
         most = 1 if self._breaker.is_open else BATCH_ROWS
@@ -198,6 +196,7 @@ class Publications:
         except Exception as error:  # noqa: BLE001 - the tasks are enqueued, and their callers wait
             batch.clear()
             self._leave(items, str(error) if isinstance(error, DatabaseUnavailable) else type(error).__name__)
+            return
         again = {id(each) for each in batch}
         self._done(each for each in items if id(each) not in again)
 
@@ -232,14 +231,11 @@ class Publications:
         for line, task_ids in by_line.items():
             self._later(line, task_ids[0], len(task_ids))
 
-    def _end(self, items: Iterable[_Item], why: str) -> None:
-        items = list(items)
-        self._leave(items, why)
-        self._done(items)
-
     def _leave(self, items: Sequence[_Item], why: str) -> None:
+        """The sweeper publishes these rows."""
         if items and not self._breaker.leave(len(items)):
             self._later(why, items[0][0].task_id, len(items))
+        self._done(items)
 
     def _later(self, why: str, task_id: str, count: int) -> None:
         more = f"{count} tasks are" if count > 1 else "a task is"
