@@ -139,9 +139,9 @@ def service_url(value: str) -> str:
 
     Whether http may leave this machine depends on who pushes (`receiver.settings`).
     """
-    parts = _web_address(value, is_near)
-    if parts is None or parts.path not in {"", "/"} or parts.query:
-        raise Unreadable("use https://host, or http://host on loopback, without path or query")
+    _web_address(
+        value, "use https://host, or http://host on loopback, without path or query", is_near, bare=True
+    )
     return value.rstrip("/")
 
 
@@ -159,8 +159,7 @@ def service_urls(value: str) -> tuple[tuple[str, str], ...]:
 
 def certificates_url(value: str) -> str:
     """An address to fetch from: https, or http on loopback."""
-    if _web_address(value) is None:
-        raise Unreadable("use an https address, or http on loopback")
+    _web_address(value, "use an https address, or http on loopback")
     return value
 
 
@@ -170,20 +169,21 @@ def local_host(value: str) -> str:
     The secret of the local Pub/Sub may follow as a path.
     """
     host = value.removeprefix("http://").rstrip("/")
-    parts = _web_address(f"http://{host}", is_near)
-    if parts is None or not _SECRET_PATH.fullmatch(parts.path) or parts.query or not parts.port:
-        raise Unreadable(
-            "use host:port here or in a private network, such as 127.0.0.1:8085, pubsub:8085, "
-            "pubsub.shop.svc.cluster.local:8085 or host.containers.internal:8085"
-        )
+    allowed = (
+        "use host:port here or in a private network, such as 127.0.0.1:8085, pubsub:8085, "
+        "pubsub.shop.svc.cluster.local:8085 or host.containers.internal:8085"
+    )
+    parts = _web_address(f"http://{host}", allowed, is_near)
+    if not _SECRET_PATH.fullmatch(parts.path) or parts.query or not parts.port:
+        raise Unreadable(allowed)
     return host
 
 
 def local_url(value: str) -> str:
     """The address of a stand-in on this machine, without path. Its trailing slash is dropped."""
-    parts = _web_address(value)
-    if parts is None or parts.scheme != "http" or parts.path not in {"", "/"} or parts.query:
-        raise Unreadable("use http://host:port on loopback, such as http://127.0.0.1:8086")
+    allowed = "use http://host:port on loopback, such as http://127.0.0.1:8086"
+    if _web_address(value, allowed, bare=True).scheme != "http":
+        raise Unreadable(allowed)
     return value.rstrip("/")
 
 
@@ -241,16 +241,18 @@ def password(value: str) -> str:
     return value
 
 
-def _web_address(value: str, plain: Callable[[str], bool] = is_loopback) -> SplitResult | None:
-    """The parts of an address: https, or http to a host for which `plain` is true."""
+def _web_address(
+    value: str, allowed: str, plain: Callable[[str], bool] = is_loopback, *, bare: bool = False
+) -> SplitResult:
+    """The parts of an address: https, or http to a host for which `plain` is true; `bare`: without path and query."""
     parts = _split(value)
     if parts is None or not parts.hostname or "@" in parts.netloc or "#" in value:
-        return None
-    if not (_HOST.fullmatch(parts.hostname) or ip(parts.hostname)):
-        return None
-    if parts.scheme == "https" or (parts.scheme == "http" and plain(parts.hostname)):
-        return parts
-    return None
+        raise Unreadable(allowed)
+    is_host = _HOST.fullmatch(parts.hostname) or ip(parts.hostname)
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and plain(parts.hostname))
+    if not (is_host and is_safe) or (bare and (parts.path not in {"", "/"} or parts.query)):
+        raise Unreadable(allowed)
+    return parts
 
 
 def _split(value: str) -> SplitResult | None:

@@ -46,13 +46,9 @@ async def as_recorded(
         place.take_more(len(args) + len(kwargs))
         bound = registry.bind(call.route, *check_arguments(args, kwargs, place.take_values))
     except Rejected as rejected:
-        return _failed(claimed, rejected.detail)
+        failure = Failure("ArgumentsDoNotFit", f"the arguments of the execution: {rejected.detail}")
+        return claimed.failed(failure, final=True)  # no retry could help
     except (DatabaseUnavailable, Saturated, TooLarge):
         return HandedBack("room for the arguments of its row")
     delivery = replace(call.delivery, metadata=None if metadata is None else decode_metadata(metadata))
     return replace(claimed, call=replace(call, delivery=delivery, args=bound[0], kwargs=bound[1]))
-
-
-def _failed(claimed: Claimed, why: str) -> Failed:
-    """No retry could help."""
-    return claimed.failed(Failure("ArgumentsDoNotFit", f"the arguments of the execution: {why}"), final=True)

@@ -122,17 +122,14 @@ class Verifier:
         digest = hashlib.sha256(token).digest()
         expires = self._verified.get(digest)
         if expires is None:
-            self._remember(digest, await self._check(token))
+            self._verified[digest] = await self._check(token)
+            if len(self._verified) > REMEMBERED_TOKENS:
+                self._verified.popitem(last=False)
         elif expires + CLOCK_SKEW < self._clock():
             del self._verified[digest]
             raise Forbidden(TokenFault.EXPIRED)
         else:
             self._verified.move_to_end(digest)
-
-    def _remember(self, digest: bytes, expires: float) -> None:
-        self._verified[digest] = expires
-        if len(self._verified) > REMEMBERED_TOKENS:
-            self._verified.popitem(last=False)
 
     async def _check(self, token: bytes) -> float:
         """The token's exp, once everything about it has been checked."""

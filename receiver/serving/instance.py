@@ -257,10 +257,7 @@ def require_serving(settings: Settings) -> None:
     needed = {
         "GCP_PROJECT_ID": (settings.project_id, "the Google Cloud project, such as gyrinx-prod"),
         "CLOUD_RUN_SERVICE_URL": (settings.service_url, "this service's URL, the audience of push tokens"),
-        "TASKS_SERVICE_ACCOUNT": (
-            settings.service_account,
-            "the service account in the tokens of pushes",
-        ),
+        "TASKS_SERVICE_ACCOUNT": (settings.service_account, "the service account in the tokens of pushes"),
     }
     for name, (value, purpose) in needed.items():
         if value is None and settings.push_auth is PushAuth.OIDC:

@@ -62,4 +62,4 @@ class ForeignTopics:
             raise Rejected(
                 RejectionReason.UNKNOWN_TASK, "no route takes messages of this foreign subscription"
             )
-        return foreign_delivery(pushed, route.name, raw=route.takes_bytes), route
+        return foreign_delivery(pushed, route.name, raw=route.forms.takes_bytes), route

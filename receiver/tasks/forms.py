@@ -120,7 +120,7 @@ class Forms:
 
     @cached_property
     def takes_bytes(self) -> bool:
-        """Whether the first parameter is annotated `bytes`."""
+        """Whether the first parameter is annotated `bytes`: then the data of a foreign message need not be JSON."""
         return bool(self._slots) and self._slots[0][1].form.annotation in (bytes, bytes | None)
 
     def problems(self) -> Iterator[tuple[str, bool]]:

@@ -131,11 +131,6 @@ class TaskRoute:
         return self.paths | {self.name}
 
     @cached_property
-    def takes_bytes(self) -> bool:
-        """Whether its first argument is annotated `bytes`: then the data of a message of `topic` need not be JSON."""
-        return self.forms.takes_bytes
-
-    @cached_property
     def former_paths(self) -> frozenset[str]:
         """Its aliases, and for a bare one, which most likely was a function of the same module, that function's path."""
         bare = {f"{self.function.__module__}.{alias}" for alias in self.aliases if "." not in alias}
