@@ -21,6 +21,7 @@ from receiver.emulator.pushing import Deliveries
 from receiver.emulator.signer import CERTS_PATH
 from receiver.enqueue.loop_thread import LoopThread
 from receiver.hosts import LOOPBACK
+from receiver.serving.http import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -143,8 +144,13 @@ class _Quiet(uvicorn.Server):
 
 
 async def serve(app: Starlette, listener: socket.socket) -> None:
-    """Serves an app on an open socket until cancelled."""
+    """Serves an app on an open socket until cancelled. Every account of the machine reaches it: a connection has bounds."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=LAST_ANSWERS
+        app,
+        http=Connection,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=LAST_ANSWERS,
     )
     await _Quiet(config).serve(sockets=[listener])

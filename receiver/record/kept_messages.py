@@ -1,7 +1,7 @@
 """Keeps rejected messages, with a quota: what a publisher can have stored is bounded.
 
-`TASKS_MAX_REJECTED_BYTES` is for one reason and one hour, of one receiver. Beyond it a message is only counted: its row has no body,
-and is acked like any other. It cannot be replayed. A later delivery of it within the hour, when there is room, brings the body.
+`TASKS_MAX_REJECTED_BYTES` is for one reason and one hour, of one receiver. Beyond it a message is only counted: its row has no body and
+no task's name, which is the publisher's word, and is acked like any other. It cannot be replayed. A later delivery of it within the hour, when there is room, brings the body.
 
 A dead letter is never only counted: nobody else has it. Without room it is nacked, and comes again. Its subscription keeps it for days.
 
@@ -20,19 +20,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from receiver.contract.identity import rejection_key
-from receiver.errors import RejectionReason, Saturated
+from receiver.errors import Rejected, RejectionReason, Saturated
 from receiver.record.sql import rejected as statements
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from receiver.errors import Rejected
     from receiver.record.database import Executor
     from receiver.record.whose import Whose
 
 SHARES: Final = 32
 """Into which an hour's quota is cut: each is one look at the record."""
+
+BRIEF: Final = 100
+"""Characters of the detail of what is only counted."""
 
 AGAIN: Final = 60.0
 """Seconds until the record is asked again whether there is room."""
@@ -87,9 +89,9 @@ class KeptMessages:
             self._executor,
             rejection_key(body),
             body if fits else b"",
-            rejected,
+            rejected if fits else Rejected(rejected.reason, rejected.detail[:BRIEF]),
             whose=self._whose,
-            task_name=task_name,
+            task_name=task_name if fits else None,
             most=most,
             grace=grace,
         )

@@ -9,6 +9,7 @@ Next: `receiver.enqueue.publisher` publishes.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -43,8 +44,8 @@ REPLAY_MESSAGES: Final = 200
 REPLAY_BYTES: Final = 8_000_000
 """Bytes of their bodies together."""
 
-MOST_FAILURES: Final = 1000
-"""A sweep stops replaying after so many messages that cannot be published."""
+MOST_FAILURES: Final = 200
+"""A sweep replays no more of a task after so many of its messages that cannot be published: they come before those of other tasks."""
 
 SILENT: Final = timedelta(minutes=25)
 """Pub/Sub has given a message up when it was not delivered for so long: twice the longest backoff of 10 minutes, and a margin."""
@@ -103,9 +104,10 @@ class Replays:
             most: with `grace`: when a message was acked although it was rejected.
         """
         failed: set[str] = set()
+        failures = Counter[str | None]()
         while found := await rejected.find_known_now(
             self._executor,
-            list(self._paths),
+            [name for name in self._paths if failures[name] < MOST_FAILURES],
             whose=self._address.whose,
             most=most,
             grace=grace,
@@ -115,9 +117,11 @@ class Replays:
             size=REPLAY_BYTES,
         ):
             replayed = await self.replay([each for each in found if self._may_run(each)])
-            failed |= {each.key for each in found} - {*replayed.keys}
+            left = [each for each in found if each.key not in replayed.keys]
+            failed |= {each.key for each in left}
+            failures.update(each.task_name for each in left)
             yield replayed
-            if len(failed) >= MOST_FAILURES or replayed.outage:
+            if replayed.outage:
                 return
 
     async def replay(self, found: Sequence[RejectedRow]) -> Replayed:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from receiver.contract.encode import encode_envelope, encode_payload
-from receiver.contract.identity import rejection_key
+from receiver.contract.identity import Identity, rejection_key
 from receiver.endings.outcomes import Done, Refused
 from receiver.errors import DatabaseUnavailable, Rejected, RejectionReason, Saturated
 from receiver.record import kept_messages
@@ -253,6 +253,16 @@ async def test_beyond_the_quota_a_message_is_only_counted_and_acked_as_before(
     assert isinstance(trouble, ReceiverTrouble)
     assert trouble.what == "rejected messages are only counted"
     assert f"{5 * MIB} bytes of unknown_task" in trouble.why
+
+
+async def test_what_is_only_counted_is_small_whatever_its_sender_wrote(pool: RecordPool, look: Look) -> None:
+    """A name of 500 characters takes 2 KB in the row and 2 KB in an index."""
+    name = "".join(map(chr, range(0x10000, 0x10000 + 500)))
+    rejected = Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {name!r}")
+    await rejections(pool, keeps=keeper(pool, most=0)).reject(
+        body(), rejected, Identity("id", frozenset({name}))
+    )
+    assert await look.value("SELECT pg_column_size(r.*) FROM rejected_messages r") < 512
 
 
 async def test_another_reason_and_another_receiver_have_room_of_their_own(

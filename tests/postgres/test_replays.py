@@ -204,6 +204,26 @@ async def test_what_cannot_be_published_stays_and_holds_nothing_up(
     assert await sweeps.sweep() == Swept(replayed=1)
 
 
+async def test_very_many_that_cannot_be_published_starve_no_other_task(
+    sweeps: Sweeps, look: Look, post: Post, instance: Instance
+) -> None:
+    """Ordered by their task, they come first."""
+    sweeps.routes = (route(), route(early))
+    sweeps.options |= ACKED_AT_ONCE
+    await reject(instance, body("b", "2"))
+    await reject(instance, body("a", "1", name="early"), name="early")
+    await look.execute(
+        "INSERT INTO rejected_messages SELECT (r).* FROM (SELECT json_populate_record(r, json_build_object('key', 'k' || n)) AS r"
+        " FROM rejected_messages r, generate_series(1, 1200) n WHERE task_name = 'early') AS many"
+    )
+    swept = await sweeps.sweep()
+    assert (swept.replayed, post.ids()) == (1, ["b"])
+
+
+async def early() -> None:
+    """A task without a topic."""
+
+
 async def test_an_operator_may_replay_what_no_code_understands_yet(
     sweeps: Sweeps, look: Look, post: Post, instance: Instance
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 
@@ -11,7 +12,9 @@ import pytest
 
 from receiver.emulator.api import OIDC_CERTS_PATH, create_api
 from receiver.emulator.broker import Broker
+from receiver.emulator.in_thread import running
 from receiver.emulator.signer import Signer
+from receiver.serving.http import MAX_FIELDS
 
 SIGNER, SECRET = Signer.create(), "5ec2e7" * 5
 
@@ -152,3 +155,13 @@ async def test_whoever_reaches_the_port_and_does_not_know_the_secret_finds_nothi
     assert (await client.post("subscriptions/sub:pull", json={"maxMessages": 1})).json() == {
         "receivedMessages": []
     }
+
+
+async def test_a_connection_of_anybodys_has_bounds() -> None:
+    """Other accounts of the machine reach the port: what they send without the secret costs little."""
+    with running() as pubsub:
+        host, _, port = pubsub.host.partition("/")[0].partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"a:\r\n" * MAX_FIELDS + b"\r\n")
+        assert (await reader.readline()).split()[1] == b"431"
+        writer.close()
