@@ -45,20 +45,14 @@ PAGES: Final = {"topics": 1000, "subscriptions": 1000, "jobs": 500, "services": 
 POLICY_VERSION: Final = 3
 """The first version with conditions. A policy read in an older version loses its conditions when it is written back."""
 
-_ROLES: Final = {
-    Kind.TOPIC: "roles/pubsub.editor",
-    Kind.SUBSCRIPTION: "roles/pubsub.editor",
-    Kind.JOB: "roles/cloudscheduler.admin",
-    Kind.GRANT: "roles/pubsub.admin, and roles/iam.serviceAccountAdmin on the push account",
-    None: "roles/browser",
+_NEEDS: Final = {
+    Kind.TOPIC: ("pubsub", "roles/pubsub.editor"),
+    Kind.SUBSCRIPTION: ("pubsub", "roles/pubsub.editor"),
+    Kind.JOB: ("cloudscheduler", "roles/cloudscheduler.admin"),
+    Kind.GRANT: ("iam", "roles/pubsub.admin, and roles/iam.serviceAccountAdmin on the push account"),
+    None: ("cloudresourcemanager", "roles/browser"),
 }
-_APIS: Final = {
-    Kind.TOPIC: "pubsub",
-    Kind.SUBSCRIPTION: "pubsub",
-    Kind.JOB: "cloudscheduler",
-    Kind.GRANT: "iam",
-    None: "cloudresourcemanager",
-}
+"""The API that must be enabled, and the role that an account needs, for each kind; None: the project."""
 
 
 class GoogleAdmin:
@@ -202,9 +196,8 @@ class GoogleAdmin:
             try:
                 return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
             except GoogleRefused as refused:
-                if self._patience is None or not waits:
-                    raise
-                if not await self._patience.waited(refused, tries, _ROLES[_kind_in(url)]):
+                patience, (_, role) = self._patience if waits else None, _NEEDS[_kind_in(url)]
+                if patience is None or not await patience.waited(refused, tries, role):
                     raise
             tries += 1
 
@@ -242,15 +235,16 @@ def explained(error: GoogleError, doing: str, kind: Kind | None, scope: Scope) -
 def reason(error: GoogleError, kind: Kind | None, scope: Scope) -> str:
     """Google's words, and what to do. `kind` is the requested kind; None for the project."""
     said, project = str(error), scope.project
+    api, role = _NEEDS[kind]
     match error:
         case GoogleForbidden() if "API has not been used" in said or "it is disabled" in said:
-            return f"its API is not enabled: gcloud services enable {_APIS[kind]}.googleapis.com --project {project}"
+            return f"its API is not enabled: gcloud services enable {api}.googleapis.com --project {project}"
         case GoogleForbidden(status=codes.UNAUTHORIZED):
             remedy = "log in again: gcloud auth application-default login"
         case GoogleForbidden() if "actAs" in said:
             remedy = "the account that provisions needs roles/iam.serviceAccountUser on the push account"
         case GoogleForbidden():
-            remedy = f"the account that provisions needs {_ROLES[kind]}"
+            remedy = f"the account that provisions needs {role}"
         case GoogleMissing() if kind is Kind.JOB:
             remedy = (
                 f"is SCHEDULER_LOCATION {scope.location} a region of Cloud Scheduler? "

@@ -38,12 +38,10 @@ class Patience:
 
     Args:
         tell: gets one line when the first wait for an account begins, and one for a role.
-        longest: how long all waits together may take; None: as above.
     """
 
-    def __init__(self, tell: Callable[[str], None], *, longest: timedelta | None = None) -> None:
+    def __init__(self, tell: Callable[[str], None]) -> None:
         self._tell = tell
-        self._longest = longest
         self._ends: dict[str, float] = {}
 
     async def waited(self, error: GoogleRefused, tries: int, role: str) -> bool:
@@ -55,12 +53,12 @@ class Patience:
         said, now = str(error).lower(), time.monotonic()
         is_account = "gserviceaccount.com" in said or "service account" in said
         if is_account and "does not exist" in said:
-            what, longest = "the account is known", self._longest or LONGEST_FOR_ACCOUNT
+            what, longest = "the account is known", LONGEST_FOR_ACCOUNT
         elif isinstance(error, GoogleForbidden) and error.status == codes.FORBIDDEN:
             if any(words in said for words in FOR_GOOD):
                 return False
             role = "roles/iam.serviceAccountUser on the push account" if "actas" in said else role
-            what, longest = f"{role} is in force", self._longest or LONGEST_FOR_ROLE
+            what, longest = f"{role} is in force", LONGEST_FOR_ROLE
         else:
             return False
         if what not in self._ends:

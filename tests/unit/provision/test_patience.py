@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
@@ -41,17 +40,9 @@ def told() -> list[str]:
 @pytest.fixture
 async def patient(google: GoogleFake, told: list[str]) -> AsyncIterator[GoogleAdmin]:
     """Waits."""
-    async with waiting(google, told, None) as made:
-        yield made
-
-
-@asynccontextmanager
-async def waiting(
-    google: GoogleFake, told: list[str], longest: timedelta | None
-) -> AsyncIterator[GoogleAdmin]:
     client = GoogleClient()
     there = Endpoints(f"{google.url}/v1", f"{google.url}/v1", f"{google.url}/v3", f"{google.url}/v1")
-    yield GoogleAdmin(client, there, patience=Patience(told.append, longest=longest))
+    yield GoogleAdmin(client, there, patience=Patience(told.append))
     await client.close()
 
 
@@ -82,10 +73,12 @@ async def test_it_waits_until_a_new_account_or_role_is_known_and_says_so_once(
     assert line == f"waiting up to {what}, if it is new; --no-wait does not wait: {answer.message}"
 
 
-async def test_it_does_not_wait_for_ever(google: GoogleFake, told: list[str]) -> None:
+async def test_it_does_not_wait_for_ever(
+    patient: GoogleAdmin, google: GoogleFake, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LONGEST_FOR_ACCOUNT", timedelta(seconds=0.02))
     google.troubles = [Trouble(r"PUT .*/subscriptions/", NO_ACCOUNT, times=1000)]
-    async with waiting(google, told, timedelta(seconds=0.02)) as hasty:
-        notes = await applied(run_for(hasty, wanted()))
+    notes = await applied(run_for(patient, wanted()))
     assert notes
     assert all("does not exist" in note for note in notes.values())
     assert len(told) == 1
