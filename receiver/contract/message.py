@@ -188,9 +188,6 @@ def arguments_of(delivery: Delivery, take: Callable[[int], None] = lambda _: Non
 def check_arguments(args: bytes, kwargs: bytes, take: Callable[[int], None] = lambda _: None) -> Arguments:
     """The arguments of a message with this JSON text; the enqueue client checks them before it sends one.
 
-    Args:
-        take: as for `arguments_of`.
-
     Raises:
         Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, is nested too deeply, or has too many values.
     """

@@ -58,7 +58,6 @@ class Place:
         """The whole body, of at most `TASKS_MAX_BODY_BYTES`.
 
         Args:
-            chunks: the body as it streams in.
             announced: its Content-Length, if it has one: its room is taken at once.
 
         Raises:
@@ -142,7 +141,6 @@ class Threads:
     """The one place where a task's code leaves the event loop.
 
     Args:
-        size: `TASKS_THREADS`.
         wait: seconds that a delivery may wait for a thread.
     """
 

@@ -59,7 +59,6 @@ class Certificates:
         connect: makes the client, in a thread at the first fetch: importing httpx and reading the system's certificates
             take 0.1 s, which must not delay the first request. `close` leaves the client open.
         on_failure: called with one line for every failed fetch (the host and the kind of failure, no part of the answer).
-        clock, monotonic: seconds.
     """
 
     def __init__(

@@ -11,11 +11,7 @@ from receiver.text import holds_nul
 
 
 def encoded(value: Any, max_bytes: int) -> str | Failure:
-    """The value as JSON text, or why it cannot be stored. Never raises.
-
-    Args:
-        max_bytes: `TASKS_MAX_RESULT_BYTES`.
-    """
+    """The value as JSON text, or why it cannot be stored. Never raises."""
     try:
         text = to_json(value)
         if len(text) > max_bytes:

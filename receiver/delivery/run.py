@@ -53,7 +53,6 @@ class Run:
 
     Args:
         transact: makes the transaction that `ctx.connection()` opens; None for a task that cannot have one.
-        max_result_bytes: `TASKS_MAX_RESULT_BYTES`.
         around: what encloses the run, the outermost first.
     """
 
@@ -80,11 +79,7 @@ class Run:
         self._in_loop: asyncio.Task[Ended] | None = None
 
     def start(self, thread: Thread | None, context: Callable[..., TaskContext]) -> None:
-        """Starts the code: in the thread, or in the loop when there is none. From now on a lost lease calls it off.
-
-        Args:
-            context: makes the context, if the task takes one.
-        """
+        """Starts the code: in the thread, or in the loop when there is none. From now on a lost lease calls it off."""
         claimed, call = self.claimed, self.claimed.call
         route, args = call.route, call.args
         here = Running(

@@ -82,10 +82,8 @@ class Verifier:
     """Checks pushes against the service's audiences and the push service account.
 
     Args:
-        certificates: the keys.
         audiences: accepted `aud` values; must not be empty.
         email: the push service account; must not be empty.
-        clock: wall time in seconds since 1970.
     """
 
     def __init__(

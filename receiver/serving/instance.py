@@ -68,9 +68,7 @@ class Service:
     """One instance: everything between its start and its end.
 
     Args:
-        settings: from the environment.
         registry: the tasks that may run; loaded from the settings when None.
-        emit: takes the events.
 
     Attributes:
         readiness: of its database and certificates; its `check_schema` comes before the port is opened.

@@ -55,7 +55,6 @@ class Watchdog:
         hopeless: whether a run is so far past its deadline that the process must end; called in the watchdog's thread,
             while the loop is blocked.
         farewell: called in the watchdog's thread before the process ends itself; it must be quick.
-        blocked_after: seconds without a turn.
     """
 
     def __init__(

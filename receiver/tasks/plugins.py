@@ -112,30 +112,26 @@ def _found(entry: str, origin: str) -> object:
 
 def _around(entry: str) -> Around:
     found = _found(entry, "TASKS_AROUND")
-    made = inspect.unwrap(found) if callable(found) else None
-    if not callable(found):
-        why = "it is no callable"
-    elif inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
-        why = "decorate it with contextlib.asynccontextmanager"
-    elif inspect.isgeneratorfunction(made):
-        why = "it is a plain context manager; make it async, with contextlib.asynccontextmanager"
-    elif isinstance(found, type) and not hasattr(found, "__aenter__"):
-        why = "the class has no __aenter__"
-    elif not _may_return_manager(found):
-        why = "annotate what it returns, an AbstractAsyncContextManager, or decorate it with contextlib.asynccontextmanager"
-    elif not _takes_one(found):
-        why = "it is called with the context alone"
-    else:
-        return cast("Around", found)
-    raise PluginError(f"TASKS_AROUND: {entry} is no async context manager of a run: {why}")
+    if not callable(found) or not _makes_manager(found) or not _takes_one(found):
+        raise PluginError(
+            f"TASKS_AROUND: {entry} makes no async context manager of a run: write a function of the context alone, decorated with "
+            "contextlib.asynccontextmanager, or annotated to return an AbstractAsyncContextManager"
+        )
+    return cast("Around", found)
 
 
-def _may_return_manager(function: Callable[..., object]) -> bool:
-    """Whether it says that it returns an async context manager, if it is a plain function. Names that are not there are believed."""
-    if not inspect.isfunction(function) or hasattr(function, "__wrapped__"):
+def _makes_manager(made: Callable[..., object]) -> bool:
+    """Whether it says that it returns an async context manager. Names that are not there are believed."""
+    if isinstance(made, type):
+        return hasattr(made, "__aenter__")
+    if hasattr(made, "__wrapped__"):
+        return not inspect.isgeneratorfunction(
+            inspect.unwrap(made)
+        )  # it may be decorated with contextmanager
+    if not inspect.isfunction(made):
         return True
     try:
-        returns = get_type_hints(function).get("return")
+        returns = get_type_hints(made).get("return")
     except NameError:
         return True
     return hasattr(get_origin(returns) or returns, "__aenter__")

@@ -111,12 +111,7 @@ def check_timezone(name: str) -> None:
 def clock_changes(schedule: str, timezone: str, since: datetime) -> str | None:
     """When in the year after `since` the schedule falls into an hour that is missing or comes twice; None if it never does.
 
-    A schedule of every hour fires in the hours beside it, so that it does not count.
-
-    Args:
-        schedule: a checked one.
-        timezone: a checked one.
-        since: in UTC.
+    A schedule of every hour fires in the hours beside it, so that it does not count. `since` is in UTC.
     """
     if schedule.split()[1] == "*":
         return None

@@ -100,7 +100,6 @@ def place(line: dict[str, Any], said: Said) -> None:
 
     Args:
         line: as it is without them; `LABELS` among it.
-        said: by the log call.
     """
     room, fields, extras = _Room(), said.fields, dict(said.extras)
     try:
