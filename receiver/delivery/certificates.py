@@ -12,7 +12,6 @@ Next: `receiver.delivery.verifier` asks for the key of each token that it has no
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -28,17 +27,13 @@ if TYPE_CHECKING:
 
 FETCH_TIMEOUT: Final = 5.0  # seconds for the whole fetch; Google answers in tens of milliseconds
 MAX_ANSWER_BYTES: Final = 1024 * 1024  # Google's is about 3 KiB
-MIN_FRESHNESS: Final = 60.0  # seconds, also when the answer's Age has used up its max-age
-MAX_FRESHNESS: Final = 24 * 3600.0  # seconds; Google's max-age is about 6 hours
 KEPT: Final = 24 * 3600.0  # seconds from an answer until its keys are believed no more: they may be withdrawn
-DEFAULT_FRESHNESS: Final = 3600.0  # seconds, for an answer without max-age
-EARLY_SHARE: Final = 0.8  # of the freshness; then a refresh starts, before the keys are stale
+FRESH: Final = 3600.0  # seconds until the keys are fetched anew; Google's answers say about 6 hours
 REFRESH_INTERVAL: Final = 30.0  # seconds between two background fetches, and between two for unknown key ids
 COLD_RETRY_INTERVAL: Final = 1.0  # seconds between two fetches while there are no keys at all
 MIN_KEY_BITS: Final = 2048  # RFC 7518 section 3.3
 HTTP_OK: Final = 200
 
-_MAX_AGE: Final = re.compile(r"(?:^|[\s,])max-age\s*=\s*\"?(\d{1,10})\b", re.IGNORECASE)
 _CERTIFICATES: Final = msgspec.json.Decoder(dict[str, str])
 
 
@@ -77,7 +72,6 @@ class Certificates:
         self._monotonic = monotonic
         self._keys: dict[str, str] = {}
         self._fetch: asyncio.Task[None] | None = None
-        self._freshness = 0.0
         self._loaded_at: _Moment | None = None
         self._started_at: _Moment | None = None
         self._unknown_at: _Moment | None = None
@@ -129,7 +123,7 @@ class Certificates:
         return self.loaded
 
     def _refresh_if_due(self) -> None:
-        is_due = self._elapsed(self._loaded_at) >= self._freshness * EARLY_SHARE
+        is_due = self._elapsed(self._loaded_at) >= FRESH
         if is_due and self._elapsed(self._started_at) >= REFRESH_INTERVAL:
             self._start()
 
@@ -149,13 +143,13 @@ class Certificates:
             if self._client is None:
                 self._client = await asyncio.to_thread(self._connect)
             async with asyncio.timeout(FETCH_TIMEOUT):
-                keys, freshness = await self._get(self._client)
+                keys = await self._get(self._client)
         except _UnusableAnswerError as error:
             self._report(str(error))
         except Exception as error:  # noqa: BLE001 - after any error of the network or a parser the last good keys stay
             self._report(type(error).__name__)
         else:
-            self._keys, self._freshness, self._loaded_at = keys, freshness, self._now()
+            self._keys, self._loaded_at = keys, self._now()
         finally:
             self._fetch = None
 
@@ -164,7 +158,7 @@ class Certificates:
         kept = f"{len(self._keys)} known keys kept" if self.loaded else "no keys yet"
         self._on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
 
-    async def _get(self, client: httpx.AsyncClient) -> tuple[dict[str, str], float]:
+    async def _get(self, client: httpx.AsyncClient) -> dict[str, str]:
         # Without compression the cap below bounds both the bytes that arrive and those that are parsed.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         async with client.stream("GET", self._url, headers=headers, follow_redirects=False) as answer:
@@ -177,7 +171,7 @@ class Certificates:
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
-            return _usable(bytes(body), self._clock()), _freshness(answer.headers)
+            return _usable(bytes(body), self._clock())
 
     def _now(self) -> _Moment:
         return _Moment(self._clock(), self._monotonic())
@@ -211,13 +205,3 @@ def _is_rsa_certificate(pem: str, now: float) -> bool:
         return False
     is_current = certificate.not_valid_after_utc.timestamp() >= now
     return is_current and isinstance(key, RSAPublicKey) and key.key_size >= MIN_KEY_BITS
-
-
-def _freshness(headers: httpx.Headers) -> float:
-    """Seconds for which the answer is fresh: max-age less the time it spent in caches (RFC 9111 section 4.2)."""
-    found = _MAX_AGE.search(headers.get("cache-control", ""))
-    if found is None:
-        return DEFAULT_FRESHNESS
-    age = headers.get("age", "")
-    spent = int(age) if re.fullmatch(r"[0-9]{1,10}", age) else 0
-    return min(max(float(int(found[1]) - spent), MIN_FRESHNESS), MAX_FRESHNESS)

@@ -92,9 +92,9 @@ def serving() -> Iterator[CertificateServer]:
 
 @pytest.fixture
 def certificates(signer: Signer) -> Iterator[CertificateServer]:
-    """Google's certificates, with the usual signer's at first; it says that half of their hour is over."""
+    """Google's certificates, with the usual signer's at first."""
     with serving() as server:
-        server.answer(signer, cache_control=f"public, max-age={HOUR}", age=str(HOUR // 2))
+        server.answer(signer)
         yield server
 
 
