@@ -40,6 +40,9 @@ STATEMENT_TIMEOUT = "30s"
 NEIGHBOURS = 1000
 """The most executions that one instance had in flight: Cloud Run's limit for the requests of an instance."""
 
+ATTEMPTS, TRACEBACKS = 1000, 100
+"""How many attempts of an execution are read, the newest, and of how many the tracebacks. Without `max_attempts` a task may fail for weeks."""
+
 _DIED = "LEASE_EXPIRED"
 
 LISTED = 50
@@ -137,7 +140,15 @@ def _execution(row: dict[str, Any], most: int) -> Execution:
     return Execution(**row | {name: read(row[name], most) for name in _DOCUMENTS})
 
 
-_ATTEMPT = [_readable(task_attempts.c[name]) for name in Attempt.__dataclass_fields__ if name != "beside"]
+_NEWEST_FIRST = task_attempts.c.fence.desc()
+_ATTEMPT = [
+    _readable(task_attempts.c[name])
+    for name in Attempt.__dataclass_fields__
+    if name not in {"beside", "error_traceback"}
+]
+_TRACEBACK = case(
+    (func.row_number().over(order_by=_NEWEST_FIRST) <= TRACEBACKS, task_attempts.c.error_traceback)
+).label("error_traceback")
 
 
 @asynccontextmanager
@@ -224,9 +235,10 @@ async def execution(connection: AsyncConnection, task_id: str) -> Execution | No
 
 
 async def attempts(connection: AsyncConnection, task_id: str) -> list[Attempt]:
-    """The attempts of an execution that did not succeed, in order."""
-    query = select(*_ATTEMPT).where(task_attempts.c.task_id == task_id).order_by(task_attempts.c.fence)
-    found = [Attempt(**row) for row in (await connection.execute(query)).mappings()]
+    """The newest attempts of an execution that did not succeed, in order; tracebacks of the last ones only."""
+    query = select(*_ATTEMPT, _TRACEBACK).where(task_attempts.c.task_id == task_id)
+    newest = await connection.execute(query.order_by(_NEWEST_FIRST).limit(ATTEMPTS))
+    found = [Attempt(**row) for row in newest.mappings()][::-1]
     return [
         replace(each, beside=await _beside(connection, each)) if each.ending == _DIED else each
         for each in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +98,24 @@ async def test_a_listing_and_a_look_hold_no_more_of_a_value_than_they_show(
         assert "huge1" in told
         assert len(told) < 100_000
         assert most < BOUND
+
+
+async def test_a_look_at_one_that_has_failed_for_weeks_holds_few_of_its_tracebacks(
+    database_url: str, pubsub: Peer, tmp_path: Path
+) -> None:
+    connection: Any = await asyncpg.connect(database_url)
+    await connection.execute(SEED, "weary", "[]", 1)
+    await connection.execute(
+        "INSERT INTO task_attempts (task_id, fence, attempt, ended_at, ending, error_type, error_message, error_traceback)"
+        " SELECT 'weary1', n, n, clock_timestamp(), 'FAILED', 'ValueError', 'no', repeat('x', 65000)"
+        " FROM generate_series(1, 4000) n"
+    )
+    await connection.close()
+    told, most = run(
+        "executions", "show", "weary1", "--json", url=database_url, pubsub=pubsub, folder=tmp_path
+    )
+    assert most < BOUND
+    attempts = json.loads(told)["attempts"]
+    assert [each["fence"] for each in attempts] == list(range(3001, 4001))
+    assert [each["error_traceback"] is not None for each in attempts].count(True) == 100
+    assert attempts[-1]["error_traceback"]
