@@ -33,10 +33,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 of one outage do not come back together."""
 
 MOST_DOUBLINGS: Final = 10
-"""More change nothing, and an outage of hours would need numbers that no float holds."""
+"""Bounds the power of two: after hours of failures it would be larger than a float."""
 
 PROBE_LEASE: Final = 15.0
-"""Seconds until the next probe when nobody says how the last one ended: its loop is gone. Longer than a publication may take."""
+"""Seconds until the next probe when the result of the last one never comes, because its loop has ended. Longer than a
+publication may take."""
 
 COLD: Final = 1.0
 """Seconds for which callers may wait in vain before the first answer of all: the first request fetches a token and opens TLS."""

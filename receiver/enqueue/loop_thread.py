@@ -27,7 +27,7 @@ class LoopThread:
         self._under_way: set[Future[Any]] = set()
         self._ended: Future[None] = futures.Future()
         made: Future[asyncio.AbstractEventLoop] = futures.Future()
-        with _hub_kept():  # it is there first: hubs that two threads make at once can wait for each other
+        with _hub_kept():  # makes the hub first: two that are made at once can wait for each other
             _start_thread(lambda: self._live(made))
             self._loop = made.result()
 
@@ -65,7 +65,7 @@ class LoopThread:
         # Not uvloop: after a fork only the standard library's loop leaves the parent's descriptors alone.
         try:
             loop = asyncio.SelectorEventLoop()
-        except OSError as error:  # no descriptor is left
+        except OSError as error:  # no file descriptor is free
             made.set_exception(error)
             return
         if _has_gevent():
@@ -85,7 +85,7 @@ class LoopThread:
 
 
 class _NativeThreads(futures.ThreadPoolExecutor):
-    """For `asyncio.to_thread` and name look-ups beside gevent: the usual one's greenlets would keep the process at its end."""
+    """For `asyncio.to_thread` and name look-ups under gevent. The usual threads are greenlets there, and the process would wait for them."""
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Runs the function in a thread of gevent's."""
@@ -111,7 +111,7 @@ def _has_gevent() -> bool:
 
 @contextmanager
 def _hub_kept() -> Iterator[None]:
-    """For the time of a wait. gevent raises LoopExit when every greenlet waits, because it knows of no other thread."""
+    """Keeps gevent from raising LoopExit during a wait: it sees every greenlet wait, and does not know of our thread."""
     if not _has_gevent():
         yield
         return

@@ -45,7 +45,7 @@ CALLER_WAIT: Final = 0.25
 """Seconds that a call, or a caller's commit, waits for its publication: ten times what Pub/Sub needs."""
 
 BLOCKED: Final = 0.05
-"""Seconds by which a wait may end late. Beyond that the loop itself was blocked, which says nothing of Pub/Sub."""
+"""Seconds. A wait that ends later than that was late because the loop was blocked: that is no failure of Pub/Sub."""
 
 INSERT_ROWS, INSERT_BYTES = 5000, 8 * 1024 * 1024
 """Of one statement that inserts many rows: well within its 5 s."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Tell = Callable[["Published"], Awaitable[None]]
 
 MOST_REQUESTS: Final = 4
-"""Requests under way at the same time, one a topic; each has up to a thousand messages. A topic keeps its place for its rows."""
+"""Topics that are published to at the same time, each by one request of up to a thousand messages. The next topic waits."""
 
 ALONE: Final = 3
 """Messages of a refused batch that are sent alone. When all are refused for one reason, the topic is at fault: the rest is not sent."""
@@ -75,14 +75,15 @@ class Publisher:
     """Publishes rows, each to its task's topic.
 
     Args:
-        share: seconds that the rows of one topic may take in one call, once it has a place; the rest then fails. None: no bound.
+        share: seconds that the rows of one topic may take in one call, without the wait for its turn. What is left then fails.
+            None: no bound.
     """
 
     def __init__(self, pubsub: Publishes, address: Address, *, share: float | None = None) -> None:
         self._pubsub = pubsub
         self._address = address
         self._share = share
-        self._places = asyncio.Semaphore(MOST_REQUESTS)
+        self._turns = asyncio.Semaphore(MOST_REQUESTS)
 
     async def publish(
         self,
@@ -95,12 +96,14 @@ class Publisher:
 
         Args:
             tell: is given what became of the rows of each request, as soon as it is known.
-            outage: why Pub/Sub itself counts as away, if it does. Topics that have no place yet are then not asked.
+            outage: why Pub/Sub itself counts as away, if it does. Topics whose turn comes later are then not asked.
         """
         by_path: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
             by_path[row.task_path].append(row)
-        paths = random.sample(list(by_path), len(by_path))  # or the same silent topics were always the first
+        paths = random.sample(
+            list(by_path), len(by_path)
+        )  # else the same silent topics would always be first
         async with asyncio.TaskGroup() as group:
             topics = [
                 group.create_task(self._publish_to(path, by_path[path], tell, outage)) for path in paths
@@ -113,7 +116,7 @@ class Publisher:
     ) -> Mapping[str, GoogleError]:
         """Publishes the rows of one task within its share; why some are not published."""
         topic = _Topic(self._pubsub, self._address.topic(path), tell)
-        async with self._places:
+        async with self._turns:
             if (why := outage()) is not None:
                 await topic.failed(rows, GoogleUnavailable(f"not tried, as others had no answer: {why}"))
                 return topic.failures

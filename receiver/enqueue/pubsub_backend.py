@@ -49,11 +49,11 @@ THREAD_MARGIN: Final = 0.25
 """Seconds beyond `CALLER_WAIT` that a thread waits for the loop's answer."""
 
 UNHURRIED: Final = 3600.0
-"""Seconds that calls wait for a Pub/Sub that was given: it answers at once, and no test depends on how fast."""
+"""Seconds that calls wait when `pubsub` is given. It answers at once; no test depends on how fast."""
 
 _backends: WeakSet[PubSubBackend] = WeakSet()
 _with_thread: set[PubSubBackend] = set()
-"""Those whose threads' loop runs. They are kept until it has ended."""
+"""Backends whose loop for plain threads runs. They are kept until it has ended."""
 
 _inherited: list[object] = []
 """Objects that a forked child inherited. They are kept, because their end would close the parent's connections."""
@@ -198,7 +198,9 @@ class PubSubBackend:
             elif self._breaker.is_open or not self._patience:
                 self._start(self._publish_committed(rows))
             else:
-                with suppress(TimeoutError):  # the loop is busy; it has the rows, or the sweeper will
+                with suppress(
+                    TimeoutError
+                ):  # the loop is busy: it publishes the rows later, or the sweeper does
                     self._run(self._publish_committed(rows), within=self._patience + THREAD_MARGIN)
         except Exception as error:  # noqa: BLE001 - the caller's transaction has succeeded
             self._left(rows, error)
@@ -293,5 +295,5 @@ def _end_threads() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 atexit.register(_end_threads)
 with suppress(AttributeError, RuntimeError):  # a Python without it, or one that ends already
-    # Before `atexit`, and before executors take no more work: a process that has only begun still looks up a name in one.
+    # It runs before `atexit`, and while executors still take work: a publication may need one, to look up a host.
     threading._register_atexit(_end_threads)  # type: ignore[attr-defined]  # noqa: SLF001 - `concurrent.futures` uses it too
