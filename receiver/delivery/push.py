@@ -93,39 +93,27 @@ class Push:
         return (self.delivery and self.delivery.traceparent) or traceparent(self.headers)
 
 
+@dataclass(eq=False, slots=True)
 class PushEndpoint:
     """`POST /tasks/pubsub/`, without HTTP."""
 
-    def __init__(
-        self,
-        verifier: Verifier | NoVerifier,
-        registry: Registry,
-        admission: Admission,
-        ledger: Ledger,
-        runner: Runs,
-        rejections: Rejections,
-        dead_letters: DeadLetters,
-        foreign: ForeignMessages,
-        own: OwnSubscriptions | None,
-        emit: Emit,
-    ) -> None:
-        self._verifier = verifier
-        self._registry = registry
-        self._admission = admission
-        self._ledger = ledger
-        self.runner = runner
-        self._rejections = rejections
-        self._dead_letters = dead_letters
-        self._foreign = foreign
-        self._own = own
-        self._emit = emit
+    verifier: Verifier | NoVerifier
+    registry: Registry
+    admission: Admission
+    ledger: Ledger
+    runner: Runs
+    rejections: Rejections
+    dead_letters: DeadLetters
+    foreign: ForeignMessages
+    own: OwnSubscriptions | None
+    emit: Emit
 
     async def answer(self, push: Push) -> Ending:  # noqa: PLR0911 - a table: one line an ending
         """The ending of a push. Never raises."""
         try:
-            await self._verifier.verify(push.headers)
+            await self.verifier.verify(push.headers)
             push.verified = True
-            with self._admission.place() as place:
+            with self.admission.place() as place:
                 return await self._admitted(push, place)
         except Forbidden as forbidden:
             return Denied(forbidden.reason)
@@ -138,10 +126,10 @@ class PushEndpoint:
         except OutOfConnections:
             return Full("connections")
         except DatabaseUnavailable as error:
-            self._emit(ReceiverTrouble("database unavailable", str(error)))
+            self.emit(ReceiverTrouble("database unavailable", str(error)))
             return Unrecorded()
         except Exception as error:  # noqa: BLE001 - a bug of ours is a 500 with its traceback in the log, not a dropped request
-            self._emit(ReceiverTrouble("internal error", type(error).__name__, error=error))
+            self.emit(ReceiverTrouble("internal error", type(error).__name__, error=error))
             return Broken()
 
     async def _admitted(self, push: Push, place: Place) -> Ending:
@@ -151,33 +139,33 @@ class PushEndpoint:
                 body = rewrapped(push.headers, body)
             return await self.receive(push, body, place)
         except Rejected as rejected:
-            return await self._rejections.reject(body, rejected, self._identity(push, body))
+            return await self.rejections.reject(body, rejected, self._identity(push, body))
 
     async def receive(self, push: Push, body: bytes, place: Place) -> Ending:
         """The path of a message whose sender is verified."""
         pushed = open_push(body)
         push.subscription = pushed.subscription
-        if pushed.subscription.endswith(self._dead_letters.subscription):
-            push.delivery = read = self._dead_letters.read(pushed)
-            return await self._dead_letters.receive(body, pushed, read)
+        if pushed.subscription.endswith(self.dead_letters.subscription):
+            push.delivery = read = self.dead_letters.read(pushed)
+            return await self.dead_letters.receive(body, pushed, read)
         delivery, route = await self._addressed(push, pushed, place)
-        args, kwargs = self._registry.bind(route, *arguments_of(delivery, place.take_values))
+        args, kwargs = self.registry.bind(route, *arguments_of(delivery, place.take_values))
         call = Call(delivery, route, push.arrived, args, kwargs, push.trace)
 
-        with await self._admission.admit(call) as admitted:
+        with await self.admission.admit(call) as admitted:
             if delivery.foreign is not None and not delivery.recorded:
-                await self._foreign.keep(call)
-            claim = await self._ledger.claim(call)
+                await self.foreign.keep(call)
+            claim = await self.ledger.claim(call)
             if not isinstance(claim, Claimed):
                 return claim
             push.claimed = claim
             with claim:
                 push.ran = await self._run(claim, admitted, place)
-                return await self._ledger.settle(claim, push.ran)
+                return await self.ledger.settle(claim, push.ran)
 
     async def _run(self, claim: Claimed, admitted: Admitted, place: Place) -> Outcome:
         if claim.differs and admitted.switch is None:
-            known = await as_recorded(claim, self._ledger, self._registry, place, self._emit)
+            known = await as_recorded(claim, self.ledger, self.registry, place, self.emit)
             if not isinstance(known, Claimed):
                 return known
             claim = known
@@ -185,21 +173,21 @@ class PushEndpoint:
 
     async def _addressed(self, push: Push, pushed: Pushed, place: Place) -> tuple[Delivery, TaskRoute]:
         """The delivery, and the route that it is for."""
-        topics = self._foreign.topics
+        topics = self.foreign.topics
         if topics.deliver(pushed.subscription):
             push.identity = topics.identity(pushed)
             push.delivery, push.route = delivery, route = topics.delivery(pushed)
-            if self._own is not None:
-                self._own.require(pushed.subscription, route)
+            if self.own is not None:
+                self.own.require(pushed.subscription, route)
             return delivery, route
         push.delivery = delivery = delivery_of(pushed)
-        push.route = found = self._registry.find(delivery.task_name)
-        if self._own is not None:
-            self._own.require(pushed.subscription, found)
+        push.route = found = self.registry.find(delivery.task_name)
+        if self.own is not None:
+            self.own.require(pushed.subscription, found)
         if found is None:
             raise Rejected(RejectionReason.UNKNOWN_TASK, f"no route is named {delivery.task_name!r}")
         if found.topic is not None:
-            push.delivery = delivery = await self._foreign.recalled(delivery)
+            push.delivery = delivery = await self.foreign.recalled(delivery)
             if delivery.recorded:
                 place.take_more(len(delivery.args))
         return delivery, found
@@ -213,7 +201,7 @@ class PushEndpoint:
             names = push.route.names if push.route is not None else frozenset({delivery.task_name})
             return Identity(delivery.task_id, names, delivery.message_id, delivery.delivery_attempt)
         found = identify(body)
-        if found is None or self._own is None:
+        if found is None or self.own is None:
             return found
         (name,) = found.names
-        return found if self._own.has(push.subscription, self._registry.find(name)) else None
+        return found if self.own.has(push.subscription, self.registry.find(name)) else None

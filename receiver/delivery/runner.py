@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import time
 from contextvars import copy_context
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from receiver.contract.failure import Failure
@@ -36,36 +36,28 @@ if TYPE_CHECKING:
     from receiver.record.task_transaction import TaskTransaction
 
 
+@dataclass(eq=False)
 class Runner:
     """Runs claimed executions.
 
-    Args:
+    Attributes:
         pool: makes the tasks' pool, at the first task that may use it.
         stuck: called when abandoned code has not returned for a lease: the instance must end.
         contexts: makes the contexts of built-in tasks, by path; other tasks get a plain `TaskContext`.
         around: encloses each run but those of built-in tasks.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        pool: Callable[[], TaskPool],
-        *,
-        lease: timedelta,
-        max_result_bytes: int,
-        stuck: Callable[[], None],
-        emit: Emit,
-        contexts: Mapping[str, Callable[..., TaskContext]] = MappingProxyType({}),
-        around: Sequence[Around] = (),
-    ) -> None:
-        self._around = around
-        self._contexts = contexts
-        self._ledger = ledger
-        self._pool = pool
-        self._lease = lease
-        self._max_result_bytes = max_result_bytes
-        self._stuck = stuck
-        self._emit = emit
+    ledger: Ledger
+    pool: Callable[[], TaskPool]
+    _: KW_ONLY
+    lease: timedelta
+    max_result_bytes: int
+    stuck: Callable[[], None]
+    emit: Emit
+    contexts: Mapping[str, Callable[..., TaskContext]] = field(default_factory=dict)
+    around: Sequence[Around] = ()
+
+    def __post_init__(self) -> None:
         self._runs: set[Run] = set()
         self._late: set[asyncio.Task[None]] = set()
         self._leaving = False
@@ -111,7 +103,7 @@ class Runner:
 
     def hopeless(self) -> bool:
         """Whether a run is a lease past its deadline and the time to stop. May be called from any thread."""
-        limit = time.monotonic() - CALL_OFF_GRACE - self._lease.total_seconds()
+        limit = time.monotonic() - CALL_OFF_GRACE - self.lease.total_seconds()
         return any(run.claimed.call.deadline < limit for run in list(self._runs))
 
     def overdue(self) -> set[ClaimKey]:
@@ -126,35 +118,35 @@ class Runner:
 
     def _started(self, claimed: Claimed, admitted: Admitted) -> Run:
         route = claimed.call.route
-        made = self._contexts.get(route.path)
-        around = self._around if made is None else ()
+        made = self.contexts.get(route.path)
+        around = self.around if made is None else ()
         transacts = made is None and (route.takes_context or bool(around))
         transact = partial(self._transaction, claimed) if transacts else None
-        run = Run(claimed, transact, self._max_result_bytes, around)
+        run = Run(claimed, transact, self.max_result_bytes, around)
         run.start(admitted.thread, made or TaskContext)
         return run
 
     def _transaction(self, claimed: Claimed) -> TaskTransaction:
         from receiver.record.task_transaction import TaskTransaction  # noqa: PLC0415 - imports SQLAlchemy: slow, and only some tasks need it
 
-        return TaskTransaction(self._pool(), claimed.key, deadline=claimed.call.deadline)
+        return TaskTransaction(self.pool(), claimed.key, deadline=claimed.call.deadline)
 
     def _abandon(self, run: Run) -> None:
         """Stops waiting for the code. Its lease stays until it returns; then its end is recorded."""
         claimed = run.claimed
         claimed.lease.keep()
         why = f"{claimed.call.route.name} was called off ({run.reason.value if run.reason else '?'})"
-        self._emit(ReceiverTrouble("task does not stop", why, claimed.task_id))
+        self.emit(ReceiverTrouble("task does not stop", why, claimed.task_id))
         # Code that lost its lease may go on until its deadline: it does no harm, and a restart would harm its neighbours.
         overdue = max(claimed.call.deadline + CALL_OFF_GRACE - time.monotonic(), 0)
-        timer = asyncio.get_running_loop().call_later(overdue + self._lease.total_seconds(), self._stuck)
+        timer = asyncio.get_running_loop().call_later(overdue + self.lease.total_seconds(), self.stuck)
 
         async def settle_late() -> None:
             with claimed:
                 await run.ended()
                 timer.cancel()
                 self._runs.discard(run)
-                await self._ledger.settle(claimed, await run.outcome())
+                await self.ledger.settle(claimed, await run.outcome())
 
         late = asyncio.create_task(settle_late(), name="late settlement")
         self._late.add(late)
