@@ -157,11 +157,18 @@ def _sweeper(blocks: int) -> list[Question]:
         return Question("sweeper", name, statement, arguments, SERVER_SETTINGS)
 
     part = sweeper.part_of(blocks, blocks // sweeper.PATROL // 2)
-    lost = (*WHOSE, owed.BATCH, owed.TAKEN, owed.STRANDED, timedelta(days=14))
+    lost = (*WHOSE, owed.STRANDED, timedelta(days=14))
     return [
-        asks("take owed", sweeping.TAKE_OWED, *WHOSE, owed.BATCH, owed.TAKEN, []),
-        asks("take named", sweeping.TAKE_NAMED, *WHOSE, 3, owed.TAKEN, ["owed-1", "owed-2", "running-1"]),
-        asks("patrol of 16 MB", sweeping.TAKE_LOST, *lost, (part[0], 0), (part[0] + owed.BLOCKS, 0)),
+        asks("find owed", sweeping.FIND_OWED, *WHOSE, [], [], owed.BATCH),
+        asks("take owed", sweeping.TAKE_OWED, *WHOSE, ["owed-1", "owed-2", "running-1"], owed.TAKEN),
+        asks(
+            "patrol of 16 MB",
+            sweeping.FIND_LOST,
+            *lost,
+            (part[0], 0),
+            (part[0] + owed.BLOCKS, 0),
+            owed.BATCH,
+        ),
         asks("find blocks", sweeping.FIND_BLOCKS),
         asks(
             "known now",

@@ -19,10 +19,12 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
 from receiver.record.connections import RecordConnection
+from receiver.record.one_by_one import written
 from receiver.record.renewals import Lent, Renewals
 from receiver.record.sql import leases
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -285,7 +287,12 @@ class Heartbeat:
         if self._left is None or not keys:
             return
         try:
-            await leases.shorten_leases(connection, keys, left=self._left, overdue=self._overdue)
+            shorten = partial(leases.shorten_leases, connection, left=self._left, overdue=self._overdue)
+            _, failed = await written(shorten, keys)
+            for key, why in failed.items():
+                self._emit(
+                    ReceiverTrouble("lease not shortened; it runs out by itself", str(why), key.task_id)
+                )
         except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out
             self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
 

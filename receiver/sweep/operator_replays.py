@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
+from receiver.record.one_by_one import written
 from receiver.record.sql import rejected, replaying, sweeping
 from receiver.sweep.owed import BATCH, TAKEN, PublishedCounts, parts
 from receiver.sweep.replays import REPLAY_BYTES, REPLAY_MESSAGES
@@ -143,15 +145,19 @@ class OperatorReplays:
                 )
                 continue
             while True:
+                terms: dict[str, Any] = {"whose": self._whose, "before": before}
                 limit = self._part(self._batch)
-                taken = await replaying.take_undelivered(
-                    self._executor, wanted, part, whose=self._whose, before=before, limit=limit, lease=TAKEN
+                found = await replaying.find_undelivered(self._executor, wanted, part, limit=limit, **terms)
+                take = partial(
+                    replaying.take_undelivered, self._executor, wanted=wanted, lease=TAKEN, **terms
                 )
-                if not taken.rows:
+                taken, failed = await self._owed.taken(take, found)
+                self.told.failures |= {task_id: str(why) for task_id, why in failed.items()}
+                if not taken:
                     break
-                await self._pace.take(len(taken.rows))
-                self._count(await self._owed.publish(taken), len(taken.rows))
-                if self._ends(len(taken.rows)):
+                await self._pace.take(len(taken))
+                self._count(await self._owed.publish(taken), len(taken))
+                if self._ends(len(taken)):
                     return
 
     async def rejected_for(self, reason: str, task_name: str | None) -> None:
@@ -176,7 +182,10 @@ class OperatorReplays:
             self.told.executions += len(task_ids)
             return
         await self._pace.take(len(task_ids))
-        moved = await replaying.replay(self._executor, task_ids, whose=self._whose)
+        replay = partial(replaying.replay, self._executor, whose=self._whose)
+        parts, failed = await written(replay, task_ids)
+        moved = set().union(*parts)
+        self.told.failures |= {task_id: str(why) for task_id, why in failed.items()}
         self._count(await self._owed.publish_these(sorted(moved)), len(moved))
 
     async def _messages(self, found: Sequence[RejectedRow]) -> None:

@@ -14,23 +14,25 @@ import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 from receiver.enqueue.publisher import Published
 from receiver.errors import GoogleRefused, ItemRefused
+from receiver.record.one_by_one import written
 from receiver.record.sql import outbox, sweeping
 from receiver.record.sql.sweeping import ReadRows
-from receiver.record.sqlstates import OutOfMemory, StatementCancelled
+from receiver.record.sqlstates import LockedOut, OutOfMemory, StatementCancelled
 from receiver.sweep.topics import Topics
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
     from receiver.enqueue.publisher import Publisher
     from receiver.record.database import Executor
-    from receiver.record.sql.sweeping import Held, Taken
+    from receiver.record.sql.sweeping import Held
     from receiver.record.whose import Whose
 
 BATCH: Final = 1000
@@ -62,6 +64,9 @@ LOCKED_PAUSE: Final = 0.05
 
 LOCKED_LOOKS: Final = 40
 """How many such looks in a row before those rows are left to the others."""
+
+SLOW: Final = (StatementCancelled, LockedOut)
+"""A row that a trigger of the application fails like this costs seconds: the rest of its task is left to the next sweep."""
 
 BLOCKS: Final = 2048
 """Blocks of the table in one statement of a patrol, 16 MB: 15 ms when they are in memory."""
@@ -97,39 +102,52 @@ class Owed:
     async def publish_due(self) -> AsyncIterator[PublishedCounts]:
         """Publishes batch after batch, the longest due first, until nothing is due or Pub/Sub cannot be reached."""
         fruitless, topics = 0, Topics()
+        failing: set[str] = set()
+        slow: set[str] = set()
         while fruitless < LOCKED_LOOKS:
-            taken = await sweeping.take_owed(
-                self._executor, whose=self._whose, limit=BATCH, lease=TAKEN, besides=topics.left
+            found = await sweeping.find_owed(
+                self._executor,
+                whose=self._whose,
+                limit=BATCH,
+                besides=[*topics.left, *slow],
+                failing=failing,
             )
-            if not taken.seen:
+            if not found:
                 if not topics.next_turn():
                     return
                 continue
-            if not taken.rows:  # another sweeper is taking them: look again
+            taken: list[Held] = []
+            known = len(failing)
+            for path, task_ids in found.items():
+                rows, failed = await self.taken(self._take_owed, task_ids)
+                taken += rows
+                failing |= failed.keys()
+                if any(isinstance(why, SLOW) for why in failed.values()):
+                    slow.add(path)
+            if taken:
+                fruitless = 0
+                yield await self.publish(taken, topics)
+                if topics.outage:
+                    return
+            elif len(failing) == known:  # another sweeper is taking them: look again
                 fruitless += 1
                 await asyncio.sleep(LOCKED_PAUSE)
-                continue
-            fruitless = 0
-            yield await self.publish(taken, topics)
-            if topics.outage:
-                return
 
     async def publish_lost(self, blocks: tuple[int, int]) -> AsyncIterator[PublishedCounts]:
         """Publishes again the rows in these blocks that Pub/Sub should have delivered long ago."""
         for part in parts(blocks):
             seen = BATCH
             while seen == BATCH:
-                taken = await sweeping.take_lost(
-                    self._executor,
-                    part,
-                    whose=self._whose,
-                    limit=BATCH,
-                    lease=TAKEN,
-                    stranded=STRANDED,
-                    forgotten=self._forgotten,
-                )
-                seen = taken.seen if taken.rows else 0
-                if taken.rows:
+                age: dict[str, Any] = {
+                    "whose": self._whose,
+                    "stranded": STRANDED,
+                    "forgotten": self._forgotten,
+                }
+                found = await sweeping.find_lost(self._executor, part, limit=BATCH, **age)
+                take = partial(sweeping.take_lost, self._executor, lease=TAKEN, **age)
+                taken, _ = await self.taken(take, found)
+                seen = len(found) if taken else 0
+                if taken:
                     given = await self.publish(taken)
                     yield given
                     if given.outage:
@@ -137,18 +155,30 @@ class Owed:
 
     async def publish_these(self, task_ids: Sequence[str]) -> PublishedCounts:
         """Publishes those of these rows that are owed and due."""
-        taken = await sweeping.take_named(self._executor, task_ids, whose=self._whose, lease=TAKEN)
+        taken, _ = await self.taken(self._take_owed, task_ids)
         return await self.publish(taken)
 
-    async def publish(self, taken: Taken, topics: Topics | None = None) -> PublishedCounts:
+    async def taken(
+        self, take: Callable[[Sequence[str]], Awaitable[list[Held]]], task_ids: Sequence[str]
+    ) -> tuple[list[Held], dict[str, Exception]]:
+        """What `take` gets of these rows, all together, or each alone when a trigger of the application fails one; and those errors."""
+        rows, failed = await written(take, task_ids, until=SLOW)
+        for task_id, why in failed.items():
+            self._emit(ReceiverTrouble("owed task not taken", str(why), task_id))
+        return [row for each in rows for row in each], failed
+
+    async def _take_owed(self, task_ids: Sequence[str]) -> list[Held]:
+        return await sweeping.take_owed(self._executor, task_ids, whose=self._whose, lease=TAKEN)
+
+    async def publish(self, taken: Sequence[Held], topics: Topics | None = None) -> PublishedCounts:
         """Publishes one batch, in portions that fit into memory.
 
         Args:
             topics: what is known of them, and is learned here.
         """
-        batch = _Batch(self._executor, taken.rows, topics or Topics())
+        batch = _Batch(self._executor, taken, topics or Topics())
         try:
-            for portion in portions(taken.rows):
+            for portion in portions(taken):
                 await self._publish(portion, batch)
         finally:
             for why, task_ids in batch.troubles.items():
@@ -208,10 +238,9 @@ class _Batch:
             self.troubles[str(why)].append(task_id)
             pauses[None if isinstance(why, GoogleRefused) else AGAIN].append(self._rows[task_id])
         async with self._turn:
-            if done:
-                await outbox.mark_published(self._executor, done)
+            await self._write(outbox.mark_published, done)
             for pause, rows in pauses.items():
-                await sweeping.postpone(self._executor, rows, pause=pause)
+                await self._write(partial(sweeping.postpone, pause=pause), rows)
         self._done += done
         self._failed += len(published.failures)
 
@@ -222,10 +251,15 @@ class _Batch:
         left: list[Held] = []
         for row in rows:
             (out if outage or row.task_path in topics else left).append(row)
-        if out:
-            await sweeping.postpone(self._executor, out, pause=AGAIN)
-            self._failed += len(out)
+        await self._write(partial(sweeping.postpone, pause=AGAIN), out)
+        self._failed += len(out)
         return left
+
+    async def _write(self, write: Callable[..., Awaitable[Any]], rows: Sequence[Held]) -> None:
+        """Marks or postpones rows. One that a trigger of the application fails is published again when its time is over."""
+        _, failed = await written(partial(write, self._executor), rows)
+        for row, why in failed.items():
+            self.troubles[f"not written down: {why}"].append(row.task_id)
 
     def counts(self) -> PublishedCounts:
         """What became of all of them."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import ItemRefused
+from receiver.record.one_by_one import written
 from receiver.record.sql import pruning, rejected
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -166,26 +168,23 @@ class Pruning:
         for older in sorted({row.older for row in found}):
             open_ = [row.task_id for row in found if row.older == older and not row.final]
             if open_:
-                moved = await pruning.finalise(self._executor, open_, whose=self._whose, older=older)
-                yield PrunedCounts(finalised=len(moved))
+                finalise = partial(pruning.finalise, self._executor, whose=self._whose, older=older)
+                moved, failed = await written(finalise, open_)
+                self._tell(failed)
+                yield PrunedCounts(finalised=sum(len(each) for each in moved))
             yield await self._prune([row.task_id for row in found if row.older == older and row.final], older)
 
     async def _prune(self, task_ids: Sequence[str], older: timedelta) -> PrunedCounts:
-        kept: list[str] = []
-        pruned = await self._halved(task_ids, older, kept) if task_ids else 0
+        prune = partial(pruning.prune, self._executor, whose=self._whose, older=older)
+        pruned, failed = await written(prune, task_ids)
+        kept = [task_id for task_id, why in failed.items() if isinstance(why, ItemRefused)]
         if kept:
             why = f"rows of the application refer to {len(kept)}; give their foreign key ON DELETE CASCADE or SET NULL"
             self._emit(ReceiverTrouble("executions not pruned", why, kept[0]))
-        return PrunedCounts(pruned=pruned, kept=len(kept))
+        self._tell({task_id: why for task_id, why in failed.items() if task_id not in kept})
+        return PrunedCounts(pruned=sum(len(each) for each in pruned), kept=len(kept))
 
-    async def _halved(self, task_ids: Sequence[str], older: timedelta, kept: list[str]) -> int:
-        """Deletes the rows and returns how many; the refused ones are found by halving."""
-        try:
-            return len(await pruning.prune(self._executor, task_ids, whose=self._whose, older=older))
-        except ItemRefused:
-            if len(task_ids) == 1:
-                kept.extend(task_ids)
-                return 0
-        half = len(task_ids) // 2
-        first = await self._halved(task_ids[:half], older, kept)
-        return first + await self._halved(task_ids[half:], older, kept)
+    def _tell(self, failed: Mapping[str, Exception]) -> None:
+        """Of rows that a trigger of the application fails."""
+        for task_id, why in failed.items():
+            self._emit(ReceiverTrouble("execution not pruned", str(why), task_id))

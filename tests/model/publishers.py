@@ -24,7 +24,7 @@ class Publishers:
             "insert in a transaction": Sends(statements.INSERT_ON, self._inserted, self._over),
             "replay": Sends(statements.REPLAY, self._replayed, self._over),
             "take owed": self._takes(statements.TAKE_OWED),
-            "take named": self._takes(statements.TAKE_NAMED),
+            "take named": self._takes(statements.TAKE_OWED),
             "take undelivered": self._takes(statements.TAKE_UNDELIVERED),
             "take lost": self._takes(statements.TAKE_LOST),
             "finalise": Sends(statements.FINALISE, self._done, self._over),

@@ -259,7 +259,6 @@ SETTLE_WITH_EFFECTS = Statement(
 )
 FAIL_READY = Statement("rejected.fail_ready", _ready, _fail_ready)
 TAKE_OWED = Statement("sweeping.take_owed", _owed, _take)
-TAKE_NAMED = Statement("sweeping.take_named", _owed, _take)
 TAKE_UNDELIVERED = Statement("replaying.take_undelivered", _undelivered, _take_undelivered)
 TAKE_LOST = Statement("sweeping.take_lost", _lost, _take)
 POSTPONE = Statement("sweeping.postpone", _taken, _postpone)

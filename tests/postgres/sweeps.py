@@ -13,17 +13,43 @@ from typing import Any
 
 from receiver.emulator.broker import Broker
 from receiver.emulator.in_thread import LocalPubSub
+from receiver.record.database import Executor
+from receiver.record.sql import sweeping
+from receiver.record.sql.sweeping import Held
 from receiver.settings import Settings
-from receiver.sweep.sweeper import Surroundings, Sweeper, Swept, sweeping
+from receiver.sweep.sweeper import Surroundings, Sweeper, Swept
+from receiver.sweep.sweeper import sweeping as sweeper_of
 from receiver.tasks.naming import topic_name
 from receiver.tasks.registry import Registry
 from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Event, ReceiverTrouble
-from tests.postgres.record import NAMESPACE, route
+from tests.postgres.record import NAMESPACE, WHOSE, route
 
 WITHIN = timedelta(seconds=60)
+LEASE = timedelta(minutes=2)
 ENVIRONMENT = "dev"
 _projects = count(1)
+
+
+async def take_due(executor: Executor, *, limit: int = 10, lease: timedelta = LEASE) -> list[Held]:
+    """What a sweep takes of what is due."""
+    found = await sweeping.find_owed(executor, whose=WHOSE, limit=limit)
+    ids = [task_id for each in found.values() for task_id in each]
+    return await sweeping.take_owed(executor, ids, whose=WHOSE, lease=lease)
+
+
+async def take_lost(
+    executor: Executor,
+    *,
+    age: timedelta,
+    blocks: tuple[int, int] = (0, 1000),
+    limit: int = 10,
+    lease: timedelta = LEASE,
+) -> list[Held]:
+    """What a patrol takes of what has been lost for so long."""
+    terms: dict[str, Any] = {"whose": WHOSE, "stranded": age, "forgotten": age}
+    found = await sweeping.find_lost(executor, blocks, limit=limit, **terms)
+    return await sweeping.take_lost(executor, found, lease=lease, **terms)
 
 
 @dataclass
@@ -97,7 +123,7 @@ class Sweeps:
     @asynccontextmanager
     async def sweeper(self) -> AsyncIterator[Sweeper]:
         """One, for the time of the block."""
-        async with sweeping(self.around) as made:
+        async with sweeper_of(self.around) as made:
             yield made
 
     async def sweep(self, *, within: timedelta = WITHIN) -> Swept:

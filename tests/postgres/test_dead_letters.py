@@ -28,7 +28,7 @@ from receiver.tasks.foreign_topics import ForeignTopics
 from receiver.tasks.registry import Registry
 from receiver.tasks.route import TaskRoute
 from tests.postgres.record import NAMESPACE, Instance, Look, failure, keeper, other_task, route
-from tests.postgres.sweeps import Sweeps
+from tests.postgres.sweeps import Sweeps, take_due
 from tests.stage.messages import decode
 from tests.stage.proxy import Proxy
 
@@ -261,11 +261,11 @@ async def test_a_sweep_that_has_taken_it_publishes_and_marks_it_although_an_olde
 ) -> None:
     await look.seed("id", "FAILED", published_at=PUBLISHED, enqueued_at=PUBLISHED, fence=1, attempt=1)
     await replaying.replay(pool, ["id"], whose=WHOSE)
-    taken = await sweeping.take_owed(pool, whose=WHOSE, limit=9, lease=timedelta(minutes=2))
+    taken = await take_due(pool)
     await instance.claim("id")
-    loaded = await sweeping.load(pool, taken.rows, most=1000, largest=1000)
+    loaded = await sweeping.load(pool, taken, most=1000, largest=1000)
     assert [row.task_id for row in loaded.rows] == ["id"]
-    assert await outbox.mark_published(pool, taken.rows) == {"id"}
+    assert await outbox.mark_published(pool, taken) == {"id"}
     row = await look.row("id")
     assert (row["status"], row["publishing_until"]) == ("RUNNING", None)
     assert row["published_at"] > PUBLISHED
@@ -525,9 +525,9 @@ async def test_a_late_mark_of_a_sweeper_does_not_hide_that_it_is_owed(
 ) -> None:
     """The sweeper took the row, then its older message became a dead letter, then the sweeper marks."""
     await look.seed("id", run_after=PUBLISHED)
-    taken = await sweeping.take_named(pool, ["id"], whose=WHOSE, lease=timedelta(minutes=2))
+    taken = await sweeping.take_owed(pool, ["id"], whose=WHOSE, lease=timedelta(minutes=2))
     await give_up(room(pool), "id")
-    assert await outbox.mark_published(pool, taken.rows) == set()
+    assert await outbox.mark_published(pool, taken) == set()
     assert (await look.row("id"))["published_at"] is None
 
 

@@ -20,6 +20,7 @@ from receiver.record.sql.outbox import NewRow, OutboxRow, Publishing
 from receiver.record.sql.replaying import Filter
 from tests.postgres.outbox import Published, mail
 from tests.postgres.record import WHOSE, Instance, Look, delivery, failure, identity, route
+from tests.postgres.sweeps import take_due, take_lost
 from tests.stage.brownout import Manner, peer
 from tests.stage.servers import for_sqlalchemy
 from tests.stage.waiting import eventually
@@ -48,22 +49,21 @@ async def foreign_replay(connection: RecordConnection, _: Look) -> Sequence[Publ
 
 async def sweep(connection: RecordConnection, look: Look) -> Sequence[Publishing]:
     await look.seed("a", enqueued_at=AGO)
-    return (await sweeping.take_owed(connection, limit=9, **LEASE)).rows
+    return await take_due(connection)
 
 
 async def patrol(connection: RecordConnection, look: Look) -> Sequence[Publishing]:
     await look.seed("a", published_at=AGO)
-    day = timedelta(days=1)
-    taken = await sweeping.take_lost(connection, BLOCKS, limit=9, stranded=day, forgotten=day, **LEASE)
-    return taken.rows
+    return await take_lost(connection, age=timedelta(days=1))
 
 
 async def operator(connection: RecordConnection, look: Look) -> Sequence[Publishing]:
     await look.seed("a", published_at=AGO)
-    taken = await replaying.take_undelivered(
-        connection, Filter(), BLOCKS, before=datetime.now(UTC), limit=9, **LEASE
+    before = datetime.now(UTC)
+    found = await replaying.find_undelivered(
+        connection, Filter(), BLOCKS, whose=WHOSE, before=before, limit=9
     )
-    return taken.rows
+    return await replaying.take_undelivered(connection, found, Filter(), before=before, **LEASE)
 
 
 async def replay(connection: RecordConnection, instance: Instance, look: Look) -> None:
@@ -87,7 +87,7 @@ async def taken_by_another(connection: RecordConnection, instance: Instance, loo
     await look.execute(
         "UPDATE task_executions SET publishing_until = clock_timestamp() - interval '1 s', published_at = NULL"
     )
-    assert len((await sweeping.take_named(connection, ["a"], **LEASE)).rows) == 1
+    assert len(await sweeping.take_owed(connection, ["a"], **LEASE)) == 1
 
 
 @pytest.mark.parametrize("take", [enqueue, foreign_replay, sweep, patrol, operator])
@@ -119,7 +119,7 @@ async def test_the_rejection_of_an_older_message_does_not_hide_a_replay(
     await rejected.fail_ready(connection, identity("a"), misfit, whose=WHOSE, instance="i")
     row = await look.row("a")
     assert (row["status"], row["final"], row["published_at"]) == ("FAILED", False, None)
-    assert len((await sweeping.take_named(connection, ["a"], **LEASE)).rows) == 1
+    assert len(await sweeping.take_owed(connection, ["a"], **LEASE)) == 1
 
 
 @pytest.mark.parametrize("joins", [True, False])
@@ -150,5 +150,5 @@ async def test_a_call_whose_publication_comes_late_does_not_hide_a_replay(
         receiver.configure(None)
         await engine.dispose()
         assert (await look.row(task_id))["published_at"] is None
-        taken = await sweeping.take_named(connection, [task_id], **LEASE)
-        assert [row.task_id for row in taken.rows] == [task_id]
+        taken = await sweeping.take_owed(connection, [task_id], **LEASE)
+        assert [row.task_id for row in taken] == [task_id]

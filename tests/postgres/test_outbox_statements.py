@@ -11,9 +11,10 @@ import pytest
 
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database, Executor
-from receiver.record.sql import outbox, replaying, sweeping
+from receiver.record.sql import outbox, replaying
 from receiver.record.sql.outbox import Inserted, NewRow
 from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look
+from tests.postgres.sweeps import take_due
 from tests.stage.waiting import eventually
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -146,11 +147,10 @@ async def test_an_uncommitted_row_is_nobodys_to_publish(connection: RecordConnec
 async def test_its_enqueuer_and_a_sweeper_never_both_publish_a_row(
     connection: RecordConnection, look: Look
 ) -> None:
-    terms: dict[str, Any] = {"whose": WHOSE, "limit": 10, "lease": timedelta(minutes=2)}
     taken = ours(await write(connection, [new("a")]))
-    assert (await sweeping.take_owed(connection, **terms)).rows == ()
+    assert await take_due(connection) == []
     await look.execute("UPDATE task_executions SET publishing_until = clock_timestamp()")  # a minute later
-    (swept,) = (await sweeping.take_owed(connection, **terms)).rows
+    (swept,) = await take_due(connection)
     assert await outbox.find_ours(connection, taken) == set()
     assert await outbox.mark_published(connection, taken) == set()
     assert await outbox.mark_published(connection, [swept]) == {"a"}
@@ -159,5 +159,4 @@ async def test_its_enqueuer_and_a_sweeper_never_both_publish_a_row(
 async def test_what_nobody_publishes_here_is_the_sweepers_at_once(connection: RecordConnection) -> None:
     written = await outbox.insert(connection, [new("a")], whose=WHOSE, ours=None)
     assert written["a"].until is None
-    taken = await sweeping.take_owed(connection, whose=WHOSE, limit=10, lease=timedelta(minutes=2))
-    assert [row.task_id for row in taken.rows] == ["a"]
+    assert [row.task_id for row in await take_due(connection)] == ["a"]

@@ -41,7 +41,7 @@ STATEMENTS = {
     and not re.search(r"\{\w+\}", text)  # a template of others
 }
 
-ONE_LOOK = {"sweeping.TAKE_OWED": "task_executions_due"}
+ONE_LOOK = {"sweeping.FIND_OWED": "task_executions_due"}
 """Which statement may use the index of what is owed: once, to find its rows."""
 
 

@@ -30,8 +30,9 @@ from receiver.errors import Rejected, RejectionReason, Saturated
 from receiver.record import claimer
 from receiver.record.connections import RecordConnection
 from receiver.record.rejections import Rejections
-from receiver.record.sql import crashes, dead_letters, leases, outbox, replaying, sweeping
+from receiver.record.sql import crashes, dead_letters, leases, outbox, replaying
 from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, keeper, route
+from tests.postgres.sweeps import take_due, take_lost
 
 T = TypeVar("T")
 
@@ -246,23 +247,13 @@ class Record(RuleBasedStateMachine):
     def sweep(self) -> None:
         """Publishing, again or for the first time, moves nothing that the model knows of."""
         any_age = timedelta(0)
-        taken = self.do(sweeping.take_owed(self.connection, whose=WHOSE, limit=9, lease=any_age))
-        lost = self.do(
-            sweeping.take_lost(
-                self.connection,
-                (0, 1000),
-                whose=WHOSE,
-                limit=9,
-                lease=any_age,
-                stranded=any_age,
-                forgotten=any_age,
-            )
-        )
-        for row in (*taken.rows, *lost.rows):
+        taken = self.do(take_due(self.connection, lease=any_age))
+        lost = self.do(take_lost(self.connection, age=any_age, lease=any_age))
+        for row in (*taken, *lost):
             model = self.models[row.task_id]
             assert not model.final
             assert model.status != "RUNNING" or model.expired
-        self.do(outbox.mark_published(self.connection, [*taken.rows, *lost.rows]))
+        self.do(outbox.mark_published(self.connection, [*taken, *lost]))
 
     @rule(task_id=TASK_IDS)
     def become_a_dead_letter(self, task_id: str) -> None:

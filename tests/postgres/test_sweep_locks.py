@@ -27,6 +27,7 @@ from receiver.record.sql import (
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
 from tests.postgres.record import TOKEN, WHOSE, Look, route
+from tests.postgres.sweeps import take_due, take_lost
 from tests.postgres.test_lock_discipline import IDS, LEASE, until_moved
 from tests.stage.waiting import eventually
 
@@ -182,22 +183,19 @@ class _Work:
                 )
         return len(moved)
 
-    async def _swept(self, kind: str, ids: list[str]) -> tuple[Any, ...]:
-        terms: dict[str, Any] = {"whose": WHOSE, "limit": 20, "lease": LEASE}
+    async def _swept(self, kind: str, ids: list[str]) -> list[Any]:
         if kind == "sweep":
             await self._connection.fetch(OWE, ids)
-            taken = await sweeping.take_owed(self._connection, **terms)
+            taken = await take_due(self._connection, limit=20, lease=LEASE)
         else:
-            taken = await sweeping.take_lost(
-                self._connection, (0, 1000), **terms, stranded=NOW, forgotten=NOW
-            )
-        rows = (await sweeping.load(self._connection, taken.rows, most=1000, largest=1000)).rows
-        assert {row.task_id for row in rows} <= {row.task_id for row in taken.rows}
+            taken = await take_lost(self._connection, age=NOW, limit=20, lease=LEASE)
+        rows = (await sweeping.load(self._connection, taken, most=1000, largest=1000)).rows
+        assert {row.task_id for row in rows} <= {row.task_id for row in taken}
         if self._chance.random() < 0.5:
-            await outbox.mark_published(self._connection, taken.rows)
+            await outbox.mark_published(self._connection, taken)
         else:
-            await sweeping.postpone(self._connection, taken.rows, pause=NOW)
-        return taken.rows
+            await sweeping.postpone(self._connection, taken, pause=NOW)
+        return taken
 
     def _settled(self, key: ClaimKey) -> SettleItem:
         if self._chance.random() < 0.4:

@@ -18,7 +18,7 @@ from receiver.sweep import owed, sweeper
 from receiver.sweep.sweeper import Swept
 from tests.postgres.conftest import Instances
 from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, other_task, route
-from tests.postgres.sweeps import ENVIRONMENT, Post, Sweeps
+from tests.postgres.sweeps import ENVIRONMENT, Post, Sweeps, take_due
 
 LEASE = timedelta(minutes=2)
 
@@ -207,11 +207,11 @@ async def test_a_claim_in_between_wins(
     look: Look, connection: RecordConnection, instance: Instance, post: Post
 ) -> None:
     await look.seed("a", enqueued_at=ago(minutes=2))
-    taken = await _take(connection)
+    taken = await take_due(connection)
     claimed = await instance.claim("a")
     before = await look.row("a")
-    assert (await sweeping.load(connection, taken.rows, most=1, largest=1)).rows == ()
-    assert await outbox.mark_published(connection, taken.rows) == set()
+    assert (await sweeping.load(connection, taken, most=1, largest=1)).rows == ()
+    assert await outbox.mark_published(connection, taken) == set()
     assert await look.row("a") == before
     assert isinstance(await instance.settle(claimed, Succeeded("1")), Succeeded)
 
@@ -221,10 +221,10 @@ async def test_an_early_delivery_in_between_wins(
 ) -> None:
     """Marked as published, it would be nobody's."""
     await look.seed("a", run_after=ago(seconds=1))
-    taken = await _take(connection)
+    taken = await take_due(connection)
     await look.execute("UPDATE task_executions SET run_after = clock_timestamp() + interval '1 h'")
     assert isinstance(await instance.ledger.claim(call("a")), NotDue)
-    assert await outbox.mark_published(connection, taken.rows) == set()
+    assert await outbox.mark_published(connection, taken) == set()
     assert (await look.row("a"))["published_at"] is None
 
 
@@ -232,14 +232,14 @@ async def test_a_sweeper_that_lost_its_time_marks_nothing_of_the_next_ones(
     look: Look, connection: RecordConnection
 ) -> None:
     await look.seed("a", enqueued_at=ago(minutes=2))
-    first = await _take(connection)
-    assert not (await _take(connection)).seen
+    first = await take_due(connection)
+    assert not await take_due(connection)
     await look.execute("UPDATE task_executions SET publishing_until = clock_timestamp()")
-    second = await _take(connection)
-    assert len(second.rows) == 1
-    assert await outbox.mark_published(connection, first.rows) == set()
-    await sweeping.postpone(connection, first.rows)
-    assert await outbox.mark_published(connection, second.rows) == {"a"}
+    second = await take_due(connection)
+    assert len(second) == 1
+    assert await outbox.mark_published(connection, first) == set()
+    await sweeping.postpone(connection, first)
+    assert await outbox.mark_published(connection, second) == {"a"}
 
 
 async def test_what_was_delivered_early_is_owed_and_swept(
@@ -332,21 +332,22 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
         if analyse:
             await look.execute("ANALYZE task_executions")
         for statement, arguments, found in (
-            (sweeping.TAKE_OWED, (*WHOSE, 10, LEASE, []), "task_executions_due"),
+            (sweeping.FIND_OWED, (*WHOSE, [], [], 10), "task_executions_due"),
             (
-                sweeping.TAKE_LOST,
-                (*WHOSE, 10, LEASE, LEASE, LEASE, (0, 0), (3, 0)),
+                sweeping.FIND_LOST,
+                (*WHOSE, LEASE, LEASE, (0, 0), (3, 0), 10),
                 "Tid Range Scan on task_executions",
             ),
-            (sweeping.TAKE_NAMED, (*WHOSE, 10, LEASE, ["a"]), "task_executions_pkey"),
+            (sweeping.TAKE_OWED, (*WHOSE, ["a"], LEASE), "task_executions_pkey"),
+            (sweeping.TAKE_LOST, (*WHOSE, LEASE, LEASE, ["a"], LEASE), "task_executions_pkey"),
             (
                 replaying.FIND_FAILED,
                 (*WHOSE, "noop", LEASE, "ValueError", None, "", 10),
                 "task_executions_failed",
             ),
             (
-                replaying.TAKE_UNDELIVERED,
-                (*WHOSE, None, None, None, ago(days=1), (0, 0), (3, 0), 10, LEASE),
+                replaying.FIND_UNDELIVERED,
+                (*WHOSE, None, None, None, ago(days=1), (0, 0), (3, 0), 10),
                 "Tid Range Scan on task_executions",
             ),
             (
@@ -393,10 +394,6 @@ async def connection(database_url: str) -> Any:
     made = RecordConnection(Database.of(database_url), "test")
     yield made
     await made.close()
-
-
-async def _take(connection: RecordConnection) -> sweeping.Taken:
-    return await sweeping.take_owed(connection, whose=WHOSE, limit=10, lease=LEASE)
 
 
 async def _rows(look: Look) -> dict[str, dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -13,7 +14,10 @@ from receiver.endings.outcomes import Succeeded
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected
 from receiver.record import connections
 from tests.postgres.conftest import Instances
-from tests.postgres.record import Instance, Look, call
+from tests.postgres.record import Instance, Look, call, other_task, route
+from tests.postgres.sweeps import Sweeps
+
+AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
 MANY = 60
 """Neighbours that are delivered at once with the one that makes trouble."""
@@ -114,3 +118,78 @@ async def test_a_row_whose_trigger_waits_for_a_lock_makes_nobody_else_wait(
     assert max(quick) < 0.9
     await other.execute("ROLLBACK")
     assert (await instance.claim("troubled")).attempt == 1
+
+
+# --- sweeps, and an instance that exits -----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("body", "neighbours"), [(SLEEPS, 0), (RAISES, 20)], ids=["sleeps", "raises"])
+async def test_a_row_whose_trigger_fails_keeps_no_other_task_from_being_swept(
+    sweeps: Sweeps, look: Look, body: str, neighbours: int
+) -> None:
+    """It is the oldest of all, so every sweep meets it first. One that is slow keeps some of its own task waiting."""
+    sweeps.routes = (route(), route(other_task))
+    sweeps.post.open(*sweeps.routes)
+    await look.seed("troubled", enqueued_at=AGO - timedelta(minutes=1))
+    for number in range(20):
+        other = {"task_name": "other_task", "task_path": route(other_task).path}
+        await look.seed(f"other-{number}", enqueued_at=AGO, **other)
+        await look.seed(f"same-{number}", enqueued_at=AGO)
+    await look.execute(TRIGGER.format(body=body))
+    swept = await sweeps.sweep()
+    assert swept.complete
+    published = sweeps.post.ids()
+    assert len([each for each in published if each.startswith("other")]) == 20
+    assert len([each for each in published if each.startswith("same")]) >= neighbours
+    assert "troubled" not in published
+    assert [what for what, _ in sweeps.troubles] == ["owed task not taken"]
+
+
+async def test_a_row_that_cannot_be_marked_keeps_no_other_from_being_marked(
+    sweeps: Sweeps, look: Look
+) -> None:
+    """It is published again when its time is over."""
+    await look.seed("troubled", enqueued_at=AGO)
+    for number in range(5):
+        await look.seed(f"n-{number}", enqueued_at=AGO)
+    await look.execute(TRIGGER.format(body=f"IF NEW.published_at IS NOT NULL THEN {RAISES}; END IF"))
+    assert (await sweeps.sweep()).published == 6
+    assert await look.value("SELECT count(*) FROM task_executions WHERE published_at IS NOT NULL") == 5
+    assert [what for what, _ in sweeps.troubles] == ["owed tasks not published"]
+
+
+async def test_a_row_that_cannot_become_final_keeps_no_other_from_it(sweeps: Sweeps, look: Look) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    for name in ("troubled", *named("n")):
+        await look.seed(name, "FAILED", enqueued_at=long_ago, finished_at=long_ago, published_at=long_ago)
+    await look.execute(TRIGGER.format(body=f"IF NEW.final THEN {RAISES}; END IF"))
+    assert (await sweeps.sweep()).finalised == MANY
+    assert [what for what, _ in sweeps.troubles] == ["execution not pruned"]
+
+
+async def test_an_operators_replay_names_the_row_that_fails_and_replays_the_others(
+    sweeps: Sweeps, look: Look
+) -> None:
+    for name in ("troubled", *named("n")):
+        await look.seed(name, "FAILED", final=True, published_at=AGO)
+    await look.execute(TRIGGER.format(body=RAISES))
+    async with sweeps.sweeper() as sweeper:
+        replays = sweeper.operator_replays(rate=1000, limit=1000, dry_run=False)
+        await replays.named(["troubled", *named("n")])
+    assert replays.told.executions == MANY
+    assert list(replays.told.failures) == ["troubled"]
+
+
+async def test_the_other_leases_are_shortened_when_the_trigger_of_one_row_raises(
+    instance: Instance, look: Look
+) -> None:
+    """The instance exits, and code goes on: the next owner waits no longer than it has to."""
+    instance.heartbeat.start()
+    for name in ("troubled", "a", "b"):
+        await instance.claim(name)
+    await look.execute(TRIGGER.format(body=RAISES))
+    await asyncio.to_thread(instance.heartbeat.stop, left=timedelta(seconds=1))
+    ended = "lease_expires_at < clock_timestamp() + interval '5 s'"
+    rows = await look.connection.fetch(f"SELECT task_id FROM task_executions WHERE {ended} ORDER BY 1")  # noqa: S608 - text of ours
+    assert [row["task_id"] for row in rows] == ["a", "b"]

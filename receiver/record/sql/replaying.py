@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from receiver.record.database import Executor
-    from receiver.record.sql.sweeping import Taken
+    from receiver.record.sql.sweeping import Held
     from receiver.record.whose import Whose
 
 
@@ -135,22 +135,19 @@ _UNDELIVERED: Final = f"""
     AND {FREE} AND {_FILTER}
 """
 
-_PART: Final = "AND e.ctid >= $7::tid AND e.ctid < $8::tid"
-
-TAKE_UNDELIVERED: Final = TAKE.format(
-    owed="published_at = NULL, ",
-    source="task_executions",
-    where=f"{_UNDELIVERED} {_PART}",
-    guard=_UNDELIVERED,
-    limit=9,
-    lease=10,
+_UNDELIVERED_HERE: Final = (
+    f"FROM task_executions e WHERE {_UNDELIVERED} AND e.ctid >= $7::tid AND e.ctid < $8::tid"
 )
+
+FIND_UNDELIVERED: Final = f"SELECT e.task_id {_UNDELIVERED_HERE} LIMIT $9"
+
+COUNT_UNDELIVERED: Final = f"SELECT count(*) AS count {_UNDELIVERED_HERE}"
+
+TAKE_UNDELIVERED: Final = TAKE.format(owed="published_at = NULL, ", guard=_UNDELIVERED, ids=7, lease=8)
 # Not published: what Pub/Sub does not take now is the sweeper's from then on.
 
-COUNT_UNDELIVERED: Final = f"SELECT count(*) AS count FROM task_executions e WHERE {_UNDELIVERED} {_PART}"  # noqa: S608 - as above
 
-
-async def take_undelivered(
+async def find_undelivered(
     executor: Executor,
     wanted: Filter,
     blocks: tuple[int, int],
@@ -158,23 +155,37 @@ async def take_undelivered(
     whose: Whose,
     before: datetime,
     limit: int,
-    lease: timedelta,
-) -> Taken:
-    """Rows in these blocks that wait for Pub/Sub: published, due, not final and not running → owed; the caller's for `lease`.
+) -> list[str]:
+    """The ids of rows in these blocks that wait for Pub/Sub: published, due, not final and not running.
 
     Args:
         blocks: the first, and the one after the last.
         before: only those published until then, so that none is taken twice.
     """
     first, end = ((block, 0) for block in blocks)
-    terms = (*whose, *wanted.arguments, before, first, end, limit, lease)
-    return taken(await executor.fetch(TAKE_UNDELIVERED, *terms))
+    rows = await executor.fetch(FIND_UNDELIVERED, *whose, *wanted.arguments, before, first, end, limit)
+    return [row["task_id"] for row in rows]
+
+
+async def take_undelivered(
+    executor: Executor,
+    task_ids: Sequence[str],
+    wanted: Filter,
+    *,
+    whose: Whose,
+    before: datetime,
+    lease: timedelta,
+) -> list[Held]:
+    """Those of these rows that still wait, as `find_undelivered` says → owed; the caller's for `lease`."""
+    return taken(
+        await executor.fetch(TAKE_UNDELIVERED, *whose, *wanted.arguments, before, list(task_ids), lease)
+    )
 
 
 async def count_undelivered(
     executor: Executor, wanted: Filter, blocks: tuple[int, int], *, whose: Whose, before: datetime
 ) -> int:
-    """How many `take_undelivered` would take."""
+    """How many `find_undelivered` would find."""
     first, end = ((block, 0) for block in blocks)
     rows = await executor.fetch(COUNT_UNDELIVERED, *whose, *wanted.arguments, before, first, end)
     return int(rows[0]["count"])

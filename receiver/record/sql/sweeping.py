@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from receiver.record.sql.outbox import MARK, OutboxRow, pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from receiver.record.database import Executor
     from receiver.record.whose import Whose
@@ -40,14 +41,6 @@ class Held:
     weight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """The rows that were taken. `seen`: how many were free, some of which may be locked; at the limit there may be more."""
-
-    rows: tuple[Held, ...]
-    seen: int
-
-
 FREE: Final = "(e.publishing_until IS NULL OR e.publishing_until <= clock_timestamp())"
 
 _DUE: Final = f"""
@@ -63,96 +56,87 @@ _OWED: Final = f"{_DUE} AND num_nulls(e.published_at) = 1"
 
 _LOST: Final = f"""
     e.namespace = $1 AND e.environment = $2 AND {FREE}
-    AND (e.status = 'RUNNING' AND e.lease_expires_at <= clock_timestamp() - $5::interval
-             AND e.published_at <= clock_timestamp() - $5::interval
-         OR e.status = 'READY' AND e.published_at <= clock_timestamp() - $6::interval
+    AND (e.status = 'RUNNING' AND e.lease_expires_at <= clock_timestamp() - $3::interval
+             AND e.published_at <= clock_timestamp() - $3::interval
+         OR e.status = 'READY' AND e.published_at <= clock_timestamp() - $4::interval
              AND (e.run_after IS NULL OR e.run_after <= clock_timestamp()))
 """
 
 TAKE: Final = """
-WITH candidates AS MATERIALIZED (
-    SELECT e.task_id FROM {source} e WHERE {where} LIMIT ${limit}
-),
-held AS (
+WITH held AS (
     SELECT e.task_id
-    FROM candidates c JOIN task_executions e ON e.task_id = c.task_id
+    FROM unnest(${ids}::text[]) AS i(task_id) JOIN task_executions e ON e.task_id = i.task_id
     WHERE {guard}
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
-),
-taken AS (
-    UPDATE task_executions e SET {owed}publishing_until = clock_timestamp() + ${lease}::interval
-    FROM held h WHERE e.task_id = h.task_id
-    RETURNING e.task_id, e.task_path, e.status, e.published_at IS NOT NULL AS published, e.publishing_until AS until,
-              pg_column_size(e.args) + pg_column_size(e.kwargs) AS weight
 )
-SELECT s.seen, t.*
-FROM (SELECT count(*) AS seen FROM candidates) s LEFT JOIN taken t ON true
-ORDER BY t.task_id
+UPDATE task_executions e SET {owed}publishing_until = clock_timestamp() + ${lease}::interval
+FROM held h WHERE e.task_id = h.task_id
+RETURNING e.task_id, e.task_path, e.status, e.published_at IS NOT NULL AS published, e.publishing_until AS until,
+          pg_column_size(e.args) + pg_column_size(e.kwargs) AS weight
 """
+# The rows are found by a statement of their own, so that one whose trigger raises is taken apart from the others.
 
 WALK: Final = 300_000
 """Owed rows that one look for other topics walks past, at most: half a second."""
 
-_FIRST_DUE: Final = f"""(
-        SELECT e.task_id, e.task_path FROM task_executions e WHERE {_OWED} AND e.published_at IS NULL
-        ORDER BY coalesce(e.run_after, e.enqueued_at) LIMIT {WALK}
-    )"""  # noqa: S608 - expressions of our own
-
-TAKE_OWED: Final = TAKE.format(
-    owed="", source=_FIRST_DUE, where="NOT e.task_path = ANY ($5)", guard=_OWED, limit=3, lease=4
-)
+FIND_OWED: Final = f"""
+SELECT e.task_id, e.task_path FROM (
+    SELECT e.task_id, e.task_path FROM task_executions e WHERE {_OWED} AND e.published_at IS NULL
+    ORDER BY coalesce(e.run_after, e.enqueued_at) LIMIT {WALK}
+) e
+WHERE NOT e.task_path = ANY ($3) AND NOT e.task_id = ANY ($4) LIMIT $5
+"""  # noqa: S608 - expressions of our own
 # Reads only the owed part of the index, the longest due first. clock_timestamp() is in a subquery, because PostgreSQL does not
 # use an index for a value that may change during the search. RUNNING or FAILED and not published: its message has become a dead
 # letter while it ran (`dead_letters.take_back`).
 
-TAKE_LOST: Final = TAKE.format(
-    owed="",
-    source="task_executions",
-    where=f"{_LOST} AND e.ctid >= $7::tid AND e.ctid < $8::tid",
-    guard=_LOST,
-    limit=3,
-    lease=4,
-)
 
-TAKE_NAMED: Final = TAKE.format(
-    owed="",
-    source="task_executions",
-    where=f"{_OWED} AND e.task_id = ANY ($5)",
-    guard=_OWED,
-    limit=3,
-    lease=4,
-)
-
-
-async def take_owed(
-    executor: Executor, *, whose: Whose, limit: int, lease: timedelta, besides: Sequence[str] = ()
-) -> Taken:
-    """Rows that are due, not published and not running, the longest due first; for `lease` they are the caller's.
+async def find_owed(
+    executor: Executor,
+    *,
+    whose: Whose,
+    limit: int,
+    besides: Sequence[str] = (),
+    failing: Collection[str] = (),
+) -> dict[str, list[str]]:
+    """The ids of rows that are due, not published, not running and not taken, by the path of their task; the longest due first.
 
     Args:
         besides: paths of tasks whose rows are left out. Of more than `WALK` owed rows the later ones are not looked at.
+        failing: ids that are left out.
     """
-    return taken(await executor.fetch(TAKE_OWED, *whose, limit, lease, list(besides)))
+    found: dict[str, list[str]] = {}
+    for row in await executor.fetch(FIND_OWED, *whose, list(besides), list(failing), limit):
+        found.setdefault(row["task_path"], []).append(row["task_id"])
+    return found
 
 
-async def take_named(executor: Executor, task_ids: Sequence[str], *, whose: Whose, lease: timedelta) -> Taken:
-    """Those of these rows that are owed and due, however young."""
-    ids = list(task_ids)
-    return taken(await executor.fetch(TAKE_NAMED, *whose, len(ids), lease, ids))
+TAKE_OWED: Final = TAKE.format(owed="", guard=_OWED, ids=3, lease=4)
 
 
-async def take_lost(
+async def take_owed(
+    executor: Executor, task_ids: Sequence[str], *, whose: Whose, lease: timedelta
+) -> list[Held]:
+    """Those of these rows that are owed and due, however young; for `lease` they are the caller's. Locked ones are left."""
+    return taken(await executor.fetch(TAKE_OWED, *whose, list(task_ids), lease))
+
+
+FIND_LOST: Final = f"""
+SELECT e.task_id FROM task_executions e WHERE {_LOST} AND e.ctid >= $5::tid AND e.ctid < $6::tid LIMIT $7
+"""  # noqa: S608 - expressions of our own
+
+
+async def find_lost(
     executor: Executor,
     blocks: tuple[int, int],
     *,
     whose: Whose,
-    limit: int,
-    lease: timedelta,
     stranded: timedelta,
     forgotten: timedelta,
-) -> Taken:
-    """Rows in these blocks of the table that Pub/Sub should have delivered again long ago.
+    limit: int,
+) -> list[str]:
+    """The ids of rows in these blocks of the table that Pub/Sub should have delivered again long ago.
 
     RUNNING, with a lease that ended longer ago than `stranded`, and not republished since; READY, and published longer ago than
     `forgotten`. No index finds them: one on status or lease would cost every claim and settlement its HOT update.
@@ -161,7 +145,24 @@ async def take_lost(
         blocks: the first, and the one after the last.
     """
     first, end = ((block, 0) for block in blocks)
-    return taken(await executor.fetch(TAKE_LOST, *whose, limit, lease, stranded, forgotten, first, end))
+    rows = await executor.fetch(FIND_LOST, *whose, stranded, forgotten, first, end, limit)
+    return [row["task_id"] for row in rows]
+
+
+TAKE_LOST: Final = TAKE.format(owed="", guard=_LOST, ids=5, lease=6)
+
+
+async def take_lost(
+    executor: Executor,
+    task_ids: Sequence[str],
+    *,
+    whose: Whose,
+    stranded: timedelta,
+    forgotten: timedelta,
+    lease: timedelta,
+) -> list[Held]:
+    """Those of these rows that are lost, as `find_lost` says; for `lease` they are the caller's."""
+    return taken(await executor.fetch(TAKE_LOST, *whose, stranded, forgotten, list(task_ids), lease))
 
 
 FIND_BLOCKS: Final = """
@@ -254,11 +255,9 @@ async def postpone(
     await executor.fetch(POSTPONE, *pairs(rows), pause, least, most)
 
 
-_HELD: Final = tuple(Held.__dataclass_fields__)
 _MESSAGE: Final = tuple(OutboxRow.__dataclass_fields__)
 
 
-def taken(found: Sequence[Mapping[str, Any]]) -> Taken:
-    """What a statement made of `TAKE` has taken."""
-    rows = tuple(Held(**{name: row[name] for name in _HELD}) for row in found if row["task_id"] is not None)
-    return Taken(rows, found[0]["seen"])
+def taken(found: Sequence[Mapping[str, Any]]) -> list[Held]:
+    """What a statement made of `TAKE` has taken, in the order of the ids."""
+    return sorted((Held(**row) for row in found), key=attrgetter("task_id"))
