@@ -289,12 +289,11 @@ class Heartbeat:
         try:
             shorten = partial(leases.shorten_leases, connection, left=self._left, overdue=self._overdue)
             _, failed = await written(shorten, keys)
-            for key, why in failed.items():
-                self._emit(
-                    ReceiverTrouble("lease not shortened; it runs out by itself", str(why), key.task_id)
-                )
+            errors = list(failed.values())
         except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out
-            self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(error)))
+            errors = [error]
+        for why in errors:
+            self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(why)))
 
     def _call_off_expired(self) -> None:
         with self.lock:
