@@ -7,7 +7,7 @@ import base64
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -57,7 +57,8 @@ def test_the_trace_travels_where_google_puts_it() -> None:
 
 def test_a_pushed_message_is_the_row_again() -> None:
     message = message_of(row(trace=TRACE), environment="dev")
-    body = encode_envelope(message.data, "7", NOW, "projects/p/subscriptions/s", message.attributes)
+    published = NOW + timedelta(seconds=1)
+    body = encode_envelope(message.data, "7", published, "projects/p/subscriptions/s", message.attributes)
     delivery = decode(body)
     assert (delivery.task_id, delivery.task_name, delivery.enqueued_at) == ("1", "mail", NOW)
     assert (delivery.args, delivery.kwargs, delivery.traceparent) == (b'["42"]', b"{}", TRACE)
