@@ -125,7 +125,8 @@ class Diagnosis:
         """In order: by severity, then by check."""
         order = list(Check)
         ranked = sorted(findings, key=lambda one: (-one.severity, order.index(one.check)))
-        return cls(tuple(ranked), tuple(unseen), tuple(sorted(skipped, key=order.index)))
+        missed = sorted(unseen, key=lambda one: order.index(one.check))
+        return cls(tuple(ranked), tuple(missed), tuple(sorted(skipped, key=order.index)))
 
     @property
     def exit_code(self) -> int:

@@ -64,7 +64,7 @@ class Sweeps:
 
 @dataclass(frozen=True, slots=True)
 class RecordSeen:
-    """The record, as far as it could be seen. A part that could not is None; `unseen` names it and the reason.
+    """The record, as far as it could be seen. `unseen` names the questions without an answer, and the reason.
 
     Attributes:
         version: PostgreSQL's, such as 160004.
@@ -93,12 +93,12 @@ class RecordSeen:
     read_only: bool = False
     synchronous_commit: str = "on"
     invalid: Sequence[str] = ()
-    owed: Waiting | None = None
-    expired: Waiting | None = None
-    crashed: Waiting | None = None
-    rejected: Mapping[str, Waiting] | None = None
+    owed: Waiting = Waiting()
+    expired: Waiting = Waiting()
+    crashed: Waiting = Waiting()
+    rejected: Mapping[str, Waiting] = field(default_factory=dict)
     unkept: Mapping[str, int] = field(default_factory=dict)
-    given_up: Mapping[bool, Waiting] | None = None
+    given_up: Mapping[bool, Waiting] = field(default_factory=dict)
     sweeps: Sweeps | None = None
     others: Sequence[str] = ()
     unseen: tuple[str, ...] = ()
@@ -204,7 +204,7 @@ async def _waiting(
 ) -> RecordSeen:
     unseen: list[str] = []
 
-    async def ask(what: str, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]] | None:
+    async def ask(what: str, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
         try:
             async with answer() as executor:
                 rows: Sequence[Mapping[str, Any]] = await executor.fetch(statement, *whose, *arguments)
@@ -212,7 +212,7 @@ async def _waiting(
             is_late = isinstance(error, asyncpg.QueryCanceledError)
             why = f"not found within {ANSWER.total_seconds():g} s" if is_late else error.args[0]
             unseen.append(f"{what}: {why}")
-            return None
+            return []
         return rows
 
     owed = await ask("owed executions", OWED, PATIENT)
@@ -224,20 +224,20 @@ async def _waiting(
     others = await ask("other environments", OTHERS)
     return replace(
         seen,
-        owed=None if owed is None else _counted(owed[0]),
-        expired=None if expired is None else _counted(expired[0]),
-        crashed=None if crashed is None else _counted(crashed[0]),
-        rejected=None if rejected is None else {row["reason"]: _counted(row) for row in rejected},
-        unkept={row["reason"]: row["unkept"] for row in rejected or () if row["unkept"]},
-        given_up=None if given_up is None else {row["final"]: _counted(row) for row in given_up},
-        sweeps=None if swept is None else Sweeps(**swept[0]),
-        others=[row["environment"] for row in others or ()],
+        owed=_counted(owed).get(None, Waiting()),
+        expired=_counted(expired).get(None, Waiting()),
+        crashed=_counted(crashed).get(None, Waiting()),
+        rejected=_counted(rejected, by="reason"),
+        unkept={row["reason"]: row["unkept"] for row in rejected if row["unkept"]},
+        given_up=_counted(given_up, by="final"),
+        sweeps=Sweeps(**swept[0]) if swept else None,
+        others=[row["environment"] for row in others],
         unseen=tuple(unseen),
     )
 
 
-def _counted(row: Mapping[str, Any]) -> Waiting:
-    return Waiting(row["count"], row["since"] or timedelta(0))
+def _counted(rows: Sequence[Mapping[str, Any]], *, by: str = "") -> dict[Any, Waiting]:
+    return {row.get(by): Waiting(row["count"], row["since"] or timedelta(0)) for row in rows}
 
 
 @asynccontextmanager

@@ -8,16 +8,15 @@ from typing import Final
 
 from receiver.doctor.cloud_run import UNKNOWN_SERVICE
 from receiver.doctor.findings import Check, Finding, Rule, Severity, judged
-from receiver.doctor.record_look import PATIENT, SWEEPS, RecordSeen, Waiting
+from receiver.doctor.record_look import PATIENT, SWEEPS, RecordSeen, Sweeps, Waiting
+from receiver.errors import DatabaseUnavailable
 from receiver.maintenance import SWEEP
 from receiver.record.ledger import LEDGER_CONNECTIONS
 from receiver.record.schema_check import TABLES
+from receiver.record.sqlstates import NotConnected
 
-LEAST_VERSION: Final = 140000
-"""PostgreSQL 14."""
-
-HEARTBEAT: Final = 1
-"""Connections of the heartbeat."""
+NEVER_USED: Final = Sweeps(untouched=True, ended=None)
+"""Of a namespace without any execution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +30,8 @@ class Fleet:
 
     @property
     def each(self) -> int:
-        """Connections of one instance at most."""
-        return LEDGER_CONNECTIONS + HEARTBEAT + self.pool
+        """Connections of one instance at most: the ledger's, the heartbeat's, and the pool's."""
+        return LEDGER_CONNECTIONS + 1 + self.pool
 
     @property
     def needed(self) -> int:
@@ -93,16 +92,9 @@ class RecordAndFleet:
             yield f"no sweep has succeeded for {SWEEPS.total_seconds() / 60:g} minutes"
 
 
-def _sweeper_severity(seen: RecordAndFleet, _: object) -> Severity:
-    """A note in a namespace that is not used yet."""
-    swept = seen.record.sweeps
-    is_new = swept is not None and swept.untouched and swept.failure is None
-    return Severity.NOTE if is_new else Severity.WARNING
-
-
-def _counted(waiting: Waiting | None, one: str, many: str, **more: str) -> list[Mapping[str, str]]:
+def _counted(waiting: Waiting, one: str, many: str, **more: str) -> list[Mapping[str, str]]:
     """The item of the finding, if any rows wait."""
-    if waiting is None or not waiting.count:
+    if not waiting.count:
         return []
     return [
         {"count": f"{waiting.count} {one if waiting.count == 1 else many}", "time": _time(waiting), **more}
@@ -117,11 +109,30 @@ def _time(waiting: Waiting) -> str:
     return f"{seconds:.0f} s"
 
 
+UNAVAILABLE_RULES: Final[tuple[Rule[DatabaseUnavailable], ...]] = (
+    Rule(
+        Severity.ERROR,
+        "database-refuses",
+        lambda seen: isinstance(seen, NotConnected),
+        "the database refuses the connection: {seen}",
+        "a service with the same address and password is refused as well",
+        "check DATABASE_URL and DATABASE_PASSWORD",
+    ),
+    Rule(
+        Severity.ERROR,
+        "database-unreachable",
+        lambda seen: not isinstance(seen, NotConnected),
+        "the database cannot be reached from here: {seen}",
+        "a service in the same place answers every push 500",
+        "check DATABASE_URL; where the database is private, run this as a job in its network (docs/deploy.md)",
+    ),
+)
+
 RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     Rule(
         Severity.ERROR,
         "postgresql-version",
-        lambda seen: seen.record.version < LEAST_VERSION,
+        lambda seen: seen.major < 14,  # noqa: PLR2004 - what the words say
         "PostgreSQL is version {seen.major}",
         "statements need 14 or newer",
         "upgrade the database",
@@ -201,7 +212,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         "export TASKS_DB_SCHEMA, for the receiver and for whoever enqueues",
     ),
     Rule(
-        _sweeper_severity,
+        lambda seen, _: Severity.NOTE if seen.record.sweeps == NEVER_USED else Severity.WARNING,
         "sweeper",
         RecordAndFleet.sweeps,
         "{item}",
@@ -245,7 +256,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     Rule(
         Severity.WARNING,
         "given-up",
-        lambda seen: _counted((seen.record.given_up or {}).get(False), "execution was", "executions were"),
+        lambda seen: _counted(seen.record.given_up.get(False, Waiting()), "execution was", "executions were"),
         "{item[count]} given up by Pub/Sub with no end yet, the first for {item[time]}",
         "its deliveries were refused too often (an outage, or no room on the instances); the sweeper publishes it again",
         "receiver dead-letters list",
@@ -253,7 +264,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
     Rule(
         Severity.WARNING,
         "given-up",
-        lambda seen: _counted((seen.record.given_up or {}).get(True), "execution is", "executions are"),
+        lambda seen: _counted(seen.record.given_up.get(True, Waiting()), "execution is", "executions are"),
         "{item[count]} FAILED for good because Pub/Sub gave up, the first for {item[time]}",
         "no attempt was left, or its route has no max_attempts; nothing tries it again unless an operator does",
         "receiver dead-letters list",
@@ -263,7 +274,7 @@ RECORD_RULES: Final[tuple[Rule[RecordAndFleet], ...]] = (
         "rejected",
         lambda seen: [
             item
-            for reason, waiting in (seen.record.rejected or {}).items()
+            for reason, waiting in seen.record.rejected.items()
             for item in _counted(waiting, "message is", "messages are", reason=reason)
         ],
         "{item[count]} kept as {item[reason]}, the first for {item[time]}",

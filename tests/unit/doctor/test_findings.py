@@ -11,12 +11,11 @@ from receiver.doctor.examination import CERTIFICATE_RULES
 from receiver.doctor.findings import Check, Diagnosis, Finding, Severity, Unseen, judged
 from receiver.doctor.google_look import Roles
 from receiver.doctor.record_look import Sweeps, Waiting
-from receiver.doctor.record_rules import RECORD_RULES, judge_record
+from receiver.doctor.record_rules import RECORD_RULES, UNAVAILABLE_RULES, judge_record
 from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
 from receiver.doctor.service_rules import SERVICE_RULES
 from receiver.doctor.setting_rules import SETTING_RULES
 from receiver.doctor.task_rules import TASK_RULES, Declared
-from receiver.doctor.unavailable_rules import UNAVAILABLE_RULES
 from receiver.errors import SchemaError
 from receiver.provision.desired import PUBLISHER
 from receiver.provision.resources import Grant

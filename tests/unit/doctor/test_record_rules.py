@@ -6,8 +6,7 @@ import pytest
 
 from receiver.doctor.findings import Check, judged
 from receiver.doctor.record_look import RecordSeen, Sweeps, Waiting
-from receiver.doctor.record_rules import judge_record
-from receiver.doctor.unavailable_rules import UNAVAILABLE_RULES
+from receiver.doctor.record_rules import UNAVAILABLE_RULES, judge_record
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.record.sqlstates import NotConnected
 from tests.unit.doctor.judging import FLEET, HOUR, MINUTE, WELL, codes
@@ -47,7 +46,7 @@ class TestDatabase:
                 {"environments": "WARNING"},
             ),
             (replace(WELL, unkept={"unknown_task": 7}), {"rejected-not-kept": "WARNING"}),
-            (replace(WELL, owed=None, expired=None, rejected=None, sweeps=None), {}),
+            (replace(WELL, sweeps=None), {}),
         ],
     )
     def test_what_is_said(self, seen: RecordSeen, expected: dict[str, str]) -> None:
