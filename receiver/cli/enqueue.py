@@ -27,8 +27,6 @@ from receiver.tasks.task import Task
 from receiver.tasks.waiting import pauses
 
 if TYPE_CHECKING:
-    from rich.status import Status
-
     from receiver.tasks.call import Entry
 
 FAILED, UNFINISHED = 1, 3
@@ -97,7 +95,8 @@ async def _follow(result: TaskResult, wait: float) -> int:
     began = time.monotonic()
     with console.status(result.status.value) if console.is_terminal else nullcontext() as status:
         for pause in pauses(wait):
-            _show(status, result)
+            if status is not None:
+                status.update(_line(result))
             await asyncio.sleep(pause)
             with suppress(DatabaseUnavailable):  # it may be back before the time is over
                 await result.arefresh()
@@ -107,11 +106,6 @@ async def _follow(result: TaskResult, wait: float) -> int:
     if not result.is_finished:
         return UNFINISHED
     return 0 if result.status is TaskResultStatus.SUCCESSFUL else FAILED
-
-
-def _show(status: Status | None, result: TaskResult) -> None:
-    if status is not None:
-        status.update(_line(result))
 
 
 def _line(result: TaskResult) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -37,7 +37,7 @@ def command(*, key: str, once: bool, timeout: str | None, as_json: bool) -> None
     seconds = None if timeout is None else arguments.duration("--timeout", timeout).total_seconds()
     if not is_key(key):
         terminal.fail(f"a group's key is text of 1 to {MAX_KEY_BYTES} bytes")
-    with _quiet() if as_json or once else _shown() as show:
+    with nullcontext(lambda _: None) if as_json or once else _shown() as show:
         group = asyncio.run(_follow(settings, key, 0.0 if once else seconds, show))
     if as_json:
         terminal.print_json(group)
@@ -102,8 +102,3 @@ def _shown() -> Iterator[Callable[[Group], None]]:
             progress.update(bar, total=group.total or None, completed=done, description=states)
 
         yield draw
-
-
-@contextmanager
-def _quiet() -> Iterator[Callable[[Group], None]]:
-    yield lambda _: None

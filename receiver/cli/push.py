@@ -7,10 +7,9 @@ command does while it sends. A receiver that checks with Google's certificates c
 
 from __future__ import annotations
 
-import socket
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 import click
 import httpx
 
-from receiver import maintenance
+from receiver import maintenance, parsers
 from receiver.cli import arguments, terminal
 from receiver.dev.folder import FOLDER_NAME, KEY_FILE, Folder
 from receiver.emulator.push_client import SUBSCRIPTION, Pusher, message
@@ -92,11 +91,9 @@ def _subscription(settings: Settings, name: str) -> str:
     if settings.subscriptions is not Subscriptions.OWN:
         return SUBSCRIPTION
     route = registry.load(settings).including(maintenance.ROUTES).find(name)
-    return (
-        SUBSCRIPTION
-        if route is None
-        else f"projects/{settings.project_id}/subscriptions/{route.subscription_name}"
-    )
+    if route is None:
+        return SUBSCRIPTION
+    return f"projects/{settings.project_id}/subscriptions/{route.subscription_name}"
 
 
 def _send(pusher: Pusher, body: bytes, wait: float = 0.0) -> httpx.Response:
@@ -128,31 +125,20 @@ def _signer(settings: Settings, client: httpx.Client) -> Iterator[tuple[Signer |
         if value is None:
             raise SettingError(variable, None, "set it as the receiver has it: the token must say the same")
     host, port, path = _certificates_address(settings)
-    served = _listens(host, port)
-    if not served and path != CERTS_PATH:
-        raise SettingError(
-            "TASKS_OIDC_CERTS_URL",
-            settings.certs_url,
-            f"nobody serves certificates there; start what does (`receiver dev`), or to push from here use {SUGGESTION}",
-        )
-    signer = Signer.load_or_create(_folder() / KEY_FILE)
-    if served:
-        _check_served(client, settings.certs_url, signer)
-        yield signer, False
-        return
+    folder = Folder(Path.cwd())
+    folder.make()
+    signer = Signer.load_or_create(folder.path / KEY_FILE)
     from receiver.emulator.in_thread import serve_certificates  # noqa: PLC0415 - loads a web server
 
     with ExitStack() as stack:
-        try:
-            stack.enter_context(serve_certificates(signer, host, port))
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise SettingError(
-                "TASKS_OIDC_CERTS_URL",
-                settings.certs_url,
-                f"it cannot be served here ({reason}); use {SUGGESTION}",
-            ) from error
-        yield signer, True
+        serving = False
+        if path == CERTS_PATH:
+            with suppress(OSError):  # the port is in use: somebody serves there
+                stack.enter_context(serve_certificates(signer, host, port))
+                serving = True
+        if not serving:
+            _check_served(client, settings.certs_url, signer)
+        yield signer, serving
 
 
 def _certificates_address(settings: Settings) -> tuple[str, int, str]:
@@ -166,19 +152,11 @@ def _certificates_address(settings: Settings) -> tuple[str, int, str]:
         )
     if parts.scheme != "http":
         raise SettingError("TASKS_OIDC_CERTS_URL", settings.certs_url, f"to push from here use {SUGGESTION}")
-    return host, parts.port or 80, parts.path + (f"?{parts.query}" if parts.query else "")
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        socket.create_connection((host, port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+    return host, parts.port or 80, parts.path
 
 
 def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
-    """Another process serves certificates there. They must contain this folder's key."""
+    """Certificates that another process serves must contain this folder's key."""
     try:
         known = client.get(url, timeout=5).json()
     except (httpx.HTTPError, ValueError):
@@ -187,15 +165,8 @@ def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             url,
-            f"what listens there does not know the key in {FOLDER_NAME}/{KEY_FILE}; choose another port for receiver and push",
+            f"it does not know the key in {FOLDER_NAME}/{KEY_FILE}; use {SUGGESTION} or another free port, for receiver and push",
         )
-
-
-def _folder() -> Path:
-    """`.receiver/` of the working folder, which hides itself from git."""
-    folder = Folder(Path.cwd())
-    folder.make()
-    return folder.path
 
 
 def _default(settings: Settings) -> str:
@@ -208,16 +179,12 @@ def _default(settings: Settings) -> str:
 def _target(url: str) -> str:
     """The receiver's address: http(s), on loopback, nothing after the port."""
     try:
-        parts = urlsplit(url)
-        is_here = parts.scheme in {"http", "https"} and parts.port != 0 and url.isprintable()
-    except ValueError:
-        is_here = False
-    if not is_here or not is_loopback(parts.hostname or ""):
+        target = parsers.service_url(url)
+    except parsers.Unreadable:
+        target = ""
+    if not is_loopback(urlsplit(target).hostname or ""):
         raise ConfigurationError(
-            f"--url is {url!r}; push only goes to this machine, such as http://127.0.0.1:8080"
+            f"--url is {url!r}; push only goes to this machine: write it without path or query, such as "
+            "http://127.0.0.1:8080"
         )
-    if parts.path not in {"", "/"} or parts.query or parts.fragment or "@" in parts.netloc:
-        raise ConfigurationError(
-            f"--url is {url!r}; write it without path or query, such as http://127.0.0.1:8080"
-        )
-    return url.rstrip("/")
+    return target

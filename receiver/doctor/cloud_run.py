@@ -14,14 +14,8 @@ import msgspec
 
 from receiver.errors import GoogleUnavailable
 
-DEFAULT_TIMEOUT: Final = timedelta(seconds=300)
-"""Cloud Run's default request timeout."""
-
-DEFAULT_CONCURRENCY: Final = 80
-"""Cloud Run's default for the requests at once on one instance."""
-
 DEFAULT_MAX_INSTANCES: Final = 100
-"""Its instances at most."""
+"""Cloud Run's default."""
 
 UNKNOWN_SERVICE: Final = "SERVICE --region REGION"
 """In commands, where it is not known which service it is."""
@@ -94,8 +88,9 @@ class _Scaling(msgspec.Struct, rename="camel"):
 class _Template(msgspec.Struct, rename="camel"):
     containers: list[_Container] = []
     scaling: _Scaling = msgspec.field(default_factory=_Scaling)
-    timeout: str = ""
-    max_instance_request_concurrency: int = 0
+    # What is left out is Cloud Run's default.
+    timeout: str = "300s"
+    max_instance_request_concurrency: int = 80
 
 
 class _Service(msgspec.Struct, rename="camel"):
@@ -116,7 +111,7 @@ def service_of(body: Any) -> CloudRunService:
     """
     try:
         found = msgspec.convert(body, _Service)
-        timeout = timedelta(seconds=float(found.template.timeout.removesuffix("s") or 0)) or DEFAULT_TIMEOUT
+        timeout = timedelta(seconds=float(found.template.timeout.removesuffix("s")))
     except ValueError as error:
         raise GoogleUnavailable(
             f"Cloud Run describes a service in a way that is not known: {error}"
@@ -129,7 +124,7 @@ def service_of(body: Any) -> CloudRunService:
         name=found.name,
         urls=tuple(dict.fromkeys(url for url in (*found.urls, found.uri) if url)),
         timeout=timeout,
-        concurrency=found.template.max_instance_request_concurrency or DEFAULT_CONCURRENCY,
+        concurrency=found.template.max_instance_request_concurrency,
         max_instances=min((limit for limit in limits if limit), default=None),
         # Without `resources`, cpuIdle defaults to true. With `resources`, a missing cpuIdle is false.
         cpu_always=container.resources is not None and not container.resources.cpu_idle,
