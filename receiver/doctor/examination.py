@@ -18,13 +18,13 @@ import httpx
 from receiver.delivery.certificates import Certificates
 from receiver.doctor import record_look
 from receiver.doctor.cloud_run import DEFAULT_MAX_INSTANCES
-from receiver.doctor.findings import Check, Diagnosis, Finding, Rule, Severity, Unseen, judged
+from receiver.doctor.findings import Check, Diagnosis, Finding, Findings, Unseen
 from receiver.doctor.google_look import GoogleLook, find_service
-from receiver.doctor.record_rules import UNAVAILABLE_RULES, Fleet, judge_record
-from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
-from receiver.doctor.service_rules import SERVICE_RULES, Deployed
-from receiver.doctor.setting_rules import SETTING_RULES, Configuration
-from receiver.doctor.task_rules import TASK_RULES, Declared
+from receiver.doctor.record_rules import Fleet, judge_record, judge_unavailable
+from receiver.doctor.resource_rules import judge_resources, judge_roles
+from receiver.doctor.service_rules import Deployed, judge_service
+from receiver.doctor.setting_rules import Configuration, judge_settings
+from receiver.doctor.task_rules import Declared, judge_tasks
 from receiver.errors import ConfigurationError, DatabaseUnavailable, GoogleError
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
@@ -45,18 +45,6 @@ PART_LIMIT: Final = timedelta(seconds=10)
 
 GOOGLE_RETRIES: Final = 1
 """Retries of a request to Google: the doctor reports a problem instead of waiting for its end."""
-
-
-CERTIFICATE_RULES: Final[tuple[Rule[Mapping[str, str]], ...]] = (
-    Rule(
-        Severity.ERROR,
-        "certificates-unreachable",
-        lambda _: True,
-        "{seen[why]}",
-        "without them no token can be checked, and every push is answered 403",
-        "curl -sS {seen[url]}",
-    ),
-)
 
 
 async def examine(
@@ -87,7 +75,7 @@ async def examine(
         max_instances or (1 if dev else None),
         service or settings.service_name,
         region,
-        judged(Check.CONFIGURATION, SETTING_RULES, configuration),
+        judge_settings(configuration),
     )
     skipped |= _absent_in_stand_in(settings) | (frozenset({Check.PUBSUB}) if dev else frozenset())
     try:
@@ -144,7 +132,7 @@ class _Examination:
         try:
             self.record = await record_look.look(Database.configured(self.settings), Whose.of(self.settings))
         except DatabaseUnavailable as error:
-            self.findings += judged(Check.DATABASE, UNAVAILABLE_RULES, error)
+            self.findings += judge_unavailable(error)
 
     async def _certificates(self) -> None:
         if self.settings.push_auth is PushAuth.OFF:
@@ -157,8 +145,10 @@ class _Examination:
             finally:
                 await certificates.close()
         if not good:
-            seen = {"url": self.settings.certs_url, "why": failures[-1]}
-            self.findings += judged(Check.CERTIFICATES, CERTIFICATE_RULES, seen)
+            found = Findings(Check.CERTIFICATES)
+            why = "without them no token can be checked, and every push is answered 403"
+            found.error("certificates-unreachable", failures[-1], why, f"curl -sS {self.settings.certs_url}")
+            self.findings += found
 
     def _google(self) -> GoogleLook:
         """How to look at the provisioned resources. Raises ConfigurationError when the desired state is not known."""
@@ -168,11 +158,11 @@ class _Examination:
         return GoogleLook(self.admin, self.declared.routes, scope, push)
 
     async def _provisioned(self, check: Check, *kinds: Kind) -> None:
-        self.findings += judged(check, RESOURCE_RULES, await self._google().provisioned(*kinds))
+        self.findings += judge_resources(check, await self._google().provisioned(*kinds))
 
     async def _roles(self) -> None:
         roles = await self._google().roles()
-        self.findings += judged(Check.ROLES, ROLE_RULES, roles)
+        self.findings += judge_roles(roles)
         self.unseen += [Unseen(Check.ROLES, line) for line in roles.unseen]
 
     async def _services(self) -> None:
@@ -191,9 +181,9 @@ class _Examination:
         """Applies the rules that need the deployed service, or several parts."""
         services = {name: deployed.service for name, deployed in self.deployed.items()}
         for declared in self.declared.by_service(services):
-            self.findings += judged(Check.TASKS, TASK_RULES, declared)
+            self.findings += judge_tasks(declared)
         for deployed in self.deployed.values():
-            self.findings += judged(Check.SERVICE, SERVICE_RULES, deployed)
+            self.findings += judge_service(deployed)
         if self.record is not None:
             # Each service has its instances: together they use up the connections.
             limits = [service.max_instances for service in services.values()]

@@ -1,16 +1,14 @@
-"""Findings, the rules that lead to them, and the diagnosis for people and programs.
+"""Findings, and the diagnosis for people and programs.
 
 Invariant: the `code` of a finding and the names in the JSON are for programs and keep their meaning; sentences may change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum, StrEnum
-from typing import Any, Final, Generic, TypeVar
-
-S = TypeVar("S")
+from typing import Any, Final
 
 
 class Check(StrEnum):
@@ -34,11 +32,8 @@ class Severity(IntEnum):
     """How bad a finding is; its number is the exit code."""
 
     NOTE = 0
-    """Worth knowing; nothing fails because of it."""
     WARNING = 1
-    """Something works worse than it looks, or will fail later."""
     ERROR = 2
-    """Something does not work."""
 
 
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
@@ -64,37 +59,28 @@ class Finding:
     mend: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rule(Generic[S]):
-    """The condition of a finding, and its words.
+class Findings(list[Finding]):
+    """The findings of one check, in the order of its rules: each rule is a condition, and the words that it adds here."""
 
-    Args:
-        severity: or how it follows from what was seen and the item.
-        code: of the finding.
-        when: whether it is a finding; or the items that are one finding each.
-        what, why, mend: texts of the finding, with `{seen}` and `{item}` and their attributes filled in.
-    """
+    def __init__(self, check: Check) -> None:
+        super().__init__()
+        self._check = check
 
-    severity: Severity | Callable[[S, Any], Severity]
-    code: str
-    when: Callable[[S], bool | Iterable[object]]
-    what: str
-    why: str
-    mend: str
+    def add(self, severity: Severity, code: str, what: str, why: str, mend: str) -> None:
+        """Adds a finding."""
+        self.append(Finding(self._check, severity, code, what, why, mend))
 
-    def findings(self, check: Check, seen: S) -> Iterator[Finding]:
-        """The findings of this rule."""
-        found = self.when(seen)
-        items = [None] * found if isinstance(found, bool) else found
-        for item in items:
-            severity = self.severity if isinstance(self.severity, Severity) else self.severity(seen, item)
-            what, why, mend = (text.format(seen=seen, item=item) for text in (self.what, self.why, self.mend))
-            yield Finding(check, severity, self.code, what, why, mend)
+    def error(self, code: str, what: str, why: str, mend: str) -> None:
+        """Something does not work."""
+        self.add(Severity.ERROR, code, what, why, mend)
 
+    def warning(self, code: str, what: str, why: str, mend: str) -> None:
+        """Something works worse than it looks, or will fail later."""
+        self.add(Severity.WARNING, code, what, why, mend)
 
-def judged(check: Check, rules: Iterable[Rule[S]], seen: S) -> list[Finding]:
-    """The findings of the rules, in the rules' order."""
-    return [finding for rule in rules for finding in rule.findings(check, seen)]
+    def note(self, code: str, what: str, why: str, mend: str) -> None:
+        """Worth knowing; nothing fails because of it."""
+        self.add(Severity.NOTE, code, what, why, mend)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from receiver.doctor.findings import Rule, Severity
+from receiver.doctor.findings import Check, Findings, Severity
 from receiver.settings import VARIABLES
 
 if TYPE_CHECKING:
     from receiver.doctor.cloud_run import CloudRunService
     from receiver.settings import Settings
+    from receiver.variables import Variable
 
 IDENTITY: Final = frozenset(
     {
@@ -28,7 +29,6 @@ IDENTITY: Final = frozenset(
 
 _OF_THE_PLATFORM: Final = frozenset({"PORT", "K_SERVICE", "K_REVISION"})
 _LOCAL: Final = ("TASKS_FAULT_", "TASKS_SCHEDULER_ENDPOINT", "PUBSUB_EMULATOR_HOST")
-_UPDATE: Final = "gcloud run services update {seen.service.flags}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,58 +45,112 @@ class Deployed:
     settings: Settings
     environ: Mapping[str, str]
 
-    @property
-    def checks_callers(self) -> bool:
-        """Whether it is known that Cloud Run lets only some callers through to the receiver."""
-        known = self.service.invoker_checked and self.invokers is not None
-        return known and "allUsers" not in (self.invokers or ())
 
-    @property
-    def admits_pushes(self) -> bool:
-        """Whether Cloud Run lets the push account through."""
-        return f"serviceAccount:{self.settings.service_account}" in (self.invokers or ())
+def judge_service(seen: Deployed) -> Findings:
+    """Whether pushes arrive, and whether the service runs with the settings that are meant."""
+    service, settings, found = seen.service, seen.settings, Findings(Check.SERVICE)
+    update = f"gcloud run services update {service.flags}"
+    _judge_address(found, seen)
+    if service.http2:
+        found.error(
+            "container-protocol",
+            f"Cloud Run speaks HTTP/2 to the container of {service.id} (its port is named h2c)",
+            "the receiver speaks HTTP/1: no push arrives",
+            f"{update} --no-use-http2",
+        )
+    if service.ingress == "INGRESS_TRAFFIC_ALL":
+        found.note(
+            "ingress-open",
+            "the whole internet reaches the service",
+            "only the token keeps strangers out",
+            f"{update} --ingress internal",
+        )
+    _judge_callers(found, seen)
+    if service.concurrency > settings.max_concurrency:
+        found.warning(
+            "concurrency",
+            f"Cloud Run sends {service.concurrency} requests at once to an instance that takes "
+            f"{settings.max_concurrency} (TASKS_MAX_CONCURRENCY)",
+            "the others are answered 429, which slows the whole subscription",
+            f"{update} --concurrency {settings.max_concurrency}",
+        )
+    if service.cpu_always:
+        found.note(
+            "cpu-always",
+            "the service has CPU outside requests (instance-based billing)",
+            "long timeouts need it; with the sweep of every minute an instance is always up, and paid for",
+            f"{update} --cpu-throttling",
+        )
+    for one, there, here in _differing(seen):
+        is_identity = one.name in IDENTITY
+        found.add(
+            Severity.ERROR if is_identity else Severity.WARNING,
+            "setting-differs",
+            f"{one.name} is {there or 'not set'} in {service.id}, {here or 'not set'} here",
+            "each refuses the pushes that are made for the other"
+            if is_identity
+            else "the other findings are about the settings here, not about the service's",
+            f"{update} {_set(one.name, here)}",
+        )
+    return found
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether pushes are addressed to none of the service's own addresses."""
-        return self.settings.service_url not in {None, *self.service.urls}
 
-    @property
-    def is_internal(self) -> bool:
-        """Whether only internal requests are let through."""
-        return self.service.ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY"
+def _judge_address(found: Findings, seen: Deployed) -> None:
+    """Pushes may be addressed to none of the service's own addresses."""
+    service, url = seen.service, seen.settings.service_url
+    if url in {None, *service.urls}:
+        return
+    mend = f"export CLOUD_RUN_SERVICE_URL={next(iter(service.urls), 'URL')}"
+    if service.ingress == "INGRESS_TRAFFIC_INTERNAL_ONLY":
+        found.error(
+            "domain-internal",
+            f"CLOUD_RUN_SERVICE_URL is {url}, and {service.id} takes internal requests only",
+            "a push counts as internal only at the service's own address; at a custom domain Cloud Run refuses it",
+            mend,
+        )
+    else:
+        found.warning(
+            "service-url",
+            f"CLOUD_RUN_SERVICE_URL is {url}; {service.id} answers at {', '.join(service.urls)}",
+            "unless it is a custom domain of the service, pushes go elsewhere, with an audience that the service refuses",
+            mend,
+        )
 
-    @property
-    def urls(self) -> str:
-        """Every address of the service."""
-        return ", ".join(self.service.urls)
 
-    @property
-    def url(self) -> str:
-        """One address of the service."""
-        return next(iter(self.service.urls), "URL")
+def _judge_callers(found: Findings, seen: Deployed) -> None:
+    """Cloud Run may let only some callers through to the receiver."""
+    if not seen.service.invoker_checked or seen.invokers is None or "allUsers" in seen.invokers:
+        return
+    mend = f"gcloud run services add-iam-policy-binding {seen.service.flags} --member allUsers --role roles/run.invoker"
+    if f"serviceAccount:{seen.settings.service_account}" in seen.invokers:
+        found.warning(
+            "invoker-checked",
+            "Cloud Run checks callers itself, and the push account is admitted",
+            "it may hand the token on without its signature, and the receiver would refuse every push",
+            mend,
+        )
+    else:
+        found.error(
+            "invoker-checked",
+            "Cloud Run checks callers itself, and the push account is not admitted",
+            "pushes are answered 403 before they arrive, unless the account has roles/run.invoker from the project",
+            mend,
+        )
 
-    def differing(self) -> Iterator[Mapping[str, str]]:
-        """The variables whose values differ. Secrets and variables of the platform or a laptop are not compared."""
-        for one in VARIABLES:
-            there = self.service.environment.get(one.name, "")
-            here = self.environ.get(one.name, "").strip() or one.default or ""
-            if one.secret or one.name in _OF_THE_PLATFORM or one.name.startswith(_LOCAL):
-                continue
-            # None: it comes from a secret. Plain http is only for emulators.
-            if there is None or here.startswith("http://"):
-                continue
-            there = there.strip() or one.default or ""
-            if there.rstrip("/") != here.rstrip("/"):
-                yield {
-                    "name": one.name,
-                    "there": there or "not set",
-                    "here": here or "not set",
-                    "why": "each refuses the pushes that are made for the other"
-                    if one.name in IDENTITY
-                    else "the other findings are about the settings here, not about the service's",
-                    "flag": _set(one.name, here),
-                }
+
+def _differing(seen: Deployed) -> Iterator[tuple[Variable, str, str]]:
+    """The variables that differ, with their values there and here. Secrets and variables of the platform or a laptop are left out."""
+    for one in VARIABLES:
+        there = seen.service.environment.get(one.name, "")
+        here = seen.environ.get(one.name, "").strip() or one.default or ""
+        if one.secret or one.name in _OF_THE_PLATFORM or one.name.startswith(_LOCAL):
+            continue
+        # None: it comes from a secret. Plain http is only for emulators.
+        if there is None or here.startswith("http://"):
+            continue
+        there = there.strip() or one.default or ""
+        if there.rstrip("/") != here.rstrip("/"):
+            yield one, there, here
 
 
 def _set(name: str, value: str) -> str:
@@ -104,80 +158,3 @@ def _set(name: str, value: str) -> str:
     if not value:
         return f"--remove-env-vars {name}"
     return f"--update-env-vars {shlex.quote(('^|^' if ',' in value else '') + f'{name}={value}')}"
-
-
-SERVICE_RULES: Final[tuple[Rule[Deployed], ...]] = (
-    Rule(
-        Severity.WARNING,
-        "service-url",
-        lambda seen: seen.is_elsewhere and not seen.is_internal,
-        "CLOUD_RUN_SERVICE_URL is {seen.settings.service_url}; {seen.service.id} answers at {seen.urls}",
-        "unless it is a custom domain of the service, pushes go elsewhere, with an audience that the service refuses",
-        "export CLOUD_RUN_SERVICE_URL={seen.url}",
-    ),
-    Rule(
-        Severity.ERROR,
-        "domain-internal",
-        lambda seen: seen.is_elsewhere and seen.is_internal,
-        "CLOUD_RUN_SERVICE_URL is {seen.settings.service_url}, and {seen.service.id} takes internal requests only",
-        "a push counts as internal only at the service's own address; at a custom domain Cloud Run refuses it",
-        "export CLOUD_RUN_SERVICE_URL={seen.url}",
-    ),
-    Rule(
-        Severity.ERROR,
-        "container-protocol",
-        lambda seen: seen.service.http2,
-        "Cloud Run speaks HTTP/2 to the container of {seen.service.id} (its port is named h2c)",
-        "the receiver speaks HTTP/1: no push arrives",
-        f"{_UPDATE} --no-use-http2",
-    ),
-    Rule(
-        Severity.NOTE,
-        "ingress-open",
-        lambda seen: seen.service.ingress == "INGRESS_TRAFFIC_ALL",
-        "the whole internet reaches the service",
-        "only the token keeps strangers out",
-        f"{_UPDATE} --ingress internal",
-    ),
-    Rule(
-        Severity.WARNING,
-        "invoker-checked",
-        lambda seen: seen.checks_callers and seen.admits_pushes,
-        "Cloud Run checks callers itself, and the push account is admitted",
-        "it may hand the token on without its signature, and the receiver would refuse every push",
-        "gcloud run services add-iam-policy-binding {seen.service.flags} --member allUsers --role roles/run.invoker",
-    ),
-    Rule(
-        Severity.ERROR,
-        "invoker-checked",
-        lambda seen: seen.checks_callers and not seen.admits_pushes,
-        "Cloud Run checks callers itself, and the push account is not admitted",
-        "pushes are answered 403 before they arrive, unless the account has roles/run.invoker from the project",
-        "gcloud run services add-iam-policy-binding {seen.service.flags} --member allUsers --role roles/run.invoker",
-    ),
-    Rule(
-        Severity.WARNING,
-        "concurrency",
-        lambda seen: seen.service.concurrency > seen.settings.max_concurrency,
-        "Cloud Run sends {seen.service.concurrency} requests at once to an instance that takes "
-        "{seen.settings.max_concurrency} (TASKS_MAX_CONCURRENCY)",
-        "the others are answered 429, which slows the whole subscription",
-        f"{_UPDATE} --concurrency {{seen.settings.max_concurrency}}",
-    ),
-    Rule(
-        Severity.NOTE,
-        "cpu-always",
-        lambda seen: seen.service.cpu_always,
-        "the service has CPU outside requests (instance-based billing)",
-        "long timeouts need it; with the sweep of every minute an instance is always up, and paid for",
-        f"{_UPDATE} --cpu-throttling",
-    ),
-    Rule(
-        lambda _, item: Severity.ERROR if item["name"] in IDENTITY else Severity.WARNING,
-        "setting-differs",
-        Deployed.differing,
-        "{item[name]} is {item[there]} in {seen.service.id}, {item[here]} here",
-        "{item[why]}",
-        f"{_UPDATE} {{item[flag]}}",
-    ),
-)

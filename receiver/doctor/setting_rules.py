@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from receiver.doctor.findings import Rule, Severity
+from receiver.doctor.findings import Check, Findings, Severity
 from receiver.errors import SettingError
 from receiver.hosts import is_loopback
 from receiver.settings import PushAuth, Settings, Subscriptions
@@ -60,74 +60,52 @@ class Configuration:
             } | values
         return [name for name, value in values.items() if value is None]
 
-    @property
-    def certs_host(self) -> str:
-        """The host of the signing certificates."""
-        return urlsplit(self.settings.certs_url).hostname or ""
 
-
-SETTING_RULES: Final[tuple[Rule[Configuration], ...]] = (
-    Rule(
-        Severity.ERROR,
-        "setting-refused",
-        lambda seen: [
-            {"shown": " is ".join(filter(None, (one.variable, one.value))), "allowed": one.allowed}
-            for one in seen.refused
-        ],
-        "{item[shown]}",
-        "no command and no service starts with it",
-        "{item[allowed]}",
-    ),
-    Rule(
-        Severity.ERROR,
-        "setting-missing",
-        lambda seen: [{"name": name, "mend": _MENDS[name]} for name in seen.missing],
-        "{item[name]} is not set",
-        "the service refuses to start without it",
-        "{item[mend]}",
-    ),
-    Rule(
-        Severity.WARNING,
-        "push-auth-off",
-        lambda seen: seen.settings.push_auth is PushAuth.OFF and not seen.dev,
-        "TASKS_PUSH_AUTH is off",
-        "everybody who reaches the service can run its tasks",
-        "unset TASKS_PUSH_AUTH",
-    ),
-    Rule(
-        Severity.NOTE,
-        "subscriptions-any",
-        lambda seen: seen.settings.subscriptions is Subscriptions.ANY and not seen.dev,
-        "TASKS_SUBSCRIPTIONS is any",
-        "whoever may publish to one topic of this environment can run every task",
-        "export TASKS_SUBSCRIPTIONS=own, unless subscriptions of your own making push to the service",
-    ),
-    Rule(
-        lambda seen, _: Severity.NOTE if is_loopback(seen.certs_host) else Severity.WARNING,
-        "certificates-elsewhere",
-        lambda seen: (
-            seen.settings.push_auth is PushAuth.OIDC
-            and not seen.certs_host.endswith(".googleapis.com")
-            and not seen.dev
-        ),
-        "TASKS_OIDC_CERTS_URL leads to {seen.certs_host}",
-        "that host decides who may push",
-        "unset TASKS_OIDC_CERTS_URL",
-    ),
-    Rule(
-        Severity.NOTE,
-        "receiver-dev",
-        lambda seen: seen.dev,
-        "this is the `receiver dev` of this folder (.receiver/env)",
-        "it makes its topics and subscriptions itself; nothing of the cloud is looked at",
-        "export the variables of the place that is meant",
-    ),
-    Rule(
-        Severity.NOTE,
-        "stand-in",
-        lambda seen: seen.settings.pubsub_emulator is not None and not seen.dev,
-        "Pub/Sub is a stand-in at {seen.settings.pubsub_emulator}",
-        "the real Pub/Sub is not looked at",
-        "unset PUBSUB_EMULATOR_HOST TASKS_SCHEDULER_ENDPOINT",
-    ),
-)
+def judge_settings(seen: Configuration) -> Findings:
+    """What is wrong with the variables, and what is not as in production."""
+    settings, found = seen.settings, Findings(Check.CONFIGURATION)
+    for one in seen.refused:
+        shown = " is ".join(filter(None, (one.variable, one.value)))
+        found.error("setting-refused", shown, "no command and no service starts with it", one.allowed)
+    for name in seen.missing:
+        why = "the service refuses to start without it"
+        found.error("setting-missing", f"{name} is not set", why, _MENDS[name])
+    if seen.dev:
+        found.note(
+            "receiver-dev",
+            "this is the `receiver dev` of this folder (.receiver/env)",
+            "it makes its topics and subscriptions itself; nothing of the cloud is looked at",
+            "export the variables of the place that is meant",
+        )
+        return found
+    certs_host = urlsplit(settings.certs_url).hostname or ""
+    if settings.push_auth is PushAuth.OFF:
+        found.warning(
+            "push-auth-off",
+            "TASKS_PUSH_AUTH is off",
+            "everybody who reaches the service can run its tasks",
+            "unset TASKS_PUSH_AUTH",
+        )
+    elif not certs_host.endswith(".googleapis.com"):
+        found.add(
+            Severity.NOTE if is_loopback(certs_host) else Severity.WARNING,
+            "certificates-elsewhere",
+            f"TASKS_OIDC_CERTS_URL leads to {certs_host}",
+            "that host decides who may push",
+            "unset TASKS_OIDC_CERTS_URL",
+        )
+    if settings.subscriptions is Subscriptions.ANY:
+        found.note(
+            "subscriptions-any",
+            "TASKS_SUBSCRIPTIONS is any",
+            "whoever may publish to one topic of this environment can run every task",
+            "export TASKS_SUBSCRIPTIONS=own, unless subscriptions of your own making push to the service",
+        )
+    if settings.pubsub_emulator is not None:
+        found.note(
+            "stand-in",
+            f"Pub/Sub is a stand-in at {settings.pubsub_emulator}",
+            "the real Pub/Sub is not looked at",
+            "unset PUBSUB_EMULATOR_HOST TASKS_SCHEDULER_ENDPOINT",
+        )
+    return found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from receiver import maintenance
 from receiver.doctor.cloud_run import UNKNOWN_SERVICE
-from receiver.doctor.findings import Rule, Severity
+from receiver.doctor.findings import Check, Findings, Severity
 from receiver.errors import PluginError
 from receiver.tasks import registry
 
@@ -62,100 +62,68 @@ class Declared:
         return UNKNOWN_SERVICE if self.service is None else self.service.flags
 
     @property
-    def has_cpu_always(self) -> bool:
-        """Whether the service is known to have CPU outside requests."""
-        return self.service is not None and self.service.cpu_always
-
-    @property
     def there(self) -> Mapping[str, str]:
         """The variables of the service, or of this process where that is not known."""
         if self.service is None:
             return self.environ or {}
         return {name: value for name, value in self.service.environment.items() if value is not None}
 
-    def doubted(self) -> list[str]:
-        """The kill switches that say neither on nor off."""
-        return list(dict.fromkeys(filter(None, (route.doubt(self.there) for route in self.routes))))
 
-    def switched_off(self) -> Iterator[Mapping[str, str]]:
-        """The kill switches that are off, each with its tasks."""
-        where = "here" if self.service is None else f"in the service {self.service.id}"
-        off: dict[str, list[str]] = {}
-        for route in self.routes:
-            if route.kill_switch is not None and not route.is_enabled(self.there):
-                off.setdefault(route.kill_switch, []).append(route.name)
-        for switch, names in off.items():
-            unset = f"gcloud run services update {self.flags} --remove-env-vars {switch}"
-            yield {
-                "switch": switch,
-                "where": where,
-                "tasks": ", ".join(names),
-                "mend": f"unset {switch}" if self.service is None else unset,
-            }
-
-    def outlasting_requests(self) -> Iterator[Mapping[str, object]]:
-        """The tasks whose requests Cloud Run ends too early. Pub/Sub waits for an answer only until the ack deadline."""
-        if self.service is None:
-            return
-        most = self.service.timeout.total_seconds()
-        for route in self.routes:
-            waited = min(route.effective_timeout, route.ack_deadline)
-            if waited > most:
-                longer = min(LONGEST_REQUEST, math.ceil(waited / 60) * 60)
-                yield {"task": route.name, "waited": waited, "most": most, "longer": longer}
+def judge_tasks(seen: Declared) -> Findings:
+    """What is wrong with the plugins, with kill switches and with timeouts."""
+    found = Findings(Check.TASKS)
+    if seen.failure is not None:
+        found.error("plugins-broken", seen.failure, "the service refuses to start", "receiver check")
+    for path in seen.undeclared:
+        found.warning(
+            "task-undeclared",
+            f"{path} is a task without a route",
+            "it has no topic, and a message for it is rejected",
+            f"add TaskRoute({path.rpartition('.')[2]}) to the module's list, or remove @task",
+        )
+    _judge_switches(found, seen)
+    _judge_timeouts(found, seen)
+    return found
 
 
-TASK_RULES: Final[tuple[Rule[Declared], ...]] = (
-    Rule(
-        Severity.ERROR,
-        "plugins-broken",
-        lambda seen: seen.failure is not None,
-        "{seen.failure}",
-        "the service refuses to start",
-        "receiver check",
-    ),
-    Rule(
-        Severity.WARNING,
-        "task-undeclared",
-        lambda seen: [{"path": path, "name": path.rpartition(".")[2]} for path in seen.undeclared],
-        "{item[path]} is a task without a route",
-        "it has no topic, and a message for it is rejected",
-        "add TaskRoute({item[name]}) to the module's list, or remove @task",
-    ),
-    Rule(
-        Severity.WARNING,
-        "kill-switch-off",
-        Declared.switched_off,
-        "{item[switch]} is off {item[where]}: {item[tasks]}",
-        "deliveries are acked and recorded as skipped, the work is not done",
-        "{item[mend]}",
-    ),
-    Rule(
-        Severity.WARNING,
-        "kill-switch-unclear",
-        Declared.doubted,
-        "{item}",
-        "whoever set it may believe that its tasks are off",
-        "set it to off, or unset it",
-    ),
-    Rule(
-        Severity.WARNING,
-        "timeout-over-ack-deadline",
-        lambda seen: [
-            route
-            for route in seen.routes
-            if route.effective_timeout > route.ack_deadline and not seen.has_cpu_always
-        ],
-        "{item.name} may take {item.effective_timeout:g} s, its ack deadline is {item.ack_deadline} s",
-        "after the deadline there is no request, and with request-based billing no CPU",
-        "gcloud run services update {seen.flags} --no-cpu-throttling",
-    ),
-    Rule(
-        lambda seen, _: Severity.WARNING if seen.has_cpu_always else Severity.ERROR,
-        "timeout-over-request",
-        Declared.outlasting_requests,
-        "{item[task]} may take {item[waited]:g} s, Cloud Run ends a request after {item[most]:g} s",
-        "Pub/Sub gets 504 and delivers again, while the task goes on or loses its CPU",
-        "gcloud run services update {seen.flags} --timeout {item[longer]}",
-    ),
-)
+def _judge_switches(found: Findings, seen: Declared) -> None:
+    off: dict[str, list[str]] = {}
+    for route in seen.routes:
+        if route.kill_switch is not None and not route.is_enabled(seen.there):
+            off.setdefault(route.kill_switch, []).append(route.name)
+    for switch, names in off.items():
+        unset = f"gcloud run services update {seen.flags} --remove-env-vars {switch}"
+        found.warning(
+            "kill-switch-off",
+            f"{switch} is off {'here' if seen.service is None else f'in the service {seen.service.id}'}: {', '.join(names)}",
+            "deliveries are acked and recorded as skipped, the work is not done",
+            f"unset {switch}" if seen.service is None else unset,
+        )
+    for doubt in dict.fromkeys(filter(None, (route.doubt(seen.there) for route in seen.routes))):
+        why = "whoever set it may believe that its tasks are off"
+        found.warning("kill-switch-unclear", doubt, why, "set it to off, or unset it")
+
+
+def _judge_timeouts(found: Findings, seen: Declared) -> None:
+    has_cpu_always = seen.service is not None and seen.service.cpu_always
+    for route in seen.routes:
+        if route.effective_timeout > route.ack_deadline and not has_cpu_always:
+            found.warning(
+                "timeout-over-ack-deadline",
+                f"{route.name} may take {route.effective_timeout:g} s, its ack deadline is {route.ack_deadline} s",
+                "after the deadline there is no request, and with request-based billing no CPU",
+                f"gcloud run services update {seen.flags} --no-cpu-throttling",
+            )
+    most = math.inf if seen.service is None else seen.service.timeout.total_seconds()
+    for route in seen.routes:
+        # Pub/Sub waits for an answer only until the ack deadline.
+        waited = min(route.effective_timeout, route.ack_deadline)
+        if waited > most:
+            longer = min(LONGEST_REQUEST, math.ceil(waited / 60) * 60)
+            found.add(
+                Severity.WARNING if has_cpu_always else Severity.ERROR,
+                "timeout-over-request",
+                f"{route.name} may take {waited:g} s, Cloud Run ends a request after {most:g} s",
+                "Pub/Sub gets 504 and delivers again, while the task goes on or loses its CPU",
+                f"gcloud run services update {seen.flags} --timeout {longer}",
+            )

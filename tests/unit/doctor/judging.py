@@ -7,14 +7,14 @@ from datetime import timedelta
 
 from receiver import TaskRoute, task
 from receiver.doctor.cloud_run import CloudRunService
-from receiver.doctor.findings import Check, Finding, judged
+from receiver.doctor.findings import Check, Finding
 from receiver.doctor.google_look import Provisioned
 from receiver.doctor.record_look import RecordSeen, Sweeps, Waiting
 from receiver.doctor.record_rules import Fleet
-from receiver.doctor.resource_rules import RESOURCE_RULES
-from receiver.doctor.service_rules import SERVICE_RULES, Deployed
-from receiver.doctor.setting_rules import SETTING_RULES, Configuration
-from receiver.doctor.task_rules import TASK_RULES, Declared
+from receiver.doctor.resource_rules import judge_resources
+from receiver.doctor.service_rules import Deployed, judge_service
+from receiver.doctor.setting_rules import Configuration, judge_settings
+from receiver.doctor.task_rules import Declared, judge_tasks
 from receiver.provision.observed import Observed
 from receiver.provision.planning import plan
 from receiver.settings import Settings
@@ -63,7 +63,7 @@ def slow() -> None: ...
 
 
 def configured(environ: dict[str, str]) -> list[Finding]:
-    return judged(Check.CONFIGURATION, SETTING_RULES, Configuration.read(environ))
+    return judge_settings(Configuration.read(environ))
 
 
 def declared(
@@ -72,16 +72,15 @@ def declared(
     environ: dict[str, str] | None = None,
     service: CloudRunService | None = None,
 ) -> list[Finding]:
-    return judged(Check.TASKS, TASK_RULES, Declared(routes, undeclared, environ=environ, service=service))
+    return judge_tasks(Declared(routes, undeclared, environ=environ, service=service))
 
 
 def deployed(
     there: CloudRunService, invokers: frozenset[str] | None, environ: dict[str, str]
 ) -> list[Finding]:
-    seen = Deployed(there, invokers, Settings.from_environ(GOOD), environ)
-    return judged(Check.SERVICE, SERVICE_RULES, seen)
+    return judge_service(Deployed(there, invokers, Settings.from_environ(GOOD), environ))
 
 
 def provisioned(seen: Observed, *routes: TaskRoute, check: Check = Check.PUBSUB) -> list[Finding]:
     made = plan(world.wanted(*routes), seen, world.SCOPE)
-    return judged(check, RESOURCE_RULES, Provisioned(made, seen))
+    return judge_resources(check, Provisioned(made, seen))

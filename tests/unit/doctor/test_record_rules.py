@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from receiver.doctor.findings import Check, judged
 from receiver.doctor.record_look import RecordSeen, Sweeps, Waiting
-from receiver.doctor.record_rules import UNAVAILABLE_RULES, judge_record
+from receiver.doctor.record_rules import judge_record, judge_unavailable
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.record.sqlstates import NotConnected
 from tests.unit.doctor.judging import FLEET, HOUR, MINUTE, WELL, codes
@@ -57,7 +56,7 @@ class TestDatabase:
             (DatabaseUnavailable("no answer"), "database-unreachable"),
             (NotConnected("no such role"), "database-refuses"),
         ):
-            (found,) = judged(Check.DATABASE, UNAVAILABLE_RULES, error)
+            (found,) = judge_unavailable(error)
             assert (found.code, str(error) in found.what) == (code, True)
 
     def test_what_is_proposed_fits(self) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from receiver import TaskRoute
-from receiver.doctor.findings import Check, Severity, judged
+from receiver.doctor.findings import Check, Severity
 from receiver.doctor.google_look import Provisioned, Roles
-from receiver.doctor.resource_rules import RESOURCE_RULES, ROLE_RULES
+from receiver.doctor.resource_rules import judge_resources, judge_roles
 from receiver.provision.desired import PushTarget, desired
 from receiver.provision.observed import Observed
 from receiver.provision.planning import plan
@@ -54,7 +54,7 @@ class TestResources:
         off = PushTarget(world.URL, None, 100)
         made = plan(desired(world.ROUTES, world.SCOPE, off), world.settled(), world.SCOPE)
         assert any("oidcToken" in str(one) for one in made.entries)
-        assert judged(Check.PUBSUB, RESOURCE_RULES, Provisioned(made, world.settled())) == []
+        assert judge_resources(Check.PUBSUB, Provisioned(made, world.settled())) == []
 
     @pytest.mark.parametrize(
         ("fields", "expected"),
@@ -120,13 +120,13 @@ class TestResources:
             *(Grant(f"projects/p/subscriptions/{n}", "roles/pubsub.subscriber", agent) for n in range(5)),
             Grant("projects/-/serviceAccounts/push@x", "roles/iam.serviceAccountTokenCreator", agent),
         )
-        found = judged(Check.ROLES, ROLE_RULES, Roles(missing))
+        found = judge_roles(Roles(missing))
         assert [one.severity.name for one in found] == ["WARNING", "WARNING", "NOTE"]
         assert found[1].what.endswith("roles/pubsub.subscriber on 0, 1, 2 and 2 more")
 
     def test_a_topic_that_everybody_may_publish_to_is_an_error(self) -> None:
         public = Grant("projects/p/topics/t", "roles/pubsub.publisher", "allUsers")
-        (found,) = judged(Check.ROLES, ROLE_RULES, Roles((), (public,)))
+        (found,) = judge_roles(Roles((), (public,)))
         assert (found.code, found.severity) == ("public-topic", Severity.ERROR)
         assert found.what == "there is roles/pubsub.publisher on t to allUsers"
         assert found.mend.startswith("gcloud pubsub topics remove-iam-policy-binding t --project p ")
