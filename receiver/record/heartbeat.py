@@ -19,14 +19,11 @@ import asyncio
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from receiver.errors import DatabaseUnavailable
 from receiver.record.connections import RecordConnection
-from receiver.record.one_by_one import written
 from receiver.record.renewals import Lent, Renewals
-from receiver.record.sql import leases
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -230,7 +227,7 @@ class Heartbeat:
                 await renewals.connect()
             pause = self._until_due(beat) or await self._renew(renewals)
         watch.cancel()
-        await self._shorten(connection)
+        await self._shorten(renewals)
         await connection.close()
 
     async def _call_off_in_time(self) -> None:
@@ -281,19 +278,12 @@ class Heartbeat:
                 lease.lose()
         return length * LOCKED_PAUSE if renewed.locked else beat / 4 if renewed.failed else beat
 
-    async def _shorten(self, connection: RecordConnection) -> None:
+    async def _shorten(self, renewals: Renewals) -> None:
         """On exit, by this thread's own connection: the main loop may be blocked, and the ledger's connections in use."""
         keys = sorted(self.held)
         if self._left is None or not keys:
             return
-        try:
-            shorten = partial(leases.shorten_leases, connection, left=self._left, overdue=self._overdue)
-            _, failed = await written(shorten, keys)
-            errors = list(failed.values())
-        except Exception as error:  # noqa: BLE001 - the process ends, and the leases run out
-            errors = [error]
-        for why in errors:
-            self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(why)))
+        await renewals.shorten(keys, left=self._left, overdue=self._overdue)
 
     def _call_off_expired(self) -> None:
         with self.lock:

@@ -16,15 +16,17 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections
+from receiver.record.one_by_one import written
 from receiver.record.sql import leases
 from receiver.record.sqlstates import NotConnected, is_of_some_row
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import timedelta
 
     from receiver.endings.calls import ClaimKey
@@ -102,6 +104,19 @@ class Renewals:
                 raise
             self._emit(ReceiverTrouble("the heartbeat renews by the ledger's connections", str(error)))
             return await self._renew(self.lent, held)
+
+    async def shorten(
+        self, keys: Sequence[ClaimKey], *, left: timedelta, overdue: Collection[ClaimKey]
+    ) -> None:
+        """As `leases.shorten_leases`, on exit: what fails is told, and runs out by itself."""
+        shorten = partial(leases.shorten_leases, self._own, left=left, overdue=overdue)
+        try:
+            _, failed = await written(shorten, keys)
+            errors = list(failed.values())
+        except Exception as error:  # noqa: BLE001 - the process ends
+            errors = [error]
+        for why in errors:
+            self._emit(ReceiverTrouble("leases not shortened; they run out by themselves", str(why)))
 
     async def _renew(self, executor: Executor, held: Mapping[ClaimKey, str]) -> Renewed:
         beat = _Beat(executor, self._lease, held)
