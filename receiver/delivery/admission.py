@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
 
 from receiver.contract.counting import MAX_VALUES
@@ -167,17 +168,15 @@ class Threads:
         self._free.release()
 
 
+@dataclass(eq=False, slots=True)
 class Admitted:
     """The permission to claim a call, until its block ends.
 
     `switch` is the kill switch that is off; `thread` is reserved for a `def` task.
     """
 
-    __slots__ = ("switch", "thread")
-
-    def __init__(self, switch: str | None = None, thread: Thread | None = None) -> None:
-        self.switch = switch
-        self.thread = thread
+    switch: str | None = None
+    thread: Thread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -187,23 +186,18 @@ class Admitted:
             self.thread.leave()
 
 
+@dataclass(eq=False)
 class Admission:
     """Admits deliveries to one instance, while it has room for them."""
 
-    def __init__(
-        self,
-        threads: Threads,
-        *,
-        max_concurrency: int,
-        max_inflight_bytes: int,
-        max_body_bytes: int,
-        environ: Mapping[str, str] = os.environ,
-    ) -> None:
-        self._threads = threads
-        self._environ = environ
-        self.max_concurrency = max_concurrency
-        self.max_inflight_bytes = max_inflight_bytes
-        self.max_body_bytes = max_body_bytes
+    threads: Threads
+    _: KW_ONLY
+    max_concurrency: int
+    max_inflight_bytes: int
+    max_body_bytes: int
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def __post_init__(self) -> None:
         self.body_deadline = Deadline(BODY_DEADLINE)
         self.in_flight = 0
         self.bytes_in_flight = 0
@@ -233,11 +227,11 @@ class Admission:
             Saturated: no thread in time, or the instance began to drain.
         """
         self._require_open()
-        if not call.route.is_enabled(self._environ):
+        if not call.route.is_enabled(self.environ):
             return Admitted(switch=call.route.kill_switch)
         if call.route.is_async:
             return Admitted()
-        thread = await self._threads.reserve()
+        thread = await self.threads.reserve()
         if self.closed:
             thread.leave()
             raise Saturated("concurrency")

@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -48,27 +49,21 @@ OURS = ("asyncio.events", "receiver.delivery.around", "receiver.delivery.calling
 """Where a task's own stack begins."""
 
 
+@dataclass(eq=False, kw_only=True)
 class Watchdog:
     """Watches one loop.
 
-    Args:
+    Attributes:
         hopeless: whether a run is so far past its deadline that the process must end; called in the watchdog's thread,
             while the loop is blocked.
         farewell: called in the watchdog's thread before the process ends itself; it must be quick.
     """
 
-    def __init__(
-        self,
-        *,
-        hopeless: Callable[[], bool],
-        emit: Emit,
-        farewell: Callable[[], None] = lambda: None,
-        blocked_after: float = BLOCKED_AFTER,
-    ) -> None:
-        self._hopeless = hopeless
-        self._farewell = farewell
-        self._emit = emit
-        self._blocked_after = blocked_after
+    hopeless: Callable[[], bool]
+    farewell: Callable[[], None]
+    emit: Emit
+
+    def __post_init__(self) -> None:
         self._turned = time.monotonic()
         self._said = False
         self._short = float("-inf")
@@ -98,12 +93,11 @@ class Watchdog:
         self._said = False
 
     def _watch(self) -> None:
-        interval = min(WATCH_INTERVAL, self._blocked_after / 2)
         looked = time.monotonic()
-        while not self._stopping.wait(interval):
+        while not self._stopping.wait(WATCH_INTERVAL):
             now = time.monotonic()
             # This thread did not run either: the whole process stood still.
-            if now - looked > self._blocked_after:
+            if now - looked > BLOCKED_AFTER:
                 self._turned = now
             looked = now
             self._look_at_descriptors(now)
@@ -113,7 +107,7 @@ class Watchdog:
             if self._end is not None and now > self._end[0]:
                 self._exit("its shutdown hangs", self._end[1])
             loop.call_soon_threadsafe(self._turn)
-            if now - self._turned > self._blocked_after:
+            if now - self._turned > BLOCKED_AFTER:
                 self._bark(now - self._turned)
 
     def _look_at_descriptors(self, now: float) -> None:
@@ -125,19 +119,19 @@ class Watchdog:
                 why = (
                     f"{error.strerror}: connections that come now have no answer; raise the limit (ulimit -n)"
                 )
-                self._emit(ReceiverTrouble("no file descriptor is left", why))
+                self.emit(ReceiverTrouble("no file descriptor is left", why))
 
     def _bark(self, seconds: float) -> None:
         if not self._said:
             self._said = True
             where, stack = self._stack()
-            self._emit(ReceiverTrouble("event loop blocked", f"for {seconds:.0f} s by {where}", stack=stack))
-        if self._hopeless():
+            self.emit(ReceiverTrouble("event loop blocked", f"for {seconds:.0f} s by {where}", stack=stack))
+        if self.hopeless():
             self._exit("the event loop is blocked past every deadline", LAST_RESORT_EXIT_CODE)
 
     def _exit(self, why: str, exit_code: int) -> NoReturn:
-        self._emit(ReceiverTrouble("process ends itself", why))
-        self._farewell()
+        self.emit(ReceiverTrouble("process ends itself", why))
+        self.farewell()
         with suppress(Exception):  # it may be closed
             sys.stderr.flush()
         os._exit(exit_code)
