@@ -141,7 +141,7 @@ def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProjec
             _put(broker, body | foreign)
             wanted.add(foreign["name"])
     for name, subscription in list(broker.subscriptions.items()):
-        if name.startswith(project.prefixes) and name not in wanted and subscription.push_endpoint:
+        if name.startswith(project.prefixes) and name not in wanted and subscription.body["pushConfig"]:
             broker.put_subscription(name, {**subscription.body, "pushConfig": {}})
 
 

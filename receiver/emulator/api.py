@@ -10,7 +10,7 @@ Next: `receiver.emulator.rules` refuses what Pub/Sub refuses; `receiver.emulator
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from starlette.applications import Starlette
@@ -26,6 +26,7 @@ from receiver.emulator.rules import (
     ApiError,
     check_message,
     checked,
+    converted,
     patched,
 )
 
@@ -34,15 +35,12 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from receiver.emulator.backlog import Subscription, Unacked
+    from receiver.emulator.backlog import Unacked
     from receiver.emulator.signer import Signer
-
-T = TypeVar("T")
+    from receiver.emulator.subscriptions import Subscription
 
 OIDC_CERTS_PATH: Final = "/oauth2/v1/certs"
 MAX_PUBLISH_MESSAGES: Final = 1000
-PAGE_SIZE: Final = 100
-LONGEST_PAGE: Final = 1000
 
 _ID: Final = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
 
@@ -102,19 +100,18 @@ class _Api:
         return self._broker.topics[name]
 
     async def list_topics(self, request: Request, _: dict[str, Any]) -> dict[str, Any]:
-        return _listed(request, "topics", self._broker.topics)
+        return _of_project(request, "topics", self._broker.topics)
 
     async def topic_subscriptions(self, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         name = _name(request, "topics")
         _topic(self._broker, name)
-        names = sorted(one.name for one in self._broker.subscriptions.values() if one.topic == name)
-        page, token = _page(request, names)
-        return {"subscriptions": page, **token}
+        found = self._broker.subscriptions.values()
+        return {"subscriptions": sorted(one.name for one in found if one.settings.topic == name)}
 
     async def publish(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         name = _name(request, "topics")
         _topic(self._broker, name)
-        messages = _converted(body.get("messages"), list[PubsubMessage])
+        messages = converted(body.get("messages"), list[PubsubMessage])
         if not messages:
             raise ApiError("The value for messages is empty.")
         if len(messages) > MAX_PUBLISH_MESSAGES:
@@ -142,7 +139,7 @@ class _Api:
 
     async def list_subscriptions(self, request: Request, _: dict[str, Any]) -> dict[str, Any]:
         bodies = {name: one.body for name, one in self._broker.subscriptions.items()}
-        return _listed(request, "subscriptions", bodies)
+        return _of_project(request, "subscriptions", bodies)
 
     async def act(self, request: Request, body: dict[str, Any]) -> dict[str, Any]:
         name = _name(request, "subscriptions")
@@ -154,16 +151,16 @@ class _Api:
                 )
                 return {}
             case "pull":
-                return {"receivedMessages": self._pulled(found, _converted(body.get("maxMessages", 0), int))}
+                return {"receivedMessages": self._pulled(found, converted(body.get("maxMessages", 0), int))}
             case "acknowledge":
                 for unacked in self._leased(found, body):
                     self._broker.ack(found, unacked)
                 return {}
             case "modifyAckDeadline":
-                by = _converted(body.get("ackDeadlineSeconds", 0), int)
+                by = converted(body.get("ackDeadlineSeconds", 0), int)
                 for unacked in self._leased(found, body):
                     if by:
-                        self._broker.extend(found, unacked, by)
+                        self._broker.lease(found, unacked, by)
                     else:
                         self._broker.nack(found, unacked)
                 return {}
@@ -179,24 +176,16 @@ class _Api:
                 "ackId": self._broker.lease(subscription, unacked),
                 "message": msgspec.to_builtins(unacked.message),
             }
-            if subscription.dead_letter is not None:
+            if subscription.settings.dead_letter_policy is not None:
                 received["deliveryAttempt"] = unacked.attempts
             pulled.append(received)
         return pulled
 
     def _leased(self, subscription: Subscription, body: Mapping[str, Any]) -> list[Unacked]:
-        ack_ids = _converted(body.get("ackIds", []), list[str])
+        ack_ids = converted(body.get("ackIds", []), list[str])
         if not ack_ids:
             raise ApiError("No ack ids specified.")
         return subscription.backlog.leased(ack_ids)
-
-
-def _converted(value: Any, kind: type[T]) -> T:
-    """A part of the body, converted to its type."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ApiError(f"Invalid JSON payload received. {error}") from None
 
 
 def _answering(
@@ -245,19 +234,7 @@ def _subscription(broker: Broker, name: str) -> Subscription:
     return broker.subscriptions[name]
 
 
-def _listed(request: Request, kind: str, bodies: Mapping[str, Any]) -> dict[str, Any]:
-    """A page of the project's resources."""
+def _of_project(request: Request, kind: str, bodies: Mapping[str, Any]) -> dict[str, Any]:
+    """The project's resources, in one page."""
     prefix = f"projects/{request.path_params['project']}/{kind}/"
-    page, token = _page(request, sorted(name for name in bodies if name.startswith(prefix)))
-    return {kind: [bodies[name] for name in page], **token}
-
-
-def _page(request: Request, names: list[str]) -> tuple[list[str], dict[str, str]]:
-    wanted = request.query_params.get("pageSize") or "0"
-    if not wanted.isdigit():
-        raise ApiError("Invalid page_size given: it must be a whole number.")
-    size = min(int(wanted[:9]), LONGEST_PAGE) or PAGE_SIZE
-    after = request.query_params.get("pageToken", "")
-    rest = [name for name in names if name > after]
-    page = rest[:size]
-    return page, ({"nextPageToken": page[-1]} if len(rest) > size else {})
+    return {kind: [bodies[name] for name in sorted(bodies) if name.startswith(prefix)]}

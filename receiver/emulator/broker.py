@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from receiver.contract.dead_letter_source import attributes_of
-from receiver.emulator.backlog import PubsubMessage, Subscription, Unacked
+from receiver.emulator.backlog import PubsubMessage, Unacked
+from receiver.emulator.subscriptions import DELETED_TOPIC, Subscription, SubscriptionSettings
 from receiver.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -37,9 +38,6 @@ PRAGMAS: Final = "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF;"
 
 DROP_DELAY: Final = 1.0
 """Seconds, at least, by which a dropped delivery is late."""
-
-DELETED_TOPIC: Final = "_deleted-topic_"
-"""Pub/Sub shows this as the topic of a subscription after its topic was deleted."""
 
 
 class Broker:
@@ -83,13 +81,14 @@ class Broker:
         del self.topics[name]
         self._database.execute("DELETE FROM resources WHERE name = ?", (name,))
         for subscription in self.subscriptions.values():
-            if subscription.topic == name:
+            if subscription.settings.topic == name:
                 self.put_subscription(subscription.name, {**subscription.body, "topic": DELETED_TOPIC})
 
     def put_subscription(self, name: str, body: Mapping[str, Any]) -> None:
         """Creates a subscription, or changes its settings and keeps its messages."""
-        known = self.subscriptions.setdefault(name, Subscription(name, {}))
-        known.body = dict(body)
+        settings = msgspec.convert(body, SubscriptionSettings)
+        known = self.subscriptions.setdefault(name, Subscription(name, {}, settings))
+        known.body, known.settings = dict(body), settings
         self._keep(name, "subscription", body)
         self.changed()
 
@@ -106,7 +105,7 @@ class Broker:
             msgspec.structs.replace(message, message_id=str(next(self._next)), publish_time=now)
             for message in messages
         ]
-        listening = [one for one in self.subscriptions.values() if one.topic == topic]
+        listening = [one for one in self.subscriptions.values() if one.settings.topic == topic]
         if listening:
             written = [(message.message_id, msgspec.json.encode(message), 0) for message in made]
             rows = [(one.name, *row) for one in listening for row in written]
@@ -115,24 +114,26 @@ class Broker:
             self._database.executemany("INSERT INTO unacked VALUES (?, ?, ?, ?)", rows)
             self._database.execute("COMMIT")
             for subscription in listening:
-                subscription.backlog.add(Unacked(message) for message in made)
+                for message in made:
+                    subscription.backlog.add(Unacked(message), self.clock())
             self.changed()
         return [message.message_id for message in made]
 
     def take(self, subscription: Subscription) -> Unacked | None:
-        """The next message that the subscription may deliver now. Leases that ended are nacked first."""
-        now = self.clock()
-        for unacked in subscription.backlog.lapsed(now):
+        """The next message that the subscription may deliver now, with one more delivery counted. Leases that ended are nacked first."""
+        while (unacked := subscription.backlog.take(self.clock())) is not None:
+            if unacked.lease is None:
+                unacked.attempts += 1
+                return unacked
             self.nack(subscription, unacked)
-        return subscription.backlog.take(now)
+        return None
 
-    def lease(self, subscription: Subscription, unacked: Unacked) -> str:
-        """Leases a taken message to a pull for the ack deadline; returns the ack id."""
-        return subscription.backlog.lease(unacked, self.clock() + subscription.ack_deadline)
-
-    def extend(self, subscription: Subscription, unacked: Unacked, by: float) -> None:
-        """Makes the lease of a pull end this many seconds from now."""
-        subscription.backlog.extend(unacked, self.clock() + by)
+    def lease(self, subscription: Subscription, unacked: Unacked, by: float | None = None) -> str:
+        """Leases a message to a pull for the ack deadline, or makes its lease end `by` seconds from now; returns the ack id."""
+        ack_id = unacked.lease or f"{unacked.message.message_id}-{unacked.attempts}"
+        until = self.clock() + (subscription.settings.ack_deadline if by is None else by)
+        subscription.backlog.put_back(unacked, until, ack_id)
+        return ack_id
 
     def ack(self, subscription: Subscription, unacked: Unacked) -> None:
         """The message is delivered, and forgotten."""
@@ -144,24 +145,27 @@ class Broker:
 
     def nack(self, subscription: Subscription, unacked: Unacked) -> None:
         """The message is delivered again after its backoff, or moved to the dead-letter topic."""
-        dead_letter = subscription.dead_letter
-        if dead_letter is not None and unacked.attempts >= dead_letter[1] and dead_letter[0] in self.topics:
-            self._dead_letter(subscription, unacked, dead_letter[0])
+        policy, attempts = subscription.settings.dead_letter_policy, unacked.attempts
+        if (
+            policy is not None
+            and attempts >= policy.max_delivery_attempts
+            and policy.dead_letter_topic in self.topics
+        ):
+            self._dead_letter(subscription, unacked, policy.dead_letter_topic)
             return
-        pause = subscription.backoff(unacked.attempts)
-        subscription.backlog.put_back(unacked, until=self.clock() + pause if pause else None)
+        subscription.backlog.put_back(unacked, self.clock() + subscription.settings.backoff(attempts))
         self._database.execute(
             "UPDATE unacked SET attempts = ? WHERE subscription = ? AND message_id = ?",
-            (unacked.attempts, subscription.name, unacked.message.message_id),
+            (attempts, subscription.name, unacked.message.message_id),
         )
         self.changed()
 
     def give_back(self, subscription: Subscription, unacked: Unacked, *, late: bool = False) -> None:
         """A taken message was not delivered: the attempt is not counted. With `late` it waits for its backoff."""
-        until = self.clock() + max(subscription.backoff(unacked.attempts), DROP_DELAY) if late else None
+        pause = max(subscription.settings.backoff(unacked.attempts), DROP_DELAY) if late else 0.0
         unacked.attempts -= 1
         unacked.late |= late
-        subscription.backlog.put_back(unacked, until=until)
+        subscription.backlog.put_back(unacked, self.clock() + pause)
         self.changed()
 
     def _dead_letter(self, subscription: Subscription, unacked: Unacked, topic: str) -> None:
@@ -181,11 +185,12 @@ class Broker:
             if kind == "topic":
                 self.topics[name] = decoded
             else:
-                self.subscriptions[name] = Subscription(name, decoded)
+                settings = msgspec.convert(decoded, SubscriptionSettings)
+                self.subscriptions[name] = Subscription(name, decoded, settings)
         decode = msgspec.json.Decoder(PubsubMessage).decode
         rows = self._database.execute(
             "SELECT subscription, message, attempts FROM unacked ORDER BY message_id"
         )
         for name, message, attempts in rows:
             if name in self.subscriptions:
-                self.subscriptions[name].backlog.add([Unacked(decode(message), attempts)])
+                self.subscriptions[name].backlog.add(Unacked(decode(message), attempts), self.clock())

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from receiver.emulator.backlog import Subscription, Unacked
+    from receiver.emulator.backlog import Unacked
     from receiver.emulator.signer import Signer
+    from receiver.emulator.subscriptions import Subscription
 
 T = TypeVar("T")
 

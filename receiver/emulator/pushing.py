@@ -20,10 +20,11 @@ from receiver.emulator.signer import Tokens
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from receiver.emulator.backlog import Subscription, Unacked
+    from receiver.emulator.backlog import Unacked
     from receiver.emulator.broker import Broker
     from receiver.emulator.faults import Faults
     from receiver.emulator.signer import Signer
+    from receiver.emulator.subscriptions import Subscription
 
 ACKS: Final = frozenset({102, 200, 201, 202, 204})
 """The statuses that ack; every other status is a nack."""
@@ -127,7 +128,7 @@ class Deliveries:
         times: list[float] = []
         now = self._broker.clock()
         for subscription in list(self._broker.subscriptions.values()) if self._open else ():
-            if not len(subscription.backlog) or not subscription.push_endpoint:
+            if not subscription.settings.push_config.push_endpoint:
                 continue
             window = self._windows.setdefault(subscription.name, Window())
             if window.until > now:
@@ -139,16 +140,11 @@ class Deliveries:
                     due = subscription.backlog.next_due()
                     times += [] if due is None else [due]
                     break
-                self._start(client, subscription, unacked, window)
+                window.under_way += 1
+                task = asyncio.create_task(self._deliver(client, subscription, unacked, window))
+                self._under_way.add(task)
+                task.add_done_callback(self._under_way.discard)
         return min(times, default=None)
-
-    def _start(
-        self, client: httpx.AsyncClient, subscription: Subscription, unacked: Unacked, window: Window
-    ) -> None:
-        window.under_way += 1
-        task = asyncio.create_task(self._deliver(client, subscription, unacked, window))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
 
     async def _deliver(
         self, client: httpx.AsyncClient, subscription: Subscription, unacked: Unacked, window: Window
@@ -162,19 +158,12 @@ class Deliveries:
             raise
         finally:
             window.under_way -= 1
-        self._settle(subscription, unacked, window, status)
-        self._observe(subscription, unacked, status or 0)
-
-    def _settle(
-        self, subscription: Subscription, unacked: Unacked, window: Window, status: int | None
-    ) -> None:
-        gone = self._broker.subscriptions.get(subscription.name) is not subscription
         if status in ACKS:
             window.acked()
             self._changed.set()
             self._broker.ack(subscription, unacked)
-        elif gone:
-            pass
+        elif self._broker.subscriptions.get(subscription.name) is not subscription:
+            pass  # deleted meanwhile
         elif status is None:
             self._broker.give_back(subscription, unacked, late=True)
         elif self._stopping:
@@ -182,34 +171,27 @@ class Deliveries:
         else:
             window.nacked(self._broker.clock())
             self._broker.nack(subscription, unacked)
+        self._observe(subscription, unacked, status or 0)
 
     async def _post(self, client: httpx.AsyncClient, subscription: Subscription, unacked: Unacked) -> int:
         """The status of one push; 0 when there was no answer within the ack deadline."""
-        headers = {"content-type": "application/json", "user-agent": "receiver-local-pubsub"}
-        headers |= self._authorization(subscription)
+        endpoint, headers = subscription.settings.push_config.push_endpoint, self._headers(subscription)
         body = envelope(subscription, unacked)
         try:
-            async with asyncio.timeout(subscription.ack_deadline):
-                response = await client.post(
-                    subscription.push_endpoint, content=body, headers=headers, timeout=None
-                )
-        except (
-            httpx.HTTPError,
-            httpx.InvalidURL,
-            TimeoutError,
-            ValueError,
-        ):  # ValueError: an address no header can carry
-            return 0
+            async with asyncio.timeout(subscription.settings.ack_deadline):
+                response = await client.post(endpoint, content=body, headers=headers, timeout=None)
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError):
+            return 0  # ValueError: an address that no header can carry
         return response.status_code
 
-    def _authorization(self, subscription: Subscription) -> dict[str, str]:
-        oidc = subscription.push_config.get("oidcToken")
-        if not oidc or self._tokens is None:
-            return {}
-        audience = str(oidc.get("audience") or subscription.push_endpoint)
-        return {
-            "authorization": f"Bearer {self._tokens.get(audience, str(oidc.get('serviceAccountEmail', '')))}"
-        }
+    def _headers(self, subscription: Subscription) -> dict[str, str]:
+        headers = {"content-type": "application/json", "user-agent": "receiver-local-pubsub"}
+        config = subscription.settings.push_config
+        if config.oidc_token is not None and self._tokens is not None:
+            audience = config.oidc_token.audience or config.push_endpoint
+            token = self._tokens.get(audience, config.oidc_token.service_account_email)
+            headers["authorization"] = f"Bearer {token}"
+        return headers
 
 
 def envelope(subscription: Subscription, unacked: Unacked) -> bytes:
@@ -220,6 +202,6 @@ def envelope(subscription: Subscription, unacked: Unacked) -> bytes:
         "message": {**msgspec.to_builtins(message), **both},
         "subscription": subscription.name,
     }
-    if subscription.dead_letter is not None:
+    if subscription.settings.dead_letter_policy is not None:
         made["deliveryAttempt"] = unacked.attempts
     return msgspec.json.encode(made)

@@ -1,4 +1,4 @@
-"""What Pub/Sub accepts as a subscription, a message or a change: its limits, its defaults, its error texts.
+"""What Pub/Sub accepts as a subscription, a message or a change, and its errors.
 
 Used by `receiver.emulator.api`. Where the official emulator is laxer than the service, this follows the service.
 """
@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from receiver.emulator.backlog import (
-    DEFAULT_ACK_DEADLINE,
-    DEFAULT_DELIVERY_ATTEMPTS,
-    PubsubMessage,
-    seconds,
-)
-from receiver.emulator.broker import DELETED_TOPIC
+import msgspec
+
+from receiver.emulator.subscriptions import ACK_DEADLINES, SubscriptionSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from receiver.emulator.backlog import PubsubMessage
+
+T = TypeVar("T")
+
 MAX_PUBLISH_BYTES: Final = 10_000_000
 """The most bytes of a message, and of a request, before base64."""
 
-MAX_BACKOFF: Final = 600.0
-"""Seconds: the longest that a retry policy may say."""
+DELIVERY_ATTEMPTS: Final = (5, 100)
+"""The fewest and the most deliveries before a dead letter."""
 
 ATTRIBUTE_LIMITS: Final = (100, 256, 1024)
 """Attributes of a message, bytes of a key, bytes of a value: Pub/Sub's limits."""
@@ -43,12 +41,6 @@ SUBSCRIPTION_MASKS: Final = frozenset(
         "retryPolicy",
     }
 )
-_DEFAULTS: Final = {
-    "pushConfig": {},
-    "ackDeadlineSeconds": DEFAULT_ACK_DEADLINE,
-    "messageRetentionDuration": "604800s",
-}
-_SUBSCRIPTION_FIELDS: Final = SUBSCRIPTION_MASKS | {"name", "topic", "enableMessageOrdering", "filter"}
 _CODES: Final = {"INVALID_ARGUMENT": 400, "OUT_OF_RANGE": 400, "NOT_FOUND": 404, "ALREADY_EXISTS": 409}
 
 
@@ -98,54 +90,31 @@ def _camel(path: str) -> str:
     return head + "".join(part[:1].upper() + part[1:] for part in rest)
 
 
+def converted(value: Any, kind: type[T]) -> T:
+    """A part of a request, decoded.
+
+    Raises:
+        ApiError: it is something else.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ApiError(f"Invalid JSON payload received. {error}") from None
+
+
 def checked(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A subscription with Pub/Sub's limits and defaults."""
-    made: dict[str, Any] = {**_DEFAULTS, **body}
-    unknown = sorted(set(made) - _SUBSCRIPTION_FIELDS)
-    if unknown:
-        raise ApiError(f'Invalid JSON payload received. Unknown name "{unknown[0]}".')
-    topic = str(made.get("topic") or "")
-    if topic != DELETED_TOPIC and not re.fullmatch(r"projects/[^/]+/topics/[^/]+", topic):
-        raise ApiError("The topic of a subscription must be projects/{project}/topics/{topic}.")
-    made["ackDeadlineSeconds"] = made["ackDeadlineSeconds"] or DEFAULT_ACK_DEADLINE
-    _check_number("ack deadline", made["ackDeadlineSeconds"], 10, 600)
-    for name in ("pushConfig", "retryPolicy", "deadLetterPolicy", "expirationPolicy", "labels"):
-        if not isinstance(made.get(name, {}), dict):
-            raise ApiError(f"Invalid value at {name}: it must be an object.")
-    _check_backoff(made.get("retryPolicy") or {})
-    policy = made.get("deadLetterPolicy") or {}
-    if policy:
-        attempts = policy.get("maxDeliveryAttempts") or DEFAULT_DELIVERY_ATTEMPTS
-        _check_number("maxDeliveryAttempts", attempts, 5, 100, "OUT_OF_RANGE")
-    _check_endpoint(made["pushConfig"].get("pushEndpoint"))
+    """A subscription within Pub/Sub's limits, with its defaults.
+
+    Raises:
+        ApiError: Pub/Sub would refuse it.
+    """
+    made = {"pushConfig": {}, "messageRetentionDuration": "604800s", **body}
+    made["ackDeadlineSeconds"] = made.get("ackDeadlineSeconds") or ACK_DEADLINES[0]
+    policy = converted(made, SubscriptionSettings).dead_letter_policy
+    least, most = DELIVERY_ATTEMPTS
+    if policy is not None and not least <= policy.max_delivery_attempts <= most:
+        raise ApiError(f"Invalid maxDeliveryAttempts given: it must be {least} to {most}.", "OUT_OF_RANGE")
     return made
-
-
-def _check_number(what: str, value: Any, least: int, most: int, status: str = "INVALID_ARGUMENT") -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise ApiError(f"Invalid {what} given: it must be {least} to {most}.", status)
-
-
-def _check_backoff(policy: Mapping[str, Any]) -> None:
-    try:
-        least, most = (
-            seconds(str(policy.get(name, default)))
-            for name, default in (("minimumBackoff", "10s"), ("maximumBackoff", "600s"))
-        )
-    except ValueError as error:
-        raise ApiError(str(error)) from None
-    if not 0 <= least <= most <= MAX_BACKOFF:
-        raise ApiError("Backoffs must be 0 to 600 seconds, the minimum not over the maximum.")
-
-
-def _check_endpoint(endpoint: Any) -> None:
-    try:
-        parts = urlsplit(endpoint or "http://none")
-        good = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except (ValueError, AttributeError):
-        good = False
-    if not good:
-        raise ApiError("Invalid push endpoint given: it must be an http or https URL.")
 
 
 def check_message(message: PubsubMessage) -> None:

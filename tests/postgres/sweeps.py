@@ -80,7 +80,7 @@ class Post:
         prefix = f"projects/{self.project}/"
         found = self.pubsub.call(
             lambda broker: [
-                (one.topic, owed.message)
+                (one.settings.topic, owed.message)
                 for one in broker.subscriptions.values()
                 if one.name.startswith(prefix)
                 for owed in one.backlog

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from receiver.emulator.backlog import Subscription, Unacked
+from receiver.emulator.backlog import Unacked
 from receiver.emulator.broker import Broker
 from receiver.emulator.pushing import Deliveries, envelope
 from receiver.emulator.signer import Signer
+from receiver.emulator.subscriptions import Subscription
 from tests.stage.instance import Instance
 from tests.stage.wire import request
 from tests.storm import wire
@@ -262,10 +263,9 @@ class Balancer(Deliveries):
 
     async def _post(self, _: Any, subscription: Subscription, owed: Unacked) -> int:
         body = envelope(subscription, owed)
-        headers = {**self._authorization(subscription), "content-type": "application/json"}
-        message = request(body, headers)
+        message = request(body, self._headers(subscription))
         try:
-            async with asyncio.timeout(subscription.ack_deadline):
+            async with asyncio.timeout(subscription.settings.ack_deadline):
                 for _ in self._places:
                     self._turn += 1
                     place = self._places[self._turn % len(self._places)]

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from receiver.dev.local_routes import Loaded, LocalProject, load_routes, provision
 from receiver.dev.processes import ParentPipe
 from receiver.emulator.broker import Broker
+from receiver.emulator.subscriptions import DeadLetterPolicy, OidcToken
 from receiver.errors import PluginError
 from tests.unit.dev.test_scheduler import route
 
@@ -29,17 +30,14 @@ def parent() -> Iterator[ParentPipe]:
 def test_every_route_has_its_topic_and_its_push_subscription() -> None:
     broker = Broker()
     provision(broker, [route()], PROJECT)
-    subscription = broker.subscriptions[NAME]
+    subscription = broker.subscriptions[NAME].settings
     assert subscription.topic in broker.topics
-    assert subscription.push_endpoint == "http://127.0.0.1:8080/tasks/pubsub/"
-    assert subscription.push_config["oidcToken"] == {
-        "serviceAccountEmail": "push@p",
-        "audience": "http://127.0.0.1:8080",
-    }
+    assert subscription.push_config.push_endpoint == "http://127.0.0.1:8080/tasks/pubsub/"
+    assert subscription.push_config.oidc_token == OidcToken("push@p", "http://127.0.0.1:8080")
     assert (subscription.ack_deadline, subscription.backoff(1)) == (60, 10)
     dead_letters = "projects/p/topics/dev--gyrinx.dead-letters"
-    assert subscription.dead_letter == (dead_letters, 5)
-    letters = broker.subscriptions["projects/p/subscriptions/dev--gyrinx.dead-letters-sub"]
+    assert subscription.dead_letter_policy == DeadLetterPolicy(dead_letters, 5)
+    letters = broker.subscriptions["projects/p/subscriptions/dev--gyrinx.dead-letters-sub"].settings
     assert letters.topic == dead_letters
     assert letters.push_config == subscription.push_config
 
@@ -50,9 +48,12 @@ def test_a_route_that_is_gone_pushes_no_more_and_what_is_not_ours_goes_on() -> N
     foreign = {"topic": "projects/p/topics/x", "pushConfig": {"pushEndpoint": "http://elsewhere"}}
     broker.put_subscription("projects/p/subscriptions/x", foreign)
     provision(broker, [route(name="other")], PROJECT)
-    assert broker.subscriptions[NAME].push_endpoint == ""
-    assert broker.subscriptions[NAME.replace("cleanup", "other")].push_endpoint
-    assert broker.subscriptions["projects/p/subscriptions/x"].push_endpoint == "http://elsewhere"
+    assert broker.subscriptions[NAME].settings.push_config.push_endpoint == ""
+    assert broker.subscriptions[NAME.replace("cleanup", "other")].settings.push_config.push_endpoint
+    assert (
+        broker.subscriptions["projects/p/subscriptions/x"].settings.push_config.push_endpoint
+        == "http://elsewhere"
+    )
 
 
 def test_a_renamed_task_is_pushed_what_waits_under_its_former_name() -> None:
@@ -60,13 +61,15 @@ def test_a_renamed_task_is_pushed_what_waits_under_its_former_name() -> None:
     broker = Broker()
     provision(broker, [route()], PROJECT)
     provision(broker, [route(name="tidy")], PROJECT)
-    assert broker.subscriptions[NAME].push_endpoint == ""
+    assert broker.subscriptions[NAME].settings.push_config.push_endpoint == ""
     provision(broker, [route(name="tidy", former=["cleanup", "never"])], PROJECT)
-    assert broker.subscriptions[NAME].push_endpoint == "http://127.0.0.1:8080/tasks/pubsub/"
+    assert (
+        broker.subscriptions[NAME].settings.push_config.push_endpoint == "http://127.0.0.1:8080/tasks/pubsub/"
+    )
     assert not [name for name in broker.topics if name.endswith("never")]
     taken = [route(name="tidy", former=["cleanup"]), route()]
     provision(broker, taken, PROJECT)
-    assert broker.subscriptions[NAME].ack_deadline == 60
+    assert broker.subscriptions[NAME].settings.ack_deadline == 60
 
 
 def loaded(folder: Path, code: str, parent: ParentPipe) -> Loaded:
@@ -111,8 +114,9 @@ def test_a_foreign_topic_is_there_with_a_push_subscription_until_its_route_is_go
     taking = replace(route(), topic=topic, foreign_subscription_name=name.rpartition("/")[2])
     provision(broker, [taking], PROJECT)
     assert topic in broker.topics
-    assert broker.subscriptions[name].topic == topic
-    assert broker.subscriptions[name].push_config == broker.subscriptions[NAME].push_config
-    assert broker.subscriptions[name].dead_letter == ("projects/p/topics/dev--gyrinx.dead-letters", 5)
+    assert broker.subscriptions[name].settings.topic == topic
+    assert broker.subscriptions[name].settings.push_config == broker.subscriptions[NAME].settings.push_config
+    dead_letters = DeadLetterPolicy("projects/p/topics/dev--gyrinx.dead-letters", 5)
+    assert broker.subscriptions[name].settings.dead_letter_policy == dead_letters
     provision(broker, [route()], PROJECT)
-    assert broker.subscriptions[name].push_endpoint == ""
+    assert broker.subscriptions[name].settings.push_config.push_endpoint == ""

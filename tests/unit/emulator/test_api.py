@@ -87,19 +87,6 @@ async def test_a_message_of_more_than_ten_megabytes_is_refused(client: httpx.Asy
         assert (await client.post("topics/topic:publish", json=body)).status_code == code
 
 
-async def test_lists_come_in_pages(client: httpx.AsyncClient) -> None:
-    for name in ("aaa", "bbb", "ccc"):
-        await client.put(f"topics/{name}", json={})
-    names, token = [], ""
-    while True:
-        page = (await client.get("topics", params={"pageSize": 2, "pageToken": token})).json()
-        names += [topic["name"].rpartition("/")[2] for topic in page["topics"]]
-        if not (token := page.get("nextPageToken", "")):
-            break
-    assert names == ["aaa", "bbb", "ccc", "topic"]
-    assert error(await client.get("topics", params={"pageSize": "-1"})) == (400, "INVALID_ARGUMENT")
-
-
 async def test_a_topic_can_be_changed(client: httpx.AsyncClient) -> None:
     change = {"topic": {"labels": {"owner": "us"}}, "updateMask": "labels"}
     assert (await client.patch("topics/topic", json=change)).json()["labels"] == {"owner": "us"}

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from receiver.emulator.backlog import PubsubMessage, Subscription, Unacked
+from receiver.emulator.backlog import PubsubMessage, Unacked
 from receiver.emulator.broker import Broker
+from receiver.emulator.subscriptions import Subscription
 from receiver.errors import ConfigurationError
 from tests.unit.emulator.clock import Clock
 
@@ -122,7 +123,7 @@ def test_a_lease_can_be_extended() -> None:
     broker.publish(TOPIC, [PubsubMessage("YQ==")])
     owed = take(broker, subscription)
     broker.lease(subscription, owed)
-    broker.extend(subscription, owed, 60)
+    broker.lease(subscription, owed, 60)
     clock.now += 59
     assert broker.take(subscription) is None
     clock.now += 1
@@ -148,7 +149,7 @@ def test_a_deleted_topic_leaves_its_subscription_and_a_deleted_subscription_owes
     broker, subscription = made(tmp_path / "messages")
     broker.publish(TOPIC, [PubsubMessage("YQ==")])
     broker.delete_topic(TOPIC)
-    assert (subscription.topic, len(subscription.backlog)) == ("_deleted-topic_", 1)
+    assert (subscription.settings.topic, len(subscription.backlog)) == ("_deleted-topic_", 1)
     broker.delete_subscription(NAME)
     broker.close()
     again = Broker(tmp_path / "messages")
