@@ -203,14 +203,12 @@ def message_of(row: OutboxRow, *, environment: str) -> Message:
     if row.trace is not None:
         attributes[TRACE_ATTRIBUTE] = row.trace
     if row.metadata is not None:
-        attributes[METADATA_ATTRIBUTE] = _compact(
-            row.metadata
-        ).decode()  # jsonb's blanks could make it too long
+        attributes[METADATA_ATTRIBUTE] = _compact(row.metadata).decode()
     return Message(msgspec.json.encode(payload), attributes)
 
 
 def _compact(text: str) -> bytes:
-    """JSON without the blanks of jsonb: they could push a large message over Pub/Sub's limit."""
+    """JSON without the blanks of jsonb: they could push a message, or an attribute, over Pub/Sub's limit."""
     return msgspec.json.format(text.encode(), indent=-1)
 
 

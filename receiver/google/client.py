@@ -126,9 +126,7 @@ class GoogleClient:
                 if answer.is_success:
                     return _decoded(answer)
                 if answer.status_code == httpx.codes.UNAUTHORIZED and not renewed:
-                    renewed = (
-                        True  # a token may be withdrawn before its end: once, and it counts as no attempt
-                    )
+                    renewed = True  # a token may be withdrawn before its end. Once, and not counted as a try
                     self._credentials.forget()
                     continue
                 if answer.status_code not in TEMPORARY or attempt >= retries:

@@ -67,11 +67,9 @@ def differences(wanted: Resource, found: Resource) -> tuple[Difference, ...]:
 
 def mask(kind: Kind, changed: tuple[Difference, ...]) -> tuple[str, ...]:
     """The top-level fields that an update must name: all of ours when only the state is wrong."""
-    paths = {difference.field for difference in changed}
+    wrong = {difference.field.partition(".")[0] for difference in changed}
     tops = dict.fromkeys(field.top for field in FIELDS[kind] if field.fixed is None and field.top != STATE)
-    if STATE in paths:
-        return tuple(tops)
-    return tuple(top for top in tops if any(path.partition(".")[0] == top for path in paths))
+    return tuple(top for top in tops if top in wrong or STATE in wrong)
 
 
 def merged(wanted: Resource, found: Resource, names: tuple[str, ...]) -> dict[str, Any]:

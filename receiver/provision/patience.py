@@ -51,12 +51,10 @@ class Patience:
             role: what a 403 may lack.
         """
         said, now = str(error).lower(), time.monotonic()
-        is_account = "gserviceaccount.com" in said or "service account" in said
-        if is_account and "does not exist" in said:
+        is_forbidden = isinstance(error, GoogleForbidden) and error.status == codes.FORBIDDEN
+        if "does not exist" in said and ("gserviceaccount.com" in said or "service account" in said):
             what, longest = "the account is known", LONGEST_FOR_ACCOUNT
-        elif isinstance(error, GoogleForbidden) and error.status == codes.FORBIDDEN:
-            if any(words in said for words in FOR_GOOD):
-                return False
+        elif is_forbidden and not any(words in said for words in FOR_GOOD):
             role = "roles/iam.serviceAccountUser on the push account" if "actas" in said else role
             what, longest = f"{role} is in force", LONGEST_FOR_ROLE
         else:
@@ -67,7 +65,7 @@ class Patience:
                 f"waiting up to {longest.total_seconds() / 60:g} min until {what}, if it is new; "
                 f"--no-wait does not wait: {error}"
             )
-        if now >= self._ends[what]:
-            return False
-        await asyncio.sleep(min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE, self._ends[what] - now))
-        return True
+        left = self._ends[what] - now
+        if left > 0:
+            await asyncio.sleep(min(FIRST_PAUSE * 2**tries, LONGEST_PAUSE, left))
+        return left > 0
