@@ -54,6 +54,8 @@ _NEEDS: Final = {
 }
 """The API that must be enabled, and the role that an account needs, for each kind; None: the project."""
 
+_KINDS: Final = {"topics": Kind.TOPIC, "subscriptions": Kind.SUBSCRIPTION, "jobs": Kind.JOB}
+
 
 class GoogleAdmin:
     """Reads and changes resources.
@@ -127,10 +129,10 @@ class GoogleAdmin:
     async def create(self, item: Resource) -> None:
         """Makes it. Raises GoogleConflict, also when an answer was lost and the repeated request finds it made."""
         if item.kind is Kind.JOB:
-            url = self._url(item.name.rpartition("/")[0])
-            await self._ask("POST", url, body={"name": item.name, **item.body}, repeatable=True)
+            parent, _, _ = item.name.rpartition("/")
+            await self._ask("POST", parent, body={"name": item.name, **item.body}, repeatable=True)
         else:
-            await self._ask("PUT", self._url(item.name), body=dict(item.body))
+            await self._ask("PUT", item.name, body=dict(item.body))
 
     async def update(self, item: Resource, body: Mapping[str, Any], mask: tuple[str, ...]) -> None:
         """Sets the fields that the mask names to their values in the body; a field that is not there is removed.
@@ -139,14 +141,14 @@ class GoogleAdmin:
         """
         named, fields = {"name": item.name, **body}, ",".join(mask)
         if item.kind is Kind.JOB:
-            await self._ask("PATCH", self._url(item.name), body=named, params={"updateMask": fields})
+            await self._ask("PATCH", item.name, body=named, params={"updateMask": fields})
         else:
             update = {item.kind.value: named, "updateMask": fields}
-            await self._ask("PATCH", self._url(item.name), body=update)
+            await self._ask("PATCH", item.name, body=update)
 
     async def delete(self, item: Resource) -> None:
         """Deletes it. Raises GoogleMissing."""
-        await self._ask("DELETE", self._url(item.name))
+        await self._ask("DELETE", item.name)
 
     async def policy(self, name: str, *, waits: bool = True) -> dict[str, Any]:
         """The policy of a topic, subscription, account or service, with its etag. Raises GoogleMissing.
@@ -157,14 +159,15 @@ class GoogleAdmin:
         # IAM wants a POST to read an account's policy, the other APIs a GET.
         method = "POST" if "/serviceAccounts/" in name else "GET"
         params = {"options.requestedPolicyVersion": str(POLICY_VERSION)}
-        url = f"{self._url(name)}:getIamPolicy"
-        found: dict[str, Any] = await self._ask(method, url, waits=waits, params=params, repeatable=True)
+        found: dict[str, Any] = await self._ask(
+            method, name, ":getIamPolicy", waits=waits, params=params, repeatable=True
+        )
         return found
 
     async def set_policy(self, name: str, policy: Mapping[str, Any]) -> None:
         """Writes a policy back. Raises GoogleConflict when it has changed since it was read, by its etag."""
         body = {"policy": {**policy, "version": POLICY_VERSION}}
-        await self._ask("POST", f"{self._url(name)}:setIamPolicy", body=body, repeatable=True)
+        await self._ask("POST", name, ":setIamPolicy", body=body, repeatable=True)
 
     async def project_number(self, scope: Scope) -> str:
         """The number of the scope's project, by which Google's own accounts are called."""
@@ -176,7 +179,7 @@ class GoogleAdmin:
 
     async def read(self, name: str) -> dict[str, Any]:
         """The body of this full name. Raises GoogleMissing."""
-        found: dict[str, Any] = await self._ask("GET", self._url(name))
+        found: dict[str, Any] = await self._ask("GET", name)
         return found
 
     async def listed(self, parent: str, collection: str) -> list[dict[str, Any]]:
@@ -184,36 +187,29 @@ class GoogleAdmin:
         found: list[dict[str, Any]] = []
         params = {"pageSize": str(PAGES[collection])}
         while True:
-            page = await self._ask("GET", self._url(f"{parent}/{collection}"), params=params)
+            page = await self._ask("GET", f"{parent}/{collection}", params=params)
             found += page.get(collection, [])
             if not (token := page.get("nextPageToken")):
                 return found
             params["pageToken"] = token
 
-    async def _ask(self, method: str, url: str, *, waits: bool = True, **request: Any) -> Any:
+    async def _ask(
+        self, method: str, name: str, verb: str = "", *, waits: bool = True, **request: Any
+    ) -> Any:
+        """One request about a resource, `…/topics/t`, or a collection, `…/topics`, which has an odd number of parts."""
+        parts = name.split("/")
+        collection = parts[-1] if len(parts) % 2 else parts[-2]
+        kind = Kind.GRANT if verb else _KINDS.get(collection)
+        url = f"{self._bases[collection]}/{quote(name, safe='/:@')}{verb}"
         tries = 0
         while True:
             try:
                 return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
             except GoogleRefused as refused:
-                patience, (_, role) = self._patience if waits else None, _NEEDS[_kind_in(url)]
+                patience, (_, role) = self._patience if waits else None, _NEEDS[kind]
                 if patience is None or not await patience.waited(refused, tries, role):
                     raise
             tries += 1
-
-    def _url(self, name: str) -> str:
-        """The address of a resource, `…/topics/t`, or of a collection, `…/topics`, which has an odd number of parts."""
-        parts = name.split("/")
-        collection = parts[-1] if len(parts) % 2 else parts[-2]
-        return f"{self._bases[collection]}/{quote(name, safe='/:@')}"
-
-
-def _kind_in(url: str) -> Kind | None:
-    """What the account wants to use with this request."""
-    if url.endswith("IamPolicy"):
-        return Kind.GRANT
-    marks = {"/jobs": Kind.JOB, "/subscriptions": Kind.SUBSCRIPTION, "/topics": Kind.TOPIC}
-    return next((kind for mark, kind in marks.items() if mark in url), None)
 
 
 def _resource(kind: Kind, body: Mapping[str, Any]) -> Resource:
