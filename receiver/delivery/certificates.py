@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -46,30 +47,25 @@ class _UnusableAnswerError(Exception):
     """The answer has no certificates. The message is a constant of ours."""
 
 
+@dataclass(eq=False)
 class Certificates:
     """The certificates at one address, by key id.
 
-    Args:
+    Attributes:
         url: answers `{key id: PEM certificate}`, as `https://www.googleapis.com/oauth2/v1/certs` does.
         connect: makes the client, in a thread at the first fetch: importing httpx and reading the system's certificates
             take 0.1 s, which must not delay the first request. `close` leaves the client open.
         on_failure: called with one line for every failed fetch (the host and the kind of failure, no part of the answer).
     """
 
-    def __init__(
-        self,
-        url: str,
-        connect: Callable[[], httpx.AsyncClient],
-        on_failure: Callable[[str], None] = lambda _line: None,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._url = url
-        self._connect = connect
+    url: str
+    connect: Callable[[], httpx.AsyncClient]
+    on_failure: Callable[[str], None] = lambda _line: None
+    clock: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
         self._client: httpx.AsyncClient | None = None
-        self._on_failure = on_failure
-        self._clock = clock
-        self._monotonic = monotonic
         self._keys: dict[str, str] = {}
         self._fetch: asyncio.Task[None] | None = None
         self._loaded_at: _Moment | None = None
@@ -141,7 +137,7 @@ class Certificates:
     async def _run(self) -> None:
         try:
             if self._client is None:
-                self._client = await asyncio.to_thread(self._connect)
+                self._client = await asyncio.to_thread(self.connect)
             async with asyncio.timeout(FETCH_TIMEOUT):
                 keys = await self._get(self._client)
         except _UnusableAnswerError as error:
@@ -154,14 +150,14 @@ class Certificates:
             self._fetch = None
 
     def _report(self, failure: str) -> None:
-        host = urlsplit(self._url).hostname
+        host = urlsplit(self.url).hostname
         kept = f"{len(self._keys)} known keys kept" if self.loaded else "no keys yet"
-        self._on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
+        self.on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
 
     async def _get(self, client: httpx.AsyncClient) -> dict[str, str]:
         # Without compression the cap below bounds both the bytes that arrive and those that are parsed.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
-        async with client.stream("GET", self._url, headers=headers, follow_redirects=False) as answer:
+        async with client.stream("GET", self.url, headers=headers, follow_redirects=False) as answer:
             if answer.status_code != HTTP_OK:
                 raise _UnusableAnswerError(f"status {answer.status_code}")
             if answer.headers.get("content-encoding", "identity").lower() != "identity":
@@ -171,16 +167,16 @@ class Certificates:
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
-            return _usable(bytes(body), self._clock())
+            return _usable(bytes(body), self.clock())
 
     def _now(self) -> _Moment:
-        return _Moment(self._clock(), self._monotonic())
+        return _Moment(self.clock(), self.monotonic())
 
     def _elapsed(self, since: _Moment | None) -> float:
         """Seconds since then, by the clock that says more; infinite for None."""
         if since is None:
             return float("inf")
-        return max(self._clock() - since.wall, self._monotonic() - since.monotonic)
+        return max(self.clock() - since.wall, self.monotonic() - since.monotonic)
 
 
 def _usable(body: bytes, now: float) -> dict[str, str]:

@@ -13,6 +13,7 @@ Next: `receiver.record.sql.dead_letters`; the sweep publishes what is owed.
 
 from __future__ import annotations
 
+from dataclasses import InitVar, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ WORDS = {
 """For the log: what became of an execution, by the verdict of `dead_letters.take_back`."""
 
 
+@dataclass(eq=False)
 class DeadLetters:
     """The dead letters of one receiver.
 
@@ -55,20 +57,16 @@ class DeadLetters:
         subscription: how the full name of their subscription ends; with `TASKS_SUBSCRIPTIONS=own`, the whole of it.
     """
 
-    def __init__(
-        self,
-        executor: Executor,
-        keeper: KeptMessages,
-        registry: Registry,
-        topics: ForeignTopics,
-        settings: Settings,
-    ) -> None:
-        self._executor = executor
-        self._keeper = keeper
-        self._registry = registry
-        self._topics = topics
-        self._whose = Whose.of(settings)
-        namespace, environment = self._whose
+    executor: Executor
+    keeper: KeptMessages
+    registry: Registry
+    topics: ForeignTopics
+    settings: InitVar[Settings]
+    whose: Whose = field(init=False)
+    subscription: str = field(init=False)
+
+    def __post_init__(self, settings: Settings) -> None:
+        self.whose = namespace, environment = Whose.of(settings)
         topic = naming.dead_letter_topic_name(environment, namespace)
         parent = f"projects/{settings.project_id}" if settings.subscriptions is Subscriptions.OWN else ""
         self.subscription = f"{parent}/subscriptions/{naming.subscription_name(topic)}"
@@ -77,7 +75,7 @@ class DeadLetters:
         """The delivery that it was, but for its id; None if it was no task's payload."""
         source = restored(pushed)
         try:
-            if self._topics.deliver(source.subscription):
+            if self.topics.deliver(source.subscription):
                 return None
             delivery = delivery_of(source)
             arguments_of(delivery)
@@ -100,11 +98,11 @@ class DeadLetters:
         source = restored(pushed)
         moment, arguments = source.publish_time, None
         if delivery is None:  # of a topic that is not a task's own, or of nobody known
-            route = self._topics.find(source.subscription)
+            route = self.topics.find(source.subscription)
             names = [] if route is None else sorted(route.names)
             prefix = FOREIGN_PREFIX
         else:
-            route = self._registry.find(delivery.task_name)
+            route = self.registry.find(delivery.task_name)
             names = [delivery.task_name] if route is None else sorted(route.names)
             if not delivery.is_scheduled and delivery.task_id != delivery.message_id:
                 return await self._taken_back(body, [delivery.task_id], names, route, published=moment)
@@ -112,7 +110,7 @@ class DeadLetters:
             prefix = f"{SCHEDULED_PREFIX}{delivery.task_name}-" if delivery.is_scheduled else ""
         # The executions whose id was made from a message of that time.
         ids = await dead_letters.find_published_at(
-            self._executor, moment, names, whose=self._whose, prefix=prefix, arguments=arguments
+            self.executor, moment, names, whose=self.whose, prefix=prefix, arguments=arguments
         )
         return await self._taken_back(body, ids, names, route)
 
@@ -125,10 +123,10 @@ class DeadLetters:
         published: datetime | None = None,
     ) -> Done | DeadLettered | Busy:
         verdicts = await dead_letters.take_back(
-            self._executor,
+            self.executor,
             ids,
             names,
-            whose=self._whose,
+            whose=self.whose,
             max_attempts=None if route is None else route.max_attempts,
             known=route is not None,
             published=published,
@@ -141,8 +139,8 @@ class DeadLetters:
         return DeadLettered("; ".join(told)) if told else Done()
 
     async def _kept(self, body: bytes, task_name: str | None, route: TaskRoute | None) -> DeadLettered:
-        if route is not None and route not in self._registry.declared:
+        if route is not None and route not in self.registry.declared:
             return DeadLettered("a sweep that never ran; the next one does its work")
         reason = Rejected(RejectionReason.DEAD_LETTER, "Pub/Sub gave it up, and no execution of it is known")
-        await self._keeper.keep(body, reason, task_name=task_name, most=1, grace=timedelta(0))
+        await self.keeper.keep(body, reason, task_name=task_name, most=1, grace=timedelta(0))
         return DeadLettered("kept: no execution of it is known")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import Parameter
 from typing import (
@@ -54,28 +55,21 @@ class Position(NamedTuple):
     problem: str | None = None
 
 
+@dataclass(eq=False)
 class Forms:
     """How the arguments and the result of one function travel.
 
-    Args:
+    Attributes:
         parameters: those that a message fills.
         returns: the annotation of the result.
         scope: the names of the function's module.
         decorated: a decorator takes any arguments. Those that are not the function's own are the decorator's, and stay plain JSON.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[Parameter],
-        returns: Any,
-        scope: Mapping[str, Any],
-        *,
-        decorated: bool = False,
-    ) -> None:
-        self._parameters = parameters
-        self._returns = returns
-        self._scope = scope
-        self._decorated = decorated
+    parameters: Sequence[Parameter]
+    returns: Any
+    scope: Mapping[str, Any]
+    decorated: bool = field(default=False, kw_only=True)
 
     def received(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a message, as the function's annotations say.
@@ -137,14 +131,12 @@ class Forms:
     @cached_property
     def _slots(self) -> list[tuple[Parameter, Position]]:
         """The parameters. What no message can carry is the decorator's to give."""
-        slots = [
-            (each, self._position(each.name, each.annotation, each.default)) for each in self._parameters
-        ]
-        return [slot for slot in slots if not (self._decorated and slot[1].form.unknown is not None)]
+        slots = [(each, self._position(each.name, each.annotation, each.default)) for each in self.parameters]
+        return [slot for slot in slots if not (self.decorated and slot[1].form.unknown is not None)]
 
     @cached_property
     def _result(self) -> Position:
-        result = self._position("result", self._returns)
+        result = self._position("result", self.returns)
         annotation = result.form.annotation
         if get_origin(annotation) in {Awaitable, Coroutine}:  # a `def` that returns what is awaited
             return self._position("result", get_args(annotation)[-1])
@@ -154,7 +146,7 @@ class Forms:
         if annotation is Parameter.empty or annotation is Any:
             return Position(name)
         try:
-            found = resolved(annotation, self._scope)
+            found = resolved(annotation, self.scope)
         except Unresolved as error:
             return Position(name, problem=f"{error}: it is left as plain JSON")
         if isinstance(found, _OF_MANY) or found in _OF_NOTHING or get_origin(found) is Unpack:
@@ -188,7 +180,7 @@ class Forms:
 
     def _places(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Position]:
         """Where each argument goes, those of `kwargs` last."""
-        if self._decorated and not self._own.fits(args, kwargs):
+        if self.decorated and not self._own.fits(args, kwargs):
             positional = list[Position]()
             rest = Position("args")
         else:
