@@ -119,6 +119,12 @@ class Proxy:
 
         return self._call(cut)
 
+    def lead_to(self, url: str) -> None:
+        """Forwards to another server from now on, as an address that moves in a failover. What is open is cut."""
+        parts = urlsplit(url)
+        self._target = (parts.hostname or HOST, parts.port or 5432)
+        self.cut()
+
     def lose_reply_to(self, needle: bytes, *, everything: bool = False) -> Fault:
         """The next statement with these bytes is done by the server, and its connection cut instead of the reply sent.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import asyncpg
 
-from receiver.local_postgres.files import LocalPostgresError
 from tests.stage import servers
 from tests.stage.servers import LocalServer
 from tests.stage.waiting import eventually
@@ -96,22 +95,21 @@ class _Standby(LocalServer):
 
 
 class Pair:
-    """A primary and a standby that its commits wait for, also while it is away."""
+    """A primary and a standby that its commits wait for, also while it is away.
 
-    def __init__(self) -> None:
-        self.primary = servers.own()
+    Args:
+        settings: further parameters of both servers.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
+        self.primary = servers.own(**settings)
         self.standby: LocalServer | None = None
+        self._are_parted = False
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self._start)
-        await _execute(
-            self.primary.url(),
-            "ALTER SYSTEM SET synchronous_standby_names = 'standby'",
-            "SELECT pg_reload_conf()",
-        )
-        connection: Any = await asyncpg.connect(self.primary.url())
-        await eventually(lambda: connection.fetchval("SELECT sync_state = 'sync' FROM pg_stat_replication"))
-        await connection.close()
+        await asyncio.to_thread(self.primary.start)
+        await self._join()
         return self
 
     async def __aexit__(
@@ -122,29 +120,49 @@ class Pair:
     async def part(self) -> None:
         """The standby is away: commits wait."""
         await asyncio.to_thread(self._other.halt, "immediate")
+        self._are_parted = True
 
     async def meet(self) -> None:
         """The standby is back."""
         await asyncio.to_thread(self._other.resume)
+        self._are_parted = False
 
     async def fail_over(self) -> str:
         """The primary is gone for good. The address of the standby, which has taken its place."""
         await asyncio.to_thread(self.primary.halt, "immediate")
-        with suppress(LocalPostgresError):  # it runs, unless they had parted
+        if self._are_parted:
             await self.meet()
         await _execute(self._other.url(), "SELECT pg_promote()")
         return self._other.url()
+
+    async def renew(self) -> None:
+        """The standby that has taken over is the primary from now on, and gets a standby of its own. It restarts for that."""
+        former, self.primary, self.standby = self.primary, self._other, None
+        await asyncio.to_thread(_remove, former)
+        await _execute(self.primary.url(), "ALTER SYSTEM RESET synchronous_standby_names")
+        await self._join()
 
     @property
     def _other(self) -> LocalServer:
         assert self.standby is not None
         return self.standby
 
-    def _start(self) -> None:
+    async def _join(self) -> None:
+        """Adds a standby, and returns when commits wait for it."""
+        await asyncio.to_thread(self._copy)
+        await _execute(
+            self.primary.url(),
+            "ALTER SYSTEM SET synchronous_standby_names = 'standby'",
+            "SELECT pg_reload_conf()",
+        )
+        connection: Any = await asyncpg.connect(self.primary.url())
+        await eventually(lambda: connection.fetchval("SELECT sync_state = 'sync' FROM pg_stat_replication"))
+        await connection.close()
+
+    def _copy(self) -> None:
         """The standby begins as a copy of the primary's folder."""
-        self.primary.start()
         self.primary.halt("fast")
-        folder = self.primary.folder.with_name(f"{self.primary.folder.name}-standby")
+        folder = Path(f"{self.primary.folder}-standby")
         shutil.copytree(self.primary.folder, folder)
         (folder / "data" / "standby.signal").touch()
         owner = (self.primary.folder / "data").stat()
@@ -153,15 +171,20 @@ class Pair:
         self.primary.resume()
         here = urlsplit(self.primary.url())
         conninfo = f"host={here.hostname} port={here.port} user={here.username} password={here.password}"
-        settings = {"primary_conninfo": f"{conninfo} application_name=standby"}
+        settings = self._settings | {"primary_conninfo": f"{conninfo} application_name=standby"}
         self.standby = _Standby(folder, settings=settings, programs=servers.PROGRAMS, password=here.password)
         self.standby.start()
 
     def _stop(self) -> None:
-        if self.standby is not None:
-            self.standby.stop()
-            shutil.rmtree(self.standby.folder, ignore_errors=True)
-        self.primary.stop()
+        for server in (self.standby, self.primary):
+            if server is not None:
+                _remove(server)
+
+
+def _remove(server: LocalServer) -> None:
+    """Ends it, with its data."""
+    server.stop()
+    shutil.rmtree(server.folder, ignore_errors=True)
 
 
 async def _execute(url: str, *statements: str) -> None:

@@ -48,11 +48,11 @@ WHERE status = 'RUNNING' AND lease_expires_at < clock_timestamp() AND task_path 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """One execution that must be in the record at the end: its id, its task, and whether it succeeds."""
+    """One execution that must be in the record at the end: its id, its task, and whether it succeeds (None: either way)."""
 
     task_id: str
     task: str
-    succeeds: bool
+    succeeds: bool | None
 
     @property
     def transactional(self) -> bool:
@@ -113,10 +113,19 @@ def runs_of(lines: Sequence[str], deaths: Mapping[int, float], now: float) -> li
 
 
 async def balance(
-    record: Any, expected: Sequence[Expected], marks: Counter[str], runs: Sequence[Run] = ()
+    record: Any,
+    expected: Sequence[Expected],
+    marks: Counter[str],
+    runs: Sequence[Run] = (),
+    acks: Mapping[str, float] | None = None,
 ) -> Balance:
-    """Compares the record, the effects, the marks and the runs with what was sent."""
+    """Compares the record, the effects, the marks and the runs with what was sent.
+
+    Args:
+        acks: by execution, when it was first answered 200.
+    """
     found = Balance()
+    ran = {run.task_id for run in runs}
     rows = {row["task_id"]: row for row in await record.fetch("SELECT * FROM task_executions")}
     effects: dict[str, list[int]] = defaultdict(list)
     for row in await record.fetch("SELECT label, fence FROM effects"):
@@ -128,10 +137,13 @@ async def balance(
             continue
         found.statuses[row["status"]] += 1
         found.retried += row["fence"] > 1
-        wanted = "SUCCESSFUL" if one.succeeds else "FAILED"
+        wanted = {True: {"SUCCESSFUL"}, False: {"FAILED"}, None: {"SUCCESSFUL", "FAILED"}}[one.succeeds]
         found.check(
-            row["final"] and row["status"] == wanted,
+            row["final"] and row["status"] in wanted,
             f"{one.task} {one.task_id} is {row['status']}{' final' if row['final'] else ''}, attempt {row['attempt']}",
+        )
+        found.check(
+            row["status"] != "FAILED" or one.task_id in ran, f"{one.task} {one.task_id} failed, and never ran"
         )
         _check_fences(found, one.task, row)
         if one.transactional:
@@ -149,6 +161,11 @@ async def balance(
     found.pool_empty = sum("no connection" in (row["error_message"] or "") for row in attempts)
     found.runs = len(runs)
     _overlaps(found, runs, expired)
+    for run in runs:
+        found.check(
+            (acks or {}).get(run.task_id, run.begun) >= run.begun or (run.task_id, run.fence) in expired,
+            f"again: {run.task_id} began under fence {run.fence} after it was answered 200",
+        )
     return found
 
 

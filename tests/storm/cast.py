@@ -25,6 +25,7 @@ from receiver.emulator.subscriptions import Subscription
 from tests.stage.instance import Instance
 from tests.stage.wire import request
 from tests.storm import wire
+from tests.storm.acks import Acks
 from tests.storm.cuts import CuttingProxy
 from tests.storm.deck import Death, Deck
 
@@ -254,14 +255,22 @@ class Balancer(Deliveries):
 
     Args:
         places: filled when there are any.
+        acks: notes what is answered 200.
     """
 
-    def __init__(self, places: Sequence[Place], broker: Broker, **options: Any) -> None:
+    def __init__(self, places: Sequence[Place], acks: Acks, broker: Broker, **options: Any) -> None:
         super().__init__(broker, **options)
         self._places = places
+        self._acks = acks
         self._turn = 0
 
     async def _post(self, _: Any, subscription: Subscription, owed: Unacked) -> int:
+        status = await self._push(subscription, owed)
+        if status == 200:
+            self._acks.delivered(owed.message)
+        return status
+
+    async def _push(self, subscription: Subscription, owed: Unacked) -> int:
         body = envelope(subscription, owed)
         message = request(body, self._headers(subscription))
         try:

@@ -11,26 +11,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from receiver.dev.processes import EMAIL
 from receiver.emulator import in_thread
 from receiver.emulator.faults import FaultSettings
-from receiver.emulator.signer import Signer
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 from tests.stage.record import Record
-from tests.stage.servers import LocalServer
-from tests.storm import traffic
-from tests.storm.books import STAGE, Balance, Expected, balance, runs_of
+from tests.stage.standby import Pair
+from tests.storm import books, thorns, traffic
+from tests.storm.acks import Acks
+from tests.storm.application import Application
+from tests.storm.books import Balance, balance, runs_of
 from tests.storm.cast import POOL, Balancer, Place
 from tests.storm.clocks import OldTokens, clocks, library
 from tests.storm.deck import Deck
 from tests.storm.flood import Crowd, Watch
+from tests.storm.ground import Ground
 from tests.storm.plan import Plan, Report
 from tests.storm.plugin.storm_points import POINTS
+from tests.storm.sickness import Sickness
 from tests.storm.weather import Weather
 
 DUPLICATES: Final = 0.2
@@ -40,21 +42,17 @@ DYING: Final = 0.75
 """The part over which the deaths are spread: what was killed last still needs messages to be killed by."""
 CROWD_AT: Final = 0.3
 """When the crowd comes, as a part of the storm."""
+COMMIT: Final = 2.0
+"""Seconds that a task's COMMIT may take (`COMMIT_DEADLINE`, ten otherwise): a parted primary is alone for longer."""
+SETTINGS: Final = {
+    "max_connections": "60",
+    "autovacuum": "off",
+    "wal_keep_size": "128MB",
+    "wal_retrieve_retry_interval": "100ms",
+}
+"""Of both servers. The standby is back at once when its primary is."""
 CLOSING: Final = 10.0
 """Seconds until PostgreSQL has noticed that a process has ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What the storm comes over."""
-
-    postgres: LocalServer
-    record: Record
-    pubsub: in_thread.LocalPubSub
-    signer: Signer
-    folder: Path
-    deck: Deck
-    places: Sequence[Place]
 
 
 async def storm(
@@ -74,12 +72,15 @@ async def storm(
         ground = await _ground(stack, plan, chance, report, keep)
         lives = [asyncio.create_task(one.live()) for one in ground.places]
         stack.push_async_callback(_end, lives)
-        crowd = Crowd(ground.places, ground.signer.token(traffic.AUDIENCE, EMAIL), _chance(chance))
+        token = ground.signer.token(traffic.AUDIENCE, EMAIL)
+        crowd = Crowd(ground.places, token, _chance(chance), ground.acks)
         watch = Watch(ground.places)
-        side = [asyncio.create_task(traffic.schedule(ground.pubsub)), asyncio.create_task(watch.keep())]
+        work = (traffic.schedule(ground.pubsub), watch.keep(), ground.application.keep_on())
+        side = [asyncio.create_task(each) for each in work]
         stack.push_async_callback(_end, side)
-        expected = await _rage(plan, chance, ground, crowd, report)
-        await _last_deaths(ground, lives, expected, plan.overtime)
+        await _rage(plan, chance, ground, crowd, report)
+        await _last_deaths(ground, lives, plan.overtime)
+        await _end([side.pop()])
         say(f"the sky is clear after {time.monotonic() - begun:.0f} s")
         clear = time.monotonic()
         for one in ground.places:
@@ -95,7 +96,7 @@ async def storm(
         await _connections(ground.places, ground.record, report.balance)
         await _stop(ground.places, ground.record, report.balance)
         watch.check(report.balance)
-        await _reconcile(ground, expected, crowd, watch, report)
+        await _reconcile(ground, crowd, watch, report)
     report.seconds = time.monotonic() - begun
     for name, least in plan.least.items():
         happened = report.happened[name]
@@ -108,15 +109,17 @@ async def _ground(
 ) -> Ground:
     folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="receiver-storm-")))
     signer = OldTokens.create()
-    postgres = stack.enter_context(LocalServer(settings={"max_connections": "60", "autovacuum": "off"}))
-    record = await _stage(postgres)
+    pair = await stack.enter_async_context(Pair(**SETTINGS))
+    url = await _stage(pair)
     places: list[Place] = []
+    acks, sickness = Acks(), Sickness(traffic.SICK)
+    application = await stack.enter_async_context(Application(url))
     pubsub = stack.enter_context(
         in_thread.running(
             signer,
             faults=FaultSettings(duplicate_rate=DUPLICATES, seed=chance.randrange(2**32)),
             observe=lambda _, __, status: report.deliveries.update((status,)),
-            deliveries=functools.partial(Balancer, places),
+            deliveries=functools.partial(Balancer, places, acks),
         )
     )
     env = {
@@ -124,13 +127,14 @@ async def _ground(
         "STORM_LIES": plan.lies,
         "STORM_YOUNG": str(traffic.YOUNG),
         "STORM_SWEEP_LEASE": str(traffic.SWEEP_LEASE),
+        "STORM_COMMIT": str(COMMIT),
         "CLOUD_RUN_SERVICE_URL": traffic.AUDIENCE,
         "PUBSUB_EMULATOR_HOST": pubsub.host,
     }
     deck = Deck(POINTS, plan.deaths, plan.seconds * DYING, _chance(chance), time.monotonic)
     places += [
         Place(
-            postgres.url("storm"),
+            url,
             deck,
             _chance(chance),
             signer,
@@ -144,61 +148,61 @@ async def _ground(
         for number, clock in enumerate(clocks(), 1)
     ]
     await asyncio.to_thread(pubsub.call, traffic.subscribe)
-    return Ground(postgres, record, pubsub, signer, folder, deck, places)
-
-
-async def _rage(
-    plan: Plan, chance: random.Random, ground: Ground, crowd: Crowd, report: Report
-) -> list[Expected]:
-    """Weather, messages and the crowd at once; what must be in the record afterwards, but for the crowd's."""
-    expected: list[Expected] = []
-    slow_ones = 2 * len(ground.places) * POOL
-    weather = Weather(
-        ground.places,
-        ground.postgres,
-        _chance(chance),
-        lambda: traffic.hoard(ground.pubsub, expected, slow_ones),
+    await asyncio.to_thread(pubsub.call, sickness.befall)
+    return Ground(
+        pair=pair,
+        pubsub=pubsub,
+        signer=signer,
+        folder=folder,
+        deck=deck,
+        places=places,
+        application=application,
+        sickness=sickness,
+        acks=acks,
+        chance=_chance(chance),
     )
+
+
+async def _rage(plan: Plan, chance: random.Random, ground: Ground, crowd: Crowd, report: Report) -> None:
+    """Weather, messages and the crowd at once."""
+    weather = Weather(ground, crowd, _chance(chance))
     publishing = traffic.publish(
-        ground.pubsub, chance, expected, messages=plan.messages, seconds=plan.seconds * SPREAD
+        ground.pubsub, chance, ground.expected, messages=plan.messages, seconds=plan.seconds * SPREAD
     )
     async with asyncio.TaskGroup() as together:
         together.create_task(weather.storm(plan.forecast, seconds=plan.seconds))
         together.create_task(publishing)
         together.create_task(_come(plan, crowd, weather, report))
-    report.faults = weather.done
-    return expected
+    report.faults, report.effects = weather.done, ground.noted
+    report.balance.wrong += ground.wrong
 
 
 async def _come(plan: Plan, crowd: Crowd, weather: Weather, report: Report) -> None:
     """The crowd comes and goes; while the receivers are timed afterwards, nothing is done to them from outside."""
     await asyncio.sleep(plan.seconds * CROWD_AT)
-    await crowd.press(plan.crowd, plan.slots)
-    weather.fair.clear()
-    await crowd.recover(report.balance)
-    weather.fair.set()
+    async with weather.pressing:
+        await crowd.press(plan.crowd, plan.slots)
+        async with weather.pause():
+            await crowd.recover(report.balance)
 
 
-async def _last_deaths(
-    ground: Ground, lives: Sequence[asyncio.Task[None]], expected: list[Expected], patience: float
-) -> None:
+async def _last_deaths(ground: Ground, lives: Sequence[asyncio.Task[None]], patience: float) -> None:
     """Returns when every death was died, or it takes too long. Messages go on coming, for the points to be passed."""
     end = time.monotonic() + patience
     for number in itertools.count():
         if not ground.deck.left or time.monotonic() > end or any(life.done() for life in lives):
             return
-        await traffic.trickle(ground.pubsub, expected, number)
+        await traffic.trickle(ground.pubsub, ground.expected, number)
         await asyncio.sleep(0.1)
 
 
-async def _reconcile(
-    ground: Ground, expected: Sequence[Expected], crowd: Crowd, watch: Watch, report: Report
-) -> None:
+async def _reconcile(ground: Ground, crowd: Crowd, watch: Watch, report: Report) -> None:
     places, folder = ground.places, ground.folder
+    expected = [*ground.expected, *await ground.application.expected(ground.record)]
     deaths = {life.pid: life.ended for one in places for life in one.lives}
     runs = runs_of(_lines(folder / "runs"), deaths, time.monotonic())
     marks = Counter(_lines(folder / "marks"))
-    found = await balance(ground.record, [*expected, *crowd.sent], marks, runs)
+    found = await balance(ground.record, [*expected, *crowd.sent], marks, runs, ground.acks.first)
     found.wrong = report.balance.wrong + found.wrong
     report.balance = found
     report.messages, report.crowd = len(expected), len(crowd.sent)
@@ -215,15 +219,16 @@ def _chance(chance: random.Random) -> random.Random:
     return random.Random(chance.randrange(2**32))
 
 
-async def _stage(postgres: LocalServer) -> Record:
-    await Record(postgres.url()).fetch("CREATE DATABASE storm")
-    await asyncio.to_thread(upgrade, Database.of(postgres.url("storm")))
-    connection = await Record(postgres.url("storm")).connect()
+async def _stage(pair: Pair) -> str:
+    url = pair.primary.url("storm")
+    await Record(pair.primary.url()).fetch("CREATE DATABASE storm")
+    await asyncio.to_thread(upgrade, Database.of(url))
+    connection = await Record(url).connect()
     try:
-        await connection.execute(STAGE)
+        await connection.execute(books.STAGE + thorns.STAGE)
     finally:
         await connection.close()
-    return Record(postgres.url("storm"))
+    return url
 
 
 async def _connections(places: Sequence[Place], record: Record, found: Balance) -> None:

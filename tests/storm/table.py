@@ -37,6 +37,7 @@ def rows(report: Report) -> Rows:
         "of them at named points of the path": f"{report.kills.total()} at {len(report.kills)} points",
         **{f"— {name}": str(report.kills[name]) for name in POINTS},
         **dict(sorted((name, str(count)) for name, count in report.faults.items())),
+        **{f"— {name}": str(count) for name, count in sorted(report.effects.items())},
         **{
             f"calls that succeeded, reported as timeouts: {_CALLS[name]}": str(report.lies[name])
             for name in _CALLS

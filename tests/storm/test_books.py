@@ -54,8 +54,14 @@ class Notes:
 
     marks: Counter[str] = field(default_factory=lambda: Counter({"p": 1}))
     runs: list[Run] = field(
-        default_factory=lambda: [Run("t", 1, 10.0, 11.0), Run("t", 2, 12.0, 13.0), Run("p", 1, 10.0, 10.5)]
+        default_factory=lambda: [
+            Run("t", 1, 10.0, 11.0),
+            Run("t", 2, 12.0, 13.0),
+            Run("p", 1, 10.0, 10.5),
+            Run("x", 1, 10.0, 10.5),
+        ]
     )
+    acks: dict[str, float] = field(default_factory=lambda: {"t": 20.0, "p": 20.0})
 
 
 @pytest.fixture
@@ -84,14 +90,14 @@ async def _write(connection: Any) -> None:
 
 
 async def found(record: Record, notes: Notes) -> Balance:
-    return await balance(record, EXPECTED, notes.marks, notes.runs)
+    return await balance(record, EXPECTED, notes.marks, notes.runs, notes.acks)
 
 
 async def test_good_books_balance(record: Record) -> None:
     balanced = await found(record, Notes())
     assert balanced.wrong == []
     assert balanced.statuses == {"SUCCESSFUL": 3, "FAILED": 1}
-    assert (balanced.children, balanced.retried, balanced.runs) == (1, 1, 3)
+    assert (balanced.children, balanced.retried, balanced.runs) == (1, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +144,17 @@ async def test_a_breach_in_the_record_is_found(record: Record, breach: str, said
             lambda notes: notes.runs.append(Run("p", 2, 10.4, 10.6)),
             "overlap: p ran under fences 1 and 2 at once",
         ),
+        (lambda notes: notes.runs.pop(), "hopeless x failed, and never ran"),
+        (
+            lambda notes: notes.runs.append(Run("t", 3, 20.1, 20.2)),
+            "again: t began under fence 3 after it was answered 200",
+        ),
         (
             lambda notes: notes.runs.append(Run("p", 0, 10.9, 11.0)),
             "overlap: p ran under fences 0 and 1 at once",
         ),
     ],
-    ids=["lost", "twice", "beside", "late"],
+    ids=["lost", "twice", "beside", "unrun", "again", "late"],
 )
 async def test_a_breach_in_the_notes_is_found(
     record: Record, breach: Callable[[Notes], None], said: str
@@ -159,7 +170,7 @@ async def test_code_whose_lease_had_run_out_may_overlap_and_is_counted(record: R
         "INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending)"
         " VALUES ('t', 1, 1, clock_timestamp(), clock_timestamp(), 'LEASE_EXPIRED')"
     )
-    notes = Notes(runs=[Run("t", 1, 10.0, 12.5), Run("t", 2, 12.0, 13.0)])
+    notes = Notes(runs=[Run("t", 1, 10.0, 12.5), Run("t", 2, 12.0, 13.0), Run("x", 1, 10.0, 10.5)])
     balanced = await found(record, notes)
     assert (balanced.wrong, balanced.overlapped, balanced.expired) == ([], 1, 1)
 

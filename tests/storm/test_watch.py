@@ -122,7 +122,7 @@ async def test_a_receiver_that_does_not_come_back_is_found() -> None:
         crowd = Crowd([place], "token", random.Random(1))
         await crowd.recover(found)
     assert found.wrong == ["no fresh delivery was answered within 0.3 s after the crowd"]
-    assert crowd.sent == [Expected("fresh-receiver-0", "plain", succeeds=True)]
+    assert crowd.sent == [Expected("fresh-0-receiver-0", "plain", succeeds=True)]
 
 
 async def test_one_of_the_crowd_that_never_has_its_200_is_found() -> None:

@@ -24,6 +24,7 @@ from tests.storm.books import Balance, Expected
 PROJECT: Final = "projects/local"
 PLACE: Final = Address("local", Settings().environment, Settings().namespace)
 CHILDREN: Final = PLACE.topic("storm_tasks.transactional")
+SICK: Final = PLACE.topic("storm_tasks.sick")
 SWEEPS: Final = PLACE.topic("receiver.maintenance.sweep")
 SWEEP_EVERY: Final = 3.0
 YOUNG: Final = 2.0
@@ -33,7 +34,7 @@ may be dead; as a storm of minutes needs them."""
 SHARDS: Final = 40
 """Subscriptions a task: one whose every second push fails is pushed to at a push a second at most, as by Pub/Sub."""
 MIX: Final = {
-    "plain": 22,
+    "plain": 19,
     "threaded": 10,
     "transactional": 33,
     "slow": 2,
@@ -42,15 +43,22 @@ MIX: Final = {
     "hopeless": 5,
     "parent": 10,
     "nightly": 3,
+    "once": 3,
 }
 """Parts of a hundred."""
+THORNY: Final = "thorny"
+"""Comes with the trigger only."""
+
+SUCCEEDS: Final = {"poison": False, "hopeless": False, "once": None}
+"""The others do."""
 
 AUDIENCE: Final = "https://storm.example"
 
 
 def subscribe(broker: Broker) -> None:
     """A topic and a subscription for each task and shard: one that fails slows only itself. And those of the outbox."""
-    for topic in [*itertools.starmap(_topic, itertools.product(MIX, range(SHARDS))), CHILDREN, SWEEPS]:
+    topics = itertools.starmap(_topic, itertools.product((*MIX, THORNY), range(SHARDS)))
+    for topic in (*topics, CHILDREN, SICK, SWEEPS):
         subscription = topic.replace("/topics/", "/subscriptions/")
         broker.put_topic(topic, {"name": topic})
         broker.put_subscription(
@@ -90,7 +98,7 @@ async def publish(
             Expected(
                 f"scheduled-nightly-{message_id}" if name == "nightly" else label,
                 name,
-                name not in ("poison", "hopeless"),
+                SUCCEEDS.get(name, True),
             )
             for (name, label), message_id in zip(batch, ids, strict=True)
         ]
@@ -104,9 +112,9 @@ async def trickle(pubsub: in_thread.LocalPubSub, expected: list[Expected], numbe
     await asyncio.to_thread(pubsub.call, lambda broker: _put(broker, [("parent", label)]))
 
 
-async def hoard(pubsub: in_thread.LocalPubSub, expected: list[Expected], count: int) -> None:
-    """So many slow tasks at once: more than all the tasks' pools have connections."""
-    batch = [("slow", f"slow-h{len(expected) + n:06d}") for n in range(count)]
+async def put(pubsub: in_thread.LocalPubSub, expected: list[Expected], task: str, count: int) -> None:
+    """So many messages of a task at once."""
+    batch = [(task, f"{task}-h{len(expected) + n:06d}") for n in range(count)]
     expected += [Expected(label, name, succeeds=True) for name, label in batch]
     await asyncio.to_thread(pubsub.call, lambda broker: _put(broker, batch))
 

@@ -22,6 +22,7 @@ from receiver.enqueue import transactions
 from receiver.enqueue.publisher import Publisher
 from receiver.errors import GoogleUnavailable
 from receiver.google.pubsub import Pubsub
+from receiver.record import task_transaction
 from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordConnection
 from receiver.record.ledger import Ledger
@@ -116,9 +117,11 @@ def install() -> None:
     _around(outbox, "mark_published", "before the mark", "after the mark")
     _before(app, "reply", "before the answer")
     _before(app, "Delivered", "after the answer")
-    # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own.
+    # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own. And a primary
+    # that has lost its standby is given up before ten seconds are over.
     outbox.ENQUEUER = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]
     owed.TAKEN = timedelta(seconds=float(os.environ["STORM_SWEEP_LEASE"]))  # type: ignore[misc]
+    task_transaction.COMMIT_DEADLINE = float(os.environ["STORM_COMMIT"])
     if os.environ.get("STORM_LIES"):
         Liar(os.environ["STORM_LIES"]).install()
 

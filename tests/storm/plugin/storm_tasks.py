@@ -138,6 +138,30 @@ async def nightly(ctx: TaskContext) -> int:
         return fence
 
 
+@task
+async def once(ctx: TaskContext, label: str) -> int:
+    """Has one attempt, which ends well unless its code is cut off. However long a COMMIT hangs, it is not used up by that."""
+    with running(ctx) as fence:
+        await effect(ctx, label)
+        return fence
+
+
+@task
+async def thorny(ctx: TaskContext, label: str) -> int:
+    """Its row has a trigger that makes trouble."""
+    with running(ctx) as fence:
+        await effect(ctx, label)
+        return fence
+
+
+@task
+async def sick(ctx: TaskContext, label: str) -> int:
+    """Its topic refuses all messages for a time."""
+    with running(ctx) as fence:
+        await effect(ctx, label)
+        return fence
+
+
 tasks = [
     TaskRoute(plain),
     TaskRoute(threaded),
@@ -148,5 +172,8 @@ tasks = [
     TaskRoute(poison, max_attempts=3),
     TaskRoute(hopeless),
     TaskRoute(parent),
+    TaskRoute(once, max_attempts=1),
+    TaskRoute(thorny),
+    TaskRoute(sick),
     TaskRoute(nightly, schedule="0 3 * * *"),
 ]
