@@ -59,7 +59,7 @@ format: $(STAMP) ## Rewrite the sources as `make check` wants them
 	$(BIN)/ruff check --cache-dir $(CACHE)/ruff --fix $(SOURCES)
 	$(BIN)/ruff format --cache-dir $(CACHE)/ruff $(SOURCES)
 
-storm: $(STAMP) ## Kill, freeze, cut and flood receivers for nine minutes, and balance the books (STORM_ARGS="--seed 7")
+storm: $(STAMP) ## Kill, freeze, cut and flood receivers for ten minutes, and balance the books (STORM_ARGS="--seed 7")
 	@$(BIN)/python -m tests.storm $(STORM_ARGS)
 
 soak: $(STAMP) ## Half of a receiver's capacity for twenty minutes: what it holds stays flat (SOAK_ARGS="--minutes 2")

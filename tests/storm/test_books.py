@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +13,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from receiver.contract.encode import encode_payload, scheduled_payload
+from receiver.emulator.backlog import PubsubMessage
+from receiver.maintenance import SWEEP
 from tests.stage.record import Record
 from tests.storm import table
+from tests.storm.acks import Acks
+from tests.storm.application import Application
 from tests.storm.books import STAGE, Balance, Expected, Run, balance, runs_of
 from tests.storm.deck import Deck
 from tests.storm.plan import Report
@@ -173,6 +179,42 @@ async def test_code_whose_lease_had_run_out_may_overlap_and_is_counted(record: R
     notes = Notes(runs=[Run("t", 1, 10.0, 12.5), Run("t", 2, 12.0, 13.0), Run("x", 1, 10.0, 10.5)])
     balanced = await found(record, notes)
     assert (balanced.wrong, balanced.overlapped, balanced.expired) == ([], 1, 1)
+
+
+async def test_an_answer_that_a_new_primary_does_not_have_is_found(record: Record) -> None:
+    acks = Acks()
+    for task_id in ("t", "x", "0198", "gone"):
+        acks.note(task_id)
+    assert await acks.lost(record) == ["gone was answered 200, and is nowhere"]
+    await record.fetch(OWED)
+    assert await acks.lost(record) == ["gone was answered 200, and is nowhere"]
+    await record.fetch("UPDATE task_executions SET published_at = clock_timestamp() WHERE task_id = '0198'")
+    assert sorted(await acks.lost(record)) == [
+        "0198 was answered 200, and is READY",
+        "gone was answered 200, and is nowhere",
+    ]
+
+
+def test_of_the_answers_to_firings_those_of_sweeps_are_not_noted() -> None:
+    acks = Acks()
+    for payload in (
+        scheduled_payload("nightly"),
+        scheduled_payload(SWEEP.name),
+        encode_payload("t", "plain"),
+    ):
+        acks.delivered(PubsubMessage(base64.b64encode(payload).decode(), message_id="7"))
+    assert set(acks.first) == {"scheduled-nightly-7", "t"}
+
+
+async def test_an_enqueue_that_returned_and_is_gone_is_found(record: Record) -> None:
+    application = Application(record.url)
+    application.returned = [
+        Expected("t", "transactional", succeeds=True),
+        Expected("app-1", "plain", succeeds=True),
+    ]
+    application.unknown = [Expected("p", "plain", succeeds=True), Expected("app-2", "plain", succeeds=True)]
+    assert await application.lost(record) == ["the enqueue of app-1 returned, and it is nowhere"]
+    assert [one.task_id for one in await application.expected(record)] == ["t", "app-1", "p"]
 
 
 def test_a_run_ends_with_its_process() -> None:
