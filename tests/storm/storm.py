@@ -47,10 +47,12 @@ COMMIT: Final = 2.0
 SETTINGS: Final = {
     "max_connections": "60",
     "autovacuum": "off",
-    "wal_keep_size": "128MB",
+    "wal_keep_size": "64MB",
+    "min_wal_size": "32MB",
+    "max_wal_size": "64MB",
     "wal_retrieve_retry_interval": "100ms",
 }
-"""Of both servers. The standby is back at once when its primary is."""
+"""Of both servers. The standby is back at once when its primary is, and a new one has little to copy."""
 CLOSING: Final = 10.0
 """Seconds until PostgreSQL has noticed that a process has ended."""
 

@@ -26,7 +26,7 @@ from receiver.record import task_transaction
 from receiver.record.claimer import Claimer
 from receiver.record.connections import RecordConnection
 from receiver.record.ledger import Ledger
-from receiver.record.sql import outbox
+from receiver.record.sql import outbox, sweeping
 from receiver.record.sqlstates import ConnectionFailed
 from receiver.record.task_transaction import CommitUnknown, TaskTransaction
 from receiver.serving import app
@@ -117,10 +117,12 @@ def install() -> None:
     _around(outbox, "mark_published", "before the mark", "after the mark")
     _before(app, "reply", "before the answer")
     _before(app, "Delivered", "after the answer")
-    # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own. And a primary
-    # that has lost its standby is given up before ten seconds are over.
+    # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own, and
+    # those of a sick topic postponed. And a primary that has lost its standby is given up before ten seconds are over.
     outbox.ENQUEUER = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]
-    owed.TAKEN = timedelta(seconds=float(os.environ["STORM_SWEEP_LEASE"]))  # type: ignore[misc]
+    soon = timedelta(seconds=float(os.environ["STORM_SWEEP_LEASE"]))
+    owed.TAKEN = owed.AGAIN = soon  # type: ignore[misc]
+    (sweeping.postpone.__kwdefaults__ or {})["least"] = soon
     task_transaction.COMMIT_DEADLINE = float(os.environ["STORM_COMMIT"])
     if os.environ.get("STORM_LIES"):
         Liar(os.environ["STORM_LIES"]).install()
