@@ -16,7 +16,7 @@ from receiver import TaskRoute
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
 from receiver.provision.desired import PushTarget, desired
-from receiver.provision.google_admin import SIDE_BY_SIDE, GoogleAdmin
+from receiver.provision.google_admin import QUOTA_RETRIES, SIDE_BY_SIDE, GoogleAdmin
 from receiver.provision.planning import Needed, Plan
 from receiver.provision.provisioning import ProvisionOptions, ProvisionRun
 from receiver.provision.resources import Wanted
@@ -62,7 +62,7 @@ async def measured(google: GoogleFake, act: Callable[[], Awaitable[object]]) -> 
 
 async def ways(google: GoogleFake, found: Sequence[Wanted], bound: int) -> dict[str, Took]:
     """A first run in an empty project, a run that finds everything as it should be, and the same asked one by one."""
-    client = GoogleClient()
+    client = GoogleClient(retries=QUOTA_RETRIES)
     url = google.url
     endpoints = Endpoints(f"{url}/v1", f"{url}/v1", f"{url}/v3", f"{url}/v1")
     admin = GoogleAdmin(client, endpoints, side_by_side=bound)

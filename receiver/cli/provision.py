@@ -19,7 +19,7 @@ from receiver.google.endpoints import Endpoints
 from receiver.provision import rendering
 from receiver.provision.applying import ChangeFailed, Result
 from receiver.provision.desired import PushTarget
-from receiver.provision.google_admin import GoogleAdmin
+from receiver.provision.google_admin import QUOTA_RETRIES, GoogleAdmin
 from receiver.provision.observed import ALL_KINDS
 from receiver.provision.patience import Patience
 from receiver.provision.provisioning import ProvisionOptions, ProvisionRun, needed_by_record, wanted_by
@@ -118,7 +118,7 @@ class _Session:
 
     async def run(self, push: PushTarget | None, tasks: Registry | None) -> bool:
         """Plans, asks, applies, looks again. True: no change is left. Without tasks the environment is removed."""
-        client = GoogleClient()
+        client = GoogleClient(retries=QUOTA_RETRIES)
         try:
             endpoints = Endpoints.of(self.settings)
             admin = GoogleAdmin(

@@ -66,7 +66,7 @@ async def examine(
     """
     configuration = replace(Configuration.read(environ), dev=dev)
     settings = configuration.settings
-    client = GoogleClient(most_retries=GOOGLE_RETRIES)
+    client = GoogleClient(retries=GOOGLE_RETRIES)
     examination = _Examination(
         environ,
         settings,

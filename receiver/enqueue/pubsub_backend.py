@@ -245,7 +245,7 @@ class PubSubBackend:
         return outbox
 
     def _new_outbox(self) -> Outbox:
-        client = GoogleClient(most_retries=0)  # the outbox tries again, when its breaker says so
+        client = GoogleClient(retries=0)  # the outbox tries again, when its breaker says so
         pubsub = self._pubsub or Pubsub(client, Endpoints.of(self.settings).pubsub)
         return Outbox(
             self._database,

@@ -69,7 +69,7 @@ class GoogleClient:
     Args:
         credentials: for addresses at Google; found at the first such request.
         transport: replaces the network in tests.
-        most_retries: bounds the `retries` of every request.
+        retries: tries after the first.
     """
 
     def __init__(
@@ -77,11 +77,11 @@ class GoogleClient:
         credentials: Credentials | None = None,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
-        most_retries: int | None = None,
+        retries: int = REQUEST_RETRIES,
     ) -> None:
         self._credentials = credentials or Credentials()
         self._transport = transport
-        self._most_retries = most_retries
+        self._retries = retries
         self._client: httpx.AsyncClient | None = None
         self._stale: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
@@ -94,14 +94,12 @@ class GoogleClient:
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
-        retries: int = REQUEST_RETRIES,
         repeatable: bool | None = None,
     ) -> Any:
         """The decoded answer, `{}` for an empty one.
 
         Args:
             body: encoded as JSON; bytes become base64.
-            retries: tries after the first.
             repeatable: whether it may be sent again when its answer was lost; every method but POST, unless given.
 
         Raises:
@@ -111,14 +109,13 @@ class GoogleClient:
         """
         content = None if body is None else msgspec.json.encode(body)
         again = method != "POST" if repeatable is None else repeatable
-        retries = retries if self._most_retries is None else min(retries, self._most_retries)
         renewed = False
         attempt = 0
         while True:
             try:
                 answer = await self._send(method, url, params, content)
             except (httpx.TransportError, TimeoutError) as error:
-                if attempt >= retries or not (again or isinstance(error, _NOT_SENT)):
+                if attempt >= self._retries or not (again or isinstance(error, _NOT_SENT)):
                     raise GoogleUnavailable(
                         f"no answer from {httpx.URL(url).host} ({type(error).__name__})"
                     ) from error
@@ -129,7 +126,7 @@ class GoogleClient:
                     renewed = True  # a token may be withdrawn before its end. Once, and not counted as a try
                     self._credentials.forget()
                     continue
-                if answer.status_code not in TEMPORARY or attempt >= retries:
+                if answer.status_code not in TEMPORARY or attempt >= self._retries:
                     raise _refusal(answer)
             await asyncio.sleep(_pause(attempt))
             attempt += 1

@@ -61,7 +61,7 @@ class GoogleAdmin:
     """Reads and changes resources.
 
     Args:
-        client: closed by the caller.
+        client: closed by the caller; with `QUOTA_RETRIES`, unless somebody waits for it.
         is_emulated: Pub/Sub is an emulator, which cannot change every field.
         side_by_side: requests at once.
         patience: waits for new accounts and roles; None: a refusal is raised at once.
@@ -204,7 +204,7 @@ class GoogleAdmin:
         tries = 0
         while True:
             try:
-                return await self._client.request(method, url, retries=QUOTA_RETRIES, **request)
+                return await self._client.request(method, url, **request)
             except GoogleRefused as refused:
                 patience, (_, role) = self._patience if waits else None, _NEEDS[kind]
                 if patience is None or not await patience.waited(refused, tries, role):

@@ -17,7 +17,7 @@ from receiver.errors import (
     GoogleRefused,
     GoogleUnavailable,
 )
-from receiver.google.client import GoogleClient
+from receiver.google.client import REQUEST_RETRIES, GoogleClient
 from tests.stage.http_proxy import proxied
 from tests.stage.metadata import metadata
 from tests.unit.google.google import Account, Reply, Scripted, credentials, refusal
@@ -32,9 +32,11 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.google.client.LONGEST_PAUSE", 0.001)
 
 
-async def asked(*replies: Reply, url: str = URL, method: str = "GET", **options: Any) -> tuple[Any, Scripted]:
+async def asked(
+    *replies: Reply, url: str = URL, method: str = "GET", retries: int = REQUEST_RETRIES, **options: Any
+) -> tuple[Any, Scripted]:
     network = Scripted(*replies)
-    client = GoogleClient(credentials(), transport=network)
+    client = GoogleClient(credentials(), transport=network, retries=retries)
     try:
         return await client.request(method, url, **options), network
     finally:
@@ -99,7 +101,7 @@ async def test_no_token_goes_anywhere_else(url: str) -> None:
 
 async def test_no_proxy_is_between_us_and_a_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     with metadata() as stand_in, proxied(monkeypatch) as seen:
-        client = GoogleClient(most_retries=0)
+        client = GoogleClient(retries=0)
         with pytest.raises(GoogleMissing):
             await client.request("GET", f"http://{stand_in.place}/v1/nothing")
         await client.close()
@@ -140,9 +142,9 @@ async def test_a_try_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyP
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             return await asyncio.Future()
 
-    client = GoogleClient(credentials(), transport=Silent())
+    client = GoogleClient(credentials(), transport=Silent(), retries=1)
     with pytest.raises(GoogleUnavailable, match="TimeoutError"):
-        await client.request("GET", URL, retries=1)
+        await client.request("GET", URL)
     await client.close()
 
 
@@ -179,8 +181,8 @@ async def test_a_good_answer_without_json_is_no_answer(content: bytes) -> None:
 
 async def test_a_withdrawn_token_is_replaced_once() -> None:
     account, network = Account(), Scripted(refusal(401, "UNAUTHENTICATED"), OK)
-    client = GoogleClient(credentials(account), transport=network)
-    assert await client.request("GET", URL, retries=0) == {"name": "t"}
+    client = GoogleClient(credentials(account), transport=network, retries=0)
+    assert await client.request("GET", URL) == {"name": "t"}
     assert [each.headers["authorization"] for each in network.requests] == [
         "Bearer token-1",
         "Bearer token-2",

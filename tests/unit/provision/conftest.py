@@ -6,7 +6,7 @@ import pytest
 
 from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
-from receiver.provision.google_admin import GoogleAdmin
+from receiver.provision.google_admin import QUOTA_RETRIES, GoogleAdmin
 from tests import google_fake
 from tests.google_fake import GoogleFake
 
@@ -21,7 +21,7 @@ def google() -> Iterator[GoogleFake]:
 @pytest.fixture
 async def admin(google: GoogleFake) -> AsyncIterator[GoogleAdmin]:
     """The stand-in as provisioning sees it."""
-    client = GoogleClient()
+    client = GoogleClient(retries=QUOTA_RETRIES)
     url = google.url
     yield GoogleAdmin(client, Endpoints(f"{url}/v1", f"{url}/v1", f"{url}/v3", f"{url}/v1"))
     await client.close()

@@ -12,7 +12,7 @@ from receiver.google.client import GoogleClient
 from receiver.google.endpoints import Endpoints
 from receiver.provision import patience as module
 from receiver.provision.desired import desired_grants
-from receiver.provision.google_admin import GoogleAdmin
+from receiver.provision.google_admin import QUOTA_RETRIES, GoogleAdmin
 from receiver.provision.patience import Patience
 from receiver.provision.provisioning import ProvisionRun
 from tests.google_fake import GoogleFake
@@ -40,7 +40,7 @@ def told() -> list[str]:
 @pytest.fixture
 async def patient(google: GoogleFake, told: list[str]) -> AsyncIterator[GoogleAdmin]:
     """Waits."""
-    client = GoogleClient()
+    client = GoogleClient(retries=QUOTA_RETRIES)
     there = Endpoints(f"{google.url}/v1", f"{google.url}/v1", f"{google.url}/v3", f"{google.url}/v1")
     yield GoogleAdmin(client, there, patience=Patience(told.append))
     await client.close()
