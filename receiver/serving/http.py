@@ -152,9 +152,12 @@ class Connection(HttpToolsProtocol):
         """The end of the head."""
         if self.pipeline and self._is_full():
             self._end_parser(TOO_MANY)
-        # A head in one small read is not too large: nearly every one.
-        if (self._pending or self._arrived > MAX_HEAD) and self._size_of_head() > MAX_HEAD:
-            self._end_parser(TOO_LARGE)
+        if (
+            self._pending or self._arrived > MAX_HEAD
+        ):  # a head in one small read is not too large: nearly every one
+            fields = sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
+            if len(self.url) + fields > MAX_HEAD:
+                self._end_parser(TOO_LARGE)
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._end_parser(MALFORMED)
@@ -178,9 +181,6 @@ class Connection(HttpToolsProtocol):
         if self._deadline is not None:
             self._end_deadline()
         super().on_message_complete()
-
-    def _size_of_head(self) -> int:
-        return len(self.url) + sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
 
     def _look_at(self, name: bytes, value: bytes) -> None:
         if name == b"host":  # RFC 9112 section 3.2; it is nearly always the first field

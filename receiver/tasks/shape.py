@@ -18,6 +18,7 @@ HIDDEN: Final = "[redacted]"
 """What stands for a value that nobody is shown."""
 
 POSITIONAL: Final = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 class Shape:
@@ -33,7 +34,11 @@ class Shape:
     def __init__(self, parameters: Sequence[Parameter], taken: frozenset[str] = frozenset()) -> None:
         kinds = {parameter.kind for parameter in parameters}
         positional = [parameter for parameter in parameters if parameter.kind in POSITIONAL]
-        required = [parameter.name for parameter in parameters if _is_required(parameter)]
+        required = [
+            parameter.name
+            for parameter in parameters
+            if parameter.default is Parameter.empty and parameter.kind not in VARIADIC
+        ]
         only = {parameter.name for parameter in positional if parameter.kind is Parameter.POSITIONAL_ONLY}
         named = [parameter.name for parameter in positional]
         self._parameters = parameters
@@ -99,8 +104,3 @@ class Shape:
             and self._filled[index].isdisjoint(given)
             and (self._taken.isdisjoint(given) if self._any_keyword else given <= self._keywords)
         )
-
-
-def _is_required(parameter: Parameter) -> bool:
-    variadic = parameter.kind in {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}
-    return not variadic and parameter.default is Parameter.empty

@@ -14,16 +14,14 @@ import inspect
 import sys
 from dataclasses import dataclass
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from receiver.tasks.annotations import is_context
 from receiver.tasks.forms import Forms
-from receiver.tasks.shape import POSITIONAL, Shape
+from receiver.tasks.shape import POSITIONAL, VARIADIC, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-_VARIADIC: Final = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 class NotATask(ValueError):
@@ -127,7 +125,7 @@ def _signatures(function: Callable[..., Any]) -> tuple[Signature, Signature | No
         if wrapped is None:
             raise
         return _signatures(wrapped)  # a decorator in C, such as functools.cache, passes everything on
-    if wrapped is None or not any(each.kind in _VARIADIC for each in own.parameters.values()):
+    if wrapped is None or not any(each.kind in VARIADIC for each in own.parameters.values()):
         return own, None
     inner, further = _signatures(wrapped)
     return own, further or inner
@@ -148,7 +146,7 @@ def _signature(function: Callable[..., Any]) -> Signature:
 
 def _merged(own: list[Parameter], inner: list[Parameter]) -> list[Parameter]:
     """The parameters of a decorator's function, with the wrapped function's in the place of `*args` and `**kwargs`."""
-    named = {each.name for each in own if each.kind not in _VARIADIC}
+    named = {each.name for each in own if each.kind not in VARIADIC}
     passed = [each for each in inner if each.name not in named]
     return sorted([each for each in own if each.name in named] + passed, key=lambda each: each.kind)
 

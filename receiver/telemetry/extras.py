@@ -157,14 +157,10 @@ class _Room:
     def text(self, value: Any, limit: int = VALUE_LIMIT) -> str:
         """The value's text, clean and bounded."""
         try:
-            shown = value if type(value) is str else repr(value) if _is_error(value) else str(value)
+            is_error = issubclass(type(value), BaseException)  # its `str()` leaves out what it is
+            shown = value if type(value) is str else repr(value) if is_error else str(value)
         except BaseException as error:  # noqa: BLE001 - the value's own code may raise anything
             shown = f"<{error_type(error)}>"
         text = clean(shown, max(min(limit, self.left), 100))
         self.left -= len(text) + 8
         return text
-
-
-def _is_error(value: Any) -> bool:
-    """An exception, whose `str()` leaves out what it is."""
-    return issubclass(type(value), BaseException)

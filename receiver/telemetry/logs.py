@@ -32,7 +32,6 @@ from receiver.endings.outcomes import (
     HandedBack,
     Lost,
     Oversized,
-    Raised,
     Refused,
     Skipped,
     Unrecorded,
@@ -82,7 +81,8 @@ def record(event: Event) -> None:
 
 def _hand_over(event: Event, level: int, message: str, fields: dict[str, Any]) -> None:
     """Gives an event to all who listen, in the context of the task that raised its exception."""
-    raised = _raised(event)
+    failed = _failed(event) if isinstance(event, Delivered) else None
+    raised = failed.raised if failed is not None else None
     error = (
         raised.error if raised is not None else event.error if isinstance(event, ReceiverTrouble) else None
     )
@@ -97,11 +97,6 @@ def _hand_over(event: Event, level: int, message: str, fields: dict[str, Any]) -
         logger.handle(made)
     else:
         raised.context.run(logger.handle, made)
-
-
-def _raised(event: Event) -> Raised | None:
-    failed = _failed(event) if isinstance(event, Delivered) else None
-    return failed.raised if failed is not None else None
 
 
 def _failed(event: Delivered) -> Failed | None:
