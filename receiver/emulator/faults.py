@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from receiver.errors import SettingError
-from receiver.variables import FAULT
+from receiver.parsers import Unreadable, integer
+from receiver.variables import FAULT, Variable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -39,14 +40,15 @@ class FaultSettings:
         Raises:
             SettingError: a value is not allowed.
         """
-        return cls(
-            duplicate_rate=_number(environ, "DUPLICATE_RATE", most=1),
-            failure_rate=_number(environ, "FAILURE_RATE", most=1),
-            drop_rate=_number(environ, "DROP_RATE", most=1),
-            latency_seconds=_number(environ, "LATENCY_SECONDS", most=600),
-            latency_jitter=_number(environ, "LATENCY_JITTER", most=600),
-            seed=_seed(environ),
-        )
+        parsers = {
+            **dict.fromkeys(("duplicate_rate", "failure_rate", "drop_rate"), _up_to(1)),
+            **dict.fromkeys(("latency_seconds", "latency_jitter"), _up_to(600)),
+            "seed": integer(0, 10**15 - 1),
+        }
+        read = {
+            name: Variable(FAULT + name.upper(), None, each).read(environ) for name, each in parsers.items()
+        }
+        return cls(**{name: value for name, value in read.items() if value is not None})
 
     @property
     def any(self) -> bool:
@@ -88,21 +90,13 @@ class Faults:
         return FAILED if failed < settings.failure_rate else status
 
 
-def _number(environ: Mapping[str, str], name: str, *, most: float) -> float:
-    text = environ.get(FAULT + name, "").strip()
-    try:
-        value = float(text or 0)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= most:
-        raise SettingError(FAULT + name, text, f"use a number from 0 to {most}")
-    return value
+def _up_to(most: float) -> Callable[[str], float]:
+    """A parser for a number from 0."""
 
+    def parse(text: str) -> float:
+        with suppress(ValueError):
+            if 0 <= float(text) <= most:
+                return float(text)
+        raise Unreadable(f"use a number from 0 to {most}")
 
-def _seed(environ: Mapping[str, str]) -> int | None:
-    text = environ.get(FAULT + "SEED", "").strip()
-    if not text:
-        return None
-    if not text.isdigit():
-        raise SettingError(FAULT + "SEED", text, "use a whole number")
-    return int(text)
+    return parse

@@ -26,7 +26,6 @@ from cryptography.x509.oid import NameOID
 from receiver.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 ISSUER: Final = "https://accounts.google.com"
@@ -104,50 +103,24 @@ class Signer:
         """`{kid: PEM}`, the form of Google's v1 address."""
         return {self.kid: self.certificate}
 
-    def claims(
-        self, audience: str, email: str, *, lifetime: float = TOKEN_LIFETIME, now: float | None = None
-    ) -> dict[str, object]:
+    def claims(self, audience: str, email: str) -> dict[str, object]:
         """The claims that Google puts into a push token; times in whole seconds."""
-        issued = int(time.time() if now is None else now)
+        issued = int(time.time())
         return {
             "aud": audience,
             "azp": "100000000000000000000",
             "email": email,
             "email_verified": True,
-            "exp": int(issued + lifetime),
+            "exp": issued + TOKEN_LIFETIME,
             "iat": issued,
             "iss": ISSUER,
             "sub": "100000000000000000000",
         }
 
-    def token(
-        self,
-        audience: str,
-        email: str,
-        *,
-        lifetime: float = TOKEN_LIFETIME,
-        now: float | None = None,
-        header: Mapping[str, object] | None = None,
-        omit: Collection[str] = (),
-        **overrides: object,
-    ) -> str:
-        """A signed push token.
-
-        Args:
-            audience: the claim `aud`.
-            email: the claim `email`.
-            lifetime: seconds from `iat` to `exp`.
-            now: `iat`, seconds since 1970; default the present.
-            header: fields put over the token's header.
-            omit: claims and header fields left out.
-            overrides: claims put over the usual ones.
-        """
-        claims = self.claims(audience, email, lifetime=lifetime, now=now) | overrides
-        fields = {"alg": "RS256", "kid": self.kid, "typ": "JWT"} | dict(header or {})
-        return self.sign(
-            msgspec.json.encode({name: value for name, value in fields.items() if name not in omit}),
-            msgspec.json.encode({name: value for name, value in claims.items() if name not in omit}),
-        )
+    def token(self, audience: str, email: str) -> str:
+        """A signed push token with these claims `aud` and `email`."""
+        header = {"alg": "RS256", "kid": self.kid, "typ": "JWT"}
+        return self.sign(msgspec.json.encode(header), msgspec.json.encode(self.claims(audience, email)))
 
     def sign(self, header: bytes, payload: bytes) -> str:
         """A JWT of these two texts, signed with RS256. They are not checked."""

@@ -11,9 +11,10 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
+import msgspec
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 
@@ -28,6 +29,28 @@ CASES: list[tuple[str, Build]] = []
 def bearer(token: str | bytes) -> Headers:
     """The headers of a push with this token."""
     return [(b"authorization", b"Bearer " + (token if isinstance(token, bytes) else token.encode()))]
+
+
+def forged(
+    signer: Signer,
+    audience: str,
+    email: str,
+    *,
+    lifetime: float = 3600,
+    header: Mapping[str, object] | None = None,
+    omit: Collection[str] = (),
+    **overrides: object,
+) -> str:
+    """A well-signed token with other header fields and claims than usual, and without those of `omit`."""
+    claims = signer.claims(audience, email)
+    claims |= {"exp": int(time.time() + lifetime)} | overrides
+    fields = {"alg": "RS256", "kid": signer.kid, "typ": "JWT"} | dict(header or {})
+    return signer.sign(
+        *(
+            msgspec.json.encode({name: value for name, value in each.items() if name not in omit})
+            for each in (fields, claims)
+        )
+    )
 
 
 @functools.cache
@@ -53,14 +76,16 @@ def claims_case(
         made: dict[str, Any] = {
             key: value(audience, email) if callable(value) else value for key, value in overrides.items()
         }
-        return bearer(signer.token(audience, made.pop("email", email), omit=omit, lifetime=lifetime, **made))
+        return bearer(
+            forged(signer, audience, made.pop("email", email), omit=omit, lifetime=lifetime, **made)
+        )
 
     CASES.append((name, build))
 
 
 def header_case(name: str, *, omit: tuple[str, ...] = (), **header: object) -> None:
     """A token with right claims, signed by the right key, whose header says something else."""
-    CASES.append((name, lambda s, a, e: bearer(s.token(a, e, header=header, omit=omit))))
+    CASES.append((name, lambda s, a, e: bearer(forged(s, a, e, header=header, omit=omit))))
 
 
 def raw_case(name: str, header: bytes | None = None, payload: bytes | None = None) -> None:
@@ -106,7 +131,7 @@ CASES += [
     ),
     ("non-ASCII token", lambda _s, _a, _e: bearer("é.é.é")),
     ("bytes that are no UTF-8", lambda _s, _a, _e: bearer(b"\xff\xfe.\xfd.\xfc")),
-    ("token over 8 KiB, well signed", lambda s, a, e: bearer(s.token(a, e, filler="x" * 9000))),
+    ("token over 8 KiB, well signed", lambda s, a, e: bearer(forged(s, a, e, filler="x" * 9000))),
     ("40 KiB of letters", lambda _s, _a, _e: bearer("A" * 40_000)),
 ]
 
@@ -134,7 +159,7 @@ CASES += [
 
 @case("signed by a stranger under our kid")
 def _(signer: Signer, audience: str, email: str) -> Headers:
-    return bearer(stranger().token(audience, email, header={"kid": signer.kid}))
+    return bearer(forged(stranger(), audience, email, header={"kid": signer.kid}))
 
 
 @case("signed by a stranger under its own kid")
@@ -145,7 +170,7 @@ def _(signer: Signer, audience: str, email: str) -> Headers:
 @case("payload exchanged under a good signature")
 def _(signer: Signer, audience: str, email: str) -> Headers:
     header, _payload, signature = parts(signer, audience, email)
-    changed = json.dumps(signer.claims(audience, email, now=time.time() - 5)).encode()
+    changed = json.dumps(signer.claims(audience, email) | {"iat": int(time.time()) - 5}).encode()
     return bearer(f"{header}.{segment(changed)}.{signature}")
 
 
@@ -218,7 +243,7 @@ def _(signer: Signer, audience: str, email: str) -> Headers:
 @case("a stranger's key offered as x5c and jku")
 def _(signer: Signer, audience: str, email: str) -> Headers:
     offered = {"kid": "mine", "x5c": ["MIIB"], "jku": "https://attacker.example/keys"}
-    return bearer(stranger().token(audience, email, header=offered))
+    return bearer(forged(stranger(), audience, email, header=offered))
 
 
 def _without_signature(alg: object, signature: str) -> Build:

@@ -32,6 +32,7 @@ from tests.stage.instance import Instance
 from tests.stage.receivers import new_instance
 from tests.stage.record import Record
 from tests.stage.servers import LocalServer
+from tests.stage.tokens import forged
 from tests.stage.waiting import eventually
 
 MODULE = "canary_tasks"
@@ -225,8 +226,8 @@ async def forbidden(cage: Cage) -> list[int]:
     secrets = [
         Canary.TOKEN,
         f"{Canary.TOKEN}.{Canary.TOKEN}.{Canary.TOKEN}",
-        signer.token(Canary.TOKEN, f"{Canary.TOKEN}@example.com", header={"kid": Canary.TOKEN}),
-        signer.token(cage.instance.url, EMAIL, header={"kid": Canary.TOKEN, "alg": Canary.TOKEN}),
+        forged(signer, Canary.TOKEN, f"{Canary.TOKEN}@example.com", header={"kid": Canary.TOKEN}),
+        forged(signer, cage.instance.url, EMAIL, header={"kid": Canary.TOKEN, "alg": Canary.TOKEN}),
     ]
     message = pusher.message("succeed", [cage.label], GIVEN, attributes=ATTRIBUTES)
     return [await cage.raw(message, f"Bearer {secret}") for secret in secrets]

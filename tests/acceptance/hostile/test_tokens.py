@@ -20,6 +20,7 @@ from tests.acceptance.conftest import Start
 from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, message
 from tests.stage.slow import some_quick
+from tests.stage.tokens import forged
 from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, healthy, push
 
@@ -106,7 +107,7 @@ def newer() -> Signer:
 async def push_as(instance: Instance, signer: Signer, label: str, *, kid: str | None = None) -> Answer:
     """A push with a token of this signer, under another key id if one is given; never the same token twice."""
     header = {} if kid is None else {"kid": kid}
-    token = signer.token(instance.url, EMAIL, header=header, sub=uuid.uuid4().hex)
+    token = forged(signer, instance.url, EMAIL, header=header, sub=uuid.uuid4().hex)
     return await push(instance, message("plain", label), token=token)
 
 

@@ -17,7 +17,7 @@ from receiver.emulator.in_thread import serve_certificates
 from receiver.emulator.signer import Signer, segment
 from receiver.errors import Forbidden
 from tests.stage import tokens
-from tests.stage.tokens import bearer
+from tests.stage.tokens import bearer, forged
 
 AUDIENCE = "https://receiver-xyz-ew.a.run.app"
 ENDPOINT = AUDIENCE + "/tasks/pubsub/"
@@ -83,7 +83,7 @@ class TestOurs:
     async def test_a_token_of_our_push_account_is_let_in(
         self, verifier: Verifier, audience: str, issuer: str
     ) -> None:
-        await verifier.verify(bearer(SIGNER.token(audience, EMAIL, iss=issuer)))
+        await verifier.verify(bearer(forged(SIGNER, audience, EMAIL, iss=issuer)))
 
     @pytest.mark.parametrize("scheme", [b"Bearer", b"bearer", b"BEARER"])
     async def test_the_scheme_is_written_in_any_case_among_other_headers(
@@ -102,14 +102,14 @@ class TestOurs:
         self, verifier: Verifier, issued: float, expires: float
     ) -> None:
         now = time.time()
-        await verifier.verify(bearer(SIGNER.token(AUDIENCE, EMAIL, iat=now + issued, exp=now + expires)))
+        await verifier.verify(bearer(forged(SIGNER, AUDIENCE, EMAIL, iat=now + issued, exp=now + expires)))
 
     @pytest.mark.parametrize("header", [{"typ": "at+jwt"}, {"x5u": "https://elsewhere.example"}])
     async def test_header_fields_that_mean_nothing_here_are_ignored(
         self, verifier: Verifier, header: dict[str, object]
     ) -> None:
-        await verifier.verify(bearer(SIGNER.token(AUDIENCE, EMAIL, header=header)))
-        await verifier.verify(bearer(SIGNER.token(AUDIENCE, EMAIL, header=header, omit=("typ",))))
+        await verifier.verify(bearer(forged(SIGNER, AUDIENCE, EMAIL, header=header)))
+        await verifier.verify(bearer(forged(SIGNER, AUDIENCE, EMAIL, header=header, omit=("typ",))))
 
 
 class TestHostile:
@@ -233,7 +233,7 @@ class TestRemembering:
     async def test_a_known_token_is_refused_once_it_has_expired(
         self, verifier: Verifier, clock: Clock
     ) -> None:
-        headers = bearer(SIGNER.token(AUDIENCE, EMAIL, lifetime=100))
+        headers = bearer(forged(SIGNER, AUDIENCE, EMAIL, lifetime=100))
         await verifier.verify(headers)
         clock.ahead = 105
         await verifier.verify(headers)
@@ -253,7 +253,7 @@ class TestRemembering:
     ) -> None:
         assert REMEMBERED_TOKENS == 1024
         monkeypatch.setattr("receiver.delivery.verifier.REMEMBERED_TOKENS", 3)
-        first, *others = [bearer(SIGNER.token(AUDIENCE, EMAIL, n=n)) for n in range(4)]
+        first, *others = [bearer(forged(SIGNER, AUDIENCE, EMAIL, n=n)) for n in range(4)]
         for headers in (first, others[0], others[1], first, others[2]):
             await verifier.verify(headers)
         assert len(verifier._verified) == 3
