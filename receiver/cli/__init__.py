@@ -60,7 +60,7 @@ class Lazy(click.Group):
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="pubsub-task-receiver")
 @click.pass_context
-def group(context: click.Context) -> None:
+def receiver(context: click.Context) -> None:
     """Runs the tasks that Google Pub/Sub pushes, once, and records each in PostgreSQL."""
     from receiver.cli.here import adopt  # noqa: PLC0415 - not for --help and --version
 
@@ -75,7 +75,7 @@ def main() -> None:
     streams.prepare()
     try:
         try:
-            group(prog_name="receiver")
+            receiver(prog_name="receiver")
         finally:
             sys.stdout.flush()  # an output that is lost must be known before the exit code is chosen
     except PipeClosed:

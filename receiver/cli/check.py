@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +33,8 @@ FIELDS = (
 )  # fmt: skip
 """The fields of a route in `--json`."""
 
+SAID = ("findings", "undeclared", "tolerated", "warnings", "notes")
+"""What is said of all routes, likewise."""
 
 WHO_RUNS: Final = {
     Subscriptions.ANY: "who may publish to one topic can run every task",
@@ -70,17 +72,9 @@ def command(*, wide: bool, as_json: bool) -> None:
     settings = Settings.from_environ(os.environ)
     report = inspect(settings)
     if as_json:
-        terminal.print_json(
-            {
-                "routes": [_as_json(route) for route in report.routes],
-                "findings": report.findings,
-                "undeclared": report.undeclared,
-                "tolerated": report.tolerated,
-                "warnings": report.warnings,
-                "notes": report.notes,
-                "subscriptions": settings.subscriptions,
-            }
-        )
+        routes = {"routes": [_as_json(route) for route in report.routes]}
+        said = {name: getattr(report, name) for name in SAID}
+        terminal.print_json({**routes, **said, "subscriptions": settings.subscriptions})
     else:
         _print(report, settings.subscriptions, wide=wide)
     for finding in report.findings:
@@ -142,20 +136,16 @@ def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:
     return plugins.Plugins(tuple(routes.values()), tuple(modules)), findings
 
 
-def _clock_changes(routes: tuple[TaskRoute, ...]) -> list[str]:
+def _clock_changes(routes: tuple[TaskRoute, ...]) -> Iterator[str]:
     """A warning for each schedule that the year's clock changes hit."""
     now = datetime.now(UTC)
-    hits = (
-        (route, clock_changes(route.schedule, route.schedule_timezone, now))
-        for route in routes
-        if route.schedule is not None
-    )
-    return [
-        f"{route.path}: {when} in {route.schedule_timezone}: Cloud Scheduler may leave a firing out or fire twice; choose "
-        "another hour, or UTC"
-        for route, when in hits
-        if when is not None
-    ]
+    for route in routes:
+        when = route.schedule and clock_changes(route.schedule, route.schedule_timezone, now)
+        if when:
+            yield (
+                f"{route.path}: {when} in {route.schedule_timezone}: Cloud Scheduler may leave a firing out or fire "
+                "twice; choose another hour, or UTC"
+            )
 
 
 def _notes(routes: tuple[TaskRoute, ...], settings: Settings) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, BinaryIO, Final, TextIO, cast
+from typing import TYPE_CHECKING, Final, TextIO
 
 from receiver.errors import OutputLost, PipeClosed
 
@@ -31,14 +31,12 @@ def prepare() -> None:
     if stderr is None:
         sys.stderr = open(2, "w", closefd=False, encoding="utf-8")  # noqa: SIM115 - likewise
     raw = _Output(1, "w", closefd=False)
-    is_unbuffered = isinstance(stdout, io.TextIOWrapper) and stdout.write_through
+    is_unbuffered = isinstance(stdout, io.TextIOWrapper) and stdout.write_through  # PYTHONUNBUFFERED
     sys.stdout = io.TextIOWrapper(
-        # PYTHONUNBUFFERED: the interpreter leaves the buffer out likewise.
-        cast("BinaryIO", raw) if is_unbuffered else io.BufferedWriter(raw),
+        io.BufferedWriter(raw),
         encoding="utf-8" if stdout is None else stdout.encoding,
         errors="backslashreplace",
-        line_buffering=stdout is not None and stdout.isatty(),
-        write_through=is_unbuffered,
+        line_buffering=is_unbuffered or raw.isatty(),
     )
 
 
@@ -64,13 +62,10 @@ class _Output(io.FileIO):
     """Standard output that raises our errors (`OutputLost`)."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Writes all of it, because with an unbuffered stream no other layer does."""
-        left = memoryview(data).cast("B")
+        """Writes some of it; the buffer above writes the rest."""
         try:
-            while left:
-                left = left[super().write(left) :]
+            return super().write(data)
         except BrokenPipeError:
             raise PipeClosed from None
         except OSError as error:
             raise OutputLost(f"standard output cannot be written ({error.strerror})") from error
-        return memoryview(data).nbytes

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from click.testing import CliRunner, Result
 
-from receiver.cli import group
+from receiver.cli import receiver
 from receiver.doctor import record_look
 from receiver.errors import ReceiverError
 from receiver.record import migrations, schema_check
@@ -64,7 +64,7 @@ async def valid(look: Any, index: str) -> bool | None:
 
 
 def migrate(url: str) -> Result:
-    return CliRunner().invoke(group, ["migrate"], env={"DATABASE_URL": url, "TASKS_ENVIRONMENT": "dev"})
+    return CliRunner().invoke(receiver, ["migrate"], env={"DATABASE_URL": url, "TASKS_ENVIRONMENT": "dev"})
 
 
 @pytest.fixture

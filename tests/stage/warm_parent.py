@@ -32,8 +32,7 @@ from tests.stage import authorities, warm
 # The serving path, and what commands import only when they need it. Nothing that the product looks for in `sys.modules`:
 # tenacity, opentelemetry, gevent. Not `receiver.models`, which reads the environment.
 MODULES = (
-    # Not receiver.cli.group: once it is imported, that is what `receiver.cli` calls `group`.
-    *(f"receiver.cli.{name.replace('-', '_')}" for name in COMMANDS if name != "group"),
+    *(f"receiver.cli.{name.replace('-', '_')}" for name in COMMANDS),
     "httptools",
     "httpx",
     "uvloop",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from receiver.cli import group
+from receiver.cli import receiver
 from receiver.emulator import in_thread
 from receiver.errors import ReceiverError
 from receiver.local_postgres.server import free_port
@@ -115,7 +115,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     hidden: dict[str, str | None] = {name: None for name in os.environ if name.startswith(SETTINGS)}
 
     def call(*arguments: str, env: Mapping[str, str]) -> Seen:
-        ran = CliRunner().invoke(group, arguments, env=hidden | PLACE | dict(env))
+        ran = CliRunner().invoke(receiver, arguments, env=hidden | PLACE | dict(env))
         if ran.exception is not None and not isinstance(ran.exception, SystemExit | ReceiverError):
             raise ran.exception
         return Seen(ran.exit_code, ran.stdout, ran.stderr)

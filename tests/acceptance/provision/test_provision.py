@@ -20,7 +20,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from receiver.cli import group
+from receiver.cli import receiver
 from receiver.errors import ReceiverError
 from tests import google_fake
 from tests.google_fake import GoogleFake
@@ -91,7 +91,7 @@ def provision(place: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyP
     hidden: dict[str, str | None] = {name: None for name in os.environ if name not in place}
 
     def run(*arguments: str, env: Mapping[str, str]) -> Ended:
-        ran = CliRunner().invoke(group, ["provision", *arguments], env=hidden | place | dict(env))
+        ran = CliRunner().invoke(receiver, ["provision", *arguments], env=hidden | place | dict(env))
         if isinstance(ran.exception, ReceiverError):
             return Ended(2, ran.stdout, f"{ran.stderr}error: {ran.exception}\n")
         if ran.exception is not None and not isinstance(ran.exception, SystemExit):
