@@ -90,14 +90,10 @@ class Outbox:
         self._ending = self._until_the_loop_ends()
         await anext(self._ending)
 
-    async def put(self, row: NewRow) -> Inserted:
-        """Writes a row and publishes it; errors as `put_many`. The sweeper publishes a row that is due later."""
-        inserted = await self._inserts.submit(row)
-        await self.publish(due([row], [inserted]), sure=True)
-        return inserted
+    async def put(self, rows: Sequence[NewRow]) -> list[Inserted]:
+        """Writes rows, and publishes them meanwhile: one row in a statement with those of other calls, many in their own.
 
-    async def put_many(self, rows: Sequence[NewRow]) -> list[Inserted]:
-        """Writes many rows, and publishes them meanwhile.
+        The sweeper publishes rows that are due later.
 
         Raises:
             ItemRefused: PostgreSQL refuses the values of a row.
@@ -106,7 +102,7 @@ class Outbox:
         """
         done: list[Inserted] = []
         for part in batches(rows, INSERT_ROWS, INSERT_BYTES):
-            written = await self._write(part)
+            written = [await self._inserts.submit(rows[0])] if len(rows) == 1 else await self._write(part)
             done += written
             await self.publish(due(part, written), sure=True)
         return done
@@ -129,10 +125,6 @@ class Outbox:
         except TimeoutError:
             if self._publications.asking and time.monotonic() < began + self._patience + BLOCKED:
                 self._breaker.waited_in_vain(began)
-
-    async def flush(self) -> None:
-        """Publishes what waits, as `Publications.close`."""
-        await self._publications.close()
 
     async def close(self, *, loop_ends: bool = False) -> None:
         """Waits for the work under way, for publications as `Publications.close`, then closes the connections."""

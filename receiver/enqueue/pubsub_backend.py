@@ -141,10 +141,7 @@ class PubSubBackend:
 
     async def aclose(self) -> None:
         """Closes the connections of this event loop and of plain threads. The backend may be used again."""
-        with self._lock:
-            outbox = self._outboxes.pop(asyncio.get_running_loop(), None)
-        if outbox is not None:
-            await outbox.close()
+        await self._end_outbox()
         await asyncio.to_thread(self._end_thread)
 
     def _put_all(self, entries: Sequence[Entry], connection: Any, call: str) -> list[TaskResult]:
@@ -183,9 +180,7 @@ class PubSubBackend:
     async def _write(self, rows: Sequence[NewRow]) -> list[Inserted]:
         outbox = await self._outbox()
         try:
-            if len(rows) == 1:  # in one statement with other calls of this moment
-                return [await outbox.put(rows[0])]
-            return await outbox.put_many(rows)
+            return await outbox.put(rows)
         except ItemRefused as refused:
             raise TypeError(f"PostgreSQL cannot hold the task: {refused}") from refused
 
@@ -276,10 +271,13 @@ class PubSubBackend:
             thread, self._loop_thread = self._loop_thread, None
             _with_thread.discard(self)
         if thread is not None:
-            thread.close(self._flush())
+            thread.close(self._end_outbox())
 
-    async def _flush(self) -> None:
-        await (await self._outbox()).flush()
+    async def _end_outbox(self) -> None:
+        with self._lock:
+            outbox = self._outboxes.pop(asyncio.get_running_loop(), None)
+        if outbox is not None:
+            await outbox.close()
 
 
 def _after_fork() -> None:
