@@ -9,16 +9,14 @@ Next: `receiver.settings` has the table of variables; it adds the name, and deci
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from receiver.hosts import ip, is_loopback, is_near
 from receiver.text import is_storable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 E = TypeVar("E", bound=StrEnum)
 

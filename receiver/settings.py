@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from receiver import parsers
@@ -24,9 +25,6 @@ from receiver.errors import SettingError
 from receiver.hosts import is_loopback
 from receiver.parsers import duration, integer, size
 from receiver.variables import FAULT, Variable, refuse_typos, setting, shown
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PUSH_PATH: Final = "/tasks/pubsub/"
 """Where Pub/Sub pushes to; part of one of the two audiences that we accept."""

@@ -9,14 +9,12 @@ Next: `receiver.contract.convert` asks before it makes a set, or a mapping whose
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 MOST: Final = 32
 """Members of one list that may share hashes with others. No two of a million honest ones do."""

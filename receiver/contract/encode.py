@@ -8,16 +8,13 @@ Next: the publisher sends payloads; `receiver push` and the local Pub/Sub send w
 from __future__ import annotations
 
 import binascii
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from receiver.contract.convert import to_json
 from receiver.contract.envelope import SCHEDULED_PREFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 
 def encode_payload(

@@ -10,14 +10,12 @@ Next: `receiver.record` stores it, `receiver.telemetry` logs it.
 from __future__ import annotations
 
 from traceback import TracebackException, format_tb
-from typing import TYPE_CHECKING, Any, Final
+from types import TracebackType
+from typing import Any, Final
 
 import msgspec
 
 from receiver.text import clean
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 MESSAGE_LIMIT: Final = 8 * 1024
 """Characters kept of an error's message."""

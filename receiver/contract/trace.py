@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
 from receiver.text import TRACEPARENT
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 _CLOUD_TRACE: Final = re.compile(rb"([0-9a-fA-F]{32})/([0-9]{1,19})(?:;o=([01]))?")
 

@@ -9,14 +9,12 @@ Next: `receiver.contract.message` opens the envelope, like every other one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from receiver.contract.envelope import envelope_fault
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 MESSAGE_ID: Final = b"x-goog-pubsub-message-id"
 """A request with this header is unwrapped."""

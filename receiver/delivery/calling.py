@@ -8,14 +8,12 @@ Next: `receiver.delivery.run` waits for it, and judges it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from receiver.endings.outcomes import Raised
 from receiver.tasks.running import Running, running
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TRACEBACK = BaseException.__dict__["__traceback__"]
 

@@ -7,15 +7,13 @@ interpreter's own slots are read, because its attributes may do anything.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from receiver.contract.failure import members, slot, trail_of
 from receiver.errors import PermanentError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
 
 MOST: Final = 100
 """Exceptions that are looked at."""

@@ -21,7 +21,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
@@ -30,9 +31,6 @@ from receiver.serving.app import create_app
 from receiver.serving.http import Connection
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.telemetry.events import ServiceState
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 ARRIVAL_SECONDS = 0.05
 """Requests sent before the signal may still be in the kernel's queue for so long; they are answered like the rest."""

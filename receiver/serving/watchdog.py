@@ -21,15 +21,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 from receiver.telemetry.events import Emit, ReceiverTrouble
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
 
 BLOCKED_AFTER = 5.0
 """Seconds without a turn of the loop after which it counts as blocked: a delivery takes milliseconds of it."""

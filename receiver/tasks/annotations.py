@@ -11,12 +11,10 @@ from __future__ import annotations
 import builtins
 import types
 import typing
-from typing import TYPE_CHECKING, Annotated, Any, Final, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 from receiver.tasks.context import TaskContext
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 
 class Unresolved(Exception):

@@ -8,13 +8,12 @@ Next: `receiver.tasks.task` encodes a call, `receiver.tasks.registry` converts a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import Parameter
 from typing import (
-    TYPE_CHECKING,
     Any,
     Final,
     NamedTuple,
@@ -34,9 +33,6 @@ from receiver.contract.message import check_arguments
 from receiver.errors import Rejected
 from receiver.tasks.annotations import Unresolved, resolved
 from receiver.tasks.shape import POSITIONAL, Shape
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 _ANY: Final = Form(Any)
 _OF_MANY: Final = (ParamSpecArgs, ParamSpecKwargs)

@@ -12,14 +12,12 @@ from __future__ import annotations
 import difflib
 import re
 import zoneinfo
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cronsim import CronSim, CronSimError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class ScheduleError(ValueError):

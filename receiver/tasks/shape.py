@@ -8,11 +8,9 @@ Next: `receiver.tasks.registry` refuses a delivery by it, `receiver.tasks.task` 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection, Mapping, Sequence
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any, Final
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 HIDDEN: Final = "[redacted]"
 """What stands for a value that nobody is shown."""

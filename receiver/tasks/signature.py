@@ -12,16 +12,14 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from receiver.tasks.annotations import is_context
 from receiver.tasks.forms import Forms
 from receiver.tasks.shape import POSITIONAL, VARIADIC, Shape
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 
 class NotATask(ValueError):

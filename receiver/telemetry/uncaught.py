@@ -6,18 +6,15 @@ An exception's own code is not called, except for its text, which `receiver.cont
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import threading
-from types import BuiltinFunctionType, FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType, TracebackType
+from typing import Any, Final
 
 from receiver.contract.failure import Failure
 from receiver.telemetry.events import Emit, ReceiverTrouble
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
-    from types import TracebackType
 
 WHAT: Final = "uncaught exception"
 
