@@ -85,17 +85,14 @@ class Credentials:
             await asyncio.wait({self._refresh})
 
     def _start(self) -> asyncio.Task[GoogleCredentials]:
-        if self._refresh is None:
+        if self._refresh is None or self._refresh.done():
             self._refresh = asyncio.create_task(self._run(), name="refresh Google credentials")
             # Nobody may wait for it. If it fails, the next request starts another one.
             self._refresh.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._refresh
 
     async def _run(self) -> GoogleCredentials:
-        try:
-            self._found = await asyncio.to_thread(_refreshed, self._found, self._find)
-        finally:
-            self._refresh = None
+        self._found = await asyncio.to_thread(_refreshed, self._found, self._find)
         return self._found
 
 
