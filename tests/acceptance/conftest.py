@@ -21,7 +21,7 @@ from tests.stage.instance import Instance
 from tests.stage.proxy import HoldingProxy
 from tests.stage.receivers import Marks, Receiver, launched, new_instance, new_label
 from tests.stage.record import MODULE, Record
-from tests.stage.servers import LocalServer, Server
+from tests.stage.servers import LocalServer
 
 _numbers = count(1)
 
@@ -151,7 +151,7 @@ def record(database_url: str) -> Record:
 
 
 @pytest.fixture(scope="module")
-def shared_database_url(postgres_server: Server, migrated_template: str) -> Iterator[str]:
+def shared_database_url(postgres_server: LocalServer, migrated_template: str) -> Iterator[str]:
     """A migrated database for the tests of one module that disturb nobody."""
     name = f"shared_{next(_numbers)}"
     postgres_server.create_database(name, template=migrated_template)

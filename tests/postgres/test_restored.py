@@ -20,7 +20,7 @@ from receiver.sweep.operator_replays import OperatorReplays, Told
 from receiver.sweep.sweeper import Swept, sweeping
 from tests.postgres.record import Instance, Look, call, connect, noop
 from tests.postgres.sweeps import WITHIN, Post, Sweeps
-from tests.stage.servers import PROGRAMS, Server
+from tests.stage.servers import PROGRAMS, LocalServer
 
 STANDBYS_MD = Path(__file__).resolve().parents[2] / "docs" / "standbys.md"
 AGO = datetime.now(UTC) - timedelta(minutes=10)
@@ -51,7 +51,12 @@ class Restored:
 
 @pytest.fixture
 async def restored(
-    database_url: str, postgres_server: Server, look: Look, post: Post, instance: Instance, tmp_path: Path
+    database_url: str,
+    postgres_server: LocalServer,
+    look: Look,
+    post: Post,
+    instance: Instance,
+    tmp_path: Path,
 ) -> AsyncIterator[Restored]:
     """Backed up while one execution ran, one had been published, one waited for its retry, and one was done."""
     await instance.run("done", noop)

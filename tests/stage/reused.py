@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 
 from receiver.record.schema_check import VERSION_TABLE
-from tests.stage.servers import Server
+from tests.stage.servers import LocalServer
 
 RESET = """
 SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
@@ -59,7 +59,7 @@ _numbers = count(1)
 class ReusedDatabase:
     """A migrated, empty database, again and again."""
 
-    def __init__(self, server: Server, template: str) -> None:
+    def __init__(self, server: LocalServer, template: str) -> None:
         self._server = server
         self._template = template
         self._loop = asyncio.new_event_loop()

@@ -1,29 +1,26 @@
-"""The PostgreSQL that the tests use: started for them, or one that runs already.
+"""The PostgreSQL that the tests use: the wheel's, or another one.
 
-`RECEIVER_TEST_DATABASE_URL` is a superuser's address on a running server. `RECEIVER_TEST_POSTGRES_BIN` is the folder
-`bin` of the PostgreSQL that is started for tests that halt, restart or fill a server. Unset, both are the wheel's.
+`RECEIVER_TEST_POSTGRES_BIN` is the folder `bin` of the other one. With `RECEIVER_TEST_TLS=1` every connection to the server
+that the tests share is encrypted; servers that a test starts for itself are without TLS.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from receiver.emulator.signer import Signer
+from receiver.local_postgres import files
 from receiver.local_postgres.server import Mode, Postgres
 from tests.stage import databases
 
-URL = os.environ.get("RECEIVER_TEST_DATABASE_URL")
 PROGRAMS = Path(given) if (given := os.environ.get("RECEIVER_TEST_POSTGRES_BIN")) else None
-
-
-class Server(Protocol):
-    """A running server, on which databases may be made."""
-
-    def url(self, database: str = ...) -> str: ...
-    def create_database(self, name: str, template: str | None = None) -> None: ...
-    def drop_database(self, name: str) -> None: ...
+TLS = os.environ.get("RECEIVER_TEST_TLS") == "1"
 
 
 class LocalServer(Postgres):
@@ -47,31 +44,29 @@ class LocalServer(Postgres):
         return f"{self.url()}?sslmode=disable"  # explicit, because the environment may set another mode
 
 
-class RunningServer:
-    """A server that runs already. It may be used by others too: our databases carry this process's id in their names."""
+class TlsServer(LocalServer):
+    """A server whose addresses ask for TLS."""
 
-    def __init__(self, url: str) -> None:
-        self._parts = urlsplit(url)
-        self._made: set[str] = set()
+    def url(self, database: str = "postgres") -> str:
+        return f"{super().url(database)}?sslmode=require"
 
-    def url(self, database: str | None = None) -> str:
-        """The address of one of our databases; without a name, the one that was given."""
-        if database is None:
-            return urlunsplit(self._parts)
-        return urlunsplit(self._parts._replace(path=f"/{_ours(database)}"))
+    @property
+    def _admin(self) -> str:
+        return self.url()
 
-    def create_database(self, name: str, template: str | None = None) -> None:
-        databases.create(self.url(), _ours(name), _ours(template) if template else None)
-        self._made.add(name)
 
-    def drop_database(self, name: str) -> None:
-        databases.drop(self.url(), _ours(name))
-        self._made.discard(name)
-
-    def close(self) -> None:
-        """Drops what is left of ours."""
-        for name in sorted(self._made):
-            self.drop_database(name)
+@contextmanager
+def shared() -> Iterator[LocalServer]:
+    """The server of a whole session, running."""
+    settings = {"max_connections": "200", "autovacuum": "off"}
+    with tempfile.TemporaryDirectory(prefix="receiver-tls-", dir=files.temporary_folder()) as folder:
+        made = (
+            TlsServer(settings=settings | _certified(Path(folder)), programs=PROGRAMS)
+            if TLS
+            else own(**settings)
+        )
+        with made:
+            yield made
 
 
 def no_such_database(url: str) -> str:
@@ -102,7 +97,11 @@ def own(**settings: str) -> LocalServer:
     return LocalServer(settings=settings, programs=PROGRAMS)
 
 
-def _ours(name: str) -> str:
-    """The real name. It may be given too: tests ask the server for the database that they are in."""
-    prefix = f"receiver_test_{os.getpid()}_"
-    return name if name.startswith(prefix) else prefix + name
+def _certified(folder: Path) -> dict[str, str]:
+    """The settings of a server with TLS, whose key and certificate are made in this folder."""
+    pem = folder / "server.pem"
+    Signer.load_or_create(pem)
+    if account := files.find(PROGRAMS).account:
+        for path in (folder, pem):
+            shutil.chown(path, account.uid, account.gid)
+    return {"ssl": "on", "ssl_cert_file": str(pem), "ssl_key_file": str(pem)}

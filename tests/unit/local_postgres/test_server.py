@@ -20,11 +20,11 @@ from receiver.local_postgres import files
 from receiver.local_postgres.files import LocalPostgresError
 from receiver.local_postgres.server import Postgres
 from tests.stage import databases, second_account
-from tests.stage.servers import LocalServer, Server
+from tests.stage.servers import LocalServer
 from tests.stage.waiting import wait_until
 
 
-def query(server: Server | Postgres, sql: str, database: str = "postgres") -> object:
+def query(server: Postgres, sql: str, database: str = "postgres") -> object:
     async def ask() -> object:
         connection = await asyncpg.connect(server.url(database))
         try:
@@ -327,7 +327,7 @@ class TestPort:
 
 class TestDatabases:
     def test_a_database_is_copied_from_its_template_and_dropped_with_its_connections(
-        self, postgres_server: Server
+        self, postgres_server: LocalServer
     ) -> None:
         postgres_server.create_database("origin")
         query(postgres_server, "CREATE TABLE told AS SELECT 7 AS n", "origin")
@@ -345,12 +345,12 @@ class TestDatabases:
         postgres_server.drop_database("copy")  # already gone: no error
         postgres_server.drop_database("origin")
 
-    def test_a_name_that_exists_is_an_error_in_postgresqls_words(self, postgres_server: Server) -> None:
+    def test_a_name_that_exists_is_an_error_in_postgresqls_words(self, postgres_server: LocalServer) -> None:
         with pytest.raises(LocalPostgresError, match="already exists"):
             postgres_server.create_database("postgres")
 
     def test_variables_of_another_server_are_ignored(
-        self, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
+        self, postgres_server: LocalServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PGHOST", "nowhere.invalid")
         monkeypatch.setenv("PGOPTIONS", "-c nonsense=1")
