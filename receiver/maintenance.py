@@ -10,20 +10,17 @@ Next: `receiver.sweep.sweeper` does the work. It imports HTTP and Google's crede
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from types import ModuleType
+from typing import Any, Final, TypeVar
 
+from receiver.settings import Settings
+from receiver.tasks.registry import Registry
 from receiver.tasks.route import TaskRoute
 from receiver.tasks.task import TaskContext, task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
-
-    from receiver.settings import Settings
-    from receiver.tasks.registry import Registry
-    from receiver.telemetry.events import Emit
+from receiver.telemetry.events import Emit
 
 F = TypeVar("F", bound="Callable[..., object]")
 

@@ -5,15 +5,13 @@ Next: `receiver.delivery.dead_letter` finds the execution by it; `receiver.sweep
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from receiver.contract.message import Pushed
+from receiver.contract.message import Pushed
 
 PREFIX: Final = "CloudPubSubDeadLetterSource"
 

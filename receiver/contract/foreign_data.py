@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from receiver.contract.envelope import FOREIGN_PREFIX
-from receiver.contract.message import Delivery
-
-if TYPE_CHECKING:
-    from receiver.contract.message import Pushed
+from receiver.contract.message import Delivery, Pushed
 
 
 def foreign_id(pushed: Pushed) -> str:

@@ -9,8 +9,9 @@ Next: the registry finds the route of the delivery and binds its arguments.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -26,12 +27,8 @@ from receiver.contract.envelope import (
     payload_fault,
 )
 from receiver.contract.metadata import read_metadata
+from receiver.errors import Rejected
 from receiver.text import TRACEPARENT, holds_nul, may_hold_nul
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from receiver.errors import Rejected
 
 MAX_TASK_ID_BYTES: Final = 255  # the CHECK on task_executions.task_id
 MAX_TASK_NAME_CHARACTERS: Final = 500

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, ParamSpec, Self, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 from receiver.contract.counting import MAX_VALUES
+from receiver.endings.calls import Call
 from receiver.errors import Saturated, TooLarge
 from receiver.record.deadlines import Deadline
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from receiver.endings.calls import Call
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -10,16 +10,12 @@ Next: `receiver.delivery.run` judges what comes out.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from typing import TYPE_CHECKING
 
 from receiver.delivery.calling import TRACEBACK, Ended
+from receiver.tasks.context import Around, TaskContext
 from receiver.tasks.running import Running, running
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from receiver.tasks.context import Around, TaskContext
 
 
 async def within(

@@ -13,32 +13,25 @@ Next: `receiver.record.sql.dead_letters`; the sweep publishes what is owed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass, field
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from datetime import datetime, timedelta
 
 from receiver.contract.dead_letter_source import restored
 from receiver.contract.envelope import FOREIGN_PREFIX, SCHEDULED_PREFIX
-from receiver.contract.message import arguments_of, delivery_of
+from receiver.contract.message import Delivery, Pushed, arguments_of, delivery_of
 from receiver.endings.outcomes import Busy, DeadLettered, Done
 from receiver.errors import Rejected, RejectionReason
+from receiver.record.database import Executor
+from receiver.record.kept_messages import KeptMessages
 from receiver.record.sql import dead_letters
 from receiver.record.whose import Whose
-from receiver.settings import Subscriptions
+from receiver.settings import Settings, Subscriptions
 from receiver.tasks import naming
+from receiver.tasks.foreign_topics import ForeignTopics
+from receiver.tasks.registry import Registry
+from receiver.tasks.route import TaskRoute
 from receiver.text import by_length
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
-    from receiver.contract.message import Delivery, Pushed
-    from receiver.record.database import Executor
-    from receiver.record.kept_messages import KeptMessages
-    from receiver.settings import Settings
-    from receiver.tasks.foreign_topics import ForeignTopics
-    from receiver.tasks.registry import Registry
-    from receiver.tasks.route import TaskRoute
 
 WORDS = {
     "owed": "owed again",

@@ -9,16 +9,29 @@ ending. Next: `receiver.delivery.replies` turns an ending into an answer to Pub/
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from receiver.contract.identity import Identity, identify
-from receiver.contract.message import arguments_of, delivery_of, open_push
+from receiver.contract.message import Delivery, Pushed, arguments_of, delivery_of, open_push
 from receiver.contract.trace import traceparent
 from receiver.contract.unwrapped import rewrapped
+from receiver.delivery.admission import Admission, Admitted, Place
+from receiver.delivery.dead_letter import DeadLetters
 from receiver.delivery.recorded import as_recorded
+from receiver.delivery.verifier import NoVerifier, Verifier
 from receiver.endings.calls import Call, Claimed
-from receiver.endings.outcomes import Broken, Denied, Disconnected, Ending, Full, Oversized, Unrecorded
+from receiver.endings.outcomes import (
+    Broken,
+    Denied,
+    Disconnected,
+    Ending,
+    Full,
+    Outcome,
+    Oversized,
+    Unrecorded,
+)
 from receiver.errors import (
     DatabaseUnavailable,
     Forbidden,
@@ -28,22 +41,13 @@ from receiver.errors import (
     Saturated,
     TooLarge,
 )
+from receiver.record.foreign_messages import ForeignMessages
+from receiver.record.ledger import Ledger
+from receiver.record.rejections import Rejections
+from receiver.tasks.own_subscriptions import OwnSubscriptions
+from receiver.tasks.registry import Registry
+from receiver.tasks.route import TaskRoute
 from receiver.telemetry.events import Emit, ReceiverTrouble
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from receiver.contract.message import Delivery, Pushed
-    from receiver.delivery.admission import Admission, Admitted, Place
-    from receiver.delivery.dead_letter import DeadLetters
-    from receiver.delivery.verifier import NoVerifier, Verifier
-    from receiver.endings.outcomes import Outcome
-    from receiver.record.foreign_messages import ForeignMessages
-    from receiver.record.ledger import Ledger
-    from receiver.record.rejections import Rejections
-    from receiver.tasks.own_subscriptions import OwnSubscriptions
-    from receiver.tasks.registry import Registry
-    from receiver.tasks.route import TaskRoute
 
 
 class ClientGone(Exception):

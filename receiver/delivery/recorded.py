@@ -7,23 +7,18 @@ message of a few bytes may name a row of megabytes. Without room the execution i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from msgspec.structs import replace
 
 from receiver.contract.failure import Failure
 from receiver.contract.message import check_arguments
 from receiver.contract.metadata import decode_metadata
+from receiver.delivery.admission import Place
+from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Failed, HandedBack
 from receiver.errors import DatabaseUnavailable, Rejected, Saturated, TooLarge
-from receiver.telemetry.events import ReceiverTrouble
-
-if TYPE_CHECKING:
-    from receiver.delivery.admission import Place
-    from receiver.endings.calls import Claimed
-    from receiver.record.ledger import Ledger
-    from receiver.tasks.registry import Registry
-    from receiver.telemetry.events import Emit
+from receiver.record.ledger import Ledger
+from receiver.tasks.registry import Registry
+from receiver.telemetry.events import Emit, ReceiverTrouble
 
 
 async def as_recorded(

@@ -18,18 +18,15 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from google.auth import jwt
 
+from receiver.delivery.certificates import Certificates
 from receiver.errors import Forbidden
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
-
-    from receiver.delivery.certificates import Certificates
 
 MAX_TOKEN_BYTES: Final = 8 * 1024  # Google's are about 900 bytes
 MAX_HEADER_CHARACTERS: Final = 1024  # of the token's first segment; Google's is about 100

@@ -9,19 +9,16 @@ such a struct 0.2 µs. The collector does look at them: a task may put its conte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, Self
+from uuid import UUID
 
 import msgspec
 
+from receiver.contract.failure import Failure
+from receiver.contract.message import Delivery
 from receiver.endings.outcomes import AttemptEnding, Failed, Raised
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from uuid import UUID
-
-    from receiver.contract.failure import Failure
-    from receiver.contract.message import Delivery
-    from receiver.tasks.route import TaskRoute
+from receiver.tasks.route import TaskRoute
 
 
 class Call(msgspec.Struct, frozen=True):

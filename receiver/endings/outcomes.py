@@ -8,16 +8,14 @@ Next: `receiver.delivery.replies` has the answer for each.
 
 from __future__ import annotations
 
+from contextvars import Context
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
-if TYPE_CHECKING:
-    from contextvars import Context
-
-    from receiver.contract.failure import Failure
-    from receiver.errors import RejectionReason
+from receiver.contract.failure import Failure
+from receiver.errors import RejectionReason
 
 
 class AttemptEnding(StrEnum):

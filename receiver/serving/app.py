@@ -11,13 +11,17 @@ import os
 import signal
 import threading
 import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
+from datetime import timedelta
+from typing import Any, Self
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from receiver.contract.unwrapped import MESSAGE_ID
 from receiver.delivery.push import ClientGone, Push
@@ -29,13 +33,6 @@ from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.settings import PUSH_PATH, Settings
 from receiver.telemetry import logs, uncaught
 from receiver.telemetry.events import Delivered
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-    from datetime import timedelta
-
-    from starlette.requests import Request
-    from starlette.types import Receive, Scope, Send
 
 MAX_LENGTH_DIGITS = 18
 """Digits of a Content-Length that are read: a number of 18 is over every cap, and int() refuses thousands of digits."""

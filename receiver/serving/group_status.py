@@ -11,20 +11,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from receiver.errors import DatabaseUnavailable
 from receiver.reading.groups import find_group
+from receiver.record.database import Executor
+from receiver.record.whose import Whose
 from receiver.text import MAX_KEY_BYTES, is_key
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
-    from receiver.record.database import Executor
-    from receiver.record.whose import Whose
 
 STATUS_PATH: Final = "/tasks/status"
 

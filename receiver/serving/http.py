@@ -12,19 +12,14 @@ Nearly every request comes in one piece: it needs no timer. A timer for each req
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from itertools import chain
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import httptools
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
-
-if TYPE_CHECKING:
-    from collections.abc import Sized
-    from typing import Any
-
-    from uvicorn._types import ASGI3Application
-    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request's line, header and trailer fields together: Google's front end lets no more through."""

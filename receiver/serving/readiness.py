@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
+from receiver.delivery.certificates import Certificates
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.record import schema_check
+from receiver.record.database import Executor
 from receiver.record.sqlstates import LoginRefused
 from receiver.record.tls import TlsFailed
 from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
-
-if TYPE_CHECKING:
-    from receiver.delivery.certificates import Certificates
-    from receiver.record.database import Executor
 
 GOOD_FOR = 1.0
 """Seconds for which a good answer is given again."""

@@ -12,12 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from receiver.tasks.call import Backend, Entry, TaskResult
+from receiver.tasks.call import Backend, Entry, TaskResult
 
 
 class _Place:

@@ -9,12 +9,10 @@ Next: `receiver.tasks.task` has the methods.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast, overload
 
+from receiver.tasks.call import TaskResult
 from receiver.tasks.context import TaskContext
-
-if TYPE_CHECKING:
-    from receiver.tasks.call import TaskResult
 
 Q = ParamSpec("Q")
 T = TypeVar("T")

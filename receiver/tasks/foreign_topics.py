@@ -8,18 +8,14 @@ Next: `receiver.delivery.push` asks at every delivery, `receiver.sweep.replays` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from receiver.contract.foreign_data import foreign_delivery, foreign_id
 from receiver.contract.identity import Identity
+from receiver.contract.message import Delivery, Pushed
 from receiver.errors import Rejected, RejectionReason
 from receiver.tasks import naming
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from receiver.contract.message import Delivery, Pushed
-    from receiver.tasks.route import TaskRoute
+from receiver.tasks.route import TaskRoute
 
 
 class ForeignTopics:

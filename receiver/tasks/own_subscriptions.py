@@ -8,17 +8,12 @@ Next: `receiver.delivery.push` asks at every delivery, `receiver.sweep.replays` 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from receiver.errors import Rejected, RejectionReason, SettingError
-from receiver.settings import Subscriptions
+from receiver.settings import Settings, Subscriptions
 from receiver.tasks import naming
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from receiver.settings import Settings
-    from receiver.tasks.route import TaskRoute
+from receiver.tasks.route import TaskRoute
 
 
 class OwnSubscriptions:

@@ -13,20 +13,17 @@ import importlib
 import inspect
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Final, cast, get_origin, get_type_hints
+from typing import Final, cast, get_origin, get_type_hints
 
 from receiver.errors import ConfigurationError, PluginError
+from receiver.settings import Settings
+from receiver.tasks.context import Around
 from receiver.tasks.route import TaskRoute
 from receiver.tasks.task import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from receiver.settings import Settings
-    from receiver.tasks.context import Around
 
 GROUP: Final = "receiver.tasks"
 """The entry point group of installed plugins."""

@@ -8,19 +8,16 @@ Next: `receiver.delivery.push` finds and binds here before anything is claimed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from receiver.contract.convert import Unfit
 from receiver.errors import PluginError, Rejected, RejectionReason
+from receiver.settings import Settings
 from receiver.tasks import plugins
+from receiver.tasks.context import Around
+from receiver.tasks.route import TaskRoute
 from receiver.text import by_length, clean
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from receiver.settings import Settings
-    from receiver.tasks.context import Around
-    from receiver.tasks.route import TaskRoute
 
 
 class Registry:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import (
-    TYPE_CHECKING,
     Any,
     Generic,
     ParamSpec,
@@ -28,14 +27,11 @@ from receiver.contract.convert import Unfit
 from receiver.contract.metadata import encode_metadata
 from receiver.errors import DeclarationError, TaskResultMissing
 from receiver.tasks.backend import current, ready
-from receiver.tasks.call import Entry, Options
+from receiver.tasks.call import Entry, Options, TaskResult
 from receiver.tasks.callables import as_aenqueue, as_enqueue, as_entry
 from receiver.tasks.context import TaskContext
 from receiver.tasks.signature import Description, NotATask, describe
 from receiver.text import MAX_KEY_BYTES, TRACEPARENT, is_key
-
-if TYPE_CHECKING:
-    from receiver.tasks.call import TaskResult
 
 __all__ = ["Task", "TaskContext", "task"]
 

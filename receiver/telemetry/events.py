@@ -6,12 +6,10 @@ No event has a part of a token, or an argument or a result of a task.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from receiver.endings.outcomes import Ending, Outcome
+from receiver.endings.outcomes import Ending, Outcome
 
 
 class Delivered(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import msgspec
 
@@ -36,12 +36,10 @@ from receiver.endings.outcomes import (
     Skipped,
     Unrecorded,
 )
+from receiver.settings import Settings
 from receiver.telemetry.events import Delivered, Emit, Event, ReceiverTrouble, ServiceState
 from receiver.telemetry.formats import LOGGER_NAME, JsonFormatter, LineFormatter, TerminalFormatter
 from receiver.text import clean
-
-if TYPE_CHECKING:
-    from receiver.settings import Settings
 
 _WARNINGS = (Denied, Refused, Oversized, Exhausted, DeadLettered, Abandoned, Unrecorded, Broken)
 _ERRORS = (Failed, Lost)
