@@ -201,7 +201,7 @@ def _undelivered(row: Row, actor: Actor, rules: Rules) -> bool:
 
 
 def _take_undelivered(row: Row, actor: Actor, rules: Rules) -> Row:
-    return row.but(published=False, until=actor.until, free=False)
+    return row.but(published=False, until=actor.until, free=False, fence=max(row.fence, 1))
 
 
 def _taken(row: Row, actor: Actor, rules: Rules) -> bool:
@@ -231,7 +231,7 @@ def _stands_still(row: Row, actor: Actor, rules: Rules) -> bool:
 
 def _replay(row: Row, actor: Actor, rules: Rules) -> Row:
     again = row.but(published=False, until=0, free=False, final=False, due=True, why="", given_up=False)
-    again = again.but(crashes=min(row.crashes, rules.suspect))
+    again = again.but(crashes=min(row.crashes, rules.suspect), fence=max(row.fence, 1))
     return again if row.status == "RUNNING" else again.but(status="READY", attempt=0)
 
 

@@ -256,6 +256,16 @@ async def test_an_older_message_that_was_slow_does_not_keep_the_sweep_from_publi
     assert (await sweeps.sweep()).published == 0
 
 
+async def test_nor_does_it_after_a_replay_of_what_had_never_run(
+    pool: RecordPool, look: Look, instance: Instance, sweeps: Sweeps
+) -> None:
+    await look.seed("id", published_at=PUBLISHED, enqueued_at=PUBLISHED)
+    await give_up(room(pool), "id")
+    await replaying.replay(pool, ["id"], whose=WHOSE)
+    await instance.settle(await instance.claim("id"), failure())
+    assert (await sweeps.sweep()).published == 1
+
+
 async def test_a_sweep_that_has_taken_it_publishes_and_marks_it_although_an_older_message_claims_it(
     pool: RecordPool, look: Look, instance: Instance
 ) -> None:

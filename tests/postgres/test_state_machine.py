@@ -285,6 +285,7 @@ class Record(RuleBasedStateMachine):
         assert moved == ({task_id} if stands_still else set())
         if moved:
             model.crashes = min(model.crashes, crashes.SUSPECT)
+            model.fence = max(model.fence, 1)
         if moved and model.status != "RUNNING":
             model.status, model.final, model.attempt = "READY", False, 0
 

@@ -72,7 +72,7 @@ class ClaimRow(msgspec.Struct, frozen=True, gc=False):
 
 
 _OWED_AGAIN: Final = "(e.fence > 0 OR e.dead_letters > 0)"
-"""SQL: the row may be owed because a dead letter or a replay says so. A message that was slow may be one that Pub/Sub has given up
+"""SQL: the row may be owed because a dead letter or a replay says so; a replay raises a fence of 0. A message that was slow may be one that Pub/Sub has given up
 or that was acked, so its claim does not say that Pub/Sub has one: who publishes the row marks it. The first message of a new row
 may come before its enqueuer has marked it; there the claim does."""
 

@@ -1,6 +1,6 @@
 """FAILED → READY, and READY, FAILED or RUNNING → owed again, because an operator says so.
 
-A replay keeps the row's id and its fence, so no earlier owner can settle it. The row is owed to Pub/Sub like any other: a crash
+A replay keeps the row's id, and its fence never sinks, so no earlier owner can settle it. The row is owed to Pub/Sub like any other: a crash
 between the statement and the publication loses nothing.
 
 Next: `receiver.sweep.operator_replays` calls them, and publishes.
@@ -64,7 +64,7 @@ WITH held AS (
 UPDATE task_executions e
 SET published_at = NULL, publishing_until = NULL, final = false, finished_at = NULL,
     run_after = CASE WHEN e.dead_letters = 0 THEN e.run_after END, dead_letters = 0, dead_lettered_at = NULL,
-    crashes = least(crashes, {SUSPECT}),
+    crashes = least(e.crashes, {SUSPECT}), fence = greatest(e.fence, 1),
     status = CASE e.status WHEN 'RUNNING' THEN 'RUNNING' ELSE 'READY' END,
     attempt = CASE e.status WHEN 'RUNNING' THEN e.attempt ELSE 0 END,
     started_at = CASE e.status WHEN 'RUNNING' THEN e.started_at END,
@@ -72,6 +72,8 @@ SET published_at = NULL, publishing_until = NULL, final = false, finished_at = N
 FROM held h WHERE e.task_id = h.task_id
 RETURNING e.task_id
 """  # noqa: S608 - expressions of our own
+# The fence is raised of a row that never ran: else its next claim, by an older message that Pub/Sub has given up, would mark it as
+# published (`claims.CLAIM`).
 # `attempt` starts again at 0: `max_attempts` would otherwise end the execution before it runs. What has crashed stays a suspect,
 # with three tries. A RUNNING row whose lease has ended stays RUNNING: the claim that takes it over writes down that it crashed.
 # The columns depend on `e` alone: PostgreSQL checks constraints on the version of its snapshot before it goes on to the newest, and
@@ -143,7 +145,9 @@ FIND_UNDELIVERED: Final = f"SELECT e.task_id {_UNDELIVERED_HERE} LIMIT $9"
 
 COUNT_UNDELIVERED: Final = f"SELECT count(*) AS count {_UNDELIVERED_HERE}"
 
-TAKE_UNDELIVERED: Final = TAKE.format(owed="published_at = NULL, ", guard=_UNDELIVERED, ids=7, lease=8)
+TAKE_UNDELIVERED: Final = TAKE.format(
+    owed="published_at = NULL, fence = greatest(e.fence, 1), ", guard=_UNDELIVERED, ids=7, lease=8
+)
 # Not published: what Pub/Sub does not take now is the sweeper's from then on.
 
 
