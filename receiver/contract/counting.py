@@ -8,6 +8,7 @@ Next: `receiver.contract.message` refuses texts with too many; `receiver.deliver
 
 from __future__ import annotations
 
+import re
 from itertools import accumulate
 from typing import Final
 
@@ -16,11 +17,15 @@ MAX_VALUES: Final = 500_000
 a float like -1.2345678901234567e-308. On the same machine under load that took 1.5 s, of a default lease of 60 s.
 Real arguments have hundreds; those that have a million belong into a file, and its name into the message."""
 
-COUNTED_FROM: Final = 64 * 1024
-"""Bytes from which arguments are counted. Smaller ones become 4 MB at worst, and are nearly all."""
+COUNTED_FROM: Final = 8 * 1024
+"""Bytes from which arguments are counted. Smaller ones become 0.3 MB at worst, and are nearly all."""
 
 _BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_MARKS: Final = bytes(set(range(256)) - set(b',[]{}"'))
+_CONTINUED: Final = bytes(range(0x80, 0xC0))
+_NARROW: Final = bytes(range(0xC4))
+_NOT_WIDE: Final = bytes(range(0xF0))
+_WIDE_ESCAPE: Final = re.compile(rb"\\u[dD][89abAB]")
 _PASSES: Final = 8
 _STEPS: Final = {ord("["): 1, ord("]"): -1}
 
@@ -53,3 +58,18 @@ def count_levels(marks: bytes) -> int:
         rest = rest.replace(b"[]", b"")
         levels += 1
     return levels + max(accumulate(map(_STEPS.__getitem__, rest)), default=0)
+
+
+def growth(text: bytes) -> int:
+    """Bytes that the strings of a JSON text may take beyond the text's own.
+
+    Python keeps a string in one, two or four bytes a character: one emoji makes all others of its string four times as large.
+    """
+    if text.isascii() and b"\\u" not in text:
+        return 0
+    width = 1
+    if text.translate(None, _NOT_WIDE) or _WIDE_ESCAPE.search(text):
+        width = 4
+    elif text.translate(None, _NARROW) or b"\\u" in text:
+        width = 2
+    return max(width * len(text.translate(None, _CONTINUED)) - len(text), 0)

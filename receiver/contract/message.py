@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_levels, count_values, outline
+from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_levels, count_values, growth, outline
 from receiver.contract.envelope import (
     SCHEDULED_PREFIX,
     Arguments,
@@ -167,11 +167,11 @@ def delivery_of(pushed: Pushed) -> Delivery:
     )
 
 
-def arguments_of(delivery: Delivery, take: Callable[[int], None] = lambda _: None) -> Arguments:
+def arguments_of(delivery: Delivery, take: Callable[[int, int], None] = lambda *_: None) -> Arguments:
     """The arguments of a delivery as Python values.
 
     Args:
-        take: called with the number of their values before they are decoded; it may refuse them.
+        take: called before they are decoded, with the number of their values, and with what their texts may grow by; it may refuse them.
 
     Raises:
         Rejected: as `check_arguments`; or the data of a foreign message is not one JSON value.
@@ -182,7 +182,9 @@ def arguments_of(delivery: Delivery, take: Callable[[int], None] = lambda _: Non
     return arguments
 
 
-def check_arguments(args: bytes, kwargs: bytes, take: Callable[[int], None] = lambda _: None) -> Arguments:
+def check_arguments(
+    args: bytes, kwargs: bytes, take: Callable[[int, int], None] = lambda *_: None
+) -> Arguments:
     """The arguments of a message with this JSON text; the enqueue client checks them before it sends one.
 
     Raises:
@@ -196,7 +198,7 @@ def check_arguments(args: bytes, kwargs: bytes, take: Callable[[int], None] = la
             raise payload_fault(
                 f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them"
             )
-        take(values)
+        take(values, growth(args) + growth(kwargs))
     arguments = open_arguments(args, kwargs)
     if holds_nul(args) or holds_nul(kwargs):
         raise payload_fault("a NUL character in args or kwargs")

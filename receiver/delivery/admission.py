@@ -84,12 +84,22 @@ class Place:
         self._admission.bytes_in_flight += size
         self._bytes += size
 
-    def take_values(self, count: int) -> None:
-        """Takes room for the values of its arguments, before they are decoded. Raises Saturated."""
-        if self._admission.values_in_flight + count > VALUES_IN_FLIGHT:
+    def take_decoded(self, values: int, growth: int) -> None:
+        """Takes room for its arguments, before they are decoded.
+
+        Args:
+            values: how many they are.
+            growth: bytes that their texts may grow by. Of these no more than half of what the body leaves: it must fit some time.
+
+        Raises:
+            Saturated: there is none now.
+        """
+        if self._admission.values_in_flight + values > VALUES_IN_FLIGHT:
             raise Saturated("values of arguments")
-        self._values += count
-        self._admission.values_in_flight += count
+        self._values += values
+        self._admission.values_in_flight += values
+        if growth:
+            self.take_more(max(min(growth, (self._admission.max_inflight_bytes - self._bytes) // 2), 0))
 
     def _take(self, size: int) -> None:
         if size > self._admission.max_body_bytes:

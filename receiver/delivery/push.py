@@ -153,7 +153,7 @@ class PushEndpoint:
             push.delivery = read = self.dead_letters.read(pushed)
             return await self.dead_letters.receive(body, pushed, read)
         delivery, route = await self._addressed(push, pushed, place)
-        args, kwargs = self.registry.bind(route, *arguments_of(delivery, place.take_values))
+        args, kwargs = self.registry.bind(route, *arguments_of(delivery, place.take_decoded))
         call = Call(delivery, route, push.arrived, args, kwargs, push.trace)
 
         with await self.admission.admit(call) as admitted:

@@ -39,7 +39,7 @@ async def as_recorded(
     try:
         args, kwargs, metadata = await ledger.stored(claimed)
         place.take_more(len(args) + len(kwargs))
-        bound = registry.bind(call.route, *check_arguments(args, kwargs, place.take_values))
+        bound = registry.bind(call.route, *check_arguments(args, kwargs, place.take_decoded))
     except Rejected as rejected:
         failure = Failure("ArgumentsDoNotFit", f"the arguments of the execution: {rejected.detail}")
         return claimed.failed(failure, final=True)  # no retry could help

@@ -168,7 +168,7 @@ async def test_without_room_for_them_the_execution_is_handed_back_as_it_was(
         case "size":
             monkeypatch.setattr(stored_call, "MOST_ARGUMENTS", 1000)
         case "values":
-            place.take_values(VALUES_IN_FLIGHT - 1000)
+            place.take_decoded(VALUES_IN_FLIGHT - 1000, 0)
         case "bytes":
             place.take_more(MIB - 1000)
         case _:

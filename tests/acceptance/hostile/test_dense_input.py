@@ -15,6 +15,7 @@ from tests.stage.executions import row_of
 from tests.stage.instance import Instance
 from tests.stage.receivers import Marks, memory, message, new_label, reset_peak
 from tests.stage.record import Record
+from tests.stage.waiting import eventually
 from tests.stage.wire import Answer, healthy, push
 
 LEASE = 6
@@ -127,3 +128,31 @@ async def test_small_messages_that_name_large_rows_take_no_more(
         row = await row_of(record, name)
         expected = {200: ("SUCCESSFUL", 1), 429: ("READY", 0)}
         assert (row["status"], row["attempt"]) == expected[answer.result().status]
+
+
+MANY_SMALL = [b'["%b",[{"":{}}' + b',{"":{}}' * 8_000 + b"]]"] * 80
+FEW_WIDE = ['["%b","{}\U0001f600"]'.format("x" * 9_900_000).encode()] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("texts", [MANY_SMALL, FEW_WIDE], ids=["small", "wide"])
+async def test_what_is_held_at_once_is_bounded_by_what_it_takes(
+    instance: Instance, marks: Marks, label: str, texts: list[bytes]
+) -> None:
+    """The small ones took 200 MiB together, those with one wide character 450. What has no room comes again."""
+    names = [f"{label}-{number}" for number in range(len(texts))]
+    before = memory(instance)
+    reset_peak(instance)
+    body = b'{"task_id":"%s","task_name":"gated","args":%s}'
+    answers = [
+        asyncio.create_task(push(instance, malformed.payload(body % (name, text % name)), patience=60))
+        for name, text in zip(map(str.encode, names), texts, strict=True)
+    ]
+    await eventually(
+        lambda: sum(map(marks.calls, names)) + sum(each.done() for each in answers) == len(names), patience=60
+    )
+    assert any(map(marks.calls, names))
+    assert memory(instance, "VmHWM") - before < 320 * MIB
+    assert memory(instance) - before < 160 * MIB
+    marks.let_go(*names)
+    assert {(await each).status for each in answers} == {200, 429}

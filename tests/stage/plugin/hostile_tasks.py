@@ -71,7 +71,7 @@ async def gated_effect(ctx: TaskContext, label: str) -> str:
 
 
 @task
-async def gated(label: str) -> str:
+async def gated(label: str, ballast: object = None) -> str:
     note(label)
     while not is_open(label):  # noqa: ASYNC110 - the gate is a file that another process makes
         await asyncio.sleep(0.01)

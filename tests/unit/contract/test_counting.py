@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from typing import Any
 
 import msgspec
 import pytest
 
-from receiver.contract.counting import MAX_VALUES, count_levels, count_values, outline
+from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_levels, count_values, growth, outline
 from receiver.contract.envelope import open_arguments
 from receiver.contract.message import check_arguments
 from receiver.errors import Rejected
@@ -104,3 +105,24 @@ def test_a_large_text_has_the_same_numbers() -> None:
     numbers += ["1E5", "1e+5", "-0.0", "0.1e-400", "1e308", "4.9e-324", str(10**400), str(2**64)]
     text = f"[{','.join(numbers)}]".encode()
     assert open_arguments(text, b"{}")[0] == msgspec.json.decode(text)
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+@pytest.mark.parametrize("one", ["a", "\xe9", "\u20ac", "\u4e2d", "\U0001f600"], ids=ascii)
+def test_a_string_takes_no_more_than_is_expected(one: str, *, escaped: bool) -> None:
+    """One character decides how wide all others of its string are."""
+    for value in ("x" * 10_000 + one, one * 5_000):
+        text = json.dumps([value], ensure_ascii=escaped).encode()
+        ([read], _) = check_arguments(text, b"{}")
+        assert sys.getsizeof(read) <= len(text) + growth(text) + 100
+    assert growth(b'["' + b"x" * 10_000 + b'"]') == 0
+
+
+def test_room_is_taken_for_what_is_no_longer_small() -> None:
+    """Eighty texts of 60 KB at once would take 200 MB."""
+    taken: list[tuple[int, int]] = []
+    text = b"[%b]" % b",".join([b'{"":{}}'] * (COUNTED_FROM // 8))
+    check_arguments(text, b"{}", lambda *what: taken.append(what))
+    [(values, grown)] = taken
+    assert values >= 2 * (COUNTED_FROM // 8)
+    assert grown == 0
