@@ -13,7 +13,6 @@ import msgspec
 
 from receiver import maintenance, parsers
 from receiver.errors import ConfigurationError, PluginError
-from receiver.record.database import Database
 from receiver.settings import Settings
 from receiver.sweep.sweeper import Surroundings
 from receiver.tasks import registry
@@ -56,11 +55,6 @@ def keywords(text: str) -> dict[str, Any]:
 def settings() -> Settings:
     """The environment's."""
     return Settings.from_environ(os.environ)
-
-
-def database(given: Settings | None = None) -> Database:
-    """The record's database."""
-    return Database.configured(given or settings())
 
 
 def surroundings(note: Callable[[str], None]) -> Surroundings:

@@ -19,7 +19,7 @@ import click
 import httpx
 from rich.live import Live
 
-from receiver.cli import terminal
+from receiver.cli import listing, terminal
 from receiver.cli.executions import COLUMNS
 from receiver.demo.every_ending import Endings, Record, Shown, environ
 from receiver.demo.journeys import Journey, follow
@@ -35,17 +35,36 @@ from receiver.record.database import Database
 from receiver.record.migrations import upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
 NEXT = (
     "Write a plugin of your own:     a module with `tasks = [TaskRoute(your_function)]`, named in TASKS_MODULES",
     "See that it can be deployed:    receiver check",
     "Run it on your own PostgreSQL:  receiver migrate && receiver serve, then receiver push your_function",
 )
+
+
+def _end(journey: Journey) -> Text:
+    style = "green" if journey.as_expected else "bold red" if journey.end else "yellow"
+    return terminal.cell(journey.end or "on its way", style)
+
+
+JOURNEYS: dict[str, Callable[[Journey], Text]] = {
+    "MESSAGE": lambda journey: terminal.cell(journey.shows),
+    "TASK": lambda journey: terminal.cell(journey.task),
+    "PUSHES": lambda journey: terminal.cell(" ".join(map(str, journey.pushes))),
+    "END": _end,
+}
+PUSHES: dict[str, Callable[[Shown], Text]] = {
+    "ENDING": lambda push: terminal.cell(push.ending),
+    "EXPECTED": lambda push: terminal.cell(push.expected),
+    "GOT": lambda push: terminal.cell(push.status, "green" if push.status == push.expected else "bold red"),
+    "ANSWER": lambda push: terminal.cell(push.body),
+}
 
 
 @click.command("demo")
@@ -104,7 +123,7 @@ def _show(console: Console, travelling: Iterator[Journey]) -> list[Journey]:
         for journey in travelling:
             journeys[journey.task] = journey
             if live is not None:
-                live.update(_table(journeys.values()), refresh=True)
+                live.update(listing.table(journeys.values(), JOURNEYS), refresh=True)
             else:
                 came = f"push {len(journey.pushes)}: {journey.pushes[-1]}" if journey.pushes else "published"
                 console.print(f"{journey.shows}: {journey.task} {came} {journey.end}".rstrip())
@@ -112,31 +131,9 @@ def _show(console: Console, travelling: Iterator[Journey]) -> list[Journey]:
     return list(journeys.values())
 
 
-def _table(journeys: Iterable[Journey]) -> Table:
-    told = terminal.table("MESSAGE", "TASK", "PUSHES", "END")
-    for journey in journeys:
-        style = "green" if journey.as_expected else "bold red" if journey.end else "yellow"
-        told.add_row(
-            terminal.cell(journey.shows),
-            terminal.cell(journey.task),
-            terminal.cell(" ".join(map(str, journey.pushes))),
-            terminal.cell(journey.end or "on its way", style),
-        )
-    return told
-
-
 def _print(console: Console, shown: list[Shown], record: Record, seconds: float) -> None:
-    pushes = terminal.table("ENDING", "EXPECTED", "GOT", "ANSWER")
-    for push in shown:
-        style = "green" if push.status == push.expected else "bold red"
-        pushes.add_row(
-            terminal.cell(push.ending),
-            terminal.cell(push.expected),
-            terminal.cell(push.status, style),
-            terminal.cell(push.body),
-        )
     console.print("Each push is an HTTP request with a signed token, to a receiver in its own process.\n")
-    console.print(pushes)
+    console.print(listing.table(shown, PUSHES))
     console.print("\nThe record after that (task_executions, the newest first):\n")
     COLUMNS.show(record.executions)
     console.print(f"\n{record.rejected} rejected messages are kept in rejected_messages.")

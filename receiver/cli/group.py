@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from receiver.cli import arguments, terminal
 from receiver.reading.groups import Group, find_group
 from receiver.record.connections import RecordConnection
+from receiver.record.database import Database
 from receiver.record.whose import Whose
 from receiver.text import MAX_KEY_BYTES, is_key
 
@@ -65,7 +66,7 @@ async def _follow(
     settings: Settings, key: str, seconds: float | None, show: Callable[[Group], None]
 ) -> Group:
     """Polls until the group is complete, turns out to be empty, or the time is over."""
-    connection = RecordConnection(arguments.database(settings), "receiver group")
+    connection = RecordConnection(Database.configured(settings), "receiver group")
     end = None if seconds is None else time.monotonic() + seconds
     try:
         while True:

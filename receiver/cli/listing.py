@@ -6,16 +6,17 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import click
+from rich.table import Table
 from rich.text import Text
 
 from receiver.cli import arguments, terminal
 from receiver.reading import queries
+from receiver.record.database import Database
 from receiver.record.whose import Whose
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-    from rich.table import Table
     from sqlalchemy.ext.asyncio import AsyncConnection
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ def options(command: F) -> F:
 def read(query: Callable[[AsyncConnection, Whose], Awaitable[T]], *, namespace: str | None = None) -> T:
     """What the query finds in the record of `DATABASE_URL`, in one read-only transaction; only rows of `TASKS_ENVIRONMENT`."""
     settings = arguments.settings()
-    database = arguments.database(settings)
+    database = Database.configured(settings)
     whose = Whose(namespace or settings.namespace, settings.environment)
 
     async def run() -> T:
@@ -133,9 +134,11 @@ class Columns(Generic[T]):
         return {name: min(width, longest) if name in self._cut else width for name, width in kept.items()}
 
 
-def table(rows: Sequence[T], columns: Mapping[str, Callable[[T], Text]]) -> Table:
+def table(rows: Iterable[T], columns: Mapping[str, Callable[[T], Text]]) -> Table:
     """A row for each; long texts are folded. `columns` gives each heading the cell of a row."""
-    made = terminal.table(*columns)
+    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in columns:
+        made.add_column(heading, overflow="fold")
     for row in rows:
         made.add_row(*(cell(row) for cell in columns.values()))
     return made

@@ -10,6 +10,7 @@ import click
 from receiver.cli import arguments, terminal
 from receiver.errors import ConfigurationError
 from receiver.record.connections import RecordConnection
+from receiver.record.database import Database
 from receiver.record.sql.sweeping import find_blocks
 from receiver.record.whose import Whose
 from receiver.settings import LEAST_RETENTION, retention_too_short
@@ -51,7 +52,7 @@ def command(*, older_than: str | None, as_json: bool) -> None:
 
 
 async def _pruned(settings: Settings, retention: Retention) -> PrunedCounts:
-    connection = RecordConnection(arguments.database(settings), "receiver prune")
+    connection = RecordConnection(Database.configured(settings), "receiver prune")
     pruning = Pruning(connection, whose=Whose.of(settings), emit=logs.configure(settings))
     total = PrunedCounts()
     try:

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 PIPE_WIDTH = 320
@@ -32,14 +31,6 @@ def console() -> Console:
     """Standard output. Colour, and the width of the screen, only on a terminal."""
     on_terminal = sys.stdout.isatty()
     return Console(width=None if on_terminal else PIPE_WIDTH, highlight=False, markup=False, emoji=False)
-
-
-def table(*columns: str) -> Table:
-    """A table with these headings. Fill it with `cell`s."""
-    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
 
 
 def cell(value: object, style: str = "") -> Text:
