@@ -97,7 +97,10 @@ def list_(
 @click.argument("task_id")
 @listing.as_json
 def show(*, task_id: str, as_json: bool) -> None:
-    """Show one execution, its newest attempts (1000, 100 with traceback) and its history."""
+    """Show one execution, its attempts and its history.
+
+    Of the attempts the newest 1000 are shown, 100 of them with their traceback.
+    """
 
     async def query(connection: AsyncConnection, whose: Whose) -> tuple[Execution | None, list[Attempt]]:
         found = await queries.execution(connection, task_id)
