@@ -116,7 +116,7 @@ def _play(console: Console) -> tuple[list[Journey], list[Shown], Record]:
 
 
 def _show(console: Console, travelling: Iterator[Journey]) -> list[Journey]:
-    """The journeys as they go on: a live table on a terminal, a line for each step in a pipe. Where they ended."""
+    """Shows the journeys while they happen: a live table on a terminal, a line for each step in a pipe. Returns their ends."""
     console.print("Tasks are enqueued, and go through a local Pub/Sub, which signs a token for each push:\n")
     journeys: dict[str, Journey] = {}
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:

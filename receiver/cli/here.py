@@ -68,7 +68,7 @@ def is_dev(environ: Mapping[str, str]) -> bool:
 
 
 def told(error: ReceiverError) -> str:
-    """The line of an error. Who has stopped `receiver dev` would look for the fault in a database that is not meant."""
+    """The line of an error. It says so when the `receiver dev` that was asked is not running."""
     away = isinstance(error, DatabaseUnavailable | GoogleUnavailable)
     if away and is_dev(os.environ) and not Folder(Path.cwd()).is_running:
         return f"{error}; that is the `receiver dev` of this folder (.receiver/env), which is not running"

@@ -26,7 +26,7 @@ LONGEST = 10_000
 """Rows of the longest listing; for more use SQL."""
 
 GAP, LEAST, KEY = 2, 10, 40
-"""Blanks between two columns; characters that are left of a text that is cut; characters of an id that all lines have room for."""
+"""Characters: between two columns; kept of a text that is cut; of the longest id for which the other lines leave room."""
 
 wide = click.option("--wide", is_flag=True, help="Cut nothing, whatever the width of the terminal.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -1,4 +1,4 @@
-"""`receiver replay`: publishes executions and rejected messages again, on an operator's word."""
+"""`receiver replay`: publishes executions and rejected messages again, when an operator asks for it."""
 
 from __future__ import annotations
 

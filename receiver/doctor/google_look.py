@@ -61,7 +61,10 @@ class GoogleLook:
         return Provisioned(plan(wanted, observed, self._scope), observed)
 
     async def roles(self) -> Roles:
-        """Which roles Pub/Sub's own account lacks on the resources that are there, and everybody has on topics. Raises GoogleError."""
+        """The roles that Pub/Sub's own account lacks on existing resources, and those that everybody has on topics.
+
+        Raises GoogleError.
+        """
         number = await self._admin.project_number(self._scope)
         wanted = desired_grants(self._wanted, self._scope, self._push, number)
         grants = [one.item for one in wanted if one.former is None and isinstance(one.item, Grant)]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 APPLY: Final = "receiver provision --apply"
 NAMED: Final = 3
-"""Resources that a finding names; of the others it says the number."""
+"""A finding names so many resources, and counts the others."""
 
 NO_SUCH_TOPIC: Final = 5
 """NOT_FOUND: Cloud Scheduler's status for a firing whose topic does not exist."""

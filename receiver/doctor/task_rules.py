@@ -49,7 +49,7 @@ class Declared:
         return cls(known.routes, tuple(registry.undeclared(known)), environ=environ)
 
     def by_service(self, services: Mapping[str | None, CloudRunService]) -> Iterator[Declared]:
-        """The tasks of each service with what is known of it; what is undeclared or broken is the main one's."""
+        """The tasks of each service. Undeclared tasks and broken plugins are told with the main service only."""
         names: dict[str | None, None] = dict.fromkeys([None, *(route.service for route in self.routes)])
         for name in names:
             routes = tuple(route for route in self.routes if route.service == name)
