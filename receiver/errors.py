@@ -101,7 +101,7 @@ class Forbidden(Refusal):
 
 
 class TooLarge(Refusal):
-    """The body is over `TASKS_MAX_BODY_BYTES`."""
+    """The body is over `TASKS_MAX_BODY_BYTES`, or what the record has is too large to be read back."""
 
 
 class RejectionReason(StrEnum):

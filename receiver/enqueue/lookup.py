@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import msgspec
 
-from receiver.errors import TaskResultMissing
+from receiver.errors import TaskResultMissing, TooLarge
 from receiver.record import schema_check
+from receiver.record.sql.stored_call import MOST_ARGUMENTS
 from receiver.tasks.call import TaskError, TaskResult, TaskResultStatus
 from receiver.text import is_storable
 
@@ -23,14 +24,21 @@ if TYPE_CHECKING:
     from receiver.tasks.call import Backend, Entry
 
 FIND = """
-SELECT e.task_id, e.task_path, e.args, e.kwargs, e.status, e.final, e.attempt, e.return_value, e.error_type,
-       e.error_traceback, e.lease_owner, e.enqueued_at, e.run_after, e.started_at, e.finished_at, e.group_key, e.label, e.skipped_by,
+SELECT e.task_id, e.task_path, e.status, e.final, e.attempt, e.error_type, e.error_traceback,
+       CASE WHEN e.bytes <= $4 THEN e.args END AS args, CASE WHEN e.bytes <= $4 THEN e.kwargs END AS kwargs,
+       CASE WHEN e.bytes <= $4 THEN e.return_value END AS return_value, e.lease_owner, e.enqueued_at, e.run_after, e.started_at, e.finished_at, e.group_key, e.label, e.skipped_by,
        (SELECT json_agg(json_build_object('started_at', a.started_at, 'error_type', a.error_type,
                                           'traceback', a.error_traceback, 'instance', a.instance) ORDER BY a.fence)
         FROM task_attempts a WHERE a.task_id = e.task_id) AS attempts
-FROM task_executions e
-WHERE e.task_id = $1 AND e.namespace = $2 AND e.environment = $3
+FROM (
+    SELECT w.*, octet_length(w.args) + octet_length(w.kwargs) + coalesce(octet_length(w.return_value), 0) AS bytes
+    FROM (SELECT task_id, task_path, status, final, attempt, error_type, error_traceback, lease_owner, enqueued_at, run_after,
+                 started_at, finished_at, group_key, label, skipped_by,
+                 args::text AS args, kwargs::text AS kwargs, return_value::text AS return_value
+          FROM task_executions WHERE task_id = $1 AND namespace = $2 AND environment = $3 OFFSET 0) AS w
+) AS e
 """
+# Written out once, by the server, which hands over what fits, as in `record.sql.foreign`: jsonb prints 1e307 with 308 digits.
 
 
 class _Attempt(msgspec.Struct):
@@ -49,9 +57,10 @@ async def find(executor: Executor, task_id: str, backend: Backend, *, whose: Who
     Raises:
         TaskResultMissing: there is none.
         SchemaError: the tables are missing or older.
+        TooLarge: its arguments and its result need more than `MOST_ARGUMENTS` bytes when they are written out.
     """
     try:
-        rows = await executor.fetch(FIND, task_id, *whose) if is_storable(task_id) else []
+        rows = await executor.fetch(FIND, task_id, *whose, MOST_ARGUMENTS) if is_storable(task_id) else []
     except asyncpg.PostgresError as error:
         await schema_check.explain(executor, error)
         raise
@@ -59,6 +68,10 @@ async def find(executor: Executor, task_id: str, backend: Backend, *, whose: Who
         raise TaskResultMissing(
             f"the record has no execution {task_id[:255]!r} of {whose}: "
             "a wrong id, or pruned long after its end"
+        )
+    if rows[0]["args"] is None:
+        raise TooLarge(
+            f"the arguments and the result of {task_id!r} are larger than {MOST_ARGUMENTS} bytes: read them with SQL"
         )
     return _result(rows[0], backend)
 

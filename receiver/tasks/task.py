@@ -169,6 +169,7 @@ class Task(Generic[P, R_co]):
 
         Raises:
             TaskResultMissing: no execution has this id, or it is another task's.
+            TooLarge: its arguments and its result are more than 16 MiB when PostgreSQL writes them out.
             RuntimeError: an event loop runs in this thread: use `aget_result`.
             DatabaseUnavailable: the record cannot be reached.
         """

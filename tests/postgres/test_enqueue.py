@@ -19,6 +19,7 @@ from receiver.errors import (
     DatabaseUnavailable,
     SettingError,
     TaskResultMissing,
+    TooLarge,
 )
 from receiver.settings import Settings
 from receiver.tasks.call import TaskResult, TaskResultStatus
@@ -326,6 +327,20 @@ async def test_a_failure_before_any_attempt_is_an_error_too(backend: PubSubBacke
     assert result.is_finished
     with pytest.raises(ValueError, match="no exception class that can be imported"):
         _ = result.errors[0].exception_class
+
+
+@pytest.mark.parametrize("column", ["args", "kwargs", "return_value"])
+async def test_values_that_grow_when_they_are_written_out_are_not_read(
+    backend: PubSubBackend, look: Look, column: str
+) -> None:
+    """360 kB of 1e308 are 18 MB of text."""
+    numbers = f"[{','.join(['1e308'] * 60_000)}]"
+    large = f'{{"a": {numbers}}}' if column == "kwargs" else numbers
+    await look.seed("large", "SUCCESSFUL", **{column: large})
+    with pytest.raises(TooLarge, match="read them with SQL"):
+        await backend.aget_result("large")
+    await look.seed("small", "SUCCESSFUL", return_value="[1]")
+    assert (await backend.aget_result("small")).return_value == [1]
 
 
 async def test_a_result_that_is_not_there_is_a_clear_error(backend: PubSubBackend) -> None:
