@@ -1,4 +1,4 @@
-"""What is explored, and how much of it: two rows in `make test`, three in `make test-all`, more by `make model`.
+"""What is explored, and how much of it: a row or two in `make test`, two and three in `make test-all`, more by `make model`.
 
 Everything at once would be too much for any bound. So each scene has what belongs together, and faults of a few kinds.
 """

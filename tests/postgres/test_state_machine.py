@@ -33,6 +33,7 @@ from receiver.record.rejections import Rejections
 from receiver.record.sql import crashes, dead_letters, leases, outbox, replaying
 from tests.postgres.record import WHOSE, Instance, Look, call, connect, identity, keeper, route
 from tests.postgres.sweeps import take_due, take_lost
+from tests.stage.slow import some_quick
 
 T = TypeVar("T")
 
@@ -309,13 +310,16 @@ class Record(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(100)
-def test_the_record_behaves_as_its_model(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@some_quick("examples", [10, 40])
+def test_the_record_behaves_as_its_model(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, examples: int
+) -> None:
     monkeypatch.setattr(claimer, "SUSPECT_WAIT", 0.001)
     machine = type("Record", (Record,), {"url": database_url})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=30,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             database=None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -30,15 +31,15 @@ def unproven(page: str, *, header: str) -> list[str]:
     return missing
 
 
+@cache
 def functions(path: Path) -> set[str]:
     """The names of the test functions of a file."""
+    tree = ast.parse(path.read_text())
     return {
-        node.name
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     } | {
         target.id
-        for node in ast.parse(path.read_text()).body
+        for node in tree.body
         if isinstance(node, ast.Assign | ast.AnnAssign)
         for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
         if isinstance(target, ast.Name)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from packaging.version import Version
-from pip_audit._format import JsonFormat
-from pip_audit._service import ResolvedDependency, SkippedDependency, VulnerabilityResult
+
+from tests.stage.slow import some_quick
 
 Verdict = Callable[[str, str], tuple[int, list[str]]]
 
@@ -28,28 +28,31 @@ def verdict(project_root: Path) -> Verdict:
     return found
 
 
-def printed(*findings: VulnerabilityResult, known: bool = True) -> str:
-    """What pip-audit prints for a package with these findings, and one that is not known."""
+def printed(*fixes: list[str], known: bool = True) -> str:
+    """What pip-audit prints for a package with a finding for each list of fixes, a sound one, and one that is not known."""
+    # Only here: it imports a second long, and each worker imports this module.
+    from pip_audit._format import JsonFormat  # noqa: PLC0415
+    from pip_audit._service import ResolvedDependency, SkippedDependency, VulnerabilityResult  # noqa: PLC0415
+
+    findings = [
+        VulnerabilityResult("CVE-2026-1", "it leaks", [Version(fix) for fix in each], set()) for each in fixes
+    ]
     sound = ResolvedDependency("sound", Version("1.0"))
-    found = {ResolvedDependency("leaky", Version("2.1")): list(findings), sound: []} if known else {}
+    found = {ResolvedDependency("leaky", Version("2.1")): findings, sound: []} if known else {}
     text: str = JsonFormat(output_desc=True, output_aliases=True).format(
         {**found, SkippedDependency("hidden", "not found"): []}, []
     )
     return text
 
 
-def finding(*fixes: str) -> VulnerabilityResult:
-    return VulnerabilityResult("CVE-2026-1", "it leaks", [Version(fix) for fix in fixes], set())
-
-
 def test_a_known_vulnerability_fails_and_says_what_to_do(verdict: Verdict) -> None:
-    code, lines = verdict(printed(finding("2.2", "3.0")), "Found 1 known vulnerability in 1 package")
+    code, lines = verdict(printed(["2.2", "3.0"]), "Found 1 known vulnerability in 1 package")
     assert code == 1
     assert lines[0] == "leaky 2.1 has CVE-2026-1; fixed in 2.2, 3.0"
 
 
 def test_one_without_a_fix_fails_too(verdict: Verdict) -> None:
-    code, lines = verdict(printed(finding()), "")
+    code, lines = verdict(printed([]), "")
     assert code == 1
     assert lines[0] == "leaky 2.1 has CVE-2026-1; no release mends it yet"
 
@@ -92,7 +95,7 @@ def test_a_mistake_of_ours_fails(verdict: Verdict, complaint: str) -> None:
     assert line.startswith("failed: ")
 
 
-@pytest.mark.parametrize(("options", "code"), [((), 0), (("--strict",), 3)])
+@some_quick(("options", "code"), [((), 0), (("--strict",), 3)])
 def test_without_a_network_a_check_passes_in_one_line_and_a_release_fails(
     project_root: Path, options: tuple[str, ...], code: int
 ) -> None:

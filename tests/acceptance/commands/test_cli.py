@@ -96,8 +96,9 @@ class TestStreams:
         self, shell: Run, tmp_path: Path, buffering: str
     ) -> None:
         """Whether the first line or the last meets the closed pipe."""
-        lines = "".join(f"def t{n}(): ...\n" for n in range(1000))
-        listed = ", ".join(f"TaskRoute(t{n})" for n in range(1000))
+        names = [f"{'t' * 150}{n}" for n in range(250)]  # more than the pipe holds
+        lines = "".join(f"def {name}(): ...\n" for name in names)
+        listed = ", ".join(f"TaskRoute({name})" for name in names)
         (tmp_path / "many.py").write_text(f"from receiver import TaskRoute\n{lines}tasks = [{listed}]\n")
         for option in ("", "--json"):
             done = shell(
