@@ -194,8 +194,17 @@ def _prune() -> list[Question]:
     ids = [f"01900000-{number:012d}" for number in range(1, 1 + pruning.PRUNE_ROWS)]
     older = RETENTION - timedelta(hours=1)
     return [
-        asks("find outdated", prune.FIND_OUTDATED, *WHOSE, older, pruning.PRUNE_ROWS, None, ""),
-        asks("find outdated, none", prune.FIND_OUTDATED, *WHOSE, RETENTION, pruning.PRUNE_ROWS, None, ""),
+        asks("find outdated", prune.FIND_OUTDATED, *WHOSE, older, pruning.PRUNE_ROWS, None, "", prune.WALK),
+        asks(
+            "find outdated, none",
+            prune.FIND_OUTDATED,
+            *WHOSE,
+            RETENTION,
+            pruning.PRUNE_ROWS,
+            None,
+            "",
+            prune.WALK,
+        ),
         asks("remove 500", prune.PRUNE, *WHOSE, ids, older),
         asks("finalise 500", prune.FINALISE, *WHOSE, ids, older),
         asks(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -118,6 +119,34 @@ async def test_the_guard_is_asked_again_when_the_row_is_locked(look: Look, datab
     assert await pruning.finalise(connection, [found.task_id], whose=WHOSE, older=RETENTION) == set()
     await connection.close()
     assert await look.state("a") == ("READY", False, 0, 1)
+
+
+async def test_a_look_walks_past_a_bounded_number_of_rows_that_ended_lately(
+    look: Look, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a mass replay, or from a publisher's clock that is years behind: 300 000 of them took two seconds, a million more than allowed."""
+    monkeypatch.setattr(pruning, "WALK", 100)
+    await look.execute(
+        "INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, final, attempt, fence,"
+        " enqueued_at, started_at, finished_at, return_value) SELECT 'late' || n, 'noop', 'a.noop', $1, $2, '[]', '{}', 'SUCCESSFUL',"
+        " true, 1, 1, clock_timestamp() - interval '40 days' + n * interval '1 s', clock_timestamp(), clock_timestamp(), '1'"
+        " FROM generate_series(1, 1000) n",
+        *WHOSE,
+    )
+    await look.seed("a", "SUCCESSFUL", **ended(31))
+    await look.execute("ANALYZE task_executions")
+    connection = RecordConnection(Database.of(database_url), "test")
+    [found] = await pruning.find_outdated(connection, whose=WHOSE, older=RETENTION, limit=5, after=None)
+    assert found.task_id == "a"
+    asked = (*WHOSE, RETENTION, 5, None, "", pruning.WALK)
+    lines = await connection.fetch(
+        f"EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) {pruning.FIND_OUTDATED}", *asked
+    )
+    plan = "\n".join(line[0] for line in lines)
+    scan = plan[plan.index("Index Scan") :]
+    assert re.findall(r"actual rows=(\d+)", scan)[0] in {"100", "101"}, plan
+    assert "Rows Removed by Filter" not in scan.partition("CTE Scan")[0], plan
+    await connection.close()
 
 
 async def test_two_prunes_at_once_remove_each_row_once(

@@ -352,7 +352,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             ),
             (
                 pruning.FIND_OUTDATED,
-                (*WHOSE, LEASE, 10, None, ""),
+                (*WHOSE, LEASE, 10, None, "", pruning.WALK),
                 "task_executions_enqueued_at",
             ),
             (

@@ -29,28 +29,46 @@ class Outdated:
     older: timedelta
 
 
+WALK: Final = 20_000
+"""Rows that one look for outdated ones walks past, at most: 0.1 s. After a mass replay many were enqueued long ago and ended lately."""
+
 FIND_OUTDATED: Final = """
-SELECT e.enqueued_at, e.task_id, e.final
-FROM task_executions e
-WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $3::interval
-  AND e.enqueued_at >= coalesce($5::timestamptz, '-infinity')
-  AND (e.enqueued_at > coalesce($5::timestamptz, '-infinity') OR e.task_id > $6::text)
-  AND e.finished_at <= (SELECT clock_timestamp()) - $3::interval
-  AND e.namespace = $1 AND e.environment = $2
-ORDER BY e.enqueued_at, e.task_id
+WITH walked AS MATERIALIZED (
+    SELECT e.enqueued_at, e.task_id, e.final,
+           e.namespace = $1 AND e.environment = $2
+               AND coalesce(e.finished_at <= clock_timestamp() - $3::interval, false) AS outdated
+    FROM task_executions e
+    WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $3::interval
+      AND e.enqueued_at >= coalesce($5::timestamptz, '-infinity')
+      AND (e.enqueued_at > coalesce($5::timestamptz, '-infinity') OR e.task_id > $6::text)
+    ORDER BY e.enqueued_at, e.task_id
+    LIMIT $7
+),
+last AS (SELECT task_id FROM walked ORDER BY enqueued_at DESC, task_id DESC LIMIT 1)
+SELECT enqueued_at, task_id, final, outdated FROM walked
+WHERE outdated OR task_id = (SELECT task_id FROM last)
+ORDER BY enqueued_at, task_id
 LIMIT $4
 """
 # By the index on enqueued_at: a row that finished so long ago was enqueued even earlier. An index on finished_at would cost
-# every settlement its HOT update.
+# every settlement its HOT update. The last row that was walked past says where the next look begins.
 
 
 async def find_outdated(
     executor: Executor, *, whose: Whose, older: timedelta, limit: int, after: Outdated | None
 ) -> list[Outdated]:
     """SUCCESSFUL and FAILED rows that ended longer ago than `older`, in the order of enqueueing, after `after`."""
-    since = (None, "") if after is None else (after.enqueued_at, after.task_id)
-    rows = await executor.fetch(FIND_OUTDATED, *whose, older, limit, *since)
-    return [Outdated(**row, older=older) for row in rows]
+    since: tuple[datetime | None, str] = (None, "") if after is None else (after.enqueued_at, after.task_id)
+    while rows := await executor.fetch(FIND_OUTDATED, *whose, older, limit, *since, WALK):
+        since = rows[-1]["enqueued_at"], rows[-1]["task_id"]
+        found = [
+            Outdated(row["enqueued_at"], row["task_id"], row["final"], older)
+            for row in rows
+            if row["outdated"]
+        ]
+        if found:
+            return found
+    return []
 
 
 FIND_OUTDATED_IN: Final = """
