@@ -71,13 +71,13 @@ def follow(
     dead_letters = project.subscription(
         subscription_name(dead_letter_topic_name(settings.environment, settings.namespace))
     )
-    routes = {journey.task: _route(journey.task, settings) for journey in JOURNEYS}
-    pubsub.call(lambda broker: provision(broker, list(routes.values()), project))
+    routes = [_route(journey.task, settings) for journey in JOURNEYS]
+    pubsub.call(lambda broker: provision(broker, routes, project))
     backend = PubSubBackend(settings)
     configure(backend)
     try:
-        for waiting in JOURNEYS:
-            journey, route = waiting, routes[waiting.task]
+        for waiting, route in zip(JOURNEYS, routes, strict=True):
+            journey = waiting
             _start(pubsub, journey.task, project.topic(route.topic_name))
             yield journey
             while not journey.end:
@@ -96,19 +96,8 @@ def follow(
 
 def _route(task: str, settings: Settings) -> LocalRoute:
     """A route whose message is pushed again at once."""
-    path = getattr(demo_tasks, task).path
-    topic = topic_name(settings.environment, settings.namespace, path)
-    return LocalRoute(
-        name=task,
-        path=path,
-        built_in=False,
-        schedule=None,
-        schedule_timezone=None,
-        ack_deadline=10,
-        min_retry_delay=0,
-        max_retry_delay=0,
-        topic_name=topic,
-    )
+    topic = topic_name(settings.environment, settings.namespace, getattr(demo_tasks, task).path)
+    return LocalRoute(task, topic, min_retry_delay=0, max_retry_delay=0)
 
 
 def _start(pubsub: LocalPubSub, task: str, topic: str) -> None:

@@ -32,17 +32,16 @@ MAX_DELIVERY_ATTEMPTS: Final = 5
 
 
 class LocalRoute(msgspec.Struct, frozen=True):
-    """The values of a route that local provisioning needs."""
+    """The values of a route that local provisioning and the scheduler need."""
 
     name: str
-    path: str
-    built_in: bool
-    schedule: str | None
-    schedule_timezone: str | None
-    ack_deadline: int
-    min_retry_delay: int
-    max_retry_delay: int
     topic_name: str
+    ack_deadline: int = 300
+    min_retry_delay: int = 10
+    max_retry_delay: int = 600
+    built_in: bool = False
+    schedule: str | None = None
+    schedule_timezone: str | None = None
     former_topic_names: list[str] = []
     topic: str | None = None
     foreign_subscription_name: str | None = None
@@ -116,66 +115,46 @@ class LocalProject:
 def provision(broker: Broker, routes: Sequence[LocalRoute], project: LocalProject) -> None:
     """Creates the topics and subscriptions of the routes. Those of removed routes stop pushing, unless an alias remembers them."""
     dead_letters = dead_letter_topic_name(project.environment, project.namespace)
-    dead_topic = project.topic(dead_letters)
-    _put_topic(broker, dead_topic)
-    letters = {"name": project.subscription(subscription_name(dead_letters)), "topic": dead_topic}
-    _put(
-        broker,
-        letters | _pushing(project) | {"retryPolicy": {"minimumBackoff": "10s"}, "expirationPolicy": {}},
+    token = {"serviceAccountEmail": project.email, "audience": project.url}
+    pushing = {
+        "pushConfig": {"pushEndpoint": project.url + PUSH_PATH, "oidcToken": token},
+        "expirationPolicy": {},
+    }
+    wanted = set()
+
+    def put(name: str, topic: str, body: Mapping[str, Any]) -> None:
+        if topic not in broker.topics:
+            broker.put_topic(topic, {"name": topic})
+        whole = checked({"name": project.subscription(name), "topic": topic, **pushing, **body})
+        known = broker.subscriptions.get(whole["name"])
+        if known is None or known.body != whole:
+            broker.put_subscription(whole["name"], whole)
+        wanted.add(whole["name"])
+
+    put(
+        subscription_name(dead_letters),
+        project.topic(dead_letters),
+        {"retryPolicy": {"minimumBackoff": "10s"}},
     )
     names = {route.topic_name: route for route in routes}
     for route in routes:
         for name in route.former_topic_names:
             if project.topic(name) in broker.topics:
                 names.setdefault(name, route)
-    wanted = set()
+    policy = {
+        "deadLetterTopic": project.topic(dead_letters),
+        "maxDeliveryAttempts": MAX_DELIVERY_ATTEMPTS,
+    }
     for name, route in names.items():
-        _put_topic(broker, project.topic(name))
-        body = _subscription(route, name, project, dead_topic)
-        _put(broker, body)
-        wanted.add(body["name"])
+        delays = {
+            "minimumBackoff": f"{route.min_retry_delay}s",
+            "maximumBackoff": f"{route.max_retry_delay}s",
+        }
+        body = {"ackDeadlineSeconds": route.ack_deadline, "retryPolicy": delays, "deadLetterPolicy": policy}
+        put(subscription_name(name), project.topic(name), body)
         if route.topic is not None and route.foreign_subscription_name is not None:
             # Somebody else's topic: here nobody else makes it.
-            _put_topic(broker, route.topic)
-            foreign = {"name": project.subscription(route.foreign_subscription_name), "topic": route.topic}
-            _put(broker, body | foreign)
-            wanted.add(foreign["name"])
+            put(route.foreign_subscription_name, route.topic, body)
     for name, subscription in list(broker.subscriptions.items()):
         if name.startswith(project.prefixes) and name not in wanted and subscription.body["pushConfig"]:
             broker.put_subscription(name, {**subscription.body, "pushConfig": {}})
-
-
-def _put_topic(broker: Broker, name: str) -> None:
-    if name not in broker.topics:
-        broker.put_topic(name, {"name": name})
-
-
-def _put(broker: Broker, body: Mapping[str, Any]) -> None:
-    whole = checked(body)
-    known = broker.subscriptions.get(whole["name"])
-    if known is None or known.body != whole:
-        broker.put_subscription(whole["name"], whole)
-
-
-def _subscription(route: LocalRoute, topic: str, project: LocalProject, dead_letters: str) -> dict[str, Any]:
-    return {
-        "name": project.subscription(subscription_name(topic)),
-        "topic": project.topic(topic),
-        "ackDeadlineSeconds": route.ack_deadline,
-        "retryPolicy": {
-            "minimumBackoff": f"{route.min_retry_delay}s",
-            "maximumBackoff": f"{route.max_retry_delay}s",
-        },
-        "deadLetterPolicy": {"deadLetterTopic": dead_letters, "maxDeliveryAttempts": MAX_DELIVERY_ATTEMPTS},
-        "expirationPolicy": {},
-        **_pushing(project),
-    }
-
-
-def _pushing(project: LocalProject) -> dict[str, Any]:
-    return {
-        "pushConfig": {
-            "pushEndpoint": project.url + PUSH_PATH,
-            "oidcToken": {"serviceAccountEmail": project.email, "audience": project.url},
-        }
-    }

@@ -149,10 +149,6 @@ def local_route(path: str) -> LocalRoute:
     topic = topic_name("dev", NAMESPACE, path)
     return LocalRoute(
         name=path.rpartition(".")[2],
-        path=path,
-        built_in=False,
-        schedule=None,
-        schedule_timezone=None,
         ack_deadline=120,
         min_retry_delay=0,
         max_retry_delay=1,

@@ -92,7 +92,7 @@ def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, parent: Pa
         ("wants", None),
     ]
     assert "dev--gyrinx.tasks--plug.hello" in found.routes[0].former_topic_names
-    assert [one.path for one in found.routes if one.built_in] == ["receiver.maintenance.sweep"]
+    assert [one.name for one in found.routes if one.built_in] == ["receiver.maintenance.sweep"]
     forgotten, wants = found.warnings
     assert forgotten.startswith("plug.forgotten is a @task that no TaskRoute declares")
     assert wants.startswith("plug.wants: parameter it has a complex, which no message can carry")

@@ -25,8 +25,6 @@ def route(
 ) -> LocalRoute:
     return LocalRoute(
         name=name,
-        path=f"m.{name}",
-        built_in=False,
         schedule=schedule,
         schedule_timezone="UTC" if schedule else None,
         ack_deadline=60,
