@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import signal
 import sys
@@ -13,11 +12,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 import httpx
+import msgspec
 
-from receiver.contract.encode import scheduled_payload
 from receiver.dev.folder import Folder
 from receiver.dev.local_routes import load_routes
 from receiver.dev.processes import ParentPipe
+from receiver.dev.scheduler import scheduled_message
 from receiver.errors import ConfigurationError
 from receiver.local_postgres.files import LocalPostgresError
 
@@ -84,7 +84,7 @@ def fire(name: str) -> None:
         raise ConfigurationError(f"{name} has no schedule; send it with `receiver push {name}`")
     host = environ["PUBSUB_EMULATOR_HOST"]
     url = f"http://{host}/v1/projects/{environ['GCP_PROJECT_ID']}/topics/{route.topic_name}:publish"
-    message = {"data": base64.b64encode(scheduled_payload(name)).decode(), "attributes": {"task_name": name}}
+    message = msgspec.to_builtins(scheduled_message(name))
     try:
         answer = httpx.post(url, json={"messages": [message]}, timeout=10, trust_env=False)
     except httpx.TransportError as error:

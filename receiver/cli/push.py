@@ -165,7 +165,8 @@ def _check_served(client: httpx.Client, url: str, signer: Signer) -> None:
         raise SettingError(
             "TASKS_OIDC_CERTS_URL",
             url,
-            f"it does not know the key in {FOLDER_NAME}/{KEY_FILE}; use {SUGGESTION} or another free port, for receiver and push",
+            f"it does not know the key in {FOLDER_NAME}/{KEY_FILE}; start what does (`receiver dev`), or use {SUGGESTION} "
+            "or another free port, for receiver and push",
         )
 
 

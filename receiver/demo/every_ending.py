@@ -75,19 +75,17 @@ MALFORMED: Final = b'{"message": {"data": "bm90IGpzb24=", "messageId": "1001"}}'
 def environ(url: str, database_url: str, certs_url: str) -> dict[str, str]:
     """The environment of the demo's receiver: this process's, with settings of its own."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
-    return (
-        inherited
-        | LOW_LIMITS
-        | {
-            "CLOUD_RUN_SERVICE_URL": url,
-            "DATABASE_URL": database_url,
-            "GCP_PROJECT_ID": PROJECT,
-            "PORT": url.rpartition(":")[2],
-            "TASKS_MODULES": MODULE,
-            "TASKS_OIDC_CERTS_URL": certs_url,
-            "TASKS_SERVICE_ACCOUNT": EMAIL,
-        }
-    )
+    return {
+        **inherited,
+        **LOW_LIMITS,
+        "CLOUD_RUN_SERVICE_URL": url,
+        "DATABASE_URL": database_url,
+        "GCP_PROJECT_ID": PROJECT,
+        "PORT": url.rpartition(":")[2],
+        "TASKS_MODULES": MODULE,
+        "TASKS_OIDC_CERTS_URL": certs_url,
+        "TASKS_SERVICE_ACCOUNT": EMAIL,
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -104,7 +104,9 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
     with folder.locked():
         ports = _ports(folder, given)
         folder.keep_ports(ports)
-        former = _former(folder)
+        former = dict[str, str]()
+        with suppress(ConfigurationError):  # nothing that others may have written
+            former = folder.environ()
         password = urlsplit(former.get("DATABASE_URL", "")).password
         secret = former.get("PUBSUB_EMULATOR_HOST", "").partition("/")[2] or secrets.token_hex(16)
         with (
@@ -134,14 +136,6 @@ def prepared(working: Path, environ: Mapping[str, str]) -> Iterator[Prepared]:
             yield Prepared(working, folder, own, project, faults, listener, secret, lines)
 
 
-def _former(folder: Folder) -> Mapping[str, str]:
-    """The variables of the last run: a web process keeps its settings. Nothing that others may have written."""
-    try:
-        return folder.environ()
-    except ConfigurationError:
-        return {}
-
-
 def _shared(
     given: Mapping[str, str], project: LocalProject, ports: Ports, database_url: str, secret: str
 ) -> dict[str, str]:
@@ -167,44 +161,38 @@ def _ports(folder: Folder, environ: Mapping[str, str]) -> Ports:
     pubsub = known.pubsub if known else _first_free(DEFAULT_PORTS.pubsub, receiver)
     postgres = known.postgres if known else _first_free(DEFAULT_PORTS.postgres, receiver, pubsub)
     anew = f"delete {folder.path / PORTS_FILE} to have new ports chosen"
-    for port, who in ((receiver, "the receiver"), (pubsub, "the local Pub/Sub"), (postgres, "PostgreSQL")):
-        is_ours = who == "the receiver"
-        if port == receiver and not is_ours:
+    for port, who in ((pubsub, "the local Pub/Sub"), (postgres, "PostgreSQL")):
+        if port == receiver:
             raise ConfigurationError(
                 f"PORT is {receiver}, and {who} listens there; set PORT to another, or {anew}"
             )
-        if not _becomes_free(port):
-            mend = "set PORT to another" if is_ours else anew
-            raise ConfigurationError(
-                f"port {port} (for {who}) is taken by another program; stop that one, or {mend}"
-            )
+        _await_free(port, who, anew)
+    _await_free(receiver, "the receiver", "set PORT to another")
     return Ports(receiver, pubsub, postgres)
 
 
 def _first_free(favourite: int, *others: int) -> int:
     """The first free port from here on. Not any free port: the system may give that to another program meanwhile."""
-    candidates = (port for port in range(favourite, favourite + PORTS_TRIED) if port not in others)
-    found = next(filter(is_free, candidates), None)
-    if found is None:
-        raise ConfigurationError(f"the ports from {favourite} to {favourite + PORTS_TRIED - 1} are all taken")
-    return found
+    for port in range(favourite, favourite + PORTS_TRIED):
+        if port not in others and is_free(port):
+            return port
+    raise ConfigurationError(f"the ports from {favourite} to {favourite + PORTS_TRIED - 1} are all taken")
 
 
-def _becomes_free(port: int) -> bool:
+def _await_free(port: int, who: str, mend: str) -> None:
     end = time.monotonic() + PORT_WAIT
     while not is_free(port):
         if time.monotonic() > end:
-            return False
+            raise ConfigurationError(
+                f"port {port} (for {who}) is taken by another program; stop that one, or {mend}"
+            )
         time.sleep(0.05)
-    return True
 
 
 def is_free(port: int) -> bool:
     """Whether the port is free now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
+    try:
+        listening(port).close()
+    except OSError:
+        return False
     return True

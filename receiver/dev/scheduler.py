@@ -40,6 +40,10 @@ def next_firing(schedule: str, timezone: str, after: float) -> float:
     return next(CronSim(schedule, start)).timestamp()
 
 
+def _next(route: LocalRoute, now: float) -> float:
+    return next_firing(route.schedule or "", route.schedule_timezone or "UTC", now)
+
+
 class Scheduler:
     """Fires schedules until cancelled.
 
@@ -62,12 +66,9 @@ class Scheduler:
         now = time.time()
         kept = {name: due for name, (due, route) in self._due.items() if route in routes}
         self._due = {
-            route.name: (
-                kept.get(route.name) or next_firing(route.schedule, route.schedule_timezone, now),
-                route,
-            )
+            route.name: (kept.get(route.name) or _next(route, now), route)
             for route in routes
-            if route.schedule is not None and route.schedule_timezone is not None
+            if route.schedule is not None
         }
         self._changed.set()
 
@@ -77,8 +78,8 @@ class Scheduler:
             self._changed.clear()
             now = time.time()
             for name, (due, route) in list(self._due.items()):
-                if due <= now and route.schedule is not None and route.schedule_timezone is not None:
-                    self._due[name] = (next_firing(route.schedule, route.schedule_timezone, now), route)
+                if due <= now:
+                    self._due[name] = (_next(route, now), route)
                     self._broker.publish(self._topic(route), [scheduled_message(name)])
                     self._fired(route)
             first = min((due for due, _ in self._due.values()), default=now + LONGEST_SLEEP)

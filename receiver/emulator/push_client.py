@@ -42,15 +42,12 @@ def message(
     *,
     task_id: str | None = None,
     message_id: str | None = None,
-    enqueued_at: datetime | None = None,
     attributes: Mapping[str, str] | None = None,
     subscription: str = SUBSCRIPTION,
 ) -> bytes:
-    """The body of a push for one task. Defaults: new ids; `enqueued_at` is now."""
+    """The body of a push for one task. Defaults: new ids."""
     now = datetime.now(UTC)
-    payload = encode_payload(
-        task_id or new_task_id(), task_name, list(args), dict(kwargs or {}), enqueued_at or now
-    )
+    payload = encode_payload(task_id or new_task_id(), task_name, list(args), dict(kwargs or {}), now)
     return encode_envelope(payload, message_id or new_message_id(), now, subscription, dict(attributes or {}))
 
 

@@ -132,18 +132,6 @@ class Postgres:
 
     # --- its parts --------------------------------------------------------------------------------------------
 
-    @property
-    def _data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def _log(self) -> Path:
-        return self.folder / access.LOG
-
-    @property
-    def _rules(self) -> Path:
-        return self.folder / "pg_hba.conf"
-
     def _make_folder(self) -> None:
         account = self._programs.account
         if self._given is None:
@@ -153,6 +141,8 @@ class Postgres:
             self.folder = self._given.absolute()
             ours = not self.folder.exists()
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._data, self._log = self.folder / "data", self.folder / access.LOG
+        self._rules = self.folder / "pg_hba.conf"
         access.take(self.folder)
         if account is not None:
             if os.path.lexists(self._data):

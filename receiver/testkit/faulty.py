@@ -45,18 +45,11 @@ MOST_EXECUTIONS = 10_000
 MOST_TEXT: Final = 10_000_000
 """Characters of each value in them: a test has few, and compares them."""
 
-_TIMES = (
-    ("task_executions", "lease_expires_at"),
-    ("task_executions", "run_after"),
-    ("task_executions", "publishing_until"),
-    ("task_executions", "enqueued_at"),
-    ("task_executions", "published_at"),
-    ("task_executions", "started_at"),
-    ("task_executions", "finished_at"),
-    ("task_executions", "dead_lettered_at"),
-    ("rejected_messages", "first_seen"),
-    ("rejected_messages", "last_seen"),
-)
+_TIMES: Final = {
+    "task_executions": "lease_expires_at run_after publishing_until enqueued_at published_at started_at finished_at "
+    "dead_lettered_at",
+    "rejected_messages": "first_seen last_seen",
+}
 """The columns that `advance` moves."""
 
 SWEEP_TIME = timedelta(seconds=60)
@@ -126,26 +119,15 @@ class Receiver:
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._service = service = Service(settings, registry, emit=_drop)
+        self.registry = service.registry
         self._endpoint = service.endpoint
         self._endpoint.runner = self.runner = FaultyRunner(service.runner)
 
-    def knows(self, name: str) -> bool:
-        """Whether a route has this name."""
-        return self._service.registry.find(name) is not None
-
     def subscription_of(self, name: str) -> str:
         """The full name of the subscription that brings the messages of a task, also of an unknown one."""
-        settings, route = self._service.settings, self._service.registry.find(name)
+        settings, route = self._service.settings, self.registry.find(name)
         topic = topic_name(settings.environment, settings.namespace, name if route is None else route.path)
         return f"projects/local/subscriptions/{subscription_name(topic)}"
-
-    def takers(self, topic: str) -> list[tuple[str, str]]:
-        """The tasks that take messages of a foreign topic: name, and subscription."""
-        return [
-            (route.name, f"projects/local/subscriptions/{route.foreign_subscription_name}")
-            for route in self._service.registry.routes
-            if route.topic == topic
-        ]
 
     def dead_letter(self, message: QueuedMessage) -> QueuedMessage:
         """The message as Pub/Sub delivers it once it has given it up."""
@@ -187,11 +169,9 @@ class Receiver:
 
     async def advance(self, by: timedelta) -> None:
         """Moves the times of the record into the past by this duration."""
-        for table, column in _TIMES:
-            await self._service.ledger.pool.fetch(
-                f"UPDATE {table} SET {column} = {column} - $1::interval WHERE {column} IS NOT NULL",  # noqa: S608 - our own names
-                by,
-            )
+        for table, columns in _TIMES.items():
+            moved = ", ".join(f"{column} = {column} - $1::interval" for column in columns.split())
+            await self._service.ledger.pool.fetch(f"UPDATE {table} SET {moved}", by)  # noqa: S608 - our own names
 
     async def sweep(self, pubsub: Any) -> Any:
         """One sweep, as the scheduler starts it each minute. It publishes to `pubsub`. Returns its counts."""

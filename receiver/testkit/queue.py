@@ -98,10 +98,12 @@ class TaskQueue:
         """
         body = data if isinstance(data, bytes) else msgspec.json.encode(data)
         message_id, made = new_message_id(), []
-        for name, subscription in self._receiver.takers(topic):
-            sent = encode_envelope(body, message_id, datetime.now(UTC), subscription, attributes)
-            made.append(QueuedMessage(foreign_id(open_push(sent)), name, sent))
-            self.arrive(made[-1])
+        for route in self._receiver.registry.routes:
+            if route.topic == topic:
+                subscription = f"projects/local/subscriptions/{route.foreign_subscription_name}"
+                sent = encode_envelope(body, message_id, datetime.now(UTC), subscription, attributes)
+                made.append(QueuedMessage(foreign_id(open_push(sent)), route.name, sent))
+                self.arrive(made[-1])
         if not made:
             raise AssertionError(f"no TaskRoute has topic={topic!r}")
         return [each.task_id for each in made]
@@ -188,7 +190,7 @@ class TaskQueue:
         if isinstance(task, str):
             return task
         name = str(getattr(task, "func", task).__name__)
-        if not self._receiver.knows(name):
+        if self._receiver.registry.find(name) is None:
             raise AssertionError(
                 f"no TaskRoute declares {name}; the fixture receiver_registry says which there are"
             )

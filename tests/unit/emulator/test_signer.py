@@ -59,15 +59,6 @@ def test_a_damaged_file_is_a_configuration_error_that_says_what_to_do(tmp_path: 
         Signer.load_or_create(path)
 
 
-def test_a_key_beside_another_certificate_is_refused(tmp_path: Path, signer: Signer) -> None:
-    path = tmp_path / "signer.pem"
-    Signer.load_or_create(path)
-    text = path.read_text()
-    path.write_text(text[: text.index("-----BEGIN CERTIFICATE")] + signer.certificate)
-    with pytest.raises(ConfigurationError, match="does not fit"):
-        Signer.load_or_create(path)
-
-
 def test_a_file_that_cannot_be_made_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match="choose another folder"):
