@@ -19,6 +19,7 @@ from receiver.settings import (
     Settings,
     environment_and_namespace,
 )
+from tests.stage.cases import case
 
 SERVING = {
     "GCP_PROJECT_ID": "gyrinx-prod",
@@ -47,9 +48,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     assert plain(Settings.from_environ({})) == plain(Settings())
 
 
-@pytest.mark.parametrize("variable", [variable.name for variable in VARIABLES])
-def test_a_blank_value_counts_as_unset(variable: str) -> None:
-    assert plain(Settings.from_environ({variable: " "})) == plain(Settings())
+def test_a_blank_value_counts_as_unset() -> None:
+    for variable in VARIABLES:
+        assert plain(Settings.from_environ({variable.name: " "})) == plain(Settings()), variable
 
 
 GOOD = [
@@ -136,10 +137,11 @@ GOOD = [
 ]
 
 
-@pytest.mark.parametrize(("variable", "value", "name", "expected"), GOOD)
-def test_a_good_value_is_read(variable: str, value: str, name: str, expected: object) -> None:
-    read = getattr(Settings.from_environ({variable: value}), name)
-    assert read == (value if expected is None else expected)
+def test_a_good_value_is_read() -> None:
+    for variable, value, name, expected in GOOD:
+        with case(variable, value):
+            read = getattr(Settings.from_environ({variable: value}), name)
+            assert read == (value if expected is None else expected)
 
 
 BAD = {
@@ -199,18 +201,15 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("variable", "value"), [(variable, value) for variable, values in BAD.items() for value in values]
-)
-def test_a_bad_value_is_refused_in_one_line_that_names_variable_and_what_is_allowed(
-    variable: str, value: str
-) -> None:
-    error = refused(**{variable: value})
-    assert error.variable == variable
-    assert str(error).startswith(f"{variable} is ")
-    assert error.allowed.startswith(("use ", "its sslmode can be ", "percent-encode "))
-    assert "hunter2" not in str(error)
-    assert "hunter2" not in repr(error.__cause__)
+def test_a_bad_value_is_refused_in_one_line_that_names_variable_and_what_is_allowed() -> None:
+    for variable, value in [(variable, value) for variable, values in BAD.items() for value in values]:
+        with case(variable, value):
+            error = refused(**{variable: value})
+            assert error.variable == variable
+            assert str(error).startswith(f"{variable} is ")
+            assert error.allowed.startswith(("use ", "its sslmode can be ", "percent-encode "))
+            assert "hunter2" not in str(error)
+            assert "hunter2" not in repr(error.__cause__)
 
 
 def outcome(**environ: str) -> Settings | SettingError:
