@@ -22,12 +22,17 @@ _GO_ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """The execution of a rejected message, if it can be found out, and the names that its task may have."""
+    """The execution of a rejected message, if it can be found out, and the names that its task may have.
+
+    Attributes:
+        arguments: `args` and `kwargs` as JSON text, where the message could be read so far.
+    """
 
     task_id: str
     names: frozenset[str]
     message_id: str | None = None
     delivery_attempt: int | None = None
+    arguments: tuple[bytes, bytes] | None = None
 
 
 _NOTHING: Final = msgspec.Raw(b"null")

@@ -203,7 +203,10 @@ class PushEndpoint:
         delivery = push.delivery
         if delivery is not None:
             names = push.route.names if push.route is not None else frozenset({delivery.task_name})
-            return Identity(delivery.task_id, names, delivery.message_id, delivery.delivery_attempt)
+            arguments = (delivery.args, delivery.kwargs)
+            return Identity(
+                delivery.task_id, names, delivery.message_id, delivery.delivery_attempt, arguments
+            )
         found = identify(body)
         if found is None or self.own is None:
             return found

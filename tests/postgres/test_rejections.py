@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from receiver.contract.encode import encode_envelope, encode_payload
 from receiver.contract.identity import Identity, rejection_key
@@ -202,6 +203,22 @@ async def test_an_id_that_belongs_to_another_task_leaves_that_task_alone(
     before = await look.row("id")
     assert isinstance(await rejections(pool).reject(body(), FOREIGN, identity("id")), Refused)
     assert await look.row("id") == before
+
+
+@pytest.mark.parametrize(
+    ("args", "status"),
+    [(b"[1, 2]", "READY"), (b'["\\u0000"]', "READY"), (b"[1.0]", "FAILED"), (None, "FAILED")],
+    ids=["others", "unstorable", "the row's", "unknown"],
+)
+async def test_arguments_that_do_not_fit_fail_the_row_only_if_they_are_its_own(
+    pool: RecordPool, look: Look, args: bytes | None, status: str
+) -> None:
+    """Who knows an id, and may publish, cannot make its execution FAILED by a message of others."""
+    await look.seed("id", args="[1]")
+    said = replace(identity("id"), arguments=None if args is None else (args, b"{}"))
+    assert isinstance(await rejections(pool).reject(body(), MISFIT, said), Refused)
+    assert (await look.row("id"))["status"] == status
+    assert len(await kept(look)) == 1
 
 
 async def test_a_ready_row_that_is_rejected_again_has_one_line(pool: RecordPool, look: Look) -> None:

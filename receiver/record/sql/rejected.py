@@ -6,10 +6,12 @@ removes what is old.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from receiver.errors import ItemRefused, RejectionReason
 from receiver.record.sql.standbys import KEPT
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ WITH held AS (
     SELECT task_id, fence, attempt FROM task_executions
     WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND environment = $8
       AND (task_name = ANY ($3) OR task_path = ANY ($3))
+      AND ($9::text IS NULL OR args = $9::text::jsonb AND kwargs = $10::text::jsonb)
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 ended AS (
@@ -59,18 +62,24 @@ RETURNING e.task_id
 async def fail_ready(
     executor: Executor, identity: Identity, rejected: Rejected, *, whose: Whose, instance: str
 ) -> None:
-    """READY → FAILED, not final: the execution's message was rejected, and its next delivery may be understood."""
-    await executor.fetch(
-        FAIL_READY,
-        identity.task_id,
-        whose.namespace,
-        list(identity.names),
-        f"{rejected.reason}: {rejected.detail}",
-        identity.message_id,
-        identity.delivery_attempt,
-        instance,
-        whose.environment,
-    )
+    """READY → FAILED, not final: the execution's message was rejected, and its next delivery may be understood.
+
+    Arguments that do not fit the function must be the row's: who knows an id cannot make its execution FAILED by others.
+    """
+    known = identity.arguments if rejected.reason is RejectionReason.BAD_ARGUMENTS else None
+    with suppress(ItemRefused):  # PostgreSQL cannot hold them: they are not the row's
+        await executor.fetch(
+            FAIL_READY,
+            identity.task_id,
+            whose.namespace,
+            list(identity.names),
+            f"{rejected.reason}: {rejected.detail}",
+            identity.message_id,
+            identity.delivery_attempt,
+            instance,
+            whose.environment,
+            *((None, None) if known is None else (text.decode() for text in known)),
+        )
 
 
 ROW_BYTES: Final = 256

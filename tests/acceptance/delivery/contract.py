@@ -59,7 +59,7 @@ REJECTED = Ending(
     "another task",
     400,
     "nacks",
-    "FAILED if a READY row exists; the message is kept in `rejected_messages`",
+    "FAILED if a READY row exists, and has these arguments where they do not fit; the message is kept in `rejected_messages`",
 )
 NOT_ITS_OWN = Ending(
     "comes by a subscription that is not its task's own, with `TASKS_SUBSCRIPTIONS=own`",
@@ -243,7 +243,7 @@ def _unrecorded(name: str, scenario: Scenario, row: Mapping[str, Any] | None = N
 
 _PATH: Final = "acceptance_tasks"
 _FORMER: Final[dict[str, Any]] = {"task_name": "renamed", "task_path": f"{_PATH}.renamed"}
-_UNFIT: Final = play.body_of(lambda s: pusher.message("succeed", kwargs={"nobody": s.label}, task_id=s.label))
+_UNFIT: Final = play.body_of(lambda s: pusher.message("succeed", kwargs={"nobody": 1}, task_id=s.label))
 _UNKNOWN: Final = push("nobody_knows")
 
 CASES: Final = (
@@ -316,9 +316,13 @@ CASES: Final = (
     _rejected("unknown task, enqueued", with_row(_UNKNOWN, "nobody_knows"), Reason.UNKNOWN_TASK,
               _row("FAILED", final=False, attempt=0, error_type="Rejected"), attempts=("REJECTED",)),
     _rejected("unfit arguments", _UNFIT, Reason.BAD_ARGUMENTS),
-    _rejected("unfit arguments, enqueued", with_row(_UNFIT, "succeed"), Reason.BAD_ARGUMENTS,
-              _row("FAILED", final=False, attempt=0, error_type="Rejected"), attempts=("REJECTED",)),
-    _rejected("unfit arguments by a former name, enqueued", with_row(play.from_an_alias, "renamed"),
+    _rejected("unfit arguments, enqueued", with_row(_UNFIT, "succeed", kwargs='{"nobody": 1}'),
+              Reason.BAD_ARGUMENTS, _row("FAILED", final=False, attempt=0, error_type="Rejected"),
+              attempts=("REJECTED",)),
+    _rejected("unfit arguments that are not the row's", with_row(_UNFIT, "succeed"), Reason.BAD_ARGUMENTS,
+              _row("READY", final=False, attempt=0)),
+    _rejected("unfit arguments by a former name, enqueued", with_row(
+        play.from_an_alias, "renamed", args='["too", "many", "now"]'),
               Reason.BAD_ARGUMENTS, _row("FAILED", final=False, attempt=0), attempts=("REJECTED",)),
     _rejected("malformed payload, enqueued", with_row(
         play.body_of(play.spelled({"enqueued_at": "yesterday"})), "succeed"),
