@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from receiver.errors import PermanentError
 from receiver.tasks.backend import aenqueue_many, configure, enqueue_many, offer
-from receiver.tasks.call import TaskResult
+from receiver.tasks.call import Backend, TaskResult
 from receiver.tasks.context import TaskContext
 from receiver.tasks.route import TaskRoute
 from receiver.tasks.task import Task, task
-
-if TYPE_CHECKING:
-    from receiver.tasks.call import Backend
 
 __all__ = [
     "PermanentError",

@@ -202,9 +202,8 @@ class TaskResult(Generic[T]):
         """
         match self.status:
             case TaskResultStatus.SUCCESSFUL:
-                known = (
-                    self.task is not None and self.value is not None
-                )  # None: a switch that was off returned nothing
+                # None: a switch that was off returned nothing.
+                known = self.task is not None and self.value is not None
                 result: T = self.task.returned(self.value) if self.task and known else self.value
                 return result
             case TaskResultStatus.FAILED:

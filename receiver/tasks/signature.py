@@ -130,10 +130,8 @@ def _signatures(function: Callable[..., Any]) -> tuple[Signature, Signature | No
 
 
 def _signature(function: Callable[..., Any]) -> Signature:
-    if sys.version_info >= (
-        3,
-        14,
-    ):  # pragma: no cover - there, annotations that only a type checker imports would raise
+    # There, annotations that only a type checker imports would raise.
+    if sys.version_info >= (3, 14):  # pragma: no cover
         import annotationlib  # noqa: PLC0415 - new in 3.14
 
         return inspect.signature(

@@ -56,9 +56,8 @@ class Task(Generic[P, R_co]):
             raise DeclarationError(
                 f"@task takes a function, not {getattr(func, '__name__', type(func).__name__)}"
             )
-        functools.update_wrapper(
-            self, func
-        )  # first: it copies all attributes of the function, and ours must win
+        # First: it copies all attributes of the function, and ours must win.
+        functools.update_wrapper(self, func)
         self.func = func
         self.name: str = func.__name__
         self.path: str = f"{func.__module__}.{func.__qualname__}"

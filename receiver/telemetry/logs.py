@@ -199,9 +199,8 @@ class _Lines(logging.StreamHandler[TextIO]):
         if level < logger.level:
             return
         try:
-            if not (
-                logger.handlers or logger.propagate
-            ):  # `dictConfig` takes them from a logger that it only gives a level
+            # `dictConfig` takes them from a logger that it only gives a level.
+            if not (logger.handlers or logger.propagate):
                 logger.addHandler(self)
             if not self._is_alone(level):
                 _hand_over(event, level, message, fields)
