@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 
 from receiver.local_postgres import files
 from tests.stage import servers
+from tests.stage.reused import ReusedDatabase
 
 
 async def tables(database_url: str) -> set[str]:
@@ -33,3 +36,23 @@ async def test_a_tests_database_is_on_the_server_that_was_asked_for(database_url
     finally:
         await connection.close()
     assert found == (files.find(servers.PROGRAMS).major, servers.TLS)
+
+
+def test_a_database_whose_rows_were_analysed_is_no_other_tests(reused_database: ReusedDatabase) -> None:
+    """The next test's plans would depend on what ran before it."""
+
+    async def analyse(url: str) -> None:
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute(
+                "INSERT INTO rejected_messages (key, body, reason, detail, namespace, task_name, count, first_seen, last_seen)"
+                " VALUES ('k', '', 'unknown_task', '', 's', 'n', 1, now(), now())"
+            )
+            await connection.execute("ANALYZE")
+        finally:
+            await connection.close()
+
+    url = reused_database.url()
+    asyncio.run(analyse(url))
+    reused_database.empty()
+    assert reused_database.url() != url
