@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select
 
 from receiver.errors import RejectionReason
-from receiver.reading.queries import LISTED
+from receiver.reading.queries import LISTED, mine
 from receiver.record.schema import rejected_messages, task_executions
 from receiver.tasks.call import TaskResultStatus
 
@@ -54,14 +54,12 @@ async def given_up(
         rows.task_id, rows.task_name, rows.status, rows.final, rows.dead_letters, rows.dead_lettered_at,
         rows.run_after, rows.error_type, rows.error_message,
     ).where(
-        rows.namespace == whose.namespace,
-        rows.environment == whose.environment,
+        mine(task_executions, whose),
         rows.dead_lettered_at.is_not(None),  # its index
         rows.status != TaskResultStatus.SUCCESSFUL.value,
     )  # fmt: skip
     messages = select(kept.key, kept.task_name, kept.count.label("times"), kept.last_seen).where(
-        kept.namespace == whose.namespace,
-        kept.environment == whose.environment,
+        mine(rejected_messages, whose),
         kept.reason == RejectionReason.DEAD_LETTER.value,
         kept.replayed_at.is_(None),
     )

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from sqlalchemy import DateTime, case, func, literal_column, or_, select
+from sqlalchemy import DateTime, and_, case, func, literal_column, or_, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
@@ -28,7 +28,7 @@ from receiver.tasks.call import TaskResultStatus
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from sqlalchemy import Column
+    from sqlalchemy import Column, Table
     from sqlalchemy.ext.asyncio import AsyncConnection
     from sqlalchemy.sql import ColumnElement
 
@@ -177,6 +177,11 @@ async def reading(database: Database) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()
 
 
+def mine(table: Table, whose: Whose) -> ColumnElement[bool]:
+    """The rows of this receiver and environment."""
+    return and_(table.c.namespace == whose.namespace, table.c.environment == whose.environment)
+
+
 async def executions(
     connection: AsyncConnection,
     whose: Whose,
@@ -205,9 +210,7 @@ async def executions(
         most: characters of each argument list and result; see `documents.read`.
     """
     rows = task_executions.c
-    query = select(*_columns(most)).where(
-        rows.namespace == whose.namespace, rows.environment == whose.environment
-    )
+    query = select(*_columns(most)).where(mine(task_executions, whose))
     for column, value in ((rows.status, status), (rows.group_key, group), (rows.label, label)):
         if value is not None:
             query = query.where(column == str(value))
@@ -260,10 +263,7 @@ async def _beside(connection: AsyncConnection, attempt: Attempt) -> tuple[str, .
 
 async def rejected_count(connection: AsyncConnection, whose: Whose) -> int:
     """How many messages are kept that could not become an execution."""
-    rows = rejected_messages.c
-    query = select(func.count()).where(
-        rows.namespace == whose.namespace, rows.environment == whose.environment
-    )
+    query = select(func.count()).where(mine(rejected_messages, whose))
     return int((await connection.execute(query)).scalar_one())
 
 
@@ -282,9 +282,7 @@ async def unfinished(connection: AsyncConnection, whose: Whose) -> dict[str, int
     rows = task_executions.c
     query = (
         select(rows.task_path, func.count().label("rows"))
-        .where(
-            rows.namespace == whose.namespace, rows.environment == whose.environment, rows.final.is_(False)
-        )
+        .where(mine(task_executions, whose), rows.final.is_(False))
         .group_by(rows.task_path)
     )
     found = await connection.execute(query)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, or_, select
 
-from receiver.reading.queries import LISTED
+from receiver.reading.queries import LISTED, mine
 from receiver.record.schema import rejected_messages
 
 if TYPE_CHECKING:
@@ -58,13 +58,11 @@ async def rejections(
     limit: int = LISTED,
 ) -> list[Rejection]:
     """Rejected messages, those seen last first; arguments as `executions`."""
-    query = select(*_REJECTION).order_by(rejected_messages.c.last_seen.desc(), rejected_messages.c.key)
-    for column, value in (
-        (rejected_messages.c.reason, reason),
-        (rejected_messages.c.task_name, task),
-        (rejected_messages.c.namespace, whose.namespace),
-        (rejected_messages.c.environment, whose.environment),
-    ):
+    rows = rejected_messages.c
+    query = (
+        select(*_REJECTION).where(mine(rejected_messages, whose)).order_by(rows.last_seen.desc(), rows.key)
+    )
+    for column, value in ((rows.reason, reason), (rows.task_name, task)):
         if value is not None:
             query = query.where(column == value)
     return [Rejection(**row) for row in (await connection.execute(query.limit(limit))).mappings()]
@@ -74,8 +72,7 @@ async def rejection(connection: AsyncConnection, whose: Whose, key: str) -> list
     """The rejected messages of this key, or of this message id, each with its body."""
     own = func.substring(rejected_messages.c.key, "[^ ]*$")
     query = select(*_REJECTION, rejected_messages.c.body).where(
-        rejected_messages.c.namespace == whose.namespace,
-        rejected_messages.c.environment == whose.environment,
+        mine(rejected_messages, whose),
         or_(rejected_messages.c.key == key, own == key),
     )
     found = (await connection.execute(query.order_by(rejected_messages.c.key))).mappings()

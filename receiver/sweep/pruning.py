@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from receiver.errors import ItemRefused
 from receiver.record.one_by_one import written
 from receiver.record.sql import pruning, rejected
+from receiver.sweep.owed import parts
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
 if TYPE_CHECKING:
@@ -35,10 +36,6 @@ SWEEP_PATH: Final = "receiver.maintenance.sweep"
 
 FIRINGS: Final = timedelta(days=1)
 """How long executions of the sweep itself are kept. A late duplicate would only sweep once more."""
-
-
-BLOCKS: Final = 2048
-"""Blocks of the table in one statement, 16 MB: 15 ms when they are in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,11 +144,11 @@ class Pruning:
                 yield step
 
     async def _outdated_in(self, retention: Retention, part: tuple[int, int]) -> AsyncIterator[PrunedCounts]:
-        for start in range(part[0], part[1], BLOCKS):
+        for blocks in parts(part):
             after = ""
             while found := await pruning.find_outdated_in(
                 self._executor,
-                (start, min(start + BLOCKS, part[1])),
+                blocks,
                 whose=self._whose,
                 successful=retention.successful,
                 failed=retention.failed,

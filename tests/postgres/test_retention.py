@@ -90,7 +90,7 @@ async def test_each_statement_is_bounded_and_none_is_passed_over(
 ) -> None:
     """A part of the table at a time, so many rows at a time; what the application refers to stays and is passed."""
     monkeypatch.setattr("receiver.sweep.pruning.PRUNE_ROWS", 7)
-    monkeypatch.setattr("receiver.sweep.pruning.BLOCKS", 2)
+    monkeypatch.setattr("receiver.sweep.owed.BLOCKS", 2)
     for number in range(60):
         await look.seed(f"{number:02}", "SUCCESSFUL", **ended(20), kwargs='{"a": "' + "x" * 900 + '"}')
     await look.seed("kept", "FAILED", **ended(20), final=True)
