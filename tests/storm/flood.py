@@ -95,6 +95,28 @@ class Crowd:
             await asyncio.sleep(0.1)
         self.acks.note(label)
 
+    async def beside(self, task: str, label: str, times: int, slots: int) -> Counter[int]:
+        """Pushes a message to every receiver so many times, with neighbours that fill its places: how those were answered at first."""
+        first: Counter[int] = Counter()
+        body = pusher.message(task, [label], task_id=label)
+        for _ in range(times):
+            for place in self.places:
+                pushes = [
+                    self._neighbour(place, f"beside-{next(self._turns)}", first) for _ in range(slots - 1)
+                ]
+                # The first is written at once, the others are the next batch.
+                await asyncio.gather(pushes[0], push(place, self.token, body), *pushes[1:])
+        return first
+
+    async def _neighbour(self, place: Place, label: str, first: Counter[int]) -> None:
+        self._expect("plain", label)
+        body = pusher.message("plain", [label], task_id=label)
+        first[status := await push(place, self.token, body)] += 1
+        while status != 200:
+            await asyncio.sleep(0.1)
+            status = await push(place, self.token, body)
+        self.acks.note(label)
+
     async def _member(self, number: int) -> None:
         await asyncio.sleep(self.chance.random())
         turn = 0

@@ -167,7 +167,7 @@ async def _ground(
 
 async def _rage(plan: Plan, chance: random.Random, ground: Ground, crowd: Crowd, report: Report) -> None:
     """Weather, messages and the crowd at once."""
-    weather = Weather(ground, crowd, _chance(chance))
+    weather = Weather(ground, crowd, _chance(chance), plan.slots)
     publishing = traffic.publish(
         ground.pubsub, chance, ground.expected, messages=plan.messages, seconds=plan.seconds * SPREAD
     )

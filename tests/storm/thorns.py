@@ -28,13 +28,19 @@ SLOW: Final = "LOG:  the shop is slow"
 CLOSED: Final = "ERROR:  the shop is closed"
 ROWS: Final = 5
 """One of them slow. A slow row takes a connection of the ledger's four whenever it is tried."""
+TIMES: Final = 5
+"""How often a raising row is pushed to each receiver together with neighbours. A lie or a cut may fail some of those, not most."""
 WITHIN: Final = 20.0
 """Seconds in which each receiver answers a neighbour, and in which both kinds of trouble must be seen: a claim may be in the batch
 that the slow row fails after five seconds, and in that of the next one."""
 
 
-async def grow(ground: Ground, crowd: Crowd) -> bool:
-    """One growth, in which every receiver must answer neighbours. Counted when rows have both raised and slept."""
+async def grow(ground: Ground, crowd: Crowd, slots: int) -> bool:
+    """One growth, in which every receiver must answer neighbours. Counted when rows have both raised and slept.
+
+    Args:
+        slots: the capacity of a receiver.
+    """
     count = ground.log()
 
     async def pricked() -> bool:
@@ -42,10 +48,16 @@ async def grow(ground: Ground, crowd: Crowd) -> bool:
 
     await ground.ask("INSERT INTO thorns VALUES (1)")
     try:
-        await traffic.put(ground.pubsub, ground.expected, "thorny", ROWS)
+        labels = await traffic.put(ground.pubsub, ground.expected, "thorny", ROWS)
         met = await within(WITHIN, pricked)
         if met:
             ground.wrong += await crowd.fresh(WITHIN, "beside a row with a slow trigger")
+            raises = next(label for label in labels if label[-1] not in "05")
+            first = await crowd.beside("thorny", raises, TIMES, slots)
+            if first[500] > first[200]:
+                ground.wrong.append(f"neighbours of a row whose trigger raises were answered {dict(first)}")
+            for status, count in first.items():
+                ground.noted[f"neighbours of a row whose trigger raises, answered {status}"] += count
     finally:
         await ground.ask("DELETE FROM thorns")
     ground.noted["statements that a trigger failed"] += count(CLOSED)

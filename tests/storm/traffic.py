@@ -112,11 +112,12 @@ async def trickle(pubsub: in_thread.LocalPubSub, expected: list[Expected], numbe
     await asyncio.to_thread(pubsub.call, lambda broker: _put(broker, [("parent", label)]))
 
 
-async def put(pubsub: in_thread.LocalPubSub, expected: list[Expected], task: str, count: int) -> None:
-    """So many messages of a task at once."""
+async def put(pubsub: in_thread.LocalPubSub, expected: list[Expected], task: str, count: int) -> list[str]:
+    """So many messages of a task at once; their labels."""
     batch = [(task, f"{task}-h{len(expected) + n:06d}") for n in range(count)]
     expected += [Expected(label, name, succeeds=True) for name, label in batch]
     await asyncio.to_thread(pubsub.call, lambda broker: _put(broker, batch))
+    return [label for _, label in batch]
 
 
 def _topic(name: str, number: int) -> str:

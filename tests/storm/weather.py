@@ -76,6 +76,7 @@ class Weather:
     ground: Ground
     crowd: Crowd
     chance: random.Random
+    slots: int
     done: Counter[str] = field(default_factory=Counter)
     pressing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while the crowd presses: who is timed then is timed by it."""
@@ -170,7 +171,7 @@ class Weather:
 
     async def _grow(self) -> bool:
         async with self.pressing, self._server:
-            return await thorns.grow(self.ground, self.crowd)
+            return await thorns.grow(self.ground, self.crowd, self.slots)
 
     async def _sicken(self, rows: int) -> bool:
         async with self._topic:
