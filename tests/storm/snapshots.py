@@ -10,7 +10,7 @@ from tests.storm.topics import OWED
 
 HEALTHY: Final = 50
 """Rows that are owed beside the dead ones."""
-WITHIN: Final = 40.0
+WITHIN: Final = 90.0
 """Seconds in which they are published: see `topics`."""
 
 FILL: Final = """

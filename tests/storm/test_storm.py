@@ -11,7 +11,7 @@ from tests.storm.storm import storm
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_a_storm_leaves_the_books_balanced() -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")  # noqa: T201 - shown when it fails, to repeat it

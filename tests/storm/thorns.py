@@ -56,8 +56,8 @@ async def grow(ground: Ground, crowd: Crowd, slots: int) -> bool:
             first = await crowd.beside("thorny", raises, TIMES, slots)
             if first[500] > first[200]:
                 ground.wrong.append(f"neighbours of a row whose trigger raises were answered {dict(first)}")
-            for status, count in first.items():
-                ground.noted[f"neighbours of a row whose trigger raises, answered {status}"] += count
+            for status, times in first.items():
+                ground.noted[f"neighbours of a row whose trigger raises, answered {status}"] += times
     finally:
         await ground.ask("DELETE FROM thorns")
     ground.noted["statements that a trigger failed"] += count(CLOSED)
