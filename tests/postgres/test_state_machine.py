@@ -38,6 +38,8 @@ from tests.stage.slow import some_quick
 T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
+LEASE = timedelta(hours=1)
+"""None runs out by itself, however busy the machine is."""
 TASK_IDS = st.sampled_from(["a", "b"])
 OWNERS = st.sampled_from([0, 1])
 DECLARED = route(max_attempts=MAX_ATTEMPTS)
@@ -81,7 +83,7 @@ class Record(RuleBasedStateMachine):
     async def _open(self) -> None:
         self.look = Look(await connect(self.url))
         await self.look.execute("TRUNCATE task_executions, task_attempts, rejected_messages")
-        self.owners = [Instance(self.url, f"owner-{number}") for number in range(2)]
+        self.owners = [Instance(self.url, f"owner-{number}", lease=LEASE) for number in range(2)]
         self.connection = RecordConnection(self.owners[0].database, "machine")
         self.rejections = Rejections(
             self.owners[0].ledger.pool,
@@ -203,7 +205,7 @@ class Record(RuleBasedStateMachine):
         _, claimed = data.draw(st.sampled_from(self.claims))
         model = self.models[claimed.task_id]
         ours = model.status == "RUNNING" and model.fence == claimed.fence and not model.expired
-        moved = self.do(leases.renew(self.connection, [claimed.key], lease=timedelta(seconds=60)))
+        moved = self.do(leases.renew(self.connection, [claimed.key], lease=LEASE))
         assert moved == ({claimed.key} if ours else set())
 
     @precondition(lambda self: self.claims)
@@ -212,7 +214,7 @@ class Record(RuleBasedStateMachine):
         _, claimed = data.draw(st.sampled_from(self.claims))
         model = self.models[claimed.task_id]
         overdue = [claimed.key] if data.draw(st.booleans()) else []
-        left = timedelta(seconds=50)
+        left = LEASE / 2
         self.do(leases.shorten_leases(self.connection, [claimed.key], left=left, overdue=overdue))
         if model.status == "RUNNING" and model.fence == claimed.fence and not overdue:
             model.left = True
