@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from receiver.errors import DatabaseUnavailable, OutOfConnections
-from receiver.record.one_by_one import written
+from receiver.record.in_parts import written
 from receiver.record.sql import leases
 from receiver.record.sqlstates import NotConnected, is_of_some_row
 from receiver.telemetry.events import Emit, ReceiverTrouble

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.record.one_by_one import written
+from receiver.record.in_parts import written
 from receiver.record.sql import rejected, replaying, sweeping
 from receiver.sweep.owed import BATCH, TAKEN, PublishedCounts, parts
 from receiver.sweep.replays import REPLAY_BYTES, REPLAY_MESSAGES

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from receiver.enqueue.publisher import Published
 from receiver.errors import GoogleRefused, ItemRefused
-from receiver.record.one_by_one import written
+from receiver.record.in_parts import SLOW, written
 from receiver.record.sql import outbox, sweeping
 from receiver.record.sql.sweeping import ReadRows
-from receiver.record.sqlstates import LockedOut, OutOfMemory, StatementCancelled
+from receiver.record.sqlstates import OutOfMemory, StatementCancelled
 from receiver.sweep.topics import Topics
 from receiver.tasks.call import TaskResultStatus
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -64,9 +64,6 @@ LOCKED_PAUSE: Final = 0.05
 
 LOCKED_LOOKS: Final = 40
 """How many such looks in a row before those rows are left to the others."""
-
-SLOW: Final = (StatementCancelled, LockedOut)
-"""A row that a trigger of the application fails like this costs seconds: the rest of its task is left to the next sweep."""
 
 BLOCKS: Final = 2048
 """Blocks of the table in one statement of a patrol, 16 MB: 15 ms when they are in memory."""
@@ -161,8 +158,8 @@ class Owed:
     async def taken(
         self, take: Callable[[Sequence[str]], Awaitable[list[Held]]], task_ids: Sequence[str]
     ) -> tuple[list[Held], dict[str, Exception]]:
-        """What `take` gets of these rows, all together, or each alone when a trigger of the application fails one; and those errors."""
-        rows, failed = await written(take, task_ids, until=SLOW)
+        """What `take` gets of these rows, together, or in parts when a trigger of the application fails one; and those errors."""
+        rows, failed = await written(take, task_ids, patient=False)
         for task_id, why in failed.items():
             self._emit(ReceiverTrouble("owed task not taken", str(why), task_id))
         return [row for each in rows for row in each], failed

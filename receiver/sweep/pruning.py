@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import ItemRefused
-from receiver.record.one_by_one import written
+from receiver.record.in_parts import written
 from receiver.record.sql import pruning, rejected
 from receiver.sweep.owed import parts
 from receiver.telemetry.events import Emit, ReceiverTrouble
