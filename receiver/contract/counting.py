@@ -1,7 +1,7 @@
 """How many values the JSON text of arguments has, and how deeply they are nested, counted before it is decoded.
 
 A small text may become large: `{"":{}}` takes 7 bytes, and 300 in memory. And while a text is decoded no other code of the process
-runs, its heartbeat neither. So bytes alone are no bound: values are bounded too, of one message and of all in flight.
+runs, not even the heartbeat. So a limit on bytes is not enough: values are limited too, in one message and in all in flight.
 
 Next: `receiver.contract.message` refuses texts with too many; `receiver.delivery.admission` has room for so many at once.
 """

@@ -2,7 +2,7 @@
 
 `receiver.contract.message` is the inverse: it decodes to equal values.
 
-Next: the publisher sends payloads; `receiver push` and the local Pub/Sub send whole bodies.
+Next: jobs of schedules, `receiver push`, `receiver dev` and the test kit send these. `receiver.enqueue.publisher` writes the payloads of calls.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def encode_payload(
 
 
 def scheduled_payload(name: str) -> bytes:
-    """The payload of each firing of a scheduled task: no `enqueued_at`, and an id that `decode` extends by the message's."""
+    """The payload of each firing of a scheduled task: no `enqueued_at`, and an id to which `delivery_of` adds the message's."""
     return encode_payload(SCHEDULED_PREFIX + name, name)
 
 

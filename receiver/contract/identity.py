@@ -1,8 +1,8 @@
 """For a message that is refused: the execution it names, and the key under which its rejections are counted.
 
-A body that `decode` refuses may still name its message and its execution. Both functions take any bytes and never raise.
+A body that is refused may still name its message and its execution. Both functions take any bytes and never raise.
 
-Next: `receiver.record.rejections` counts by the key; `receiver.delivery.push` looks up whether the execution is final.
+Next: `receiver.record.rejections` looks up whether the execution is final; `receiver.record.kept_messages` counts by the key.
 """
 
 from __future__ import annotations

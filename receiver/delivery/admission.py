@@ -78,7 +78,7 @@ class Place:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def take_more(self, size: int) -> None:
-        """Takes room for so many bytes beside the body, whatever they come to together. Raises Saturated."""
+        """Takes room for so many bytes beside the body. `TASKS_MAX_BODY_BYTES` does not limit their sum. Raises Saturated."""
         if self._admission.bytes_in_flight + size > self._admission.max_inflight_bytes:
             raise Saturated("bytes")
         self._admission.bytes_in_flight += size
@@ -88,8 +88,9 @@ class Place:
         """Takes room for its arguments, before they are decoded.
 
         Args:
-            values: how many they are.
-            growth: bytes that their texts may grow by. Of these no more than half of what the body leaves: it must fit some time.
+            values: how many values they have.
+            growth: bytes that their texts may grow by. At most half of the room beside the body is taken for it, so that the
+                delivery fits at the latest when it is alone.
 
         Raises:
             Saturated: there is none now.

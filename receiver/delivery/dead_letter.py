@@ -86,7 +86,7 @@ class DeadLetters:
 
         Raises:
             DatabaseUnavailable: it may not be committed; the dead letter must be nacked.
-            Saturated: the message is to be kept, and there is no room; so must this one.
+            Saturated: there is no room to keep the message; the dead letter must be nacked too.
         """
         source = restored(pushed)
         moment, arguments = source.publish_time, None

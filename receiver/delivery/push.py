@@ -1,9 +1,9 @@
 """The path of a delivery, from a request to an ending.
 
-    request → verifier → open_push → registry → admission → ledger.claim → runner → ledger.settle → ending
+    request → verifier → admission → open_push → registry → admission → ledger.claim → runner → ledger.settle → ending
 
-Each step adds to the value or refuses it. `receive` is the path; `answer` turns every refusal into an
-ending. Next: `receiver.delivery.replies` turns an ending into an answer to Pub/Sub.
+Admission is asked twice: for a place and the body, and for a thread once the task is known. Each step adds to the
+value or refuses it. `receive` is the path; `answer` turns every refusal into an ending. Next: `receiver.delivery.replies` turns an ending into an answer to Pub/Sub.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """The row's arguments and metadata count: what was committed under an id runs, whatever a later message of that id says.
 
-Invariant: no message changes an execution that has a row. A message that says something else is one line of the log. Equal is
-equal as jsonb, so another spelling of the same values differs in nothing. What is read back has its room like the message's own: a
-message of a few bytes may name a row of megabytes. Without room the execution is handed back, as it was. Next: `receiver.delivery.runner`.
+Invariant: no message changes an execution that has a row. For a message that says something else the log has one line. PostgreSQL
+compares both as jsonb, so another spelling of the same values is no difference. Arguments that are read back take room, as those of a
+message do: a message of a few bytes may name a row of megabytes. Without room the execution is handed back, unchanged.
+
+Next: `receiver.delivery.runner`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ async def as_recorded(
 
     Returns:
         Failed, final, when the function does not take them. HandedBack when they cannot be read now, or are too large to be read:
-        the message that has the same arguments needs no look at them.
+        a message with the same arguments as the row still runs, because then nothing is read.
     """
     call = claimed.call
     why = f"{call.route.name}: the row's arguments and metadata run"

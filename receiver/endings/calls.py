@@ -1,6 +1,6 @@
 """The stages of a delivery as values: Delivery → Call → Claimed.
 
-Each holds the one before it, unchanged. `registry` makes a Call, `ledger.claim` a Claimed,
+Each holds the one before it, unchanged. `delivery.push` makes a Call of what the registry finds, `ledger.claim` a Claimed,
 `runner` turns that into an Outcome.
 
 They are msgspec structs, like every value that each delivery makes: a frozen dataclass of eleven fields takes 2.3 µs to make,

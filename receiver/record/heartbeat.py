@@ -37,10 +37,10 @@ BEATS_PER_LEASE = 3
 """Renewals in one lease: two may fail before the lease is in danger."""
 
 EXPIRY_MARGIN = 0.1
-"""Part of the lease before its end when an execution that was not renewed is called off."""
+"""An execution that was not renewed is called off when this part of its lease is left."""
 
 LOCKED_MARGIN = 0.02
-"""The same for one whose row is locked: the lock may be gone in time, and while it is there nobody takes the row over."""
+"""The same when somebody locks its row. It is less: the lock may go in time, and until it goes nobody can take the row over."""
 
 LOCKED_PAUSE = 0.025
 """Part of the lease between two tries to renew a locked row."""
@@ -53,7 +53,7 @@ class Lease:
         path: its task's.
         confirmed: when it was last known to start, by `time.monotonic()`, taken before the statement was sent.
         gone: whether it is lost, or was given back.
-        margin: part of the lease before its end when it is called off.
+        margin: part of the lease that is left when its execution is called off.
         released: called once, when it is given back.
     """
 

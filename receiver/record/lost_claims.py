@@ -1,9 +1,9 @@
 """Claims that commit after their connection has broken: no request would run them, so they are handed back.
 
 The server goes on with a statement whose client is gone. `statement_timeout` does not bound its COMMIT, which may wait for a hanging
-disk, or for a standby that is away. Its claims then become RUNNING, with a lease that nobody renews. Taken over, they would count
-as crashes, and end without having begun. So they are looked for by the statement's token, until the server's process that ran it
-is gone. It ends with its connection, as soon as its COMMIT is over.
+disk, or for a standby that is away. Its claims then become RUNNING, with a lease that nobody renews. Whoever took them over would
+count a crash, and after some crashes the execution would be FAILED without ever having run. So they are looked for by the statement's
+token, until the server's process that ran it is gone. Its connection is broken, so it ends as soon as its COMMIT is over.
 
 That process is known by its id. Behind a pooler the id is the pooler's own, and the process is never seen: then the search ends
 with the lease. On exit there is one look at once; a claim that commits after it is left to its lease.

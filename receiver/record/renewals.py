@@ -1,8 +1,8 @@
 """Renews leases, whatever may be wrong with a connection or with one of the rows.
 
 PostgreSQL may have no connection slot for the heartbeat's own connection. Then one of the ledger's renews, by way of its loop. A trigger
-of the application may fail the statement for one row, or make it take seconds. Then the rows are renewed task by task, and those of a task
-that fails one by one and last, for a part of the lease only: that task's own may be lost by it, and no neighbour's.
+of the application may fail the statement for one row, or make it take seconds. Then the rows are renewed task by task. The rows of a task
+that fails come last, one by one, as many as `ALONE` allows in one beat: that task may lose leases by it, but its neighbours do not.
 
 Invariant: only claims that still own their rows are renewed, and only before their leases end.
 

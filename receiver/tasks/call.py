@@ -165,7 +165,7 @@ class TaskResult(Generic[T]):
         backend: `refresh` reads through it.
         attempts: runs so far, with the present one; a run that was handed back on shutdown is not counted.
         errors: one for each failed attempt, in order.
-        worker_ids: the known instances that ran it; the instance of the successful run is not recorded.
+        worker_ids: the known instances that ran it, without the instance of the successful run.
         group_key: the key of its group, if any.
         label: its name in its group, for people.
         skipped_by: the kill switch that was off, when it is SUCCESSFUL without having run.

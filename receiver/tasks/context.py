@@ -3,7 +3,7 @@
 A task gets one when its first parameter is annotated `TaskContext`. Invariant: its writes through `connection()` or
 `session()`, and its calls through `enqueue`, commit together with its success, or not at all.
 
-Next: `receiver.delivery.runner` makes it.
+Next: `receiver.delivery.run` makes it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ All values are checked when the route is made, against the limits of Pub/Sub and
 provisioned and served. A route never changes. Only its resource names and its kill switch read the environment, at each
 use.
 
-Next: `receiver.tasks.registry` collects the routes; `receiver.delivery.runner` calls `function`.
+Next: `receiver.tasks.registry` collects the routes; `receiver.delivery.calling` calls `function`.
 """
 
 from __future__ import annotations

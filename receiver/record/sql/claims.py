@@ -72,9 +72,10 @@ class ClaimRow(msgspec.Struct, frozen=True, gc=False):
 
 
 _OWED_AGAIN: Final = "(e.fence > 0 OR e.dead_letters > 0)"
-"""SQL: the row may be owed because a dead letter or a replay says so; a replay raises a fence of 0. A message that was slow may be one that Pub/Sub has given up
-or that was acked, so its claim does not say that Pub/Sub has one: who publishes the row marks it. The first message of a new row
-may come before its enqueuer has marked it; there the claim does."""
+"""SQL: a dead letter or a replay may have made the row owed again (a replay raises a fence of 0 to 1). The message that arrives may then be
+an older, slow one, which Pub/Sub has given up or has seen acked. It does not show that Pub/Sub still has a message, so its claim does not
+mark the row as published: whoever publishes the row does. On all other rows the claim marks it, because the first message may arrive before
+the enqueuer has done so."""
 
 CLAIM: Final = f"""
 WITH input AS MATERIALIZED (

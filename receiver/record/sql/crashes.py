@@ -1,7 +1,7 @@
 """What a crash counts for, and the end of an execution that has no attempt left or has crashed too often.
 
-A crash is found by whoever takes the execution over: the row is RUNNING, and its lease has ended. It costs no attempt. Twice it may
-have been a neighbour's fault. From then on the execution is a suspect, and runs as the only suspect of its instance.
+A crash is found by whoever takes the execution over: the row is RUNNING, and its lease has ended. It costs no attempt. The
+first two crashes may be a neighbour's fault. After them the execution is a suspect, and runs as the only suspect of its instance.
 
 `crashes` alone decides, in the locked row. It needs no second counter: a run that began with `SUSPECT` crashes or more was the
 only suspect of its instance, because nothing else claims such a row.
@@ -26,8 +26,9 @@ CRASHED: Final = 5
 def died(taker: str) -> str:
     """SQL: 1 when the process died under the run that `taker` takes over.
 
-    A release that knows nothing of crashes sets another `lease_owner`; an instance that leaves in order clears `ran_on`. An instance that
-    takes its own run over lives: its settlement was lost with the database.
+    Of a RUNNING row it is 0 in three cases. An older release, which knows nothing of crashes, sets `lease_owner` but not `ran_on`. An
+    instance that stops in order clears `ran_on`. An instance that takes its own run over has not died: the database was away when the run
+    was to be recorded.
     """
     return f"(e.status = 'RUNNING' AND e.ran_on IS NOT DISTINCT FROM e.lease_owner AND e.lease_owner <> {taker})::int"
 

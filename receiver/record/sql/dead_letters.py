@@ -69,7 +69,7 @@ async def find_published_at(
 
 
 _OLDER: Final = "$9::timestamptz < e.published_at - $10::interval"
-"""The row has been published since: by a replay, say. It goes on, because nobody knows that its newest message was given up."""
+"""The row has been published again since, for example by a replay. It is not ended: its newest message may still be Pub/Sub's."""
 
 _OWED: Final = f"(e.status = 'READY' OR e.status = 'FAILED' AND coalesce(e.attempt < $5, $6 AND $5 IS NULL AND {_OLDER}, false))"
 _NOT_PUBLISHED: Final = f"(e.status = 'RUNNING' OR {_OWED})"
@@ -130,7 +130,8 @@ async def take_back(
 
     Args:
         known: whether the task has a route here. A FAILED execution of another task stays as it is: `unknown`.
-        published: when the message was that was given up; None: the row's was made of it, at a claim that may have come late.
+        published: when the message that was given up was published. None: a claim made the row of that message. Its `published_at`
+            is then the time of the claim, which may be much later.
     """
     rows = await executor.fetch(
         TAKE_BACK,

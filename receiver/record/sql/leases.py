@@ -80,13 +80,14 @@ SHORTEN_LEASES = _EXTEND.format(
     change="""lease_expires_at = least(e.lease_expires_at, clock_timestamp() + $4::interval),
     ran_on = CASE WHEN h.overdue THEN e.ran_on END""",
 )
-# Without `ran_on` the takeover is no crash: a deploy makes no suspects. Code that should have ended by itself has killed its process.
+# A takeover of a row without `ran_on` does not count as a crash: a deploy makes no suspects. Code past its deadline keeps `ran_on`: the
+# process ends because of it.
 
 
 async def renew(executor: Executor, keys: Sequence[ClaimKey], *, lease: timedelta) -> set[ClaimKey]:
     """RUNNING stays RUNNING, its lease starts anew. A row that its own settlement locks is skipped.
 
-    A lease that has ended is not renewed: whatever was promised to the next owner holds from its end on.
+    A lease that has ended is not renewed: from its end on the row may have another owner.
     """
     return moved(await executor.fetch(RENEW, *columns(keys), lease))
 

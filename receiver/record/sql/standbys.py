@@ -1,9 +1,10 @@
-"""What makes a commit, and a look, rest on something that the standbys have too.
+"""Makes sure that what is committed, and what is read before an answer, is on the standbys too.
 
 A row may be visible on the primary alone: somebody ended its COMMIT while that waited for a standby, or the database's settings
 let a COMMIT wait for nothing. After a failover such a row is gone.
 
-`record.connections` and `record.task_transaction` set `WAITING`. Statements whose finding is answered with 200 contain `KEPT`.
+`record.connections` and `record.task_transaction` set `WAITING`. A statement contains `KEPT` when a push may be answered 200,
+or a task may begin, because of what it finds.
 """
 
 from __future__ import annotations

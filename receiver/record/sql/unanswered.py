@@ -17,11 +17,12 @@ FIND_BACKEND: Final = """
 SELECT backend_start FROM pg_stat_activity
 WHERE pid = $1 AND pid <> pg_backend_pid() AND state <> 'idle' AND datname = current_database() AND usename = session_user
 """
-# Idle: its statement is over, or the number is another connection's by now. After a failover the new server has given out its own.
+# A process that is idle has ended our statement, or the number belongs to another connection by now. After a failover the number may be
+# that of any process of the new server.
 
 
 async def find_backend(executor: Executor, pid: int) -> datetime | None:
-    """When this process of the server, which is at work, was started for us; None if there is none, or it is another's."""
+    """When the server's process of this number was started. None if there is none, if it is idle, or if it is not ours."""
     rows = await executor.fetch(FIND_BACKEND, pid)
     return rows[0]["backend_start"] if rows else None
 
