@@ -1,4 +1,4 @@
-"""The environment, read once into a frozen `Settings`. Each variable is declared here, once.
+"""The environment, read once into a frozen `Settings`. Each variable is declared here, once (of `TASKS_FAULT_*` only the names).
 
 Every variable is checked when it is read: a value that is not allowed stops the start with one line that names the
 variable, the value, and what is allowed. A blank value counts as unset. The database's address and password appear in no

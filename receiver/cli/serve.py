@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import click
 
@@ -13,7 +12,6 @@ from receiver.serving.instance import Service
 from receiver.serving.process import run
 from receiver.settings import Settings
 from receiver.tasks import registry as registries
-from receiver.tasks.registry import Registry
 from receiver.telemetry import logs, uncaught
 from receiver.telemetry.events import Emit, Event, ReceiverTrouble
 
@@ -37,9 +35,7 @@ def command(host: str | None, port: int | None, *, no_deadlines: bool) -> None:
     uncaught.watch(emit)
     registry = registries.load(settings)
     if no_deadlines:
-        registry = Registry(
-            [replace(route, timeout=LONGEST_TIMEOUT) for route in registry.declared], registry.modules
-        )
+        registry = registry.with_timeout(LONGEST_TIMEOUT)
         emit = _undisturbed(emit)
     service = Service(settings, registry, emit=emit)
     run(service, host=host, port=settings.port if port is None else port)

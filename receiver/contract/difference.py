@@ -1,4 +1,4 @@
-"""Whether a value can be sent: what a caller gives beside what the task will get, and in words where they differ.
+"""Refuses an argument that would arrive as another value, and says in words what would differ.
 
 Invariant: `difference` is None only when the task gets an equal value, except that a sequence may arrive as a list.
 

@@ -1,4 +1,4 @@
-"""For a message that is refused: the execution it names, and the key under which its rejections are counted.
+"""What a refused message says of itself: the execution it names, and the key under which its rejections are counted.
 
 A body that is refused may still name its message and its execution. Both functions take any bytes and never raise.
 

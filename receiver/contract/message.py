@@ -1,4 +1,4 @@
-"""A pushed body becomes a `Delivery`.
+"""A pushed body becomes a `Delivery`, within the bounds of its ids, names and depth.
 
 `open_push` is the only way in; `delivery_of` reads one of our payloads, `receiver.contract.foreign_data` a message of another topic. Past them
 types are facts: ids and names are storable text (no NUL, no lone surrogate), times carry a zone. The arguments are still text: they are read

@@ -1,4 +1,4 @@
-"""Findings, and the diagnosis for people and programs.
+"""What a finding is, and how a diagnosis is shown to people and programs. The `*_rules` make the findings.
 
 Invariant: the `code` of a finding and the names in the JSON are for programs and keep their meaning; sentences may change.
 """

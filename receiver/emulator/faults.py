@@ -1,7 +1,7 @@
 """Faults on request: duplicates, failures, late deliveries and latency, at given rates, repeatable by their seed.
 
-Off by default, refused on Cloud Run (`receiver.settings`). A dropped delivery is late, never lost: it comes after its
-backoff, and no message is dropped twice.
+Off by default, refused on Cloud Run. A new fault is a field here, and its name in `receiver.settings`. A dropped delivery is
+late, never lost: it comes after its backoff, and no message is dropped twice.
 """
 
 from __future__ import annotations

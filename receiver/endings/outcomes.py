@@ -1,4 +1,4 @@
-"""All endings of a delivery. mypy reports each `match` that misses one.
+"""All endings of a delivery. mypy reports each `match` that misses one; in `telemetry.logs` a new one is INFO until it is listed.
 
 An ending is a value. The endings of a run (`Outcome`) go through `ledger.settle`. The others end a delivery before its task
 runs.

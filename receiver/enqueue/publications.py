@@ -1,4 +1,4 @@
-"""Rows on their way to Pub/Sub, of one event loop: they wait here, are published in batches, and marked.
+"""The queue between committed rows and `publisher`: they wait here, are published in batches, and marked. One for each event loop.
 
 Invariant: a row is here only after it was written, so nothing is lost with this queue. Until `record.sql.outbox.ENQUEUER` is
 over nobody else publishes it; a row that is not published `KEPT` after its commit is left to the sweeper. So is one that finds no

@@ -1,4 +1,4 @@
-"""Writes items together, and in parts when that failed because of one of them.
+"""Writes a batch. When one row makes it fail, the others are written without it.
 
 A trigger of the application may raise, or be slow, for one row. Its neighbours are written all the same. What is in many requests at
 once goes through `receiver.record.group_commit` instead.

@@ -1,4 +1,4 @@
-"""Deletes what the record no longer needs, in steps, the oldest first.
+"""Retention: deletes what is older than the settings or its task (`TaskRoute(keep=…)`) allow, in steps, the oldest first.
 
 Invariants: a step is one short statement on at most `PRUNE_ROWS` rows. A row to which the application's rows refer stays, and
 only it. FAILED rows that nothing will try again become final here, before they are deleted.

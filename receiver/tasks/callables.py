@@ -1,4 +1,6 @@
-"""The types of a task's methods: the parameters of its function without the context, and what the function returns.
+"""Types only: what a type checker knows of the parameters and results of `enqueue` and the like.
+
+The parameters are those of the task's function without the context.
 
 A type checker takes the first overload that fits the function. A first parameter of type `Any` or `object` would fit a context too, so
 that case comes first and is not checked. With mypy, a task with both a context and an `Any` is not checked either.

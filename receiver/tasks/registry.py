@@ -9,6 +9,7 @@ Next: `receiver.delivery.push` finds and binds here before anything is claimed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from receiver.contract.convert import Unfit
@@ -59,6 +60,11 @@ class Registry:
     def including(self, built_in: Sequence[TaskRoute]) -> Registry:
         """This registry with the receiver's own routes (`receiver.maintenance.ROUTES`)."""
         return Registry(self.declared, self.modules, around=self.around, built_in=built_in)
+
+    def with_timeout(self, seconds: float) -> Registry:
+        """The same tasks, each with this timeout: a debugger stops them for long."""
+        routes = [replace(route, timeout=seconds) for route in self.declared]
+        return Registry(routes, self.modules, around=self.around)
 
     @property
     def paths(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""How one waits for the end of an execution: look, pause, look again, each pause longer than the last."""
+"""How a caller waits for a result: look, pause, look again, each pause longer than the last."""
 
 from __future__ import annotations
 

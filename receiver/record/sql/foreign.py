@@ -1,4 +1,4 @@
-"""Foreign messages: nothing → READY, with the data and the attributes, and back from the row for a replay.
+"""Messages of other topics: no row → READY, with their data and attributes; both are read back for a replay.
 
 The message of a replay names only the execution: data of 10 MB is larger as base64 than Pub/Sub allows.
 """

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -50,6 +51,12 @@ def test_the_receivers_own_routes_come_after_the_declared_ones() -> None:
         == "receiver.maintenance.sweep"
     )
     assert registry.paths["send"] == f"{__name__}.send"
+
+
+def test_a_debugged_task_has_another_timeout_and_is_enclosed_all_the_same() -> None:
+    registry = Registry([TaskRoute(send)], ["shop.tasks"], around=[nullcontext]).with_timeout(3600.0)
+    assert [route.timeout for route in registry.declared] == [3600.0]
+    assert (registry.modules, registry.around) == (("shop.tasks",), (nullcontext,))
 
 
 def test_a_plugin_may_call_its_task_as_the_receivers_own_is_called() -> None:
