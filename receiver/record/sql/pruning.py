@@ -41,8 +41,8 @@ WITH walked AS MATERIALIZED (
     WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $3::interval
       AND e.enqueued_at >= coalesce($5::timestamptz, '-infinity')
       AND (e.enqueued_at > coalesce($5::timestamptz, '-infinity') OR e.task_id > $6::text)
-    ORDER BY e.enqueued_at, e.task_id
-    LIMIT $7
+    ORDER BY e.enqueued_at
+    FETCH FIRST $7 ROWS WITH TIES
 ),
 last AS (SELECT task_id FROM walked ORDER BY enqueued_at DESC, task_id DESC LIMIT 1)
 SELECT enqueued_at, task_id, final, outdated FROM walked
@@ -51,7 +51,8 @@ ORDER BY enqueued_at, task_id
 LIMIT $4
 """
 # By the index on enqueued_at: a row that finished so long ago was enqueued even earlier. An index on finished_at would cost
-# every settlement its HOT update. The last row that was walked past says where the next look begins.
+# every settlement its HOT update. The last row that was walked past says where the next look begins: with ties, so that no row
+# of its time is left out. In the order of ids too, PostgreSQL may read and sort all rows that are old enough.
 
 
 async def find_outdated(
