@@ -9,6 +9,7 @@ Next: `receiver.contract.convert` asks before it makes a set, or a mapping whose
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
@@ -17,10 +18,11 @@ from uuid import UUID
 import msgspec
 
 MOST: Final = 32
-"""Members of one list that may share hashes with others. Among a million ordinary values no two do."""
+"""Different members of one list that may have one hash. Ordinary ones are few: 1.0 and 2.0 ** 61, or the texts 1.0 and 1.00."""
 
 LONGEST_TUPLE: Final = 16
-"""A list inside a list may become a tuple in a set. A list of more members than this is not looked at as one."""
+"""A list inside a list may become a tuple in a set. A list of more members than this is not looked at as one if it has lists itself:
+its members would be looked at again at each level."""
 
 
 def collide(value: Any) -> bool:
@@ -42,10 +44,10 @@ def collide(value: Any) -> bool:
 
 
 def _are_alike(members: Sequence[Any], read: Callable[[str], Any]) -> bool:
-    hashes = len({_hash(each, read) for each in members})
-    if len(members) - hashes <= MOST:
+    if len(members) - len({_hash(each, read) for each in members}) < MOST:
         return False
-    return len(set(map(msgspec.json.encode, members))) - hashes > MOST  # the same value may come often
+    different = {msgspec.json.encode(each): each for each in members}  # the same value may come often
+    return max(Counter(_hash(each, read) for each in different.values()).values()) > MOST
 
 
 def _hash(member: Any, read: Callable[[str], Any]) -> int:
@@ -53,8 +55,10 @@ def _hash(member: Any, read: Callable[[str], Any]) -> int:
     if type(member) is str:
         try:
             return hash(read(member))
-        except (ValueError, InvalidOperation):
+        except (ValueError, TypeError, InvalidOperation):  # TypeError: the hash of sNaN
             return hash(member)
-    if type(member) is list and len(member) <= LONGEST_TUPLE:
+    if type(member) is list and (
+        len(member) <= LONGEST_TUPLE or not any(type(each) in (list, dict) for each in member)
+    ):
         return hash(tuple([_hash(each, read) for each in member]))
     return id(member) if type(member) in (list, dict) else hash(member)
