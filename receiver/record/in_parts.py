@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from receiver.record.sqlstates import LockedOut, StatementCancelled, is_of_some_row
+from receiver.record.sqlstates import LockedOut, StatementCancelled, is_of_every_row, is_of_some_row
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -33,14 +33,14 @@ async def written(
         patient: if not, the others are left after one that was slow alone; in no order, so another time others may come first.
 
     Raises:
-        Exception: what `write` raised, where that is not because of some item: the database is in trouble.
+        Exception: what `write` raised, where that is not because of some item: the database is in trouble, or a right is missing.
     """
     if not items:
         return [], {}
     try:
         return [await write(items)], {}
     except Exception as error:
-        if not is_of_some_row(error):
+        if not is_of_some_row(error) or is_of_every_row(error):
             raise
         if len(items) == 1:
             return [], {items[0]: error}

@@ -158,6 +158,11 @@ def is_of_some_row(error: Exception) -> bool:
     return isinstance(error, (*sorted_so, asyncpg.PostgresError))
 
 
+def is_of_every_row(error: Exception) -> bool:
+    """Whether a right or a table is missing (class 42). The same from a trigger's code may be of some row: PostgreSQL adds where it is."""
+    return sqlstate(error).startswith("42") and getattr(error, "context", None) is None
+
+
 def ends_connection(error: asyncpg.PostgresError) -> bool:
     """Whether the connection is not to be used again after this error."""
     state = sqlstate(error)

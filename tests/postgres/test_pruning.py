@@ -7,16 +7,21 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 
 from receiver.endings.outcomes import Done
 from receiver.maintenance import SWEEP
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
+from receiver.record.schema_check import TABLES
 from receiver.record.sql import pruning, replaying
+from receiver.sweep.pruning import Pruning, Retention
 from receiver.sweep.sweeper import Swept
+from receiver.telemetry.events import Event
 from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call
 from tests.postgres.sweeps import Sweeps
+from tests.stage.servers import as_role, login
 
 DAYS = timedelta(days=1)
 RETENTION = timedelta(days=30)
@@ -95,6 +100,27 @@ async def test_what_the_application_refers_to_stays_and_only_that(
     assert await ids(look) == {"id-03", "id-04", "id-11"}
     assert [what for what, _ in sweeps.troubles] == ["executions not pruned"] * 2
     assert "ON DELETE" in sweeps.troubles[0][1]
+
+
+async def test_a_right_that_is_missing_for_all_rows_is_looked_for_in_none(
+    look: Look, database_url: str
+) -> None:
+    """With thousands of old rows each sweep asked, and told, for every single one."""
+    for number in range(8):
+        await look.seed(f"id-{number}", "SUCCESSFUL", **ended(31))
+    await look.execute(login("keeper"))
+    await look.execute(f"GRANT SELECT, INSERT, UPDATE ON {', '.join(TABLES)} TO keeper")
+    connection = RecordConnection(Database.of(as_role(database_url, "keeper")), "test")
+    told = list[Event]()
+    steps = Pruning(connection, whose=WHOSE, emit=told.append).prune(Retention(RETENTION, RETENTION), (0, 1))
+    try:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await anext(steps)
+        assert told == []
+    finally:
+        await connection.close()
+        await look.execute("DROP OWNED BY keeper")
+        await look.execute("DROP ROLE keeper")
 
 
 async def test_a_row_that_is_being_referred_to_is_left_for_the_next_time(
