@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 
 ALONE: Final = 1 / 12
-"""Part of the lease after which no further task, and then no further row, is renewed by itself in one beat: a statement of theirs may
-take seconds, and the neighbours' next renewal has to come in time."""
+"""Part of the lease after which no further row is renewed by itself in one beat: its statement may take seconds, and the neighbours'
+next renewal has to come in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +142,9 @@ class Renewals:
                 tasks[beat.held[key]].append(key)
         if not tasks or await beat.ask([key for keys in tasks.values() for key in keys]):
             return
-        end = self._end()
+        # All have their turn: a task that is left waits for the next beat, behind the next slow one.
         for path, keys in tasks.items():
-            if time.monotonic() < end and (len(tasks) == 1 or not await beat.ask(keys)):
+            if len(tasks) == 1 or not await beat.ask(keys):
                 self._failing.add(path)
 
     async def _alone(self, beat: _Beat) -> None:

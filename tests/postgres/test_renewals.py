@@ -201,3 +201,26 @@ async def test_rows_with_a_slow_trigger_keep_no_neighbour_waiting(
     while seen != held.keys():  # each has its turn
         seen |= (await renewals.renew(held)).done
     await connection.close()
+
+
+async def slow_too() -> None:
+    """Likewise."""
+
+
+async def test_two_tasks_with_a_slow_trigger_keep_no_neighbour_waiting(
+    instances: Instances, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The neighbour was asked in the third renewal, after its lease had ended."""
+    monkeypatch.setitem(connections.SERVER_SETTINGS, "statement_timeout", "400ms")
+    instance = instances(lease=LEASE)
+    troubled = [
+        await instance.claim("troubled-1", route(slow)),
+        await instance.claim("troubled-2", route(slow_too)),
+    ]
+    neighbour = await instance.claim("z")
+    await look.execute(RAISES.replace("RAISE EXCEPTION 'no'", "PERFORM pg_sleep(7)"))
+    connection = RecordConnection(instance.database, "test")
+    renewals = Renewals(connection, LEASE, instance.events.append)
+    renewed = await renewals.renew({each.key: each.call.route.path for each in (*troubled, neighbour)})
+    assert (renewed.done, renewed.failed) == ({neighbour.key}, {each.key for each in troubled})
+    await connection.close()
