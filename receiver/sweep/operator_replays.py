@@ -146,15 +146,19 @@ class OperatorReplays:
                 continue
             while True:
                 terms: dict[str, Any] = {"whose": self._whose, "before": before}
-                limit = self._part(self._batch)
-                found = await replaying.find_undelivered(self._executor, wanted, part, limit=limit, **terms)
+                limit, failing = self._part(self._batch), self.told.failures
+                found = await replaying.find_undelivered(
+                    self._executor, wanted, part, failing=failing, limit=limit, **terms
+                )
                 take = partial(
                     replaying.take_undelivered, self._executor, wanted=wanted, lease=TAKEN, **terms
                 )
                 taken, failed = await self._owed.taken(take, found)
                 self.told.failures |= {task_id: str(why) for task_id, why in failed.items()}
-                if not taken:
+                if not taken and not failed:
                     break
+                if not taken:
+                    continue
                 await self._pace.take(len(taken))
                 self._count(await self._owed.publish(taken), len(taken))
                 if self._ends(len(taken)):

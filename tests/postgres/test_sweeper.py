@@ -347,7 +347,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             ),
             (
                 replaying.FIND_UNDELIVERED,
-                (*WHOSE, None, None, None, ago(days=1), (0, 0), (3, 0), 10),
+                (*WHOSE, None, None, None, ago(days=1), (0, 0), (3, 0), [], 10),
                 "Tid Range Scan on task_executions",
             ),
             (

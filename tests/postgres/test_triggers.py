@@ -13,6 +13,7 @@ from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected
 from receiver.record import connections
+from receiver.record.sql.replaying import Filter
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, other_task, route
 from tests.postgres.sweeps import Sweeps
@@ -178,6 +179,17 @@ async def test_an_operators_replay_names_the_row_that_fails_and_replays_the_othe
         replays = sweeper.operator_replays(rate=1000, limit=1000, dry_run=False)
         await replays.named(["troubled", *named("n")])
     assert replays.told.executions == MANY
+    assert list(replays.told.failures) == ["troubled"]
+
+
+async def test_a_replay_one_by_one_goes_on_behind_a_row_that_fails(sweeps: Sweeps, look: Look) -> None:
+    for name in ("troubled", *named("n")[:2]):
+        await look.seed(name, published_at=AGO)
+    await look.execute(TRIGGER.format(body=UNFIT))
+    async with sweeps.sweeper() as sweeper:
+        replays = sweeper.operator_replays(rate=1, limit=1000, dry_run=False)
+        await replays.undelivered(Filter())
+    assert replays.told.executions == 2
     assert list(replays.told.failures) == ["troubled"]
 
 

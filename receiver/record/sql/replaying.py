@@ -16,7 +16,7 @@ from receiver.record.sql.crashes import SUSPECT
 from receiver.record.sql.sweeping import FREE, TAKE, taken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from receiver.record.database import Executor
     from receiver.record.sql.sweeping import Held
@@ -141,7 +141,7 @@ _UNDELIVERED_HERE: Final = (
     f"FROM task_executions e WHERE {_UNDELIVERED} AND e.ctid >= $7::tid AND e.ctid < $8::tid"
 )
 
-FIND_UNDELIVERED: Final = f"SELECT e.task_id {_UNDELIVERED_HERE} LIMIT $9"
+FIND_UNDELIVERED: Final = f"SELECT e.task_id {_UNDELIVERED_HERE} AND NOT e.task_id = ANY ($9) LIMIT $10"
 
 COUNT_UNDELIVERED: Final = f"SELECT count(*) AS count {_UNDELIVERED_HERE}"
 
@@ -159,15 +159,18 @@ async def find_undelivered(
     whose: Whose,
     before: datetime,
     limit: int,
+    failing: Collection[str] = (),
 ) -> list[str]:
     """The ids of rows in these blocks that wait for Pub/Sub: published, due, not final and not running.
 
     Args:
         blocks: the first, and the one after the last.
         before: only those published until then, so that none is taken twice.
+        failing: ids that are left out.
     """
     first, end = ((block, 0) for block in blocks)
-    rows = await executor.fetch(FIND_UNDELIVERED, *whose, *wanted.arguments, before, first, end, limit)
+    given = (*whose, *wanted.arguments, before, first, end, list(failing), limit)
+    rows = await executor.fetch(FIND_UNDELIVERED, *given)
     return [row["task_id"] for row in rows]
 
 
