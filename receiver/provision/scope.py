@@ -184,8 +184,8 @@ def service_url(settings: Settings) -> str:
 
 def owner_of(found: Resource) -> str:
     """The owner that a resource names, for people."""
-    *receiver, service = _owner(found) or ("?", "?", "?")
-    return f"{'--'.join(receiver)} of {service}"
+    owner = _owner(found)
+    return "nobody" if owner is None else f"{'--'.join(owner[:-1])} of {owner[-1]}"
 
 
 def _owner(found: Resource) -> tuple[str, ...] | None:

@@ -128,4 +128,5 @@ def test_what_carries_no_mark_is_nobodys() -> None:
 
 def test_an_owner_is_named_for_people() -> None:
     assert owner_of(job(SCOPE.description)) == "prod--shop of shop-abc-ew.a.run.app"
+    assert owner_of(job("")) == "nobody"
     assert owner_of(topic(SCOPE.labels)).startswith("prod--shop of shop-abc-ew-a-run-app-")
