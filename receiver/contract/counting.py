@@ -20,6 +20,11 @@ Real arguments have hundreds; those that have a million belong into a file, and 
 COUNTED_FROM: Final = 8 * 1024
 """Bytes from which arguments are counted. Smaller ones become 0.3 MB at worst, and are nearly all."""
 
+MAX_DEPTH: Final = 200
+"""Levels of one message: far above real arguments, far below where jsonb or a recursive function gives up."""
+
+_EXACT_FROM: Final = 50_000
+_NOT_BEGUN: Final = bytes(set(range(256)) - set(b",[{"))
 _BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_MARKS: Final = bytes(set(range(256)) - set(b',[]{}"'))
 _CONTINUED: Final = bytes(range(0x80, 0xC0))
@@ -28,6 +33,19 @@ _NOT_WIDE: Final = bytes(range(0xF0))
 _WIDE_ESCAPE: Final = re.compile(rb"\\u[dD][89abAB]")
 _PASSES: Final = 8
 _STEPS: Final = {ord("["): 1, ord("]"): -1}
+
+
+def measure(*texts: bytes) -> tuple[int, int]:
+    """About how many values JSON texts have, and how many levels: never too few, and exact where it may be too many.
+
+    Ordinary texts have so few commas and brackets that those in their strings need not be told from the others.
+    """
+    begun = b"".join([text.translate(None, _NOT_BEGUN) for text in texts])
+    levels = len(begun) - begun.count(b",")
+    if levels <= MAX_DEPTH and len(begun) <= _EXACT_FROM:
+        return len(begun), levels
+    marks = b"".join(map(outline, texts))
+    return count_values(marks), count_levels(marks)
 
 
 def outline(text: bytes) -> bytes:

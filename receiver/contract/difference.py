@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from receiver.contract.convert import to_json
-from receiver.contract.message import MAX_DEPTH
+from receiver.contract.counting import MAX_DEPTH
 from receiver.text import is_storable
 
 _JSON: Final = (str, int, float, list, dict, type(None))

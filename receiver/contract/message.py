@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET
 
-from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_levels, count_values, growth, outline
+from receiver.contract.counting import COUNTED_FROM, MAX_DEPTH, MAX_VALUES, growth, measure
 from receiver.contract.envelope import (
     SCHEDULED_PREFIX,
     Arguments,
@@ -34,7 +34,6 @@ MAX_TASK_ID_BYTES: Final = 255  # the CHECK on task_executions.task_id
 MAX_TASK_NAME_CHARACTERS: Final = 500
 MAX_MESSAGE_ID_BYTES: Final = 255  # Pub/Sub's are about 17 digits
 MAX_SUBSCRIPTION_BYTES: Final = 700  # projects/{30}/subscriptions/{255} is 300; both together fit a btree key
-MAX_DEPTH: Final = 200  # far above real arguments, far below where jsonb or a recursive function gives up
 
 
 class Pushed(msgspec.Struct, frozen=True, gc=False):
@@ -190,26 +189,17 @@ def check_arguments(
     Raises:
         Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, is nested too deeply, or has too many values.
     """
-    is_large = len(args) + len(kwargs) >= COUNTED_FROM
-    marks = b"" if not is_large and _has_few_brackets(args, kwargs) else outline(args) + outline(kwargs)
-    if is_large:
-        values = count_values(marks)
-        if values > MAX_VALUES:
-            raise payload_fault(
-                f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them"
-            )
+    values, levels = measure(args, kwargs)
+    if values > MAX_VALUES:
+        raise payload_fault(f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them")
+    if len(args) + len(kwargs) >= COUNTED_FROM:
         take(values, growth(args) + growth(kwargs))
     arguments = open_arguments(args, kwargs)
     if holds_nul(args) or holds_nul(kwargs):
         raise payload_fault("a NUL character in args or kwargs")
-    if count_levels(marks) > MAX_DEPTH:
+    if levels > MAX_DEPTH:
         raise payload_fault(f"args or kwargs are nested more than {MAX_DEPTH} levels deep")
     return arguments
-
-
-def _has_few_brackets(args: bytes, kwargs: bytes) -> bool:
-    """Whether there are too few to be nested too deeply: nearly all texts."""
-    return args.count(b"[") + args.count(b"{") + kwargs.count(b"[") + kwargs.count(b"{") <= MAX_DEPTH
 
 
 def _utc(moment: datetime | None, fault: Callable[[str], Rejected], name: str) -> datetime | None:

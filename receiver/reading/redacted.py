@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from receiver.contract.counting import MAX_VALUES, count_values, outline
+from receiver.contract.counting import MAX_VALUES, measure
 from receiver.contract.envelope import open_arguments
 from receiver.errors import Rejected
 from receiver.tasks.shape import HIDDEN
@@ -39,7 +39,7 @@ def message(body: bytes, task_name: str | None, registry: Registry | None) -> by
     Args:
         task_name: what the record knows of it; a foreign message does not say.
     """
-    if count_values(outline(body)) > MAX_VALUES:
+    if measure(body)[0] > MAX_VALUES:
         return _unjudged(body, registry)
     try:
         envelope = _members(body)
@@ -65,7 +65,7 @@ def _members(text: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
 
 
 def _data(data: bytes, task_name: str | None, registry: Registry | None) -> bytes:
-    if count_values(outline(data)) > MAX_VALUES:
+    if measure(data)[0] > MAX_VALUES:
         return _unjudged(data, registry)
     try:
         payload = _members(data)

@@ -10,7 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from receiver.contract.counting import COUNTED_FROM, MAX_VALUES, count_levels, count_values, growth, outline
+from receiver.contract.counting import (
+    COUNTED_FROM,
+    MAX_VALUES,
+    count_levels,
+    count_values,
+    growth,
+    measure,
+    outline,
+)
 from receiver.contract.envelope import open_arguments
 from receiver.contract.message import check_arguments
 from receiver.errors import Rejected
@@ -74,9 +82,20 @@ def test_what_stands_in_strings_is_not_counted() -> None:
         )
 
 
+def test_no_text_is_measured_too_small() -> None:
+    """Few commas and brackets are counted in strings too; many are not."""
+    chance = random.Random(28)
+    for many in (1, 10, 100, 1_000):
+        value = [drawn(chance) for _ in range(many)]
+        values, deep = measure(json.dumps(value).encode(), b"{}")
+        assert values >= parts(value)
+        assert deep >= levels(value)
+    assert (values, deep) == (parts(value) + 1, levels(value))
+
+
 @pytest.mark.parametrize("text", [b'["%b"]' % (b"a,b\\n" * 1_000_000), b'["%b"]' % (b"[{" * 1_000_000)])
 def test_a_long_string_is_one_value(text: bytes) -> None:
-    assert count_values(outline(text)) == 1
+    assert measure(text) == (1, 1)
 
 
 @pytest.mark.parametrize("unit", [b"1", b"[]", b'{"":{}}', b'","', b'{"a,":"b,"}', b'"\\","'])

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from receiver.contract.counting import MAX_DEPTH
 from receiver.contract.encode import encode_envelope
-from receiver.contract.message import MAX_DEPTH, arguments_of
+from receiver.contract.message import arguments_of
 from receiver.enqueue.arguments import row_of
 from receiver.enqueue.publisher import message_of
 from receiver.google.pubsub import MAX_DATA
