@@ -101,17 +101,19 @@ class Owed:
         fruitless, topics = 0, Topics()
         failing: set[str] = set()
         slow: set[str] = set()
+        later: set[str] = set()
         while fruitless < LOCKED_LOOKS:
             found = await sweeping.find_owed(
                 self._executor,
                 whose=self._whose,
                 limit=BATCH,
-                besides=[*topics.left, *slow],
+                besides=[*topics.left, *slow, *later],
                 failing=failing,
             )
             if not found:
-                if not topics.next_turn():
+                if not topics.next_turn() and not later:
                     return
+                later.clear()
                 continue
             taken: list[Held] = []
             known = len(failing)
@@ -121,6 +123,8 @@ class Owed:
                 failing |= failed.keys()
                 if any(isinstance(why, SLOW) for why in failed.values()):
                     slow.add(path)
+                elif failed and not rows:  # its trigger may fail all of them: other tasks come first
+                    later.add(path)
             if taken:
                 fruitless = 0
                 yield await self.publish(taken, topics)
@@ -160,8 +164,11 @@ class Owed:
     ) -> tuple[list[Held], dict[str, Exception]]:
         """What `take` gets of these rows, together, or in parts when a trigger of the application fails one; and those errors."""
         rows, failed = await written(take, task_ids, patient=False)
+        by_line: dict[str, list[str]] = defaultdict(list)
         for task_id, why in failed.items():
-            self._emit(ReceiverTrouble("owed task not taken", str(why), task_id))
+            by_line[str(why)].append(task_id)
+        for line, ids in by_line.items():
+            self._emit(ReceiverTrouble("owed tasks not taken", f"{len(ids)}: {line}", min(ids)))
         return [row for each in rows for row in each], failed
 
     async def _take_owed(self, task_ids: Sequence[str]) -> list[Held]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from receiver.endings.calls import Claimed
 from receiver.endings.outcomes import Succeeded
 from receiver.errors import DatabaseUnavailable, ItemRefused, OutOfConnections, Rejected
 from receiver.record import connections
+from receiver.record.sql import sweeping
 from receiver.record.sql.replaying import Filter
 from tests.postgres.conftest import Instances
 from tests.postgres.record import Instance, Look, call, other_task, route
@@ -144,7 +146,32 @@ async def test_a_row_whose_trigger_fails_keeps_no_other_task_from_being_swept(
     assert len([each for each in published if each.startswith("other")]) == 20
     assert len([each for each in published if each.startswith("same")]) >= neighbours
     assert "troubled" not in published
-    assert [what for what, _ in sweeps.troubles] == ["owed task not taken"]
+    assert [what for what, _ in sweeps.troubles] == ["owed tasks not taken"]
+
+
+async def test_a_task_whose_rows_all_fail_keeps_no_other_task_waiting(
+    sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """10 000 of them took 21 s of every sweep before the first row of another task was published, and as many lines of the log."""
+    monkeypatch.setattr("receiver.sweep.owed.BATCH", 10)
+    for number in range(30):
+        await look.seed(f"troubled-{number:02}", enqueued_at=AGO)
+    sweeps.routes = (route(), route(other_task))
+    sweeps.post.open(*sweeps.routes)
+    other = {"task_name": "other_task", "task_path": route(other_task).path}
+    await look.seed("a", enqueued_at=AGO + timedelta(days=1), **other)
+    await look.execute(TRIGGER.format(body=RAISES))
+    asked = list[list[str]]()
+    take = sweeping.take_owed
+
+    async def noted(executor: Any, task_ids: Sequence[str], **given: Any) -> Any:
+        asked.append([*task_ids])
+        return await take(executor, task_ids, **given)
+
+    monkeypatch.setattr(sweeping, "take_owed", noted)
+    assert (await sweeps.sweep()).published == 1
+    assert asked.index(["a"]) < len(asked) / 2
+    assert [what for what, _ in sweeps.troubles] == ["owed tasks not taken"] * 3
 
 
 async def test_a_row_that_cannot_be_marked_keeps_no_other_from_being_marked(
