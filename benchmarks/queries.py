@@ -167,6 +167,7 @@ def _sweeper(blocks: int) -> list[Question]:
             *lost,
             (part[0], 0),
             (part[0] + owed.BLOCKS, 0),
+            [],
             owed.BATCH,
         ),
         asks("find blocks", sweeping.FIND_BLOCKS),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from receiver.record.sqlstates import LockedOut, StatementCancelled, is_of_every_row, is_of_some_row
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -58,3 +58,11 @@ async def written(
         if not patient and any(isinstance(why, SLOW) for why in errors.values()):
             break
     return done, failed
+
+
+def by_reason(failed: Mapping[T, Exception]) -> dict[str, list[T]]:
+    """The items that failed, by what their errors say: one line of the log for each."""
+    found: dict[str, list[T]] = {}
+    for item, why in failed.items():
+        found.setdefault(str(why), []).append(item)
+    return found

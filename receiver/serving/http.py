@@ -147,9 +147,7 @@ class Connection(HttpToolsProtocol):
         """The end of the head."""
         if self.pipeline and self._is_full():
             self._end_parser(TOO_MANY)
-        if (
-            self._pending or self._arrived > MAX_HEAD
-        ):  # a head in one small read is not too large: nearly every one
+        if self._pending or self._arrived > MAX_HEAD:  # else it came in one small read: nearly every one
             fields = sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
             if len(self.url) + fields > MAX_HEAD:
                 self._end_parser(TOO_LARGE)

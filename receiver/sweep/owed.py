@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from receiver.enqueue.publisher import Published
 from receiver.errors import GoogleRefused, ItemRefused
-from receiver.record.in_parts import SLOW, written
+from receiver.record.in_parts import SLOW, by_reason, written
 from receiver.record.sql import outbox, sweeping
 from receiver.record.sql.sweeping import ReadRows
 from receiver.record.sqlstates import OutOfMemory, StatementCancelled
@@ -136,18 +136,17 @@ class Owed:
 
     async def publish_lost(self, blocks: tuple[int, int]) -> AsyncIterator[PublishedCounts]:
         """Publishes again the rows in these blocks that Pub/Sub should have delivered long ago."""
+        age: dict[str, Any] = {"whose": self._whose, "stranded": STRANDED, "forgotten": self._forgotten}
+        take = partial(sweeping.take_lost, self._executor, lease=TAKEN, **age)
         for part in parts(blocks):
-            seen = BATCH
-            while seen == BATCH:
-                age: dict[str, Any] = {
-                    "whose": self._whose,
-                    "stranded": STRANDED,
-                    "forgotten": self._forgotten,
-                }
-                found = await sweeping.find_lost(self._executor, part, limit=BATCH, **age)
-                take = partial(sweeping.take_lost, self._executor, lease=TAKEN, **age)
-                taken, _ = await self.taken(take, found)
-                seen = len(found) if taken else 0
+            failing: set[str] = set()
+            more = True
+            while more:
+                found = await sweeping.find_lost(self._executor, part, limit=BATCH, failing=failing, **age)
+                taken, failed = await self.taken(take, found)
+                failing |= failed.keys()
+                is_slow = any(isinstance(why, SLOW) for why in failed.values())
+                more = len(found) == BATCH and bool(taken or failed) and not is_slow
                 if taken:
                     given = await self.publish(taken)
                     yield given
@@ -164,11 +163,8 @@ class Owed:
     ) -> tuple[list[Held], dict[str, Exception]]:
         """What `take` gets of these rows, together, or in parts when a trigger of the application fails one; and those errors."""
         rows, failed = await written(take, task_ids, patient=False)
-        by_line: dict[str, list[str]] = defaultdict(list)
-        for task_id, why in failed.items():
-            by_line[str(why)].append(task_id)
-        for line, ids in by_line.items():
-            self._emit(ReceiverTrouble("owed tasks not taken", f"{len(ids)}: {line}", min(ids)))
+        for why, ids in by_reason(failed).items():
+            self._emit(ReceiverTrouble("owed tasks not taken", f"{len(ids)}: {why}", min(ids)))
         return [row for each in rows for row in each], failed
 
     async def _take_owed(self, task_ids: Sequence[str]) -> list[Held]:
@@ -261,7 +257,7 @@ class _Batch:
 
     async def _write(self, write: Callable[..., Awaitable[Any]], rows: Sequence[Held]) -> None:
         """Marks or postpones rows. One that a trigger of the application fails is published again when its time is over."""
-        _, failed = await written(partial(write, self._executor), rows)
+        _, failed = await written(partial(write, self._executor), rows, patient=False)
         for row, why in failed.items():
             self.troubles[f"not written down: {why}"].append(row.task_id)
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from receiver.errors import ItemRefused
-from receiver.record.in_parts import written
+from receiver.record.in_parts import by_reason, written
 from receiver.record.sql import pruning, rejected
 from receiver.sweep.owed import parts
 from receiver.telemetry.events import Emit, ReceiverTrouble
@@ -166,14 +166,14 @@ class Pruning:
             open_ = [row.task_id for row in found if row.older == older and not row.final]
             if open_:
                 finalise = partial(pruning.finalise, self._executor, whose=self._whose, older=older)
-                moved, failed = await written(finalise, open_)
+                moved, failed = await written(finalise, open_, patient=False)
                 self._tell(failed)
                 yield PrunedCounts(finalised=sum(len(each) for each in moved))
             yield await self._prune([row.task_id for row in found if row.older == older and row.final], older)
 
     async def _prune(self, task_ids: Sequence[str], older: timedelta) -> PrunedCounts:
         prune = partial(pruning.prune, self._executor, whose=self._whose, older=older)
-        pruned, failed = await written(prune, task_ids)
+        pruned, failed = await written(prune, task_ids, patient=False)
         kept = [task_id for task_id, why in failed.items() if isinstance(why, ItemRefused)]
         if kept:
             why = f"rows of the application refer to {len(kept)}; give their foreign key ON DELETE CASCADE or SET NULL"
@@ -182,6 +182,6 @@ class Pruning:
         return PrunedCounts(pruned=sum(len(each) for each in pruned), kept=len(kept))
 
     def _tell(self, failed: Mapping[str, Exception]) -> None:
-        """Of rows that a trigger of the application fails."""
-        for task_id, why in failed.items():
-            self._emit(ReceiverTrouble("execution not pruned", str(why), task_id))
+        """Of rows that a trigger of the application fails, by what it says."""
+        for why, ids in by_reason(failed).items():
+            self._emit(ReceiverTrouble("executions not pruned", f"{len(ids)}: {why}", min(ids)))

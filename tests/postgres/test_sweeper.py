@@ -335,7 +335,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             (sweeping.FIND_OWED, (*WHOSE, [], [], 10), "task_executions_due"),
             (
                 sweeping.FIND_LOST,
-                (*WHOSE, LEASE, LEASE, (0, 0), (3, 0), 10),
+                (*WHOSE, LEASE, LEASE, (0, 0), (3, 0), [], 10),
                 "Tid Range Scan on task_executions",
             ),
             (sweeping.TAKE_OWED, (*WHOSE, ["a"], LEASE), "task_executions_pkey"),

@@ -193,7 +193,7 @@ async def test_a_row_that_cannot_become_final_keeps_no_other_from_it(sweeps: Swe
         await look.seed(name, "FAILED", enqueued_at=long_ago, finished_at=long_ago, published_at=long_ago)
     await look.execute(TRIGGER.format(body=f"IF NEW.final THEN {RAISES}; END IF"))
     assert (await sweeps.sweep()).finalised == MANY
-    assert [what for what, _ in sweeps.troubles] == ["execution not pruned"]
+    assert [what for what, _ in sweeps.troubles] == ["executions not pruned"]
 
 
 async def test_an_operators_replay_names_the_row_that_fails_and_replays_the_others(

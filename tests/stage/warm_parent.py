@@ -148,7 +148,8 @@ def run(*arguments: str) -> NoReturn:
     sys.argv[0] = program
     try:
         if is_module:
-            sys.modules.pop(program, None)  # a new interpreter has it not: runpy would warn
+            if not hasattr(sys.modules.get(program), "__path__"):  # of a package its __main__ runs
+                sys.modules.pop(program, None)  # a new interpreter has it not: runpy would warn
             runpy.run_module(program, run_name="__main__", alter_sys=True)
         else:
             sys.path.insert(0, os.path.dirname(program))  # noqa: PTH120 - as the interpreter does

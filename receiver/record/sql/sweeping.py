@@ -123,7 +123,8 @@ async def take_owed(
 
 
 FIND_LOST: Final = f"""
-SELECT e.task_id FROM task_executions e WHERE {_LOST} AND e.ctid >= $5::tid AND e.ctid < $6::tid LIMIT $7
+SELECT e.task_id FROM task_executions e WHERE {_LOST} AND e.ctid >= $5::tid AND e.ctid < $6::tid
+AND NOT e.task_id = ANY ($7) LIMIT $8
 """  # noqa: S608 - expressions of our own
 
 
@@ -135,6 +136,7 @@ async def find_lost(
     stranded: timedelta,
     forgotten: timedelta,
     limit: int,
+    failing: Collection[str] = (),
 ) -> list[str]:
     """The ids of rows in these blocks of the table that Pub/Sub should have delivered again long ago.
 
@@ -143,9 +145,10 @@ async def find_lost(
 
     Args:
         blocks: the first, and the one after the last.
+        failing: ids that are left out.
     """
     first, end = ((block, 0) for block in blocks)
-    rows = await executor.fetch(FIND_LOST, *whose, stranded, forgotten, first, end, limit)
+    rows = await executor.fetch(FIND_LOST, *whose, stranded, forgotten, first, end, list(failing), limit)
     return [row["task_id"] for row in rows]
 
 

@@ -93,8 +93,8 @@ async def pass_time(seconds: float) -> int:
     gc.unfreeze()  # the server has frozen what it began with, and what is frozen is not listed
     for found in gc.get_objects():
         if type(found).__name__ == "Certificates":
-            before = found._clock
-            found._clock = lambda before=before: before() + seconds
+            before = found.clock
+            found.clock = lambda before=before: before() + seconds
             moved += 1
     return moved
 
