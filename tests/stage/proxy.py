@@ -64,8 +64,6 @@ class Proxy:
         parts = urlsplit(url)
         self._parts = parts
         self._target = (parts.hostname or HOST, parts.port or 5432)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._links: set[_Link] = set()
         self._pumps: set[asyncio.Task[None]] = set()
         self._faults: list[Fault] = []
@@ -85,6 +83,8 @@ class Proxy:
 
     def start(self) -> None:
         """Listens on a free port of the loopback."""
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._thread.start()
         self._call(self._listen)
 
