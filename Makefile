@@ -32,7 +32,7 @@ dev: $(STAMP) ## Run PostgreSQL, a local Pub/Sub, and the examples' tasks in a r
 PYTEST = -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 test: WORKERS := 4
-test: $(STAMP) ## Run the tests that find most bugs, about six minutes on two CPUs (PYTEST_ARGS="-k claim" chooses among all tests)
+test: $(STAMP) ## Run the tests that find most bugs, about five and a half minutes on two CPUs (PYTEST_ARGS="-k claim" chooses among all tests)
 	$(BIN)/python $(PYTEST) $(or $(PYTEST_ARGS),-m "not slow")
 
 test-all: test ## Run `make test`, then the slow tests too: fuzzing, overload, a short storm, a clean install (.ci/run)
