@@ -678,7 +678,8 @@ class TestDemo:
         assert "postgres" in programs
         demo.send_signal(number)
         output, errors = demo.communicate(timeout=30)
-        assert demo.returncode == 128 + number, output + errors
+        # Python ends by the signal itself where it interrupted an import that makes a dataclass. A shell shows 130 for both.
+        assert demo.returncode in {128 + number, -number}, output + errors
         assert "Traceback" not in errors
         wait_until(lambda: not marked(folder))
         wait_until(lambda: not list(folder.iterdir()))
