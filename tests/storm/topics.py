@@ -23,15 +23,14 @@ async def sicken(ground: Ground, rows: int) -> bool:
     before = sickness.refused
     sickness.sick = True
     try:
-        sick = await ground.application.enqueue("sick", rows)
-        if not sick:
-            return False
+        # A failover may be going on, and take longer than all tries.
+        sick = await within(WITHIN, lambda: ground.application.enqueue("sick", rows))
 
         async def refused() -> int:
             return sickness.refused - before
 
         met = await within(WITHIN, refused)
-        healthy = await ground.application.enqueue("transactional", HEALTHY)
+        healthy = await within(WITHIN, lambda: ground.application.enqueue("transactional", HEALTHY))
 
         async def published() -> bool:
             left: int = await ground.ask(OWED, healthy)
@@ -46,4 +45,4 @@ async def sicken(ground: Ground, rows: int) -> bool:
     if requests >= rows:
         ground.wrong.append(f"{requests} requests for {rows} rows of a topic that refuses all")
     ground.noted["requests that a sick topic refused"] += requests
-    return bool(met and healthy and waiting == rows)
+    return bool(sick and met and healthy and waiting == rows)
