@@ -6,10 +6,12 @@ sent for each ending of the contract.
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import sys
 import tempfile
+import threading
 import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -70,14 +72,14 @@ PUSHES: dict[str, Callable[[Shown], Text]] = {
 @click.command("demo")
 def command() -> None:
     """Show every ending of a delivery; needs no setup. Exit 0 when each is as the contract says."""
-    signal.signal(signal.SIGTERM, _terminated)
+    stop_at_signals()
     console = terminal.console()
     began = time.monotonic()
     try:
         journeys, shown, record = _play(console)
-    except KeyboardInterrupt:
+    except Stopped:
         click.echo("stopped; nothing is left running", err=True)
-        sys.exit(130)
+        raise
     except LocalPostgresError as error:
         raise ConfigurationError(str(error)) from error
     except httpx.HTTPError as error:
@@ -147,6 +149,29 @@ def _print(console: Console, shown: list[Shown], record: Record, seconds: float)
         console.print(line)
 
 
-def _terminated(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
-    """SIGTERM unwinds as Ctrl-C does, so that nothing is left running."""
-    sys.exit(128 + signum)
+class Stopped(SystemExit):
+    """A signal ends the demo, which unwinds. The exit code is a shell's for that signal."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+def stop_at_signals() -> None:
+    """Lets SIGINT and SIGTERM raise `Stopped`.
+
+    Python drops what is raised while it collects an object. It says so to a hook, and the signal is sent again.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+        raise Stopped(number)
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if isinstance(what.exc_value, Stopped):
+            threading.Timer(0.01, os.kill, (os.getpid(), what.exc_value.number)).start()
+        else:
+            sys.__unraisablehook__(what)
+
+    sys.unraisablehook = dropped
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
