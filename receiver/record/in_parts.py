@@ -26,7 +26,7 @@ async def written(
 ) -> tuple[list[R], dict[T, Exception]]:
     """What `write` has returned, for all items together or in parts, and the errors of those that failed alone.
 
-    An error that comes at once is looked for by halves: one row of 500 that the application keeps costs 18 statements. A slow one
+    An error that comes at once is looked for by halves: one row of 500 that the application keeps costs 18 more. A slow one
     costs a timeout each time that it is met, so then each item is written alone.
 
     Args:

@@ -174,6 +174,17 @@ async def test_a_task_whose_rows_all_fail_keeps_no_other_task_waiting(
     assert [what for what, _ in sweeps.troubles] == ["owed tasks not taken"] * 3
 
 
+async def test_a_patrol_looks_behind_the_rows_that_fail(
+    sweeps: Sweeps, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.sweep.owed.BATCH", 2)
+    long_ago = datetime.now(UTC) - timedelta(days=8)
+    for name in (*(f"troubled-{number}" for number in range(5)), "a", "b"):
+        await look.seed(name, enqueued_at=long_ago, published_at=long_ago)
+    await look.execute(TRIGGER.format(body=RAISES))
+    assert (await sweeps.sweep()).forgotten == 2
+
+
 async def test_a_row_that_cannot_be_marked_keeps_no_other_from_being_marked(
     sweeps: Sweeps, look: Look
 ) -> None:
