@@ -62,6 +62,8 @@ class Lazy(click.Group):
 @click.pass_context
 def receiver(context: click.Context) -> None:
     """Runs the tasks that Google Pub/Sub pushes, once, and records each in PostgreSQL."""
+    if context.invoked_subcommand == "serve":
+        return  # it is for the cloud, never asks the `receiver dev` of this folder, and starts sooner without it
     from receiver.cli.here import adopt  # noqa: PLC0415 - not for --help and --version
 
     adopt(context.invoked_subcommand or "")

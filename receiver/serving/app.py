@@ -28,7 +28,6 @@ from receiver.delivery.push import ClientGone, Push
 from receiver.delivery.replies import reply
 from receiver.errors import SettingError
 from receiver.record.whose import Whose
-from receiver.serving.group_status import STATUS_PATH, GroupStatus
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.settings import PUSH_PATH, Settings
 from receiver.telemetry import logs, uncaught
@@ -89,6 +88,8 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
     push = _PushRoute(owner)
     routes = [Route(PUSH_PATH, push, methods=["POST"]), Route("/health", health), Route("/ready", ready)]
     if owner.settings.status:
+        from receiver.serving.group_status import STATUS_PATH, GroupStatus  # noqa: PLC0415 - a start is sooner without it
+
         status = GroupStatus(owner.ledger.pool, Whose.of(owner.settings))
         routes.append(Route(STATUS_PATH, status.answer))
     app = _Application(push, routes=routes, lifespan=lifespan)

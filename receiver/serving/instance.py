@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -263,6 +264,8 @@ def require_serving(settings: Settings) -> None:
 
 
 def _client() -> httpx.AsyncClient:
+    # httpx imports the command of its own where rich is there, and with it 70 modules that take an eighth of a start.
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None: it is not to be had
     import httpx  # noqa: PLC0415 - slow: in a thread, when the port is open
 
     return httpx.AsyncClient(mounts={"http://": None})  # loopback: no proxy of the environment is in between

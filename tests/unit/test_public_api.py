@@ -72,6 +72,13 @@ def test_declaring_tasks_loads_no_server_no_database_and_no_terminal(project_roo
     assert below(modules, *heavy) == set()
 
 
+def test_fetching_the_certificates_loads_no_terminal(project_root: Path) -> None:
+    """A command of httpx's own would load rich and pygments: an eighth of a start."""
+    modules = loaded("from receiver.serving import instance; instance._client()", cwd=project_root)
+    assert "httpx" in modules
+    assert below(modules, "rich", "pygments") == set()
+
+
 WORKSHOP = ("cli", "demo", "dev", "testing", "testkit", "emulator", "local_postgres", "doctor", "provision")
 
 
@@ -83,6 +90,7 @@ def test_serving_loads_nothing_that_only_commands_need(project_root: Path) -> No
         == set()
     )
     assert below(modules, "alembic", "sqlalchemy", "httpx", "rich") == set()
+    assert below(modules, "receiver.reading") == set()
 
 
 def test_what_serves_asks_for_no_terminal_library_itself(project_root: Path) -> None:
