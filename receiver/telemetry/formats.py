@@ -21,6 +21,7 @@ import msgspec
 from receiver.contract.failure import TRACEBACK_LIMIT, Failure
 from receiver.settings import Settings
 from receiver.tasks.running import running
+from receiver.telemetry.events import Delivered
 from receiver.telemetry.extras import LABELS, SAMPLED, SOURCE, SPAN, TRACE, Said, place
 from receiver.text import TRACEPARENT, clean
 
@@ -38,6 +39,26 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 _encode = msgspec.json.Encoder().encode
 
 
+class _Success(msgspec.Struct, omit_defaults=True):
+    """The line of a delivery that succeeded, its fields in the order in which `JsonFormatter.line` writes them."""
+
+    severity: str
+    message: str
+    time: datetime
+    labels: dict[str, str] = msgspec.field(name=LABELS)
+    status: int
+    ending: str
+    task_name: str | None = None
+    task_id: str | None = None
+    attempt: int | None = None
+    message_id: str | None = None
+    seconds: float | None = None
+    trace: str | None = msgspec.field(name=TRACE, default=None)
+    span: str | None = msgspec.field(name=SPAN, default=None)
+    sampled: bool | None = msgspec.field(name=SAMPLED, default=None)
+    metadata: dict[str, str] | None = None
+
+
 class LineFormatter(logging.Formatter):
     """Makes lines of log records, and of events without a record."""
 
@@ -53,6 +74,10 @@ class LineFormatter(logging.Formatter):
 
     def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
         """The line of an event at a time in seconds since 1970."""
+        raise NotImplementedError
+
+    def succeeded(self, event: Delivered, at: float) -> str:
+        """As `line`, of a delivery that succeeded: what nearly every line is, made from its values without a dict."""
         raise NotImplementedError
 
     def told(self, record: logging.LogRecord, said: Said, trail: dict[str, Any]) -> str:
@@ -89,6 +114,28 @@ class JsonFormatter(LineFormatter):
                 line[key] = value
         return self._ended(line)
 
+    def succeeded(self, event: Delivered, at: float) -> str:
+        """As `line`, of a delivery that succeeded."""
+        trace = self._trace(event.trace) if event.trace is not None else {}
+        line = _Success(
+            "INFO",
+            f"{event.status} {event.task_name}: Succeeded",
+            datetime.fromtimestamp(at, UTC),
+            self._labels,
+            event.status,
+            "Succeeded",
+            event.task_name,
+            event.task_id,
+            event.attempt,
+            event.message_id,
+            round(event.seconds, 6),
+            trace.get(TRACE),
+            trace.get(SPAN),
+            trace.get(SAMPLED),
+            event.metadata,
+        )
+        return _encode(line).decode()
+
     def told(self, record: logging.LogRecord, said: Said, trail: dict[str, Any]) -> str:
         """The line of a record, with the execution that it belongs to."""
         line = self._begun(record.levelno, said.message, record.created)
@@ -112,7 +159,7 @@ class JsonFormatter(LineFormatter):
         return {
             "severity": next(name for least, name in _SEVERITIES if level >= least),
             "message": message,
-            "time": datetime.fromtimestamp(at, UTC).isoformat(),
+            "time": datetime.fromtimestamp(at, UTC),
             LABELS: self._labels,
         }
 
@@ -140,14 +187,28 @@ class JsonFormatter(LineFormatter):
 class TerminalFormatter(LineFormatter):
     """Time, level, message; a traceback below it."""
 
+    _second, _clock = -1, ""
+
     def line(self, level: int, message: str, at: float, fields: dict[str, Any]) -> str:
         """The line of an event at a time in seconds since 1970, and the lines of its traceback."""
-        clock = time.strftime("%H:%M:%S", time.localtime(at))
         trail = (fields.get("stack_trace") or fields.get("stack") or "").rstrip().splitlines()
         parts = [
             part if part.isprintable() else _CONTROL.sub(_written_out, part) for part in (message, *trail)
         ]
-        return f"{clock} {logging.getLevelName(level):<7} " + "\n    ".join(parts)
+        return f"{self._time(at)} {logging.getLevelName(level):<7} " + "\n    ".join(parts)
+
+    def succeeded(self, event: Delivered, at: float) -> str:
+        """As `line`, of a delivery that succeeded."""
+        message = f"{event.status} {event.task_name}: Succeeded"
+        if message.isprintable():
+            return f"{self._time(at)} INFO    {message}"
+        return self.line(logging.INFO, message, at, {})
+
+    def _time(self, at: float) -> str:
+        """The clock's text, made once a second."""
+        if int(at) != self._second:
+            self._second, self._clock = int(at), time.strftime("%H:%M:%S", time.localtime(at))
+        return self._clock
 
     def told(self, record: logging.LogRecord, said: Said, trail: dict[str, Any]) -> str:
         """The line of a record: its task before the message, what else it has behind it."""

@@ -3,8 +3,8 @@
 Acked deliveries are INFO, and so are ordinary nacks (429). What an operator should look at is WARNING or ERROR.
 The traceback of a failed task goes into `stack_trace`, where Error Reporting finds it.
 
-Every delivery has a line, so a line must be cheap. Without other handlers an event becomes text directly, without a LogRecord
-(JSON: 18 µs instead of 34 µs, its write included, of a delivery's 250 µs).
+Every delivery has a line, so a line must be cheap. Without other handlers an event becomes text directly, without a LogRecord,
+and a success, which is nearly every event, without a dict of its fields (JSON: 7 µs; 15 µs with the dict, 34 µs with the record).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from receiver.endings.outcomes import (
     Oversized,
     Refused,
     Skipped,
+    Succeeded,
     Unrecorded,
 )
 from receiver.settings import Settings
@@ -195,19 +196,12 @@ class _Lines(logging.StreamHandler[TextIO]):
 
     def take(self, event: Event) -> None:
         """Takes events in a process whose logging `configure` set up."""
-        level, message, fields = _rendered(event)
-        if level < logger.level:
-            return
         try:
-            # `dictConfig` takes them from a logger that it only gives a level.
-            if not (logger.handlers or logger.propagate):
-                logger.addHandler(self)
-            if not self._is_alone(level):
-                _hand_over(event, level, message, fields)
-                return
-            line = self._form.line(level, clean(message, TRACEBACK_LIMIT), time.time(), fields)
+            line = self._line(event)
         except Exception:  # noqa: BLE001 - an event that cannot be shown costs its line and nothing else
             self.handleError(_NO_RECORD)
+            return
+        if line is None:
             return
         loop = _running_loop() if isinstance(event, Delivered) else None
         with self.lock or nullcontext():
@@ -216,6 +210,21 @@ class _Lines(logging.StreamHandler[TextIO]):
                 self.flush()
             elif len(self._waiting) == 1:
                 loop.call_soon(self.flush)
+
+    def _line(self, event: Event) -> str | None:
+        """The line of an event. None: it is below the level, or others listen too, and were given a record of it."""
+        # `dictConfig` takes them from a logger that it only gives a level.
+        if not (logger.handlers or logger.propagate):
+            logger.addHandler(self)
+        if type(event) is Delivered and type(event.ending) is Succeeded and self._is_alone(logging.INFO):
+            return self._form.succeeded(event, time.time())
+        level, message, fields = _rendered(event)
+        if level < logger.level:
+            return None
+        if self._is_alone(level):
+            return self._form.line(level, clean(message, TRACEBACK_LIMIT), time.time(), fields)
+        _hand_over(event, level, message, fields)
+        return None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes an ordinary record, after the lines that wait."""
@@ -247,7 +256,8 @@ class _Lines(logging.StreamHandler[TextIO]):
         Sentry adds no handler: it replaces `Logger.callHandlers` by its own function.
         """
         return (
-            logger.handlers == [self]
+            level >= logger.level
+            and logger.handlers == [self]
             and logging.Logger.callHandlers.__module__ == logging.__name__
             and not logger.propagate
             and self.formatter is self._form

@@ -12,6 +12,7 @@ import pytest
 
 from receiver.settings import Settings
 from receiver.telemetry import logs
+from receiver.telemetry.formats import LOGGER_NAME
 
 CLOUD = Settings(
     project_id="shop-prod",
@@ -45,6 +46,13 @@ class Lines:
     def clear(self) -> None:
         self.stream.seek(0)
         self.stream.truncate()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    """Our handler is alone, as in production: pytest adds its own to every logger that does not propagate."""
+    ours = logging.getLogger(LOGGER_NAME)
+    ours.handlers[:] = [each for each in ours.handlers if not type(each).__module__.startswith("_pytest")]
 
 
 @pytest.fixture(autouse=True)

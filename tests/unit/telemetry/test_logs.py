@@ -403,8 +403,29 @@ def test_a_fetch_of_certificates_is_not_logged(cloud: Lines) -> None:
     assert cloud.text == ""
 
 
+SUCCESS = delivered(
+    Succeeded("1"),
+    task_name="pay",
+    task_id="17",
+    attempt=2,
+    message_id="m-1",
+    trace=f"00-{TRACE}-{SPAN}-01",
+    metadata={"tenant": "acme"},
+)
+"""It has a short way to its line."""
+
+
 @pytest.mark.parametrize("settings", [CLOUD, Settings()], ids=["cloud", "terminal"])
-def test_a_line_is_the_same_when_somebody_else_listens_too(settings: Settings) -> None:
+@pytest.mark.parametrize(
+    "event",
+    [
+        delivered(Failed(FAILURE), task_name="pay", task_id="17", trace=f"00-{TRACE}-{SPAN}-01"),
+        SUCCESS,
+        delivered(Succeeded("1"), task_name="pay\x1b[31m", task_id="17", trace="00"),
+    ],
+    ids=["a failure", "a success", "a success with less"],
+)
+def test_a_line_is_the_same_when_somebody_else_listens_too(settings: Settings, event: Delivered) -> None:
     """Alone, it is written without a LogRecord; a plugin's own handler is given one, with everything that we know."""
     heard: list[logging.LogRecord] = []
 
@@ -413,13 +434,19 @@ def test_a_line_is_the_same_when_somebody_else_listens_too(settings: Settings) -
             heard.append(record)
 
     lines = Lines(settings)
-    event = delivered(Failed(FAILURE), task_name="pay", task_id="17", trace=f"00-{TRACE}-{SPAN}-01")
     lines.emit(event)
     logging.getLogger("receiver").addHandler(Other())
     lines.emit(event)
-    shown = re.sub(r"[0-9-]*T?[0-9]{2}:[0-9:.]+(\+00:00)?", "", lines.text).splitlines()
+    shown = re.sub(r"[0-9-]*T?[0-9]{2}:[0-9:.]+Z?", "", lines.text).splitlines()
     assert shown[: len(shown) // 2] == shown[len(shown) // 2 :]
-    assert [(record.levelno, record.__dict__["task_id"]) for record in heard] == [(logging.ERROR, "17")]
+    assert [record.__dict__["task_id"] for record in heard] == ["17"]
+
+
+def test_a_terminals_clock_goes_on() -> None:
+    form, at = formats.TerminalFormatter(), 1_764_300_000.0
+    moments = (at, at + 0.9, at + 1, at + 1.5, at - 7, at + 3600)
+    shown = [form.succeeded(SUCCESS, moment)[:8] for moment in moments]
+    assert shown == [f"{datetime.fromtimestamp(moment):%H:%M:%S}" for moment in moments]  # noqa: DTZ006 - local, as shown
 
 
 class Counted(io.StringIO):
@@ -485,15 +512,16 @@ def test_a_stream_that_fails_when_it_is_flushed_costs_lines_and_nothing_else() -
     logs.configure(CLOUD, Full())(ServiceState("unheard"))
 
 
+@pytest.mark.parametrize("event", [SUCCESS, ServiceState("filtered")], ids=["a success", "a state"])
 @pytest.mark.parametrize("where", ["the logger", "the handler"])
-def test_a_plugins_filter_is_asked(cloud: Lines, where: str) -> None:
+def test_a_plugins_filter_is_asked(cloud: Lines, where: str, event: Event) -> None:
     def nothing(_: logging.LogRecord) -> bool:
         return False
 
     target = logging.getLogger("receiver") if where == "the logger" else logging.getLogger().handlers[0]
     target.addFilter(nothing)
     try:
-        cloud.emit(ServiceState("filtered"))
+        cloud.emit(event)
     finally:
         target.removeFilter(nothing)
     assert cloud.text == ""
@@ -510,7 +538,8 @@ def test_who_listens_without_a_handler_hears_events_too(
 
     monkeypatch.setattr(logging.Logger, "callHandlers", listening)
     cloud.emit(ServiceState("started"))
-    assert heard == ["started"]
+    cloud.emit(SUCCESS)
+    assert heard == ["started", "200 pay: Succeeded"]
 
 
 def test_a_stream_that_is_closed_costs_the_line_and_nothing_else(cloud: Lines) -> None:
@@ -521,4 +550,5 @@ def test_a_stream_that_is_closed_costs_the_line_and_nothing_else(cloud: Lines) -
 def test_an_event_below_the_level_of_our_logger_is_not_written(cloud: Lines) -> None:
     logging.getLogger("receiver").setLevel(logging.ERROR)
     cloud.emit(ServiceState("quiet"))
+    cloud.emit(SUCCESS)
     assert cloud.text == ""
