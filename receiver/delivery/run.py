@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from receiver.contract.failure import Failure, error_type
 from receiver.delivery.around import returned, within
-from receiver.delivery.calling import Ended, awaited, called, finished
+from receiver.delivery.calling import Ended, awaited, begun, called, finished
 from receiver.delivery.chain import chain, forget_values, is_final
 from receiver.delivery.result import encoded
 from receiver.endings.outcomes import AttemptEnding, Failed, HandedBack, Lost, Outcome, Succeeded
@@ -82,6 +82,7 @@ class Run:
         """Starts the code: in the thread, or in the loop when there is none. From now on a lost lease calls it off."""
         claimed, call = self.claimed, self.claimed.call
         route, args = call.route, call.args
+        claimed.lease.watch(self._lose)  # before the first step: `ctx.cancelled` is true in it too
         here = Running(
             claimed.task_id, call.delivery.task_name, claimed.attempt, call.trace, call.delivery.metadata
         )
@@ -93,20 +94,15 @@ class Run:
             args = [self._ctx, *args]
         if self._around and self._ctx is not None:
             inside = partial(self._inside, thread, args, here)
-            self._in_loop = asyncio.create_task(
-                within(self._around, self._ctx, inside, here), name=route.name
-            )
+            self._in_loop = begun(within(self._around, self._ctx, inside, here), route.name)
         elif thread is None:
-            code = awaited(route.function, args, call.kwargs, here)
-            self._in_loop = asyncio.create_task(code, name=route.name)
+            self._in_loop = begun(awaited(route.function, args, call.kwargs, here), route.name)
         else:
             self._code = self._loop.create_future()
             running = thread.run(lambda: called(route.function, args, call.kwargs, here))
             running.add_done_callback(self._returned)
         if self._in_loop is not None:
             self._code = self._in_loop
-        self._code.add_done_callback(self._wake)
-        claimed.lease.watch(self._lose)
 
     async def _inside(self, thread: Thread | None, args: list[Any], here: Running) -> Ended:
         """The code itself, once what is around it has been entered."""
@@ -141,6 +137,9 @@ class Run:
     async def in_time(self) -> bool:
         """Waits until the code has ended, by itself or after it was called off. False: it goes on."""
         code, deadline = self._code, self.claimed.call.deadline
+        if code.done():  # in its first step
+            return True
+        code.add_done_callback(self._wake)
         await self._wait(max(deadline - time.monotonic(), 0))
         if not code.done():
             self.call_off(Reason.DEADLINE)

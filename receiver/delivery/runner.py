@@ -73,7 +73,6 @@ class Runner:
             run = self._started(claimed, admitted)
         except Exception as error:  # noqa: BLE001 - no thread, no memory: a failed attempt, like the task's own
             return claimed.failed(Failure.of(error), raised=Raised(error, copy_context()))
-        self._runs.add(run)
         try:
             ended = await run.in_time()
         except BaseException:  # a server that cancels requests: the code goes on, and is recorded late
@@ -123,7 +122,14 @@ class Runner:
         transacts = made is None and (route.takes_context or bool(around))
         transact = partial(self._transaction, claimed) if transacts else None
         run = Run(claimed, transact, self.max_result_bytes, around)
-        run.start(admitted.thread, made or TaskContext)
+        self._runs.add(
+            run
+        )  # before its first step, which may block the loop: then the watchdog asks for its deadline
+        try:
+            run.start(admitted.thread, made or TaskContext)
+        except BaseException:
+            self._runs.discard(run)
+            raise
         return run
 
     def _transaction(self, claimed: Claimed) -> TaskTransaction:
