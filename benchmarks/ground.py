@@ -7,13 +7,18 @@ recorded delivery is one that survives the machine.
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
+import threading
 import venv
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives import serialization
 
 from receiver.dev.processes import EMAIL
 from receiver.emulator.in_thread import serve_certificates
@@ -37,11 +42,17 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """A running PostgreSQL, and what signs and checks tokens."""
+    """A running PostgreSQL, and what signs and checks tokens.
+
+    Attributes:
+        certs_url: the signer's public key as Google's v3 address has it.
+        pems_url: the same as its v1 address has it, `{key id: PEM}`, which google-auth reads.
+    """
 
     postgres: Postgres
     signer: Signer
     certs_url: str
+    pems_url: str
 
     def token(self) -> str:
         """A push token, good for an hour: Pub/Sub too sends one with many messages."""
@@ -53,12 +64,39 @@ def ground() -> Iterator[Ground]:
     """All of it, for the time of the block."""
     WORK.mkdir(exist_ok=True)
     signer = Signer.create()
-    with Postgres(settings=SETTINGS, fsync=True) as postgres, serve_certificates(signer) as certs_url:
+    with (
+        Postgres(settings=SETTINGS, fsync=True) as postgres,
+        serve_certificates(signer) as certs_url,
+        _served(json.dumps(pems(signer)).encode()) as pems_url,
+    ):
         try:
-            yield Ground(postgres, signer, certs_url)
+            yield Ground(postgres, signer, certs_url, pems_url)
         except Exception:
             _explain(postgres)
             raise
+
+
+def pems(signer: Signer) -> dict[str, str]:
+    """Its public key as google-auth takes it."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = signer.key.public_key().public_bytes(serialization.Encoding.PEM, form)
+    return {signer.kid: pem.decode()}
+
+
+@contextmanager
+def _served(body: bytes) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 def _explain(postgres: Postgres) -> None:

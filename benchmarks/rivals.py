@@ -227,7 +227,7 @@ def _settings(ground: Ground, database: str) -> dict[str, str]:
         "TASKS_MODULES": "bench_tasks",
         "AUDIENCE": AUDIENCE,
         "EMAIL": EMAIL,
-        "CERTS_URL": ground.certs_url,
+        "CERTS_URL": ground.pems_url,
     }
 
 

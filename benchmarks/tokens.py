@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from google.auth import jwt
 
-from benchmarks.ground import AUDIENCE, Ground
+from benchmarks.ground import AUDIENCE, Ground, pems
 from receiver.delivery.certificates import Certificates
 from receiver.delivery.verifier import Verifier
 from receiver.dev.processes import EMAIL
@@ -36,7 +36,7 @@ async def _rows(ground: Ground, seconds: float) -> list[dict[str, Any]]:
     async with httpx.AsyncClient() as client:
         certificates = Certificates(ground.certs_url, lambda: client)
         await certificates.ready()
-        keys = ground.signer.certificates()
+        keys = pems(ground.signer)
 
         async def googles(tokens: Sequence[str]) -> None:
             for token in tokens:

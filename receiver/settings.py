@@ -124,9 +124,9 @@ class Settings:
     subscriptions: Subscriptions = setting("TASKS_SUBSCRIPTIONS", parsers.choice(Subscriptions), "any")
     """any, or own: a task takes only messages that come by a subscription of its own"""
     certs_url: str = setting(
-        "TASKS_OIDC_CERTS_URL", parsers.certificates_url, "https://www.googleapis.com/oauth2/v1/certs"
+        "TASKS_OIDC_CERTS_URL", parsers.certificates_url, "https://www.googleapis.com/oauth2/v3/certs"
     )
-    """where Google's signing certificates are"""
+    """where the public keys are that Google signs with, as a set of JSON web keys"""
     publish: PublishMode = setting("TASKS_PUBLISH", parsers.choice(PublishMode), "inline")
     """inline: a call waits for Pub/Sub, 0.25 s at most; background: never; sweeper: this process publishes nothing"""
     # Cloud SQL allows 100 connections in all by default; anything near 500 is a slip.

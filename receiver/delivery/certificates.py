@@ -1,7 +1,7 @@
-"""Google's signing certificates: fetched in the background, and kept through an outage.
+"""The public keys that Google signs with: fetched in the background, and kept through an outage.
 
-Invariants: every key comes from a valid answer of the configured address, of a certificate that had not expired. After a failed fetch
-the last good keys stay, for a day. One fetch at a time, and a waiter that is cancelled does not end it.
+Invariants: every key comes from a valid answer of the configured address. After a failed fetch the last good keys stay, for a
+day. One fetch at a time, and a waiter that is cancelled does not end it.
 
 Ages are measured by the wall clock and by the monotonic one, and the larger counts: CLOCK_MONOTONIC stops while a machine
 is suspended, and the wall clock can be set back.
@@ -12,19 +12,20 @@ Next: `receiver.delivery.verifier` asks for the key of each token that it has no
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import httpx
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 FETCH_TIMEOUT: Final = 5.0  # seconds for the whole fetch; Google answers in tens of milliseconds
 MAX_ANSWER_BYTES: Final = 1024 * 1024  # Google's is about 3 KiB
@@ -35,7 +36,21 @@ COLD_RETRY_INTERVAL: Final = 1.0  # seconds between two fetches while there are 
 MIN_KEY_BITS: Final = 2048  # RFC 7518 section 3.3
 HTTP_OK: Final = 200
 
-_CERTIFICATES: Final = msgspec.json.Decoder(dict[str, str])
+
+class _Key(msgspec.Struct):
+    """One JSON web key (RFC 7517); another kind than RSA has no `n` and `e`."""
+
+    kid: str = ""
+    kty: str = ""
+    n: str = ""
+    e: str = ""
+
+
+class _KeySet(msgspec.Struct):
+    keys: list[_Key]
+
+
+_KEY_SET: Final = msgspec.json.Decoder(_KeySet)
 
 
 class _Moment(NamedTuple):
@@ -44,15 +59,15 @@ class _Moment(NamedTuple):
 
 
 class _UnusableAnswerError(Exception):
-    """The answer has no certificates. The message is a constant of ours."""
+    """The answer has no keys. The message is a constant of ours."""
 
 
 @dataclass(eq=False)
 class Certificates:
-    """The certificates at one address, by key id.
+    """The keys at one address, by key id.
 
     Attributes:
-        url: answers `{key id: PEM certificate}`, as `https://www.googleapis.com/oauth2/v1/certs` does.
+        url: answers a set of JSON web keys, as `https://www.googleapis.com/oauth2/v3/certs` does.
         connect: makes the client, in a thread at the first fetch: importing httpx and reading the system's certificates
             take 0.1 s, which must not delay the first request. `close` leaves the client open.
         on_failure: called with one line for every failed fetch (the host and the kind of failure, no part of the answer).
@@ -66,7 +81,7 @@ class Certificates:
 
     def __post_init__(self) -> None:
         self._client: httpx.AsyncClient | None = None
-        self._keys: dict[str, str] = {}
+        self._keys: dict[str, RSAPublicKey] = {}
         self._fetch: asyncio.Task[None] | None = None
         self._loaded_at: _Moment | None = None
         self._started_at: _Moment | None = None
@@ -78,8 +93,8 @@ class Certificates:
         """Whether any key is known that is believed."""
         return bool(self._keys) and self._elapsed(self._loaded_at) <= KEPT
 
-    async def key(self, kid: str) -> str | None:
-        """The certificate (PEM) of this key id, or None when it is not available now. Never raises.
+    async def key(self, kid: str) -> RSAPublicKey | None:
+        """The key of this id, or None when it is not available now. Never raises.
 
         A known key is returned at once, stale or not. An unknown one waits for one fetch at most, and for none when an
         unknown id caused a fetch within the last 30 s.
@@ -154,7 +169,7 @@ class Certificates:
         kept = f"{len(self._keys)} known keys kept" if self.loaded else "no keys yet"
         self.on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
 
-    async def _get(self, client: httpx.AsyncClient) -> dict[str, str]:
+    async def _get(self, client: httpx.AsyncClient) -> dict[str, RSAPublicKey]:
         # Without compression the cap below bounds both the bytes that arrive and those that are parsed.
         headers = {"accept": "application/json", "accept-encoding": "identity"}
         async with client.stream("GET", self.url, headers=headers, follow_redirects=False) as answer:
@@ -167,7 +182,7 @@ class Certificates:
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
-            return _usable(bytes(body), self.clock())
+            return _usable(bytes(body))
 
     def _now(self) -> _Moment:
         return _Moment(self.clock(), self.monotonic())
@@ -179,25 +194,27 @@ class Certificates:
         return max(self.clock() - since.wall, self.monotonic() - since.monotonic)
 
 
-def _usable(body: bytes, now: float) -> dict[str, str]:
-    """The RSA certificates in the answer that have not expired; other entries are left out."""
+def _usable(body: bytes) -> dict[str, RSAPublicKey]:
+    """The strong RSA keys in the answer; other entries are left out."""
     try:
-        answer = _CERTIFICATES.decode(body)
+        found = _KEY_SET.decode(body).keys
     except (ValueError, RecursionError):
-        answer = None
-    if answer is None:
-        raise _UnusableAnswerError("not a JSON object of strings")
-    keys = {kid: pem for kid, pem in answer.items() if kid and _is_rsa_certificate(pem, now)}
+        raise _UnusableAnswerError("not a set of JSON web keys") from None
+    keys = {each.kid: key for each in found if each.kid and (key := _strong_rsa(each))}
     if not keys:
-        raise _UnusableAnswerError("no usable RSA certificate")
+        raise _UnusableAnswerError("no usable RSA key")
     return keys
 
 
-def _is_rsa_certificate(pem: str, now: float) -> bool:
+def _strong_rsa(entry: _Key) -> RSAPublicKey | None:
+    if entry.kty != "RSA":
+        return None
     try:
-        certificate = x509.load_pem_x509_certificate(pem.encode())
-        key = certificate.public_key()
-    except Exception:  # noqa: BLE001 - cryptography's parser raises many kinds; each means that it is none
-        return False
-    is_current = certificate.not_valid_after_utc.timestamp() >= now
-    return is_current and isinstance(key, RSAPublicKey) and key.key_size >= MIN_KEY_BITS
+        key = RSAPublicNumbers(_number(entry.e), _number(entry.n)).public_key()
+    except ValueError:
+        return None
+    return key if key.key_size >= MIN_KEY_BITS else None
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(base64.urlsafe_b64decode(text + "=="))

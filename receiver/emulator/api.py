@@ -2,7 +2,7 @@
 
 Clients that honour `PUBSUB_EMULATOR_HOST` work against it unchanged: topics, subscriptions, publish, pull, acknowledge,
 push configuration, PATCH with an update mask, dead-letter policies, errors in Google's JSON form. It also serves the
-certificate of its signing key (`/oauth2/v1/certs`), so that the receiver verifies tokens as in the cloud.
+public half of its signing key (`/oauth2/v3/certs`), so that the receiver verifies tokens as in the cloud.
 
 Next: `receiver.emulator.rules` refuses what Pub/Sub refuses; `receiver.emulator.pushing` pushes what is published.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from receiver.emulator.signer import Signer
     from receiver.emulator.subscriptions import Subscription
 
-OIDC_CERTS_PATH: Final = "/oauth2/v1/certs"
+OIDC_CERTS_PATH: Final = "/oauth2/v3/certs"
 MAX_PUBLISH_MESSAGES: Final = 1000
 
 _ID: Final = re.compile(r"(?!goog)[A-Za-z][A-Za-z0-9\-_.~+%]{2,254}")
@@ -70,10 +70,10 @@ def create_api(broker: Broker, secret: str, signer: Signer | None = None) -> Sta
 
 
 def certificates_route(path: str, signer: Signer | None) -> Route:
-    """Serves the signer's certificates, in the form of Google's v1 address."""
+    """Serves the signer's public key, in the form of Google's v3 address."""
 
     async def certificates(_: Request) -> Response:
-        keys = signer.certificates() if signer is not None else {}
+        keys = signer.keys() if signer is not None else {"keys": []}
         return _json(keys, headers={"cache-control": "public, max-age=3600"})
 
     return Route(path, certificates)

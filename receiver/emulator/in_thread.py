@@ -1,4 +1,4 @@
-"""The local Pub/Sub in its own thread, for the demo and for tests, and a server of a signer's certificates.
+"""The local Pub/Sub in its own thread, for the demo and for tests, and a server of a signer's public key.
 
 `receiver dev` runs the same parts in its own event loop.
 """
@@ -88,7 +88,7 @@ def running(
 
 @contextlib.contextmanager
 def serve_certificates(signer: Signer, host: str = LOOPBACK, port: int = 0) -> Iterator[str]:
-    """Serves the signer's certificates at `/certs`, for the time of the block; yields the URL.
+    """Serves the signer's public key at `/certs`, for the time of the block; yields the URL.
 
     Port 0 is a free one. Raises OSError when the address cannot be bound.
     """

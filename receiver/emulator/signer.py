@@ -1,7 +1,7 @@
 """A local signing key instead of Google's: it signs OIDC tokens that the receiver's own verifier checks.
 
 Invariant: nothing here weakens verification. `TASKS_OIDC_CERTS_URL`, which is loopback or https, points the receiver at
-this key's certificate; it checks the tokens exactly as it checks Google's. Used by the demo, `receiver push`, the local
+the public half of this key; it checks the tokens exactly as it checks Google's. Used by the demo, `receiver push`, the local
 Pub/Sub and tests; never on the serving path.
 """
 
@@ -14,14 +14,11 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from cryptography.x509.oid import NameOID
 
 from receiver.errors import ConfigurationError
 
@@ -31,9 +28,8 @@ if TYPE_CHECKING:
 ISSUER: Final = "https://accounts.google.com"
 TOKEN_LIFETIME: Final = 3600  # seconds, as Google's
 KEY_BITS: Final = 2048
-CERTIFICATE_LIFETIME: Final = timedelta(days=3650)
 CERTS_PATH: Final = "/certs"
-"""Where `receiver.emulator.in_thread.serve_certificates` serves the certificate."""
+"""Where `receiver.emulator.in_thread.serve_certificates` serves the public key."""
 
 RENEW_BEFORE: Final = 300.0
 """Seconds before its end at which a token is replaced."""
@@ -41,29 +37,15 @@ RENEW_BEFORE: Final = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """An RSA key with its self-signed certificate; `kid` is the certificate's SHA-1, as Google's key ids look."""
+    """An RSA key; `kid` is a SHA-1 of its public half, as Google's key ids look."""
 
     key: rsa.RSAPrivateKey
-    certificate: str
     kid: str
 
     @classmethod
     def create(cls) -> Signer:
         """A new key (RSA-2048, about 50 ms)."""
-        key = rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS)
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "receiver local signer")])
-        now = datetime.now(UTC)
-        certificate = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + CERTIFICATE_LIFETIME)
-            .sign(key, hashes.SHA256())
-        )
-        return cls._of(key, certificate)
+        return cls._of(rsa.generate_private_key(public_exponent=65537, key_size=KEY_BITS))
 
     @classmethod
     def load_or_create(cls, path: Path) -> Signer:
@@ -82,22 +64,23 @@ class Signer:
             ) from error
         try:
             key = serialization.load_pem_private_key(text, password=None)
-            certificate = x509.load_pem_x509_certificate(text)
         except (ValueError, TypeError):
             key = None
         if not isinstance(key, rsa.RSAPrivateKey):
             raise ConfigurationError(f"signing key {path} is damaged; delete it, a new one is made")
-        return cls._of(key, certificate)
+        return cls._of(key)
 
     @classmethod
-    def _of(cls, key: rsa.RSAPrivateKey, certificate: x509.Certificate) -> Signer:
-        der = certificate.public_bytes(serialization.Encoding.DER)
-        pem = certificate.public_bytes(serialization.Encoding.PEM).decode("ascii")
-        return cls(key, pem, hashlib.sha1(der, usedforsecurity=False).hexdigest())
+    def _of(cls, key: rsa.RSAPrivateKey) -> Signer:
+        form = serialization.PublicFormat.SubjectPublicKeyInfo
+        der = key.public_key().public_bytes(serialization.Encoding.DER, form)
+        return cls(key, hashlib.sha1(der, usedforsecurity=False).hexdigest())
 
-    def certificates(self) -> dict[str, str]:
-        """`{kid: PEM}`, the form of Google's v1 address."""
-        return {self.kid: self.certificate}
+    def keys(self) -> dict[str, list[dict[str, str]]]:
+        """The public key, in the form of Google's v3 address: a set of JSON web keys."""
+        public = self.key.public_key().public_numbers()
+        n, e = (segment(each.to_bytes(-(-each.bit_length() // 8))) for each in (public.n, public.e))
+        return {"keys": [{"kid": self.kid, "kty": "RSA", "alg": "RS256", "use": "sig", "n": n, "e": e}]}
 
     def claims(self, audience: str, email: str) -> dict[str, object]:
         """The claims that Google puts into a push token; times in whole seconds."""
@@ -147,10 +130,10 @@ class Tokens:
 
 
 def _write_once(path: Path, signer: Signer) -> None:
-    """Writes key and certificate at once, readable by the owner only; the first of several processes wins."""
+    """Writes the key at once, readable by the owner only; the first of several processes wins."""
     text = signer.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ) + signer.certificate.encode("ascii")
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123 - by descriptor

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from receiver.emulator.signer import Signer
 from receiver.local_postgres import files
 from receiver.local_postgres.server import Mode, Postgres
 from tests.stage import databases
+from tests.stage.tls_postgres import Authority
 
 PROGRAMS = Path(given) if (given := os.environ.get("RECEIVER_TEST_POSTGRES_BIN")) else None
 TLS = os.environ.get("RECEIVER_TEST_TLS") == "1"
@@ -99,9 +99,8 @@ def own(**settings: str) -> LocalServer:
 
 def _certified(folder: Path) -> dict[str, str]:
     """The settings of a server with TLS, whose key and certificate are made in this folder."""
-    pem = folder / "server.pem"
-    Signer.load_or_create(pem)
+    certificate, key = Authority(folder, "authority").issue("server")
     if account := files.find(PROGRAMS).account:
-        for path in (folder, pem):
+        for path in (folder, certificate, key):
             shutil.chown(path, account.uid, account.gid)
-    return {"ssl": "on", "ssl_cert_file": str(pem), "ssl_key_file": str(pem)}
+    return {"ssl": "on", "ssl_cert_file": str(certificate), "ssl_key_file": str(key)}

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 
 from receiver.emulator.signer import Signer, segment
@@ -154,6 +154,13 @@ CASES += [
         ".".join([*parts(s, a, e)[:2], "SIGNATURE_REMOVED_BY_GOOGLE"]))),
 ]  # fmt: skip
 
+
+def public_pem(signer: Signer) -> bytes:
+    """The public key as text, as its certificate would have it."""
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return signer.key.public_key().public_bytes(serialization.Encoding.PEM, form)
+
+
 # --- signatures -------------------------------------------------------------------------------------------
 
 
@@ -219,17 +226,17 @@ def _(signer: Signer, audience: str, email: str) -> Headers:
     )
 
 
-@case("HMAC with the public certificate")
+@case("HMAC with the public key")
 def _(signer: Signer, audience: str, email: str) -> Headers:
     signed = unsigned(signer, audience, email, {"alg": "HS256", "kid": signer.kid})
-    mac = hmac.new(signer.certificate.encode(), signed.encode(), hashlib.sha256).digest()
+    mac = hmac.new(public_pem(signer), signed.encode(), hashlib.sha256).digest()
     return bearer(f"{signed}.{segment(mac)}")
 
 
-@case("HMAC with the public certificate under the name RS256")
+@case("HMAC with the public key under the name RS256")
 def _(signer: Signer, audience: str, email: str) -> Headers:
     signed = unsigned(signer, audience, email, {"alg": "RS256", "kid": signer.kid})
-    mac = hmac.new(signer.certificate.encode(), signed.encode(), hashlib.sha256).digest()
+    mac = hmac.new(public_pem(signer), signed.encode(), hashlib.sha256).digest()
     return bearer(f"{signed}.{segment(mac)}")
 
 

@@ -45,7 +45,11 @@ class CertificateServer(ThreadingHTTPServer):
 
     def answer(self, *signers: Signer, **headers: str) -> None:
         """From now on: the certificates of these signers."""
-        self.say(200, msgspec.json.encode({each.kid: each.certificate for each in signers}), **headers)
+        self.say(
+            200,
+            msgspec.json.encode({"keys": [key for each in signers for key in each.keys()["keys"]]}),
+            **headers,
+        )
 
     def say(self, status: int, body: bytes = b"", **headers: str) -> None:
         """From now on: this."""
@@ -202,7 +206,7 @@ async def test_a_start_without_good_certificates_lets_nobody_in_and_recovers(
     label: str,
     lie: str,
 ) -> None:
-    good = msgspec.json.encode(signer.certificates())
+    good = msgspec.json.encode(signer.keys())
     match lie:
         case "garbage":
             certificates.say(200, b"\xff<html>")
@@ -211,7 +215,7 @@ async def test_a_start_without_good_certificates_lets_nobody_in_and_recovers(
         case "a list":
             certificates.say(200, b"[" + good + b"]")
         case "no certificates":
-            certificates.say(200, msgspec.json.encode({signer.kid: "-----BEGIN CERTIFICATE-----"}))
+            certificates.say(200, msgspec.json.encode({"keys": [{"kid": signer.kid, "kty": "RSA"}]}))
         case "redirect to good ones":
             with_good = certificates.url.replace("/certs", "/good")
             certificates.say(302, good, location=with_good)

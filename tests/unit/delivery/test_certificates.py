@@ -5,15 +5,12 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from receiver.delivery.certificates import MIN_KEY_BITS, Certificates
 from receiver.emulator.signer import Signer
@@ -23,17 +20,14 @@ OLD, NEW = SIGNERS
 HOUR = 3600.0
 
 
-def pem_of(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, *, ended: float = -24.0) -> str:
-    """The certificate of a key; `ended`: so many hours ago."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-    builder = (
-        builder.serial_number(1)
-        .not_valid_before(now - timedelta(days=9))
-        .not_valid_after(now - timedelta(hours=ended))
-    )
-    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+def key_set(*signers: Signer, **others: dict[str, object]) -> bytes:
+    """The answer with the keys of these signers, and others by their id."""
+    more = [{"kid": kid, **fields} for kid, fields in others.items()]
+    return json.dumps({"keys": [key for signer in signers for key in signer.keys()["keys"]] + more}).encode()
+
+
+def public(signer: Signer) -> rsa.RSAPublicKey:
+    return signer.key.public_key()
 
 
 class Source(ThreadingHTTPServer):
@@ -56,7 +50,7 @@ class Source(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/certs"
 
     def answer(self, *signers: Signer) -> None:
-        self.body = json.dumps({signer.kid: signer.certificate for signer in signers}).encode()
+        self.body = key_set(*signers)
         self.status = 200
         self.headers = {}
 
@@ -136,17 +130,17 @@ class TestLoading:
         self, certificates: Certificates, source: Source
     ) -> None:
         before = certificates.loaded
-        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert await certificates.key(OLD.kid) == public(OLD)
         assert (before, certificates.loaded) == (False, True)
         for _ in range(10):
-            assert await certificates.key(OLD.kid) == OLD.certificate
+            assert await certificates.key(OLD.kid) == public(OLD)
         assert source.fetches == 1
 
     async def test_callers_at_the_same_time_share_one_fetch(
         self, certificates: Certificates, source: Source
     ) -> None:
         answers = await asyncio.gather(*(certificates.key(OLD.kid) for _ in range(50)), certificates.ready())
-        assert set(answers) == {OLD.certificate, True}
+        assert [answer for answer in answers if answer not in (public(OLD), True)] == []
         assert source.fetches == 1
 
     async def test_ready_loads_once_and_then_only_says_so(
@@ -166,7 +160,7 @@ class TestLoading:
         assert source.fetches == 1
         source.answer(OLD)
         clocks.pass_(1)
-        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert await certificates.key(OLD.kid) == public(OLD)
         assert failures == ["certificates not fetched from 127.0.0.1: status 503 (no keys yet)"]
 
     async def test_a_cancelled_caller_does_not_end_the_fetch_for_others(
@@ -180,7 +174,7 @@ class TestLoading:
         with pytest.raises(asyncio.CancelledError):
             await first
         source.go_on.set()
-        assert await second == OLD.certificate
+        assert await second == public(OLD)
         assert source.fetches == 1
 
 
@@ -190,8 +184,8 @@ class TestUnknownKeys:
     ) -> None:
         await certificates.ready()
         source.answer(OLD, NEW)
-        assert await certificates.key(NEW.kid) == NEW.certificate
-        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert await certificates.key(NEW.kid) == public(NEW)
+        assert await certificates.key(OLD.kid) == public(OLD)
         assert source.fetches == 2
 
     async def test_a_key_that_is_withdrawn_is_gone_after_the_next_fetch(
@@ -199,7 +193,7 @@ class TestUnknownKeys:
     ) -> None:
         await certificates.ready()
         source.answer(NEW)
-        assert await certificates.key(NEW.kid) == NEW.certificate
+        assert await certificates.key(NEW.kid) == public(NEW)
         assert await certificates.key(OLD.kid) is None
 
     async def test_a_flood_of_unknown_ids_causes_one_fetch_in_thirty_seconds(
@@ -230,7 +224,7 @@ class TestUnknownKeys:
         clocks.pass_(2 * HOUR)
         for _ in range(60):
             assert await certificates.key("unknown") is None
-            assert await certificates.key(OLD.kid) == OLD.certificate
+            assert await certificates.key(OLD.kid) == public(OLD)
             await settled(certificates)
             clocks.pass_(1)
         assert source.fetches == 3
@@ -257,7 +251,7 @@ class TestFreshness:
         source.go_on.clear()
         clocks.pass_(10 * HOUR)
         for _ in range(5):
-            assert await certificates.key(OLD.kid) == OLD.certificate
+            assert await certificates.key(OLD.kid) == public(OLD)
             assert await certificates.ready()
         source.go_on.set()
         await settled(certificates)
@@ -270,7 +264,7 @@ class TestFreshness:
         source.fail()
         clocks.pass_(HOUR)
         for _ in range(3600 // 10):
-            assert await certificates.key(OLD.kid) == OLD.certificate
+            assert await certificates.key(OLD.kid) == public(OLD)
             await settled(certificates)
             clocks.pass_(10)
         assert source.fetches == 1 + 3600 // 30
@@ -281,7 +275,7 @@ class TestFreshness:
     ) -> None:
         await certificates.ready()
         setattr(clocks, clock, getattr(clocks, clock) + 5 * HOUR)
-        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert await certificates.key(OLD.kid) == public(OLD)
         await settled(certificates)
         assert source.fetches == 2
 
@@ -298,6 +292,7 @@ class TestFreshness:
 
 BIG = b'{"x":"' + b"x" * (1024 * 1024) + b'"}'
 TINY_KEY = MIN_KEY_BITS // 2
+KEY = OLD.keys()["keys"][0]
 
 
 class TestBadAnswers:
@@ -309,17 +304,25 @@ class TestBadAnswers:
             (204, b"", {}, "status 204"),
             (301, b"", {"location": "/certs"}, "status 301"),
             (302, b"", {"location": "http://attacker.example/"}, "status 302"),
-            (200, b"", {}, "not a JSON object of strings"),
-            (200, b"<html>", {}, "not a JSON object of strings"),
-            (200, b"[]", {}, "not a JSON object of strings"),
-            (200, b"\xff", {}, "not a JSON object of strings"),
-            (200, b'{"k":"\xff"}', {}, "not a JSON object of strings"),
-            (200, b'{"a":1}', {}, "not a JSON object of strings"),
-            (200, b'{"keys":[]}', {}, "not a JSON object of strings"),
-            (200, b"[" * 100_000, {}, "not a JSON object of strings"),
-            (200, b"{}", {}, "no usable RSA certificate"),
-            (200, b'{"k":"PEM"}', {}, "no usable RSA certificate"),
-            (200, json.dumps({"": OLD.certificate}).encode(), {}, "no usable RSA certificate"),
+            (200, b"", {}, "not a set of JSON web keys"),
+            (200, b"<html>", {}, "not a set of JSON web keys"),
+            (200, b"[]", {}, "not a set of JSON web keys"),
+            (200, b"\xff", {}, "not a set of JSON web keys"),
+            (200, b'{"k":"\xff"}', {}, "not a set of JSON web keys"),
+            (200, b'{"a":1}', {}, "not a set of JSON web keys"),
+            (200, b'{"keys":{}}', {}, "not a set of JSON web keys"),
+            (200, b'{"keys":[{"kid":1}]}', {}, "not a set of JSON web keys"),
+            (
+                200,
+                b'{"k":"-----BEGIN CERTIFICATE-----"}',
+                {},
+                "not a set of JSON web keys",
+            ),
+            (200, b"[" * 100_000, {}, "not a set of JSON web keys"),
+            (200, b"{}", {}, "not a set of JSON web keys"),
+            (200, b'{"keys":[]}', {}, "no usable RSA key"),
+            (200, b'{"keys":[{"kid":"k","kty":"RSA"}]}', {}, "no usable RSA key"),
+            (200, key_set(replace(OLD, kid="")), {}, "no usable RSA key"),
             (200, BIG, {}, "answer over 1048576 bytes"),
             (200, b"\x1f\x8b", {"content_encoding": "gzip"}, "compressed answer"),
             (200, b"{", {"content_length": "50"}, "RemoteProtocolError"),
@@ -344,7 +347,7 @@ class TestBadAnswers:
         source.fail(status, body, **headers)
         clocks.pass_(HOUR)
         assert await certificates.key(NEW.kid) is None
-        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert await certificates.key(OLD.kid) == public(OLD)
         assert source.fetches == 3
         assert failures == [
             f"certificates not fetched from 127.0.0.1: {failure} (no keys yet)",
@@ -352,21 +355,24 @@ class TestBadAnswers:
         ]
 
     @pytest.mark.parametrize(
-        "key",
+        "fields",
         [
-            ec.generate_private_key(ec.SECP256R1()),
-            rsa.generate_private_key(public_exponent=65537, key_size=TINY_KEY),
+            {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"},
+            {**KEY, "kty": "EC"},
+            {**KEY, "n": Signer(rsa.generate_private_key(65537, TINY_KEY), "").keys()["keys"][0]["n"]},
+            {**KEY, "n": ""},
+            {**KEY, "n": "\u00fc"},
+            {**KEY, "e": "AA"},
+            {"kty": "RSA"},
         ],
-        ids=["elliptic", "1024 bits"],
+        ids=["elliptic", "of another kind", "1024 bits", "no n", "n no base64", "e zero", "neither"],
     )
-    async def test_certificates_that_are_not_strong_rsa_are_left_out(
-        self, certificates: Certificates, source: Source, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
+    async def test_keys_that_are_not_strong_rsa_are_left_out(
+        self, certificates: Certificates, source: Source, fields: dict[str, object]
     ) -> None:
-        source.answer(OLD)
-        source.body = json.dumps(OLD.certificates() | {"other": pem_of(key), "junk": "-----BEGIN"}).encode()
+        source.body = key_set(OLD, other={**fields, "kid": "other"})
         assert await certificates.key("other") is None
-        assert await certificates.key("junk") is None
-        assert await certificates.key(OLD.kid) == OLD.certificate
+        assert await certificates.key(OLD.kid) == public(OLD)
 
     async def test_a_slow_answer_is_given_up(
         self, certificates: Certificates, source: Source, failures: list[str], monkeypatch: pytest.MonkeyPatch
@@ -415,7 +421,7 @@ async def test_after_a_day_without_an_answer_no_key_is_believed(
     await certificates.ready()
     source.fail()
     clocks.pass_(24 * HOUR)
-    assert await certificates.key(OLD.kid) == OLD.certificate
+    assert await certificates.key(OLD.kid) == public(OLD)
     await settled(certificates)
     clocks.pass_(1)
     assert await certificates.key(OLD.kid) is None
@@ -424,13 +430,4 @@ async def test_after_a_day_without_an_answer_no_key_is_believed(
     assert failures[-1].endswith("(no keys yet)")
     source.answer(OLD)
     clocks.pass_(1)
-    assert await certificates.key(OLD.kid) == OLD.certificate
-
-
-async def test_a_certificate_that_has_expired_is_left_out(certificates: Certificates, source: Source) -> None:
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    ours = {"expired": pem_of(key, ended=1), "current": pem_of(key, ended=-1)}
-    source.answer(OLD)
-    source.body = json.dumps(OLD.certificates() | ours).encode()
-    assert await certificates.key("expired") is None
-    assert await certificates.key("current") == ours["current"]
+    assert await certificates.key(OLD.kid) == public(OLD)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ SIGNER = Signer.create()
 
 
 class Clock:
-    """The wall clock, moved forward on demand (google-auth's own checks stay on the real one)."""
+    """The wall clock, moved forward on demand."""
 
     ahead = 0.0
 
@@ -40,7 +41,7 @@ class Counting(Certificates):
 
     asked = 0
 
-    async def key(self, kid: str) -> str | None:
+    async def key(self, kid: str) -> RSAPublicKey | None:
         self.asked += 1
         return await super().key(kid)
 

@@ -38,14 +38,14 @@ def error(response: httpx.Response) -> tuple[int, str]:
 
 async def test_the_signers_certificate_is_served(client: httpx.AsyncClient) -> None:
     answer = await client.get(f"http://127.0.0.1:8085{OIDC_CERTS_PATH}")
-    assert answer.json() == SIGNER.certificates()
+    assert answer.json() == SIGNER.keys()
     assert "max-age" in answer.headers["cache-control"]
 
 
 async def test_without_a_signer_there_is_no_certificate() -> None:
     transport = httpx.ASGITransport(app=create_api(Broker(), SECRET))
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8085") as client:
-        assert (await client.get(OIDC_CERTS_PATH)).json() == {}
+        assert (await client.get(OIDC_CERTS_PATH)).json() == {"keys": []}
 
 
 async def test_a_thousand_messages_are_published_at_a_time(client: httpx.AsyncClient) -> None:

@@ -19,7 +19,7 @@ def test_certificates_are_served_on_loopback_for_an_hour_and_nothing_else_is(
     with serve_certificates(signer) as url, httpx.Client(trust_env=False) as client:
         answer = client.get(url)
         assert url.startswith("http://127.0.0.1:")
-        assert answer.json() == signer.certificates()
+        assert answer.json() == signer.keys()
         assert answer.headers["cache-control"] == "public, max-age=3600"
         assert client.get(url + "/more").status_code == 404
     with pytest.raises(httpx.ConnectError):
