@@ -111,7 +111,11 @@ class Lease:
 
 
 class Heartbeat:
-    """The leases of one instance, at most one for each execution. `hold` and `release` may be called from any thread.
+    """The leases of one instance, at most one for each execution. The loop that runs them and the heartbeat's thread both use it.
+
+    `hold`, `find` and `release` take no lock: each is one operation on a dict, which is atomic, by the interpreter's lock or,
+    without that, by the dict's own. Who walks through the dict walks through a copy, which is one operation too. The lock is
+    for `watch` and `lose`: one of them sees what the other one did, and only one calls.
 
     Args:
         lease: how long a renewal lasts; a beat is a third of it.
@@ -120,6 +124,7 @@ class Heartbeat:
     def __init__(self, database: Database, *, lease: timedelta, emit: Emit) -> None:
         self._database = database
         self._lease = lease
+        self._length = lease.total_seconds()
         self._emit = emit
         self._held: dict[str, Lease] = {}
         self.lock = threading.Lock()
@@ -168,17 +173,15 @@ class Heartbeat:
             self._thread.join(timeout=within)
 
     def hold(self, key: ClaimKey, path: str = "", *, since: float) -> Lease | None:
-        """The lease of this claim, renewed from now on; None when another claim of the execution is held: its code may run.
+        """The lease of this claim, renewed from now on; None when the execution is held already: its code may run.
 
         Args:
             path: its task's: a trigger may make trouble for all of one.
             since: `time.monotonic()` before the claim was sent.
         """
-        with self.lock:
-            held = self._held.get(key.task_id)
-            if held is not None and held.key != key:
-                return None
-            self._held[key.task_id] = lease = Lease(self, key, path, since)
+        lease = Lease(self, key, path, since)
+        if self._held.setdefault(key.task_id, lease) is not lease:
+            return None
         if self._main is None:
             self._main = asyncio.get_running_loop()
             self._wake()
@@ -186,24 +189,20 @@ class Heartbeat:
 
     def find(self, task_id: str) -> Lease | None:
         """The lease that is held of an execution, lost or not: its code may still run here."""
-        with self.lock:
-            return self._held.get(task_id)
+        return self._held.get(task_id)
 
     def release(self, lease: Lease) -> None:
         """Renews this lease no longer; for `Lease.give_back`."""
-        with self.lock:
-            if self._held.get(lease.key.task_id) is lease:
-                del self._held[lease.key.task_id]
+        self._held.pop(lease.key.task_id, None)
 
     def is_ending(self, lease: Lease) -> bool:
         """Whether a lease was last renewed so long ago that it is as good as lost."""
-        return time.monotonic() - lease.confirmed > self._lease.total_seconds() * (1 - lease.margin)
+        return time.monotonic() - lease.confirmed > self._length * (1 - lease.margin)
 
     @property
     def held(self) -> list[ClaimKey]:
         """The claims that are renewed now."""
-        with self.lock:
-            return [lease.key for lease in self._held.values()]
+        return [lease.key for lease in self._held.copy().values()]
 
     def _wake(self) -> None:
         if self._loop is not None:
@@ -215,7 +214,7 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         self._loop = asyncio.get_running_loop()
-        beat = self._lease.total_seconds() / BEATS_PER_LEASE
+        beat = self._length / BEATS_PER_LEASE
         connection = RecordConnection(self._database, "receiver heartbeat", deadline=min(10.0, beat))
         renewals = Renewals(connection, self._lease, self._emit)
         watch = asyncio.create_task(self._call_off_in_time(), name="expiry")
@@ -234,7 +233,7 @@ class Heartbeat:
         """Runs beside the renewal: a silent database may keep that waiting until after the lease's end."""
         while True:
             self._call_off_expired()
-            await asyncio.sleep(self._lease.total_seconds() * LOCKED_MARGIN / 2)
+            await asyncio.sleep(self._length * LOCKED_MARGIN / 2)
 
     async def _stopped_within(self, seconds: float) -> bool:
         try:
@@ -247,16 +246,13 @@ class Heartbeat:
 
     def _until_due(self, beat: float) -> float:
         """Seconds until some lease is a beat old, and is to be renewed; 0 when one is."""
-        with self.lock:
-            oldest = min((lease.confirmed for lease in self._held.values()), default=0.0)
+        oldest = min((lease.confirmed for lease in self._held.copy().values()), default=0.0)
         return max(0.0, oldest + beat - time.monotonic())
 
     async def _renew(self, renewals: Renewals) -> float:
         """Renews what is held, and returns after how many seconds to do it again."""
-        length = self._lease.total_seconds()
-        beat = length / BEATS_PER_LEASE
-        with self.lock:
-            keys = {lease.key: lease.path for lease in self._held.values()}
+        beat = self._length / BEATS_PER_LEASE
+        keys = {lease.key: lease.path for lease in self._held.copy().values()}
         if not keys:
             return beat
         sent = time.monotonic()
@@ -266,8 +262,7 @@ class Heartbeat:
             unexpected = None if isinstance(error, DatabaseUnavailable) else error
             self._emit(ReceiverTrouble("leases not renewed", str(error), error=unexpected))
             return beat / 4
-        with self.lock:
-            held = {lease.key: lease for lease in self._held.values()}
+        held = {lease.key: lease for lease in self._held.copy().values()}
         for key in keys:
             if (lease := held.get(key)) is None:
                 continue
@@ -276,7 +271,7 @@ class Heartbeat:
                 lease.confirmed = sent
             elif key not in renewed.locked | renewed.failed:
                 lease.lose()
-        return length * LOCKED_PAUSE if renewed.locked else beat / 4 if renewed.failed else beat
+        return self._length * LOCKED_PAUSE if renewed.locked else beat / 4 if renewed.failed else beat
 
     async def _shorten(self, renewals: Renewals) -> None:
         """On exit, by this thread's own connection: the main loop may be blocked, and the ledger's connections in use."""
@@ -286,7 +281,6 @@ class Heartbeat:
         await renewals.shorten(keys, left=self._left, overdue=self._overdue)
 
     def _call_off_expired(self) -> None:
-        with self.lock:
-            expired = [lease for lease in self._held.values() if self.is_ending(lease)]
-        for lease in expired:
-            lease.lose()
+        for lease in self._held.copy().values():
+            if self.is_ending(lease):
+                lease.lose()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 import time
 from datetime import datetime, timedelta
 from typing import Any
@@ -263,6 +265,37 @@ async def test_the_thread_stops_though_the_database_is_silent(instances: Instanc
     assert not instance.heartbeat._thread.is_alive()
     instance.ledger.pool._all[0].drop()
     proxy.resume()
+
+
+async def test_leases_come_and_go_while_the_heartbeats_thread_looks_at_them() -> None:
+    heartbeat = Heartbeat(Database.of("postgresql://nowhere"), lease=SHORT, emit=lambda _: None)
+    seen, done = [0], threading.Event()
+
+    def looks() -> None:
+        while not done.is_set():
+            seen[0] += len(heartbeat.held)
+            heartbeat._call_off_expired()
+            heartbeat._until_due(0.5)
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    looking = asyncio.create_task(asyncio.to_thread(looks))
+    try:
+        for round_ in range(10):
+            since = time.monotonic()
+            keys = [ClaimKey(f"{round_} {number}", 1, TOKEN) for number in range(1000)]
+            held = [heartbeat.hold(key, since=since) for key in keys]
+            assert heartbeat.hold(keys[0], since=since) is None
+            await asyncio.sleep(0)
+            for lease in held:
+                assert lease is not None
+                lease.give_back()
+    finally:
+        sys.setswitchinterval(before)
+        done.set()
+        await looking
+    assert seen[0] > 0
+    assert heartbeat.held == []
 
 
 def test_one_that_was_never_started_can_be_stopped() -> None:
