@@ -17,6 +17,7 @@ PIPE_EXIT_CODE = 128 + signal.SIGPIPE
 """The exit code that a shell reports for a program that wrote to a pipe without a reader."""
 
 COMMANDS = {
+    "init": "Make a folder a project that runs, with tests and deployment.",
     "serve": "Receive pushes and run tasks, until SIGTERM.",
     "dev": "Run everything on one laptop, with no cloud; plugins reload on change.",
     "migrate": "Bring the database's tables up to date.",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from receiver.errors import ReceiverError
 
-NOT_HERE: Final = frozenset({"demo", "dev", "provision", "serve"})
+NOT_HERE: Final = frozenset({"demo", "dev", "init", "provision", "serve"})
 """Commands that never look: they start what they need, or are for the cloud."""
 
 PLACE: Final = (

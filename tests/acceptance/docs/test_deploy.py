@@ -37,8 +37,25 @@ GCLOUD = '''#!{python}
 import json, os, subprocess, sys
 
 arguments = sys.argv[1:]
-with open(os.environ["GCLOUD_LOG"], "a") as log:
+with open(os.environ["GCLOUD_LOG"], "a+") as log:
+    log.seek(0)
+    before = [json.loads(line) for line in log]
     log.write(json.dumps(arguments) + "\\n")
+
+def made(kind, name):
+    """Whether it was created."""
+    found = [call for call in before if call[:len(kind)] == kind and call[len(kind)].startswith("create")]
+    return any(call[len(kind) + 1].partition("@")[0] == name.partition("@")[0] for call in found)
+
+for at, word in enumerate(arguments[:5]):
+    if word == "describe" and arguments[0] != "projects" and not made(arguments[:at], arguments[at + 1]):
+        sys.exit("NOT_FOUND")
+    if word in ("create", "create-oidc") and made(arguments[:at], arguments[at + 1]):
+        sys.exit("ALREADY_EXISTS")
+if arguments[:3] == ["sql", "users", "list"] and made(["sql", "users"], arguments[-3].partition("=")[2]):
+    print("there")
+if arguments[:3] == ["services", "vpc-peerings", "list"] and any(call[2] == "connect" for call in before if len(call) > 2):
+    print("default")
 if "--data-file=-" in arguments:
     assert sys.stdin.read().strip(), "an empty secret"
 if arguments[:2] == ["projects", "describe"]:

@@ -1,0 +1,1 @@
+"""`receiver init`: a project that runs, from the files in `templates/`."""

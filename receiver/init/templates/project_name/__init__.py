@@ -1,0 +1,1 @@
+"""project_name: tasks that the receiver runs."""
