@@ -1,8 +1,8 @@
 """The row's arguments and metadata count: what was committed under an id runs, whatever a later message of that id says.
 
-Invariant: no message changes an execution that has a row. For a message that says something else the log has one line. PostgreSQL
-compares both as jsonb, so another spelling of the same values is no difference. Arguments that are read back take room, as those of a
-message do: a message of a few bytes may name a row of megabytes. Without room the execution is handed back, unchanged.
+Invariant: no message changes an execution that has a row. For a message that says something else the log has one line. Their texts
+are compared: who publishes a row sends its very text. Arguments that are read back take room, as those of a message do: a message of a
+few bytes may name a row of megabytes. Without room the execution is handed back, unchanged.
 
 Next: `receiver.delivery.runner`.
 """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
+
 from receiver.contract.convert import to_json, to_plain
 from receiver.contract.failure import Failure
 from receiver.text import holds_nul
@@ -14,6 +16,8 @@ def encoded(value: Any, max_bytes: int) -> str | Failure:
     """The value as JSON text, or why it cannot be stored. Never raises."""
     try:
         text = to_json(value)
+        if type(value) is msgspec.Raw:  # written as it is, and nobody could read a number like 1e1000000
+            msgspec.json.decode(text)
         if len(text) > max_bytes:
             reason = f"it has {len(text)} bytes, TASKS_MAX_RESULT_BYTES is {max_bytes}"
         elif not _is_finite(value, text):

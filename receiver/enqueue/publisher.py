@@ -195,21 +195,18 @@ def message_of(row: OutboxRow, *, environment: str) -> Message:
     payload = {
         "task_id": row.task_id,
         "task_name": row.task_name,
-        "args": msgspec.Raw(_compact(row.args)),
-        "kwargs": msgspec.Raw(_compact(row.kwargs)),
+        "args": msgspec.Raw(row.args),
+        "kwargs": msgspec.Raw(row.kwargs),
         "enqueued_at": row.enqueued_at.isoformat(),
     }
     attributes = {"task_path": row.task_path, "environment": environment}
     if row.trace is not None:
         attributes[TRACE_ATTRIBUTE] = row.trace
     if row.metadata is not None:
-        attributes[METADATA_ATTRIBUTE] = _compact(row.metadata).decode()
+        attributes[METADATA_ATTRIBUTE] = msgspec.json.format(
+            row.metadata, indent=-1
+        )  # without the blanks of jsonb
     return Message(msgspec.json.encode(payload), attributes)
-
-
-def _compact(text: str) -> bytes:
-    """JSON without the blanks of jsonb: they could push a message, or an attribute, over Pub/Sub's limit."""
-    return msgspec.json.format(text.encode(), indent=-1)
 
 
 def is_of_one(error: GoogleError) -> bool:

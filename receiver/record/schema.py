@@ -27,7 +27,7 @@ from sqlalchemy import (
     Text,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, UUID
+from sqlalchemy.dialects.postgresql import JSON, JSONB, UUID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +45,8 @@ task_executions = Table(
     Column("task_name", Text, nullable=False),
     Column("task_path", Text, nullable=False),
     Column("namespace", Text, nullable=False),
-    Column("args", JSONB, nullable=False),
-    Column("kwargs", JSONB, nullable=False),
+    Column("args", JSON, nullable=False),
+    Column("kwargs", JSON, nullable=False),
     Column("status", Text, nullable=False),
     Column("final", Boolean, nullable=False, server_default=text("false")),
     Column("attempt", Integer, nullable=False, server_default=text("0")),
@@ -54,7 +54,7 @@ task_executions = Table(
     Column("claim_token", UUID),
     Column("lease_owner", Text),
     Column("lease_expires_at", _moment),
-    Column("return_value", JSONB(none_as_null=True)),
+    Column("return_value", JSON(none_as_null=True)),
     Column("error_type", Text),
     Column("error_message", Text),
     Column("error_traceback", Text),

@@ -289,7 +289,9 @@ async def test_rows_of_the_previous_release_get_the_environment_of_the_migration
     """Those that are there, and those that it inserts while the new revision is deployed beside it."""
     look = await release_0003(empty_database_url)
     before = await look.value("SELECT xmin::text FROM task_executions")
-    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), environment="production")
+    await asyncio.to_thread(
+        migrations.upgrade, Database.of(empty_database_url), "0004", environment="production"
+    )
     await look.execute(INSERT_OF_0003, "after")
     await look.execute(KEEP_OF_0003)
     assert (await look.row("before"))["environment"] == "production"

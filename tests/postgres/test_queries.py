@@ -274,15 +274,15 @@ async def test_failed_executions_are_found_by_an_index_of_their_own(record: Reco
         (f'["{"é" * 3990}"]', ["é" * 3990]),
         (f'["{"x" * 3998}"]', f'["{"x" * 3998}{CUT}'),
         (f"[{','.join(['1'] * 1333)}]", [1] * 1333),
-        (f"[{','.join(['1e307'] * 100)}]", f"[{', '.join([str(10**307)] * 100)}]"[:4000] + CUT),
-        (f"[{','.join(['1e307'] * 3000)}]", "(48006 bytes, too large to be shown: read it with SQL)"),
-        (f'["{"x" * 99_000}"]', "(99012 bytes, too large to be shown: read it with SQL)"),
+        (f"[{','.join(['1e307'] * 600)}]", [1e307] * 600),
+        ('{"b": 1, "a": 2}', {"b": 1, "a": 2}),
+        (f'["{"x" * 99_000}"]', f'["{"x" * 3998}{CUT}'),
     ],
 )
 async def test_a_listing_has_the_beginning_of_a_value(record: Record, written: str, listed: Any) -> None:
     await record.add("e1", "SUCCESSFUL")
     await record.connection.execute(
-        "UPDATE task_executions SET args = $1::jsonb, return_value = $1::jsonb, kwargs = jsonb_build_object('k', $1::jsonb)",
+        "UPDATE task_executions SET args = $1::json, return_value = $1::json, kwargs = json_build_object('k', $1::json)",
         written,
     )
     async with queries.reading(record.database) as connection:
@@ -295,7 +295,7 @@ async def test_a_listing_has_the_beginning_of_a_value(record: Record, written: s
 @pytest.mark.parametrize("value", ['"text"', "5", "null", "true", "{}", '{"a": [1]}'])
 async def test_a_result_may_be_any_json(record: Record, value: str) -> None:
     await record.add("e1", "SUCCESSFUL")
-    await record.connection.execute("UPDATE task_executions SET return_value = $1::jsonb", value)
+    await record.connection.execute("UPDATE task_executions SET return_value = $1::json", value)
     async with queries.reading(record.database) as connection:
         found = await queries.execution(connection, "e1")
     assert found is not None

@@ -159,7 +159,7 @@ async def test_what_does_not_fit_the_function_any_more_ends_failed_and_final(
 async def test_without_room_for_them_the_execution_is_handed_back_as_it_was(
     instance: Instance, look: Look, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
-    """A message of a few bytes names them: 2 MB of `1e307` are 100 MB when jsonb prints them. The message that is theirs may run them."""
+    """A message of a few bytes names them. The message that is theirs may run them."""
     stored = json.dumps(["alice", *["x"] * 40_000])
     await look.seed("a", args=stored, task_name="tell", task_path=ROUTE.path)
     claimed = await instance.claim("a", ROUTE, args='["mallory"]', bound=["mallory"])
@@ -197,13 +197,20 @@ async def test_a_large_message_for_a_large_row_has_its_room(instance: Instance, 
 
 
 @pytest.mark.parametrize(
-    "said", ['[ "alice",1.50 , {"b":1, "a" : [] }]', '["\\u0061lice", 15e-1, {"a": [], "b": 1.0}]']
+    "said",
+    [
+        '["alice",1.5,{"a":[],"b":1}]',
+        '["alice", 1.50, {"a": [], "b": 1}]',
+        '["alice", 1.5, {"b": 1, "a": []}]',
+    ],
 )
-async def test_another_spelling_of_the_same_values_differs_in_nothing(
-    instance: Instance, look: Look, said: str
-) -> None:
-    await look.seed("a", args='["alice", 1.5, {"a": [], "b": 1}]')
-    assert not (await instance.claim("a", args=said)).differs
+async def test_another_spelling_is_another_text(instance: Instance, look: Look, said: str) -> None:
+    """Texts are compared: a cast to jsonb could fail, and with it the batch. The row's run, which are equal."""
+    kept = '["alice", 1.5, {"a": [], "b": 1}]'
+    await look.seed("a", args=kept)
+    await look.seed("b", args=kept)
+    assert (await instance.claim("a", args=said)).differs
+    assert not (await instance.claim("b", args=kept)).differs
     assert not (await instance.claim("new", args=said)).differs, "nobody compares a new row"
 
 
@@ -218,12 +225,12 @@ async def test_a_claim_whose_answer_was_lost_knows_it_too(instance: Instance, lo
     assert {name: row.differs for name, row in found.items()} == {"equal": False, "other": True}
 
 
-async def test_data_of_another_topic_that_is_large_when_written_out_is_not_read_back(
+async def test_data_of_another_topic_that_is_too_large_is_not_read_back(
     instance: Instance, look: Look
 ) -> None:
-    """A message of a few bytes names it, and 3 MB of 1e308 are 150 MB of text."""
-    for name, times in (("small", 10), ("large", 60_000)):
-        args = f"[[{','.join(['1e308'] * times)}]]"
+    """A message of a few bytes names it, and compressed it is small."""
+    for name, size in (("small", 10), ("large", stored_call.MOST_ARGUMENTS)):
+        args = json.dumps(["x" * size])
         await look.seed(name, args=args)
         await look.execute("UPDATE task_executions SET attributes = '{}' WHERE task_id = $1", name)
     assert await foreign.recall(instance.ledger.pool, "small", whose=WHOSE) is not None

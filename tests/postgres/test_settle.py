@@ -190,19 +190,19 @@ async def test_an_abandoned_one_stays_running_and_held(instance: Instance, look:
 
 
 async def test_a_result_postgresql_cannot_hold_is_a_final_failure(instance: Instance, look: Look) -> None:
-    """Jsonb takes no NUL; a retry would only repeat the task's effects. Its neighbours are recorded."""
-    claims = [await instance.claim(task_id) for task_id in ("nul", "next", "after")]
-    values = ['"\\u0000"', '"fine"', "3"]
+    """A retry would only repeat the task's effects. Its neighbours are recorded."""
+    claims = [await instance.claim(task_id) for task_id in ("nonsense", "next", "after")]
+    values = ["{nonsense", '"fine"', "3"]
     endings = await asyncio.gather(
         *(instance.settle(claimed, Succeeded(value)) for claimed, value in zip(claims, values, strict=True))
     )
     assert isinstance(endings[0], Failed)
     assert endings[0].final
     assert endings[1:] == [Succeeded('"fine"'), Succeeded("3")]
-    row = await look.row("nul")
-    assert await look.state("nul") == ("FAILED", True, 1, 1)
+    row = await look.row("nonsense")
+    assert await look.state("nonsense") == ("FAILED", True, 1, 1)
     assert (row["error_type"], row["return_value"]) == ("ResultNotStorable", None)
-    assert await look.endings("nul") == ["FAILED"]
+    assert await look.endings("nonsense") == ["FAILED"]
 
 
 async def test_settlements_of_one_batch_are_told_apart(instance: Instance, look: Look) -> None:

@@ -12,7 +12,7 @@ from datetime import UTC
 from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Interval, Text, bindparam, case, cast, func, insert
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import JSON, JSONB
 
 from receiver.record.schema import task_executions
 from receiver.record.schema_name import translation
@@ -41,7 +41,7 @@ PLAIN: Final = (
     "trace",
 )
 
-DOCUMENTS: Final = ("args", "kwargs", "metadata")
+DOCUMENTS: Final = {"args": JSON, "kwargs": JSON, "metadata": JSONB}
 
 _columns = task_executions.c
 _now = func.clock_timestamp()
@@ -50,7 +50,7 @@ _now = func.clock_timestamp()
 def _insert() -> ReturningInsert[Any]:
     values = {name: bindparam(f"new_{name}", type_=_columns[name].type) for name in PLAIN}
     # As text with a cast: the caller's engine may have a JSON serialiser of its own.
-    documents = {name: cast(bindparam(f"new_{name}", type_=Text), JSONB) for name in DOCUMENTS}
+    documents = {name: cast(bindparam(f"new_{name}", type_=Text), kind) for name, kind in DOCUMENTS.items()}
     is_due = func.coalesce(_due("again") <= _now, True)
     until = case((is_due, _now + bindparam("new_ours", type_=Interval)), else_=None)
     return (

@@ -88,7 +88,7 @@ WITH input AS MATERIALIZED (
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, attempt, fence,
                                  claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace, ran_on, metadata)
-    SELECT i.task_id, i.task_name, i.task_path, $11, $15, i.args::jsonb, i.kwargs::jsonb, 'RUNNING', 1, 1,
+    SELECT i.task_id, i.task_name, i.task_path, $11, $15, i.args::json, i.kwargs::json, 'RUNNING', 1, 1,
            $14::uuid, $12, clock_timestamp() + $13::interval,
            coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace, $12, i.metadata
     FROM input i
@@ -122,7 +122,7 @@ taken AS (
     FROM free f
     WHERE e.task_id = f.task_id
     RETURNING e.task_id, e.fence, e.attempt,
-              (e.args, e.kwargs, e.metadata) IS DISTINCT FROM (f.args::jsonb, f.kwargs::jsonb, f.metadata) AS differs
+              (e.args::text, e.kwargs::text, e.metadata) IS DISTINCT FROM (f.args, f.kwargs, f.metadata) AS differs
 ),
 expired AS (
     INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
@@ -243,7 +243,7 @@ async def _verdicts(
 
 FIND_CLAIMED: Final = f"""
 SELECT e.task_id, e.fence, e.attempt, {KEPT} AS kept,
-       (e.args, e.kwargs, e.metadata) IS DISTINCT FROM (i.args::jsonb, i.kwargs::jsonb, i.metadata::jsonb) AS differs
+       (e.args::text, e.kwargs::text, e.metadata) IS DISTINCT FROM (i.args, i.kwargs, i.metadata::jsonb) AS differs
 FROM unnest($1::text[], $3::text[], $4::text[], $5::text[]) AS i(task_id, args, kwargs, metadata)
 JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $2 AND e.status = 'RUNNING'
 """  # noqa: S608 - an expression of our own

@@ -37,7 +37,7 @@ SELECT e.task_id FROM task_executions e
 WHERE e.enqueued_at BETWEEN $1::timestamptz - $2::interval AND $1::timestamptz + $2::interval
   AND e.namespace = $3 AND e.environment = $4 AND (e.task_name = ANY ($5) OR e.task_path = ANY ($5))
   AND starts_with(e.task_id, $6)
-  AND ($7::text IS NULL OR e.args = $7::text::jsonb AND e.kwargs = $8::text::jsonb)
+  AND ($7::text IS NULL OR e.args::text = $7 AND e.kwargs::text = $8)
 ORDER BY e.task_id
 """
 

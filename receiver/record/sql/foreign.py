@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KEEP_MESSAGE: Final = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, enqueued_at,
                              published_at, publishing_until, trace, attributes)
-SELECT $1, $2, $3, $4, $5, $6::jsonb, '{}', 'READY', coalesce($7, clock_timestamp()),
+SELECT $1, $2, $3, $4, $5, $6::json, '{}', 'READY', coalesce($7, clock_timestamp()),
        CASE WHEN $8::interval IS NULL THEN clock_timestamp() END, clock_timestamp() + $8::interval, $9, $10::jsonb
 WHERE NOT EXISTS (SELECT FROM task_executions WHERE task_id = $1)
 ON CONFLICT (task_id) DO NOTHING

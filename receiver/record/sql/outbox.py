@@ -98,7 +98,7 @@ WITH input AS MATERIALIZED (
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, enqueued_at,
                                  run_after, publishing_until, group_key, label, trace, metadata)
-    SELECT i.task_id, i.task_name, i.task_path, $12, $13, i.args::jsonb, i.kwargs::jsonb, 'READY', clock_timestamp(),
+    SELECT i.task_id, i.task_name, i.task_path, $12, $13, i.args::json, i.kwargs::json, 'READY', clock_timestamp(),
            coalesce(i.run_after, clock_timestamp() + i.delay),
            CASE WHEN coalesce(i.run_after <= clock_timestamp(), i.delay <= interval '0', true)
                 THEN clock_timestamp() + $14::interval END,

@@ -40,7 +40,7 @@ WITH held AS (
     SELECT task_id, fence, attempt FROM task_executions
     WHERE task_id = $1 AND status = 'READY' AND namespace = $2 AND environment = $8
       AND (task_name = ANY ($3) OR task_path = ANY ($3))
-      AND ($9::text IS NULL OR args = $9::text::jsonb AND kwargs = $10::text::jsonb)
+      AND ($9::text IS NULL OR args::text = $9 AND kwargs::text = $10)
     FOR NO KEY UPDATE SKIP LOCKED
 ),
 ended AS (

@@ -97,7 +97,7 @@ ended AS (
     WHERE ending IS NOT NULL
 )
 UPDATE task_executions e
-SET status = h.status, final = h.final, return_value = h.return_value::jsonb, skipped_by = h.skipped_by,
+SET status = h.status, final = h.final, return_value = h.return_value::json, skipped_by = h.skipped_by,
     error_type = h.error_type, error_message = h.error_message, error_traceback = h.error_traceback,
     finished_at = clock_timestamp(), claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
 FROM held h
@@ -119,7 +119,7 @@ WITH held AS (
     FOR NO KEY UPDATE OF e SKIP LOCKED
 )
 UPDATE task_executions e
-SET status = 'SUCCESSFUL', final = true, return_value = h.return_value::jsonb, skipped_by = h.skipped_by,
+SET status = 'SUCCESSFUL', final = true, return_value = h.return_value::json, skipped_by = h.skipped_by,
     finished_at = clock_timestamp(), claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
 FROM held h
 WHERE e.task_id = h.task_id
@@ -162,7 +162,7 @@ async def settle(executor: Executor, items: Sequence[SettleItem], *, waiting: bo
 
 SETTLE_WITH_EFFECTS = """
 UPDATE task_executions
-SET status = 'SUCCESSFUL', final = true, return_value = $3::text::jsonb, finished_at = clock_timestamp(),
+SET status = 'SUCCESSFUL', final = true, return_value = $3::text::json, finished_at = clock_timestamp(),
     claim_token = NULL, lease_owner = NULL, lease_expires_at = NULL
 WHERE task_id = $1 AND fence = $2 AND claim_token = $4 AND status = 'RUNNING'
   AND current_setting('receiver.fence', true) = $2::text

@@ -330,7 +330,7 @@ CASES: Final = (
     _rejected("too many arguments", play.body_of(
         lambda s: pusher.message("succeed", [1, 2, 3], task_id=s.label)), Reason.BAD_ARGUMENTS),
     _rejected("the context is not an argument", push("know", ctx=1), Reason.BAD_ARGUMENTS),
-    _rejected("a number that jsonb cannot hold", play.unstorable_number, Reason.MALFORMED_PAYLOAD),
+    _rejected("a number that nobody can read", play.unreadable_number, Reason.MALFORMED_PAYLOAD),
     _rejected("another task's id", with_row(push("succeed"), "fail"), Reason.FOREIGN_TASK_ID,
               _row("READY", final=False, attempt=0, task_name="fail")),
     _rejected("another task's id, final", with_row(push("succeed"), "fail", **SUCCESSFUL), Reason.FOREIGN_TASK_ID,

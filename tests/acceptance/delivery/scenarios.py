@@ -312,8 +312,8 @@ def poison(body: bytes) -> Scenario:
     return play
 
 
-async def unstorable_number(stage: Stage) -> Sent:
-    """Valid JSON that jsonb cannot hold, beside a good message that it must not harm."""
+async def unreadable_number(stage: Stage) -> Sent:
+    """Valid JSON with a number that is larger than any that Python reads, beside a good message that it must not harm."""
     raw = b'{"task_id": "%s", "task_name": "succeed", "args": ["x", 1e1000000]}' % stage.label.encode()
     other = f"{stage.label}-other"
     good = asyncio.create_task(stage.push(pusher.message("succeed", [other], task_id=other)))

@@ -53,7 +53,7 @@ UNSTORABLE = (
     "NUL",
     "NUL in a key",
     "surrogate",
-    "NaN is null in JSON, a huge number is no jsonb",
+    "NaN is null in JSON, a huge number cannot be read",
     "custom object",
     "grudging",
     "complaining",

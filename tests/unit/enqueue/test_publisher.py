@@ -45,9 +45,14 @@ def test_a_message_is_what_the_reference_says() -> None:
     assert message.attributes == {"task_path": "shop.tasks.mail", "environment": "prod"}
 
 
+def test_the_arguments_travel_as_their_row_has_them() -> None:
+    message = message_of(row(args='[1, 1e300, {"b": 3, "a":0}]', kwargs='{"k":[4.50]}'), environment="dev")
+    assert b'"args":[1, 1e300, {"b": 3, "a":0}],"kwargs":{"k":[4.50]}' in message.data
+
+
 def test_the_blanks_of_jsonb_do_not_travel() -> None:
-    message = message_of(row(args='[1, 2, {"a": 3}]', kwargs='{"k": [4, 5]}'), environment="dev")
-    assert b'"args":[1,2,{"a":3}],"kwargs":{"k":[4,5]}' in message.data
+    attributes = message_of(row(metadata='{"a": "b", "c": "d"}'), environment="dev").attributes
+    assert attributes["receiver_metadata"] == '{"a":"b","c":"d"}'
 
 
 def test_the_trace_travels_where_google_puts_it() -> None:
