@@ -23,7 +23,17 @@ from receiver.reading import groups, queries
 from receiver.reading.rejected import rejections
 from receiver.record import schema_check
 from receiver.record.connections import SERVER_SETTINGS
-from receiver.record.sql import claims, crashes, leases, outbox, rejected, replaying, settlements, sweeping
+from receiver.record.sql import (
+    claims,
+    crashes,
+    leases,
+    outbox,
+    rejected,
+    replaying,
+    settlements,
+    sweeping,
+    verdicts,
+)
 from receiver.record.sql import pruning as prune
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.settlements import SettleItem
@@ -67,7 +77,7 @@ ROUTE = TaskRoute(send_mail)
 def items(ids: Sequence[str], route: TaskRoute = ROUTE) -> list[ClaimItem]:
     """What a claim of these is made of."""
     now = datetime.now(UTC)
-    return [ClaimItem(each, route, "[1, 2]", "{}", now, None, 500) for each in ids]
+    return [ClaimItem(each, route, b"[1, 2]", b"{}", now, None, 500) for each in ids]
 
 
 async def claim(executor: Executor, claimed: Sequence[ClaimItem]) -> list[ClaimKey]:
@@ -135,7 +145,7 @@ def _ledger(rows: int) -> list[Question]:
     asks("hand back, 80", lambda e: leases.hand_back(e, keys, instance="bench"))
     asks("find claimed", lambda e: claims.find_claimed(e, items(running), uuid4()))
     asks("find settled", lambda e: settlements.find_status(e, keys))
-    asks("is done", lambda e: claims.is_done(e, done[0], whose=WHOSE))
+    asks("is done", lambda e: verdicts.is_done(e, done[0].task_id, ROUTE, whose=WHOSE))
     asks("defer", lambda e: claims.defer(e, "deferred-1"))
     asks("exhaust", lambda e: crashes.exhaust(e, "stranded-1", 1, owner="bench"))
     asks("publish: mark", lambda e: outbox.mark_published(e, taken))

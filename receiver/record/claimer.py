@@ -34,6 +34,7 @@ from receiver.record.group_commit import GroupCommit
 from receiver.record.lost_claims import LostClaims
 from receiver.record.sql import claims, crashes, leases
 from receiver.record.sql.claims import ClaimItem, ClaimRow
+from receiver.record.sql.verdicts import is_done
 from receiver.record.sqlstates import ConnectionFailed, TransientConflict, of_delivery
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -233,7 +234,7 @@ class Claimer:
 
         When its lease is lost, another instance may have finished it: the record is asked.
         """
-        if held.expired and await claims.is_done(self._pool, item, whose=self._whose):
+        if held.expired and await is_done(self._pool, item.task_id, item.route, whose=self._whose):
             return Done()
         return Busy()
 

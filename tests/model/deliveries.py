@@ -188,7 +188,7 @@ class Deliveries:
 
 
 def verdict(row: Row, actor: Actor, rules: Rules) -> str:
-    """Why a claim moved nothing, by the row's version a moment later (`claims.VERDICTS`)."""
+    """Why a claim moved nothing, by the row's version a moment later (`verdicts.VERDICTS`)."""
     if row.status == "absent" or (row.status == "RUNNING" and row.lives and not row.final):
         return "busy"
     if row.final:

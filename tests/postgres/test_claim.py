@@ -380,7 +380,7 @@ async def test_a_lease_is_a_matter_of_the_databases_clock(instance: Instance, lo
     await look.seed("clock")
     async with other.transaction():
         await other.fetchval("SELECT now()")
-        item = claims.ClaimItem("clock", route(), "[]", "{}", None, None, 500)
+        item = claims.ClaimItem("clock", route(), b"[]", b"{}", None, None, 500)
         await other.execute("SELECT pg_sleep(0.05)")
         await claims.claim(
             other, [item], token=token(), whose=WHOSE, owner="here", lease=timedelta(seconds=60)

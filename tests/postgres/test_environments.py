@@ -17,7 +17,7 @@ from receiver.reading.groups import find_group
 from receiver.reading.rejected import rejection, rejections
 from receiver.record.database import Database
 from receiver.record.rejections import Rejections
-from receiver.record.sql import claims, outbox, pruning, rejected, replaying
+from receiver.record.sql import outbox, pruning, rejected, replaying, verdicts
 from receiver.record.whose import Whose
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, WHOSE, Instance, Look, call, identity, keeper
@@ -98,7 +98,7 @@ async def test_a_delivery_with_the_id_of_another_environments_row_is_rejected(
     kept = await look.value("SELECT environment FROM rejected_messages WHERE key LIKE '% 1'")
     assert kept == WHOSE.environment
     assert isinstance(await room.reject(body(task_id, "2"), UNKNOWN, identity(task_id)), Refused), "not Done"
-    assert not await claims.is_done(pool, claims.ClaimItem.of(call(task_id)), whose=WHOSE)
+    assert not await verdicts.is_done(pool, task_id, call(task_id).route, whose=WHOSE)
     assert await look.row(task_id) == before
 
 

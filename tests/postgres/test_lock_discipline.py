@@ -94,8 +94,8 @@ async def _works(
                         ClaimItem(
                             task_id=task_id,
                             route=declared,
-                            args="[]",
-                            kwargs="{}",
+                            args=b"[]",
+                            kwargs=b"{}",
                             enqueued_at=None,
                             trace=None,
                             size=500,

@@ -14,6 +14,7 @@ import pytest
 
 from receiver.record import sql
 from receiver.record.connections import SERVER_SETTINGS
+from receiver.record.sql.items import OneOrSeveral
 from receiver.sweep.sweeper import Swept
 from tests.postgres.record import NAMESPACE, Look, route
 from tests.postgres.sweeps import Post, Sweeps
@@ -23,18 +24,26 @@ TABLES = ("task_executions", "task_attempts", "rejected_messages")
 DEAD, OWED = 30_000, 1000
 """Rows that were published while an older snapshot is open, and rows that are owed."""
 
+
+def _forms(value: object) -> list[tuple[str, str]]:
+    """The texts of a constant: a statement's, or those of both its forms."""
+    if isinstance(value, OneOrSeveral):
+        return [(", one", value.one), (", several", value.several)]
+    return [("", value)] if isinstance(value, str) else []
+
+
 FILL = """
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, enqueued_at)
 SELECT $1 || n, 'noop', $2, $3, '[]', '{}', 'READY', clock_timestamp() - interval '1 h' FROM generate_series(1, $4::int) n
 """
 
 STATEMENTS = {
-    f"{module.__name__.rpartition('.')[2]}.{name}": text
+    f"{module.__name__.rpartition('.')[2]}.{name}{form}": text
     for info in pkgutil.iter_modules(sql.__path__)
     for module in [importlib.import_module(f"receiver.record.sql.{info.name}")]
-    for name, text in vars(module).items()
-    if isinstance(text, str)
-    and re.match(r"\s*(WITH|SELECT|INSERT|UPDATE|DELETE)\b", text)
+    for name, value in vars(module).items()
+    for form, text in _forms(value)
+    if re.match(r"\s*(WITH|SELECT|INSERT|UPDATE|DELETE)\b", text)
     and not re.search(r"\{\w+\}", text)  # a template of others
 }
 
@@ -111,6 +120,7 @@ async def test_every_statement_finds_its_rows_by_an_index(
     faults = {name: _faults(name, await _plan(planner, text)) for name, text in STATEMENTS.items()}
     await old.rollback()
     assert {name: found for name, found in faults.items() if found} == {}
+    assert {"claims.CLAIM, one", "claims.CLAIM, several"} < faults.keys()
     assert len(faults) > 30
 
 

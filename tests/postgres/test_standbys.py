@@ -21,7 +21,7 @@ from receiver.record.connections import RecordConnection, RecordPool
 from receiver.record.database import Database, Executor
 from receiver.record.lost_claims import LostClaims
 from receiver.record.migrations import upgrade
-from receiver.record.sql import claims, dead_letters, outbox, rejected, settlements
+from receiver.record.sql import claims, dead_letters, outbox, rejected, settlements, verdicts
 from receiver.record.sql.claims import ClaimItem
 from receiver.record.sql.outbox import NewRow
 from tests.postgres.conftest import Instances
@@ -153,7 +153,7 @@ async def _claim(executor: Executor) -> bool:
 
 
 async def _is_done(executor: Executor) -> bool:
-    return await claims.is_done(executor, ClaimItem.of(call("seen")), whose=WHOSE)
+    return await verdicts.is_done(executor, "seen", call("seen").route, whose=WHOSE)
 
 
 async def _is_final(executor: Executor) -> bool:

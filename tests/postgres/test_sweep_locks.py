@@ -209,8 +209,8 @@ def _items(ids: list[str]) -> list[ClaimItem]:
         ClaimItem(
             task_id=task_id,
             route=declared,
-            args="[]",
-            kwargs="{}",
+            args=b"[]",
+            kwargs=b"{}",
             enqueued_at=None,
             trace=None,
             size=500,

@@ -10,7 +10,9 @@ from receiver.contract.metadata import encode_metadata
 from receiver.endings.calls import ClaimKey
 from receiver.errors import DatabaseUnavailable, OutOfConnections
 from receiver.record.sql.crashes import COUNTED, CRASHED, SUSPECT, died
+from receiver.record.sql.items import OneOrSeveral, one_row, rows
 from receiver.record.sql.standbys import KEPT
+from receiver.record.sql.verdicts import verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
 
 
 class ClaimItem(msgspec.Struct, frozen=True, gc=False):
-    """What a claim writes. `args`, `kwargs` and `metadata` are JSON text; `size` is about what it adds to its batch, in bytes."""
+    """What a claim writes. `args`, `kwargs` and `metadata` are JSON; `size` is about what it adds to its batch, in bytes.
+
+    Arguments go to PostgreSQL as the bytes that have arrived: large ones are not decoded, and encoded again.
+    """
 
     task_id: str
     route: TaskRoute
-    args: str
-    kwargs: str
+    args: bytes
+    kwargs: bytes
     enqueued_at: datetime | None
     trace: str | None
     size: int
@@ -40,11 +45,16 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
         """The task of its route."""
         return self.route.path
 
+    @property
+    def values(self) -> tuple[str, bytes, bytes, str | None, datetime | None, str | None]:
+        """The columns of `_ITEM`."""
+        return self.task_id, self.args, self.kwargs, self.metadata, self.enqueued_at, self.trace
+
     @classmethod
     def of(cls, call: Call) -> ClaimItem:
         """What a claim of this call writes."""
         delivery = call.delivery
-        args, kwargs = delivery.args.decode(), delivery.kwargs.decode()
+        args, kwargs = delivery.args, delivery.kwargs
         return cls(
             task_id=delivery.task_id,
             route=call.route,
@@ -60,7 +70,7 @@ class ClaimItem(msgspec.Struct, frozen=True, gc=False):
 class ClaimRow(msgspec.Struct, frozen=True, gc=False):
     """What a claim found.
 
-    `verdict`: claimed, done, busy, not_due, exhausted, foreign, suspect, or locked (free, but its row is locked). `key`: claimed.
+    `verdict`: claimed, or as `verdicts.verdicts` says. `key`: claimed.
     `differs`: the row says other arguments or metadata than the item.
     """
 
@@ -77,20 +87,21 @@ an older, slow one, which Pub/Sub has given up or has seen acked. It does not sh
 mark the row as published: whoever publishes the row does. On all other rows the claim marks it, because the first message may arrive before
 the enqueuer has done so."""
 
-CLAIM: Final = f"""
-WITH input AS MATERIALIZED (
-    SELECT i.task_id, i.args, i.kwargs, i.enqueued_at, i.trace, i.metadata::jsonb AS metadata,
-           ($7::text[])[i.route] AS task_name, ($8::text[])[i.route] AS task_path,
-           string_to_array(($9::text[])[i.route], E'\\n') AS paths, ($10::int[])[i.route] AS max_attempts
-    FROM unnest($1::text[], $2::int[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $17::text[])
-        AS i(task_id, route, args, kwargs, enqueued_at, trace, metadata)
+
+def _claim(items: str, how: str) -> str:
+    """SQL: a claim of the rows `i` of `items`. `how` decides whether they are made once, or each time that they are named."""
+    return f"""
+WITH input AS {how} (
+    SELECT i.task_id, convert_from(i.args, 'UTF8') AS args, convert_from(i.kwargs, 'UTF8') AS kwargs, i.metadata::jsonb AS metadata,
+           i.enqueued_at, i.trace, i.task_name, i.task_path, string_to_array(i.paths, E'\\n') AS paths, i.max_attempts
+    FROM {items}
 ),
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, attempt, fence,
                                  claim_token, lease_owner, lease_expires_at, enqueued_at, published_at, started_at, trace, ran_on, metadata)
-    SELECT i.task_id, i.task_name, i.task_path, $11, $15, i.args::json, i.kwargs::json, 'RUNNING', 1, 1,
-           $14::uuid, $12, clock_timestamp() + $13::interval,
-           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace, $12, i.metadata
+    SELECT i.task_id, i.task_name, i.task_path, $1, $2, i.args::json, i.kwargs::json, 'RUNNING', 1, 1,
+           $5::uuid, $3, clock_timestamp() + $4::interval,
+           coalesce(i.enqueued_at, clock_timestamp()), clock_timestamp(), clock_timestamp(), i.trace, $3, i.metadata
     FROM input i
     WHERE NOT EXISTS (SELECT FROM task_executions e WHERE e.task_id = i.task_id)
     ORDER BY i.task_id COLLATE "C"
@@ -98,31 +109,31 @@ created AS (
     RETURNING task_id, fence, attempt, false AS differs
 ),
 free AS (
-    SELECT i.*, e.status, e.fence, e.attempt, e.started_at, e.lease_owner, {COUNTED} AS counted, {died("$12")} AS died
+    SELECT e.task_id, e.status, e.fence, e.attempt, e.started_at, e.lease_owner, {COUNTED} AS counted, {died("$3")} AS died, i.trace,
+           (e.args::text, e.kwargs::text, e.metadata) IS DISTINCT FROM (i.args, i.kwargs, i.metadata) AS differs
     FROM input i
     JOIN task_executions e ON e.task_id = i.task_id
     WHERE NOT e.final
-      AND e.namespace = $11 AND e.environment = $15
+      AND e.namespace = $1 AND e.environment = $2
       AND e.task_path = ANY (i.paths)
       AND (e.status <> 'RUNNING' OR e.lease_expires_at <= clock_timestamp())
       AND (e.run_after IS NULL OR e.run_after <= clock_timestamp())
       AND (i.max_attempts IS NULL OR {COUNTED} < i.max_attempts)
-      AND e.crashes + {died("$12")} < $16
+      AND e.crashes + {died("$3")} < $6
     ORDER BY e.task_id
     FOR NO KEY UPDATE OF e SKIP LOCKED
 ),
 taken AS (
     UPDATE task_executions e
-    SET status = 'RUNNING', final = false, attempt = f.counted + 1, fence = f.fence + 1, crashes = e.crashes + f.died, ran_on = $12,
-        claim_token = $14::uuid, lease_owner = $12, lease_expires_at = clock_timestamp() + $13::interval,
+    SET status = 'RUNNING', final = false, attempt = f.counted + 1, fence = f.fence + 1, crashes = e.crashes + f.died, ran_on = $3,
+        claim_token = $5::uuid, lease_owner = $3, lease_expires_at = clock_timestamp() + $4::interval,
         started_at = clock_timestamp(), finished_at = NULL,
         publishing_until = CASE WHEN {_OWED_AGAIN} THEN e.publishing_until END,
         published_at = CASE WHEN {_OWED_AGAIN} THEN e.published_at ELSE coalesce(e.published_at, clock_timestamp()) END,
         error_type = NULL, error_message = NULL, error_traceback = NULL, trace = coalesce(f.trace, e.trace)
     FROM free f
     WHERE e.task_id = f.task_id
-    RETURNING e.task_id, e.fence, e.attempt,
-              (e.args::text, e.kwargs::text, e.metadata) IS DISTINCT FROM (f.args, f.kwargs, f.metadata) AS differs
+    RETURNING e.task_id, e.fence, e.attempt, f.differs
 ),
 expired AS (
     INSERT INTO task_attempts (task_id, fence, attempt, started_at, ended_at, ending, error_type, error_message, instance)
@@ -135,11 +146,28 @@ SELECT task_id, fence, attempt, differs FROM created
 UNION ALL
 SELECT task_id, fence, attempt, differs FROM taken
 """  # noqa: S608 - expressions of our own
+
+
 # A new row is inserted as RUNNING. Existing rows are left out of the INSERT: ON CONFLICT would wait for a transaction that
 # updates one. An existing row is locked only if it is free, and skipped when it is locked: no claim waits for a row.
-# `free` carries the input's columns, so that no two CTEs are joined: they have no index, and joining eighty rows to eighty
-# costs more than all the rest. A row keeps its arguments: a publisher who knows an id must not change what was committed under it.
-# A new row is not compared. Columns of a route are sent once for each route: an array's element takes the driver 0.3 µs.
+# `free` carries what `taken` needs of the input, so that no two CTEs are joined: they have no index, and joining eighty rows to
+# eighty costs more than all the rest. A row keeps its arguments: a publisher who knows an id must not change what was committed
+# under it. A new row is not compared.
+
+_ITEM: Final = "task_id text, args bytea, kwargs bytea, metadata text, enqueued_at timestamptz, trace text"
+_ROUTE: Final = "task_name text, task_path text, paths text, max_attempts int"
+
+CLAIM: Final = OneOrSeveral(
+    one=_claim(one_row(f"{_ITEM}, {_ROUTE}", first=7), "NOT MATERIALIZED"),
+    several=_claim(
+        f"""(
+        SELECT i.*, ($14::text[])[i.route] AS task_name, ($15::text[])[i.route] AS task_path,
+               ($16::text[])[i.route] AS paths, ($17::int[])[i.route] AS max_attempts
+        FROM {rows(f"{_ITEM}, route int", first=7)}) AS i""",  # noqa: S608 - expressions of our own
+        "MATERIALIZED",
+    ),
+)
+"""Several items name their route by a number: an array's element takes the driver 0.3 µs."""
 
 
 async def claim(
@@ -162,105 +190,48 @@ async def claim(
 
     Returns, by task_id, what is claimed and why the rest is not. Ids whose state is unknown are missing from the result.
     """
-    routes = {id(item.route): item.route for item in items}
-    place = {key: number for number, key in enumerate(routes, 1)}  # as PostgreSQL counts
-    rows = await executor.fetch(
-        CLAIM,
-        [item.task_id for item in items],
-        [place[id(item.route)] for item in items],
-        [item.args for item in items],
-        [item.kwargs for item in items],
-        [item.enqueued_at for item in items],
-        [item.trace for item in items],
-        [route.name for route in routes.values()],
-        [route.path for route in routes.values()],
-        ["\n".join(route.paths) for route in routes.values()],
-        [route.max_attempts for route in routes.values()],
-        whose.namespace,
-        owner,
-        lease,
-        token,
-        whose.environment,
-        CRASHED if suspects else SUSPECT,
-        _metadata(items),
-    )
-    claimed = _claimed(rows, token)
-    others = [item for item in items if item.task_id not in claimed]
+    terms = (*whose, owner, lease, token, CRASHED if suspects else SUSPECT)
+    if len(items) == 1:
+        found = await executor.fetch(CLAIM.one, *terms, *items[0].values, *_declared(items[0].route))
+    else:
+        routes = {id(item.route): item.route for item in items}
+        place = {key: number for number, key in enumerate(routes, 1)}  # as PostgreSQL counts
+        columns = map(list, zip(*(item.values for item in items), strict=True))
+        numbers = [place[id(item.route)] for item in items]
+        declared = map(list, zip(*map(_declared, routes.values()), strict=True))
+        found = await executor.fetch(CLAIM.several, *terms, *columns, numbers, *declared)
+    claimed = _claimed(found, token)
+    others = {item.task_id: item.route for item in items if item.task_id not in claimed}
     if not others:
         return claimed
     try:
-        return claimed | await _verdicts(executor, others, whose, owner=owner, suspects=suspects)
+        why = await verdicts(executor, others, whose=whose, owner=owner, suspects=suspects)
     except (DatabaseUnavailable, OutOfConnections):
         if not claimed:
             raise
         return claimed  # these are committed: the others' error is not theirs
+    return claimed | {task_id: ClaimRow(task_id, verdict) for task_id, verdict in why.items()}
 
 
-def _metadata(items: Sequence[ClaimItem]) -> list[str | None] | None:
-    """That of each; None while none has any: the statement fills up what is missing."""
-    found = [item.metadata for item in items]
-    return found if any(found) else None
-
-
-_DONE: Final = f"CASE WHEN {KEPT} THEN 'done' END"
-
-VERDICTS: Final = f"""
-SELECT i.task_id,
-       CASE
-           WHEN e.task_id IS NULL THEN 'busy'
-           WHEN e.namespace <> $5 OR e.environment <> $6 THEN 'foreign'
-           WHEN e.final AND e.task_name = i.task_name THEN {_DONE}
-           WHEN NOT e.task_path = ANY (string_to_array(i.paths, E'\\n')) THEN 'foreign'
-           WHEN e.final THEN {_DONE}
-           WHEN e.status = 'RUNNING' AND e.lease_expires_at > clock_timestamp() THEN 'busy'
-           WHEN e.run_after > clock_timestamp() THEN 'not_due'
-           WHEN {COUNTED} >= i.max_attempts OR e.crashes + {died("$8::text")} >= {CRASHED} THEN 'exhausted'
-           WHEN e.crashes + {died("$8::text")} >= $7 THEN 'suspect'
-           ELSE 'locked'
-       END AS verdict
-FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS i(task_id, task_name, paths, max_attempts)
-LEFT JOIN task_executions e ON e.task_id = i.task_id
-"""  # noqa: S608 - as above
-# A statement of its own: few deliveries need it, and as part of the claim every one paid for it.
-
-
-async def _verdicts(
-    executor: Executor, items: Sequence[ClaimItem], whose: Whose, *, owner: str, suspects: bool
-) -> dict[str, ClaimRow]:
-    """Why these could not be claimed a moment ago, by their rows; a row that cannot be seen is busy."""
-    rows = await executor.fetch(
-        VERDICTS,
-        [item.task_id for item in items],
-        [item.route.name for item in items],
-        ["\n".join(item.route.paths) for item in items],
-        [item.route.max_attempts for item in items],
-        *whose,
-        CRASHED if suspects else SUSPECT,
-        owner,
-    )
-    return {row["task_id"]: ClaimRow(row["task_id"], row["verdict"]) for row in rows}
+def _declared(route: TaskRoute) -> tuple[str, str, str, int | None]:
+    """What a claim needs of a route."""
+    return route.name, route.path, "\n".join(route.paths), route.max_attempts
 
 
 FIND_CLAIMED: Final = f"""
 SELECT e.task_id, e.fence, e.attempt, {KEPT} AS kept,
-       (e.args::text, e.kwargs::text, e.metadata) IS DISTINCT FROM (i.args, i.kwargs, i.metadata::jsonb) AS differs
-FROM unnest($1::text[], $3::text[], $4::text[], $5::text[]) AS i(task_id, args, kwargs, metadata)
-JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $2 AND e.status = 'RUNNING'
+       (e.args::text, e.kwargs::text, e.metadata) IS DISTINCT FROM
+           (convert_from(i.args, 'UTF8'), convert_from(i.kwargs, 'UTF8'), i.metadata::jsonb) AS differs
+FROM {rows(_ITEM, first=2)}
+JOIN task_executions e ON e.task_id = i.task_id AND e.claim_token = $1 AND e.status = 'RUNNING'
 """  # noqa: S608 - an expression of our own
 # Code begins because of it. A claim that no standby has is gone after a failover, and another instance begins beside it.
 
 
 async def find_claimed(executor: Executor, items: Sequence[ClaimItem], token: UUID) -> dict[str, ClaimRow]:
     """After a claim's answer was lost: the items that it claimed, by its token."""
-    rows = await executor.fetch(
-        FIND_CLAIMED,
-        [item.task_id for item in items],
-        token,
-        [item.args for item in items],
-        [item.kwargs for item in items],
-        _metadata(items),
-    )
-    return _claimed(rows, token)
+    columns = zip(*(item.values for item in items), strict=True)
+    return _claimed(await executor.fetch(FIND_CLAIMED, token, *map(list, columns)), token)
 
 
 def _claimed(rows: Sequence[Mapping[str, Any]], token: UUID) -> dict[str, ClaimRow]:
@@ -269,19 +240,6 @@ def _claimed(rows: Sequence[Mapping[str, Any]], token: UUID) -> dict[str, ClaimR
         key.task_id: ClaimRow(key.task_id, "claimed", key, row["attempt"], row["differs"])
         for key, row in zip(keys, rows, strict=True)
     }
-
-
-IS_DONE: Final = f"""
-SELECT task_id, {KEPT} AS kept FROM task_executions
-WHERE task_id = $1 AND final AND namespace = $2 AND environment = $3
-  AND (task_name = $4 OR task_path = ANY ($5::text[]))
-"""  # noqa: S608 - an expression of our own
-
-
-async def is_done(executor: Executor, item: ClaimItem, *, whose: Whose) -> bool:
-    """Whether the item's execution is final, on the standbys too; nothing is claimed."""
-    route = item.route
-    return bool(await executor.fetch(IS_DONE, item.task_id, *whose, route.name, list(route.paths)))
 
 
 DEFER = """
