@@ -7,6 +7,7 @@ lease still tries must change nothing.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -74,6 +75,7 @@ class Record(RuleBasedStateMachine):
             tuple[int, str], int
         ] = {}  # what an owner has not settled: its code may still run there
         self.suspects: set[tuple[int, str]] = set()  # those of them that were claimed as suspects
+        self.neighbours = itertools.count()
         self.do(self._open())
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
@@ -94,6 +96,17 @@ class Record(RuleBasedStateMachine):
             grace=timedelta(0),
         )
 
+    async def in_company(self, owner: int, work: Coroutine[Any, Any, T], *, claims: bool) -> T:
+        """Does it in one batch with the claim, or the settlement, of an execution that is nobody's business else."""
+        neighbour = self.owners[owner]
+        task_id = f"neighbour-{next(self.neighbours)}"
+        if claims:
+            claim, _ = await asyncio.gather(work, neighbour.claim(task_id))
+            return claim
+        claimed = await neighbour.claim(task_id)
+        ending, _ = await asyncio.gather(work, neighbour.settle(claimed, Succeeded("1")))
+        return ending
+
     async def _close(self) -> None:
         for owner in self.owners:
             await owner.close()
@@ -113,8 +126,8 @@ class Record(RuleBasedStateMachine):
             self.do(self.look.seed(task_id))
             model.status = "READY"
 
-    @rule(task_id=TASK_IDS, owner=OWNERS)
-    def claim(self, task_id: str, owner: int) -> None:
+    @rule(task_id=TASK_IDS, owner=OWNERS, alone=st.booleans())
+    def claim(self, task_id: str, owner: int, *, alone: bool) -> None:
         model = self.models[task_id]
         here = (owner, task_id)
         died = model.status == "RUNNING" and not model.left and model.owner != owner
@@ -124,7 +137,8 @@ class Record(RuleBasedStateMachine):
             with pytest.raises(Saturated):
                 self.do(self.owners[owner].ledger.claim(call(task_id, DECLARED)))
             return
-        got = self.do(self.owners[owner].ledger.claim(call(task_id, DECLARED)))
+        work = self.owners[owner].ledger.claim(call(task_id, DECLARED))
+        got = self.do(work if alone else self.in_company(owner, work, claims=True))
         match expected:
             case None:
                 assert isinstance(got, Claimed), got
@@ -163,8 +177,9 @@ class Record(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         kind=st.sampled_from(["succeeded", "failed", "permanent", "handed back", "unstorable"]),
+        alone=st.booleans(),
     )
-    def settle(self, data: st.DataObject, kind: str) -> None:
+    def settle(self, data: st.DataObject, kind: str, *, alone: bool) -> None:
         """By whoever ever claimed, however long ago, however often."""
         owner, claimed = data.draw(st.sampled_from(self.claims))
         model = self.models[claimed.task_id]
@@ -176,7 +191,8 @@ class Record(RuleBasedStateMachine):
             "handed back": HandedBack(),
             "unstorable": Succeeded('"\\u0000"'),
         }
-        ending = self.do(self.owners[owner].settle(claimed, outcomes[kind]))
+        work = self.owners[owner].settle(claimed, outcomes[kind])
+        ending = self.do(work if alone else self.in_company(owner, work, claims=False))
         if self.held.get((owner, claimed.task_id)) == claimed.fence:
             del self.held[owner, claimed.task_id]
             self.suspects.discard((owner, claimed.task_id))
