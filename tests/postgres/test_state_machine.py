@@ -100,12 +100,10 @@ class Record(RuleBasedStateMachine):
         """Does it in one batch with the claim, or the settlement, of an execution that is nobody's business else."""
         neighbour = self.owners[owner]
         task_id = f"neighbour-{next(self.neighbours)}"
-        if claims:
-            claim, _ = await asyncio.gather(work, neighbour.claim(task_id))
-            return claim
-        claimed = await neighbour.claim(task_id)
-        ending, _ = await asyncio.gather(work, neighbour.settle(claimed, Succeeded("1")))
-        return ending
+        claim = neighbour.claim(task_id)
+        beside: Any = claim if claims else neighbour.settle(await claim, Succeeded("1"))
+        results: tuple[T, object] = await asyncio.gather(work, beside)
+        return results[0]
 
     async def _close(self) -> None:
         for owner in self.owners:
