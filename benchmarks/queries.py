@@ -13,13 +13,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
+from sqlalchemy import DateTime
 from sqlalchemy.dialects import postgresql
 
 from benchmarks.mail import send_mail
 from receiver import TaskRoute, maintenance
 from receiver.doctor import record_look
+from receiver.doctor import record_questions as doctor
 from receiver.endings.calls import ClaimKey
-from receiver.reading import groups, queries
+from receiver.reading import dead_letters, groups, newest, queries
 from receiver.reading.rejected import rejections
 from receiver.record import schema_check
 from receiver.record.connections import SERVER_SETTINGS
@@ -251,56 +253,62 @@ def _operators() -> list[Question]:
     def asks(name: str, statement: str, *arguments: Any, asker: str = "operator") -> Question:
         return Question(asker, name, statement, arguments, PLANNED_ANEW)
 
-    def listed(name: str, query: Callable[[AsyncConnection], Awaitable[Any]]) -> Question:
-        return asks(name, _text(query))
+    def listed(names: str, query: Callable[[AsyncConnection], Awaitable[Any]]) -> list[Question]:
+        return [asks(*pair) for pair in zip(names.split("; "), _texts(query), strict=False)]
 
     def standing(status: TaskResultStatus) -> Callable[[AsyncConnection], Awaitable[Any]]:
-        return lambda c: queries.executions(c, WHOSE, status=status)
+        return lambda c: newest.executions(c, WHOSE, status=status)
 
     day = timedelta(days=1)
     return [
-        listed("list", lambda c: queries.executions(c, WHOSE, besides=[maintenance.SWEEP.path])),
-        *(listed(f"list --status {status}", standing(status)) for status in TaskResultStatus),
-        listed(
-            "list --status FAILED --since 1d",
-            lambda c: queries.executions(c, WHOSE, status=TaskResultStatus.FAILED, since=day),
+        *listed("list", lambda c: newest.executions(c, WHOSE, besides=[maintenance.SWEEP.path])),
+        *listed("list --status READY; READY, not published; how far", standing(TaskResultStatus.READY)),
+        *listed("list --status RUNNING", standing(TaskResultStatus.RUNNING)),
+        *listed("list --status SUCCESSFUL", standing(TaskResultStatus.SUCCESSFUL)),
+        *listed("list --status FAILED", standing(TaskResultStatus.FAILED)),
+        *listed(
+            "now; list --status FAILED --since 1d",
+            lambda c: newest.executions(c, WHOSE, status=TaskResultStatus.FAILED, since=day),
         ),
-        listed("list --task, a usual one", lambda c: queries.executions(c, WHOSE, task="task_7")),
-        listed("list --task, nobody's", lambda c: queries.executions(c, WHOSE, task="gone")),
-        listed(
-            "list --task --since 1d",
-            lambda c: queries.executions(c, WHOSE, task="gone", since=day),
-        ),
-        listed("show", lambda c: queries.execution(c, "01900000-000000001007")),
-        listed("show: attempts", lambda c: queries.attempts(c, "01900000-000000001007")),
-        listed("unfinished (provision)", lambda c: queries.unfinished(c, WHOSE)),
-        listed("rejected list", lambda c: rejections(c, whose=WHOSE)),
-        listed("rejected: count", lambda c: queries.rejected_count(c, whose=WHOSE)),
+        *listed("list --task, a usual one", lambda c: newest.executions(c, WHOSE, task="task_7")),
+        *listed("list --task, nobody's", lambda c: newest.executions(c, WHOSE, task="gone")),
+        *listed("now; list --task --since 1d", lambda c: newest.executions(c, WHOSE, task="gone", since=day)),
+        *listed("list, of nobody", lambda c: newest.others(c, WHOSE)),
+        *listed("show", lambda c: queries.execution(c, "01900000-000000001007")),
+        *listed("show: attempts", lambda c: queries.attempts(c, "01900000-000000001007")),
+        *listed("unfinished (provision); unfinished of 32 MB", lambda c: queries.unfinished(c, WHOSE)),
+        *listed("rejected list", lambda c: rejections(c, whose=WHOSE)),
+        *listed("rejected: count", lambda c: queries.rejected_count(c, whose=WHOSE)),
+        *listed("dead-letters list", lambda c: dead_letters.given_up(c, WHOSE)),
         asks("group of 1 000", groups.FIND_GROUP, "import-3", *WHOSE, groups.MOST_UNITS),
-        asks("/ready", schema_check.LOOK, schema_check.TABLES, schema_check.NEEDED),
-        asks("owed", record_look.OWED, *WHOSE, record_look.PATIENT, asker="doctor"),
-        asks("expired leases", record_look.EXPIRED, *WHOSE, record_look.PATIENT, asker="doctor"),
-        asks("rejected", record_look.REJECTED, *WHOSE, asker="doctor"),
+        asks("/ready", schema_check.LOOK, schema_check.NEEDED),
+        asks("owed", doctor.OWED, *WHOSE, record_look.PATIENT, asker="doctor"),
+        asks("expired leases", doctor.EXPIRED, *WHOSE, record_look.PATIENT, asker="doctor"),
+        asks("crashed", doctor.CRASHED, *WHOSE, record_look.LATELY, asker="doctor"),
+        asks("given up", doctor.GIVEN_UP, *WHOSE, asker="doctor"),
+        asks("rejected", doctor.REJECTED, *WHOSE, asker="doctor"),
+        asks("other environments", doctor.OTHERS, *WHOSE, asker="doctor"),
         asks(
             "last sweeps",
-            record_look.SWEPT_RECENTLY + record_look.SWEPT,
+            doctor.SWEPT,
             *WHOSE,
             maintenance.SWEEP.path,
             record_look.SWEEPS,
+            owed.STRANDED,
             asker="doctor",
         ),
-        asks("server", record_look.SERVER, schema_check.TABLES, asker="doctor"),
+        asks("server", doctor.SERVER, asker="doctor"),
     ]
 
 
 class _Listening:
-    """A connection that is told a query and answers that there are no rows."""
+    """A connection that notes its queries. There are no rows, and the table has one block."""
 
     def __init__(self) -> None:
-        self.query: Select[Any] | None = None
+        self.queries: list[Select[Any]] = []
 
     async def execute(self, query: Select[Any]) -> _Listening:
-        self.query = query
+        self.queries.append(query)
         return self
 
     def mappings(self) -> _Listening:
@@ -309,24 +317,31 @@ class _Listening:
     def first(self) -> None:
         return None
 
-    def scalar_one(self) -> int:
-        return 0
+    def scalar_one_or_none(self) -> None:
+        return None
+
+    def scalar_one(self) -> Any:
+        [column] = self.queries[-1].selected_columns
+        return datetime.now(UTC) if isinstance(column.type, DateTime) else 1
+
+    scalar = scalar_one
 
     def __iter__(self) -> Any:
         return iter(())
 
 
-def _text(query: Callable[[AsyncConnection], Awaitable[Any]]) -> str:
-    """What a function of `queries` sends, with its values written into it."""
+def _texts(query: Callable[[AsyncConnection], Awaitable[Any]]) -> list[str]:
+    """What a function of `receiver.reading` sends, with its values written into it."""
     listening = _Listening()
 
     async def ask() -> None:
         await query(cast("AsyncConnection", listening))
 
     asyncio.run(ask())
-    assert listening.query is not None  # noqa: S101 - it was asked
-    compiled = listening.query.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects carry no types
-    return str(compiled)
+    return [
+        str(one.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]  # SQLAlchemy's dialects carry no types
+        for one in listening.queries
+    ]
 
 
 def literal(value: object) -> str:

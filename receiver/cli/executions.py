@@ -10,9 +10,10 @@ import msgspec
 
 from receiver import maintenance
 from receiver.cli import arguments, listing, terminal
-from receiver.reading import cloud_logging, queries, redacted
+from receiver.reading import cloud_logging, newest, queries, redacted
 from receiver.reading.history import Transition, history
-from receiver.reading.queries import Attempt, Execution
+from receiver.reading.newest import Listing
+from receiver.reading.queries import NEWEST, Attempt, Execution
 from receiver.record.whose import Whose
 from receiver.tasks.call import TaskResultStatus
 from receiver.text import is_storable
@@ -67,20 +68,29 @@ def list_(
     namespace: str | None,
     **options: Any,
 ) -> None:
-    """List executions, the newest first."""
+    """List executions, the newest first.
+
+    Without --since or --group the newest 50000 are looked at, and with --status READY also what is not published yet. A last line says so
+    where that was not all.
+    """
     # A sweep a minute would bury everything else. Naming the task shows them.
     besides = () if all_ or options["task"] else tuple(route.path for route in maintenance.ROUTES)
     wanted = TaskResultStatus(status.upper()) if status else None
     within = None if since is None else arguments.duration("--since", since)
 
-    async def query(connection: AsyncConnection, whose: Whose) -> tuple[list[Execution], int, str]:
-        found = await queries.executions(
+    async def query(connection: AsyncConnection, whose: Whose) -> tuple[Listing, int, str]:
+        seen = await newest.executions(
             connection, whose, status=wanted, since=within, besides=besides, **options
         )
-        none = "" if found else await _none(connection, whose)
-        return found, await queries.rejected_count(connection, whose), none
+        none = "" if seen.executions else await _none(connection, whose)
+        return seen, await queries.rejected_count(connection, whose), none
 
-    found, rejected, none = listing.read(query, namespace=namespace)
+    seen, rejected, none = listing.read(query, namespace=namespace)
+    found = seen.executions
+    if seen.back_to is not None:
+        but = " and has been published" if wanted is TaskResultStatus.READY else ""
+        unseen = f"what was enqueued until {seen.back_to:%Y-%m-%d %H:%M:%S} UTC{but}; add --since, such as --since 30d"
+        click.echo(f"not looked at: {unseen}", err=True)
     if as_json:
         declared = arguments.declared() if found else None
         terminal.print_json([redacted.execution(each, declared) for each in found])
@@ -90,7 +100,10 @@ def list_(
     else:
         click.echo(none)
     if rejected:
-        click.echo(f"{rejected} rejected message{'' if rejected == 1 else 's'} kept in rejected_messages")
+        least = "at least " if rejected == NEWEST else ""
+        click.echo(
+            f"{least}{rejected} rejected message{'' if rejected == 1 else 's'} kept in rejected_messages"
+        )
 
 
 @command.command("show")
@@ -142,7 +155,7 @@ def _logs(execution: Execution) -> dict[str, str] | None:
 
 async def _none(connection: AsyncConnection, whose: Whose) -> str:
     """What an empty listing says. Somebody who has not set TASKS_ENVIRONMENT looks into the default one."""
-    others = await queries.others(connection, whose)
+    others = await newest.others(connection, whose)
     return "no executions" + (
         f" of {whose}; there are some of {', '.join(map(str, others))}" if others else ""
     )

@@ -19,7 +19,7 @@ from receiver.dev.processes import EMAIL, PROJECT
 from receiver.emulator.push_client import message, scheduled_message
 from receiver.emulator.signer import Signer
 from receiver.errors import ReceiverError
-from receiver.reading import queries
+from receiver.reading import newest, queries
 from receiver.record.database import Database
 from receiver.record.whose import Whose
 from receiver.tasks.naming import subscription_name, topic_name
@@ -214,7 +214,7 @@ class Endings:
 
     async def _read(self) -> tuple[list[queries.Execution], int]:
         async with queries.reading(self._database) as connection:
-            found = await queries.executions(connection, WHOSE)
+            found = (await newest.executions(connection, WHOSE)).executions
             rejected = await queries.rejected_count(connection, WHOSE)
         return found, rejected
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 
+from receiver.doctor import record_questions as questions
 from receiver.errors import DatabaseUnavailable, SchemaError
 from receiver.maintenance import SWEEP
 from receiver.record import schema_check
 from receiver.record.database import Database, InSchema, begin_with
 from receiver.record.schema import invalid_indexes
-from receiver.record.schema_check import NAMES, SURELY_PASS, shut
 from receiver.record.sqlstates import BROKEN, NotConnected
+from receiver.sweep.owed import STRANDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,7 @@ SWEEPS: Final = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many wait, and for how long the first of them has."""
+    """How many wait, `queries.NEWEST` if they are as many or more, and for how long the first of them has."""
 
     count: int = 0
     since: timedelta = timedelta(0)
@@ -55,11 +56,18 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Sweeps:
-    """The last sweeps. `untouched`: the namespace has no execution at all. `ended`: how long ago one succeeded."""
+    """The last sweeps.
+
+    Attributes:
+        untouched: the namespace has no execution at all.
+        ended: how long ago one succeeded.
+        stranded: executions that lost their instance, and that sweeps have published again since all of the table was patrolled.
+    """
 
     untouched: bool
     ended: timedelta | None
     failure: str | None = None
+    stranded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,75 +112,6 @@ class RecordSeen:
     unseen: tuple[str, ...] = ()
 
 
-SERVER: Final = f"""
-SELECT current_setting('server_version_num')::int AS version, current_user::text AS role,
-       current_setting('synchronous_commit') AS synchronous_commit,
-       least(current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
-                 - coalesce(current_setting('reserved_connections', true), '0')::int,
-             (SELECT nullif(greatest(rolconnlimit, -1), -1) FROM pg_roles WHERE rolname = current_user),
-             (SELECT nullif(greatest(datconnlimit, -1), -1) FROM pg_database WHERE datname = current_database())
-       ) AS connections,
-       (SELECT sum(numbackends)::int FROM pg_stat_database) AS in_use,
-       ARRAY(SELECT t FROM unnest({NAMES}) AS t
-             WHERE to_regclass(t) IS NOT NULL AND NOT has_table_privilege(to_regclass(t), 'DELETE')) AS undeletable,
-       {shut(NAMES, "rawd", SURELY_PASS)} AS filtered,
-       ARRAY(SELECT relnamespace::regnamespace::text FROM pg_class
-             WHERE relname LIKE 'receiver\\_alembic\\_version' AND relkind = 'r' ORDER BY 1) AS schemas
-"""  # noqa: S608 - constants of ours
-
-OWED: Final = """
-SELECT count(*) AS count, clock_timestamp() - min(coalesce(run_after, enqueued_at)) AS since FROM task_executions
-WHERE namespace = $1 AND environment = $2 AND published_at IS NULL AND NOT final AND status <> 'RUNNING'
-  AND coalesce(run_after, enqueued_at) <= (SELECT clock_timestamp()) - $3::interval
-"""
-
-EXPIRED: Final = """
-SELECT count(*) AS count, clock_timestamp() - min(lease_expires_at) AS since FROM task_executions
-WHERE namespace = $1 AND environment = $2 AND status = 'RUNNING'
-  AND lease_expires_at <= clock_timestamp() - $3::interval
-"""
-
-REJECTED: Final = """
-SELECT reason, count(*) AS count, clock_timestamp() - min(first_seen) AS since,
-       count(*) FILTER (WHERE octet_length(body) = 0) AS unkept
-FROM rejected_messages
-WHERE namespace = $1 AND environment = $2 AND replayed_at IS NULL GROUP BY reason ORDER BY reason
-"""
-
-GIVEN_UP: Final = """
-SELECT final, count(*) AS count, clock_timestamp() - min(dead_lettered_at) AS since FROM task_executions
-WHERE namespace = $1 AND environment = $2 AND dead_lettered_at IS NOT NULL AND status <> 'SUCCESSFUL' GROUP BY final
-"""
-
-CRASHED: Final = """
-SELECT count(*) AS count, clock_timestamp() - min(finished_at) AS since FROM task_executions
-WHERE error_type IS NOT NULL AND enqueued_at >= (SELECT clock_timestamp()) - $3::interval
-  AND namespace = $1 AND environment = $2 AND error_type = 'Crashed'
-"""
-
-OTHERS: Final = """
-SELECT DISTINCT environment FROM (
-    (SELECT namespace, environment FROM task_executions ORDER BY enqueued_at LIMIT 1000)
-    UNION ALL (SELECT namespace, environment FROM task_executions ORDER BY enqueued_at DESC LIMIT 1000)
-) AS e
-WHERE namespace = $1 AND environment <> $2 ORDER BY environment
-"""
-# The oldest rows and the newest: counting all would read the whole table.
-
-SWEPT: Final = """
-SELECT NOT EXISTS (SELECT FROM task_executions WHERE namespace = $1 AND environment = $2) AS untouched,
-       (SELECT clock_timestamp() - max(finished_at) FROM recent WHERE status = 'SUCCESSFUL') AS ended,
-       (SELECT error_type || ': ' || left(error_message, 200) FROM recent ORDER BY enqueued_at DESC LIMIT 1) AS failure
-"""
-SWEPT_RECENTLY: Final = """
-WITH recent AS MATERIALIZED (
-    SELECT status, enqueued_at, finished_at, error_type, error_message FROM task_executions
-    WHERE enqueued_at >= (SELECT clock_timestamp()) - $4::interval
-      AND namespace = $1 AND environment = $2 AND task_path = $3
-)
-"""
-
-
 async def look(database: Database, whose: Whose) -> RecordSeen:
     """Runs all queries.
 
@@ -183,7 +122,7 @@ async def look(database: Database, whose: Whose) -> RecordSeen:
     async with _connected(database) as connection:
         answer = partial(_answer, connection, InSchema(connection, database))
         async with answer() as executor:
-            [row] = await executor.fetch(SERVER)
+            [row] = await executor.fetch(questions.SERVER)
         seen = RecordSeen(**row)
         if database.schema is not None:
             seen = replace(seen, schemas=())
@@ -215,13 +154,13 @@ async def _waiting(
             return []
         return rows
 
-    owed = await ask("owed executions", OWED, PATIENT)
-    swept = await ask("the last sweep", SWEPT_RECENTLY + SWEPT, SWEEP.path, SWEEPS)
-    rejected = await ask("rejected messages", REJECTED)
-    given_up = await ask("dead letters", GIVEN_UP)
-    expired = await ask("expired leases", EXPIRED, PATIENT)
-    crashed = await ask("crashes", CRASHED, LATELY)
-    others = await ask("other environments", OTHERS)
+    owed = await ask("owed executions", questions.OWED, PATIENT)
+    swept = await ask("the last sweep", questions.SWEPT, SWEEP.path, SWEEPS, STRANDED)
+    rejected = await ask("rejected messages", questions.REJECTED)
+    given_up = await ask("dead letters", questions.GIVEN_UP)
+    expired = await ask("expired leases", questions.EXPIRED, PATIENT)
+    crashed = await ask("crashes", questions.CRASHED, LATELY)
+    others = await ask("other environments", questions.OTHERS)
     return replace(
         seen,
         owed=_counted(owed).get(None, Waiting()),

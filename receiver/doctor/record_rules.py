@@ -10,6 +10,7 @@ from receiver.doctor.findings import Check, Findings, Severity
 from receiver.doctor.record_look import PATIENT, SWEEPS, RecordSeen, Sweeps, Waiting
 from receiver.errors import DatabaseUnavailable
 from receiver.maintenance import SWEEP
+from receiver.reading.queries import NEWEST
 from receiver.record.ledger import LEDGER_CONNECTIONS
 from receiver.record.schema_check import TABLES
 from receiver.record.sqlstates import NotConnected
@@ -188,6 +189,14 @@ def _judge_rows(found: Findings, record: RecordSeen) -> None:
             "Pub/Sub no longer delivers them, or every delivery is refused; the sweeper publishes them again after an hour",
             "receiver executions list --status RUNNING",
         )
+    if record.sweeps is not None and record.sweeps.stranded:
+        found.warning(
+            "expired-leases",
+            f"{_counted(Waiting(record.sweeps.stranded), 'execution had', 'executions had')} lost the instance for an hour when a sweep "
+            "found and published them again",
+            "Pub/Sub no longer delivered them, or every delivery was refused",
+            "receiver executions list --status RUNNING",
+        )
     if record.crashed.count:
         found.warning(
             "crashed",
@@ -232,7 +241,8 @@ def _judge_messages(found: Findings, record: RecordSeen) -> None:
 
 
 def _counted(waiting: Waiting, one: str, many: str) -> str:
-    return f"{waiting.count} {one if waiting.count == 1 else many}"
+    least = "at least " if waiting.count == NEWEST else ""
+    return f"{least}{waiting.count} {one if waiting.count == 1 else many}"
 
 
 def _time(waiting: Waiting) -> str:

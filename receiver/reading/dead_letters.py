@@ -48,7 +48,7 @@ class GivenUp:
 async def given_up(
     connection: AsyncConnection, whose: Whose, *, task: str | None = None, limit: int = LISTED
 ) -> list[GivenUp]:
-    """What was given up last comes first; arguments as `queries.executions`. What an operator has replayed is not there."""
+    """What was given up last comes first; arguments as `newest.executions`. What an operator has replayed is not there."""
     rows, kept = task_executions.c, rejected_messages.c
     query = select(
         rows.task_id, rows.task_name, rows.status, rows.final, rows.dead_letters, rows.dead_lettered_at,

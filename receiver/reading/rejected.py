@@ -57,7 +57,7 @@ async def rejections(
     task: str | None = None,
     limit: int = LISTED,
 ) -> list[Rejection]:
-    """Rejected messages, those seen last first; arguments as `executions`."""
+    """Rejected messages, those seen last first; arguments as `newest.executions`."""
     rows = rejected_messages.c
     query = (
         select(*_REJECTION).where(mine(rejected_messages, whose)).order_by(rows.last_seen.desc(), rows.key)

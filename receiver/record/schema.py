@@ -29,6 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSON, JSONB, UUID
 
+from receiver.record.whose import OWNER
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -96,7 +98,7 @@ task_executions = Table(
     CheckConstraint("(error_type IS NOT NULL) = (status = 'FAILED')", name="task_executions_error"),
     CheckConstraint("skipped_by IS NULL OR status = 'SUCCESSFUL'", name="task_executions_skipped"),
     CheckConstraint("attempt >= 0 AND fence >= attempt", name="task_executions_fence"),
-    Index("task_executions_enqueued_at", "enqueued_at"),
+    Index("task_executions_age", text(OWNER), "enqueued_at"),
     # Neither a claim nor a settlement changes what these are made of, so that their updates stay HOT.
     Index(
         "task_executions_due",
@@ -106,7 +108,12 @@ task_executions = Table(
         postgresql_where=text("published_at IS NULL"),
     ),
     Index("task_executions_group_key", "group_key", postgresql_where=text("group_key IS NOT NULL")),
-    Index("task_executions_failed", "enqueued_at", postgresql_where=text("error_type IS NOT NULL")),
+    Index(
+        "task_executions_failed_age",
+        text(OWNER),
+        "enqueued_at",
+        postgresql_where=text("error_type IS NOT NULL"),
+    ),
     Index(
         "task_executions_dead_lettered",
         "namespace",

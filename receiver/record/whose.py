@@ -6,10 +6,17 @@ database that staging uses holds production's rows, and staging must not publish
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from receiver.settings import Settings
+
+OWNER: Final = "((namespace || '/') || environment)"
+"""Both in one text, in SQL: what the indexes by age begin with. Two columns would also fit the guards of claims and settlements: where
+PostgreSQL knew nothing of the table, it took that index instead of the primary key, and a delivery cost twice as much."""
+
+OURS: Final = f"{OWNER} = $1::text || '/' || $2::text"
+"""The rows of one receiver and environment, where they are looked for by age."""
 
 
 class Whose(NamedTuple):

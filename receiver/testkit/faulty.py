@@ -22,7 +22,8 @@ from receiver.delivery.push import Push
 from receiver.delivery.replies import reply
 from receiver.emulator.push_client import new_message_id
 from receiver.endings.outcomes import Ending, Outcome, Succeeded
-from receiver.reading.queries import Execution, executions, reading
+from receiver.reading.newest import executions
+from receiver.reading.queries import Execution, reading
 from receiver.record.database import Database
 from receiver.record.sql import leases
 from receiver.record.whose import Whose
@@ -183,9 +184,9 @@ class Receiver:
         """The record, the oldest first."""
         settings = self._service.settings
         async with reading(Database.configured(settings)) as connection:
-            return (await executions(connection, Whose.of(settings), limit=MOST_EXECUTIONS, most=MOST_TEXT))[
-                ::-1
-            ]
+            whose = Whose.of(settings)
+            listed = await executions(connection, whose, limit=MOST_EXECUTIONS, most=MOST_TEXT)
+        return listed.executions[::-1]
 
 
 def _drop(_: Event) -> None:

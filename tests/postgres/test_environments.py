@@ -12,7 +12,7 @@ from receiver.doctor import record_look
 from receiver.endings.outcomes import Refused
 from receiver.enqueue.lookup import find
 from receiver.errors import ItemRefused, Rejected, RejectionReason, TaskResultMissing
-from receiver.reading import queries
+from receiver.reading import newest, queries
 from receiver.reading.groups import find_group
 from receiver.reading.rejected import rejection, rejections
 from receiver.record.database import Database
@@ -122,10 +122,10 @@ async def test_nothing_shows_or_counts_them(copied: list[str], database_url: str
     assert (await find_group(pool, "import", whose=WHOSE)).total == 0
     assert (await find_group(pool, "import", whose=PRODUCTION)).total == len(copied)
     async with queries.reading(Database.of(database_url)) as connection:
-        assert await queries.executions(connection, WHOSE) == []
+        assert await newest.executions(connection, WHOSE) == newest.Listing([])
         assert await queries.unfinished(connection, WHOSE) == {}
         assert await queries.rejected_count(connection, WHOSE) == 0
-        assert await queries.others(connection, WHOSE) == [PRODUCTION]
+        assert await newest.others(connection, WHOSE) == [PRODUCTION]
         assert await rejections(connection, WHOSE) == []
         assert await rejection(connection, WHOSE, "9") == []
         assert len(await rejection(connection, PRODUCTION, "9")) == 1

@@ -92,7 +92,7 @@ async def test_limits_of_role_and_database_do_not_end_a_migration(
     await old.execute("COMMIT")
     await building
     assert await asyncio.to_thread(migrations.current, Database.of(hasty)) == schema_check.HEAD
-    assert await valid(look, "task_executions_failed")
+    assert await valid(look, "task_executions_failed_age")
 
 
 async def _both_wait(look: Any) -> bool:
@@ -112,7 +112,7 @@ async def test_a_build_that_was_killed_is_built_anew(empty_database_url: str, lo
     await old.execute("COMMIT")
     done = await asyncio.to_thread(migrate, url)
     assert done.output == f"migrated: 0002 → {schema_check.HEAD}\n"
-    assert await valid(look, "task_executions_failed")
+    assert await valid(look, "task_executions_failed_age")
 
 
 @pytest.mark.parametrize(

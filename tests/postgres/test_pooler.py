@@ -12,7 +12,7 @@ from sqlalchemy import text
 from receiver import TaskContext
 from receiver.endings.outcomes import Failed, HandedBack, Succeeded
 from receiver.errors import ItemRefused
-from receiver.reading import queries
+from receiver.reading import newest, queries
 from receiver.record import migrations, schema_check
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
@@ -105,7 +105,7 @@ async def test_migrations_and_queries_go_through_a_pooler(
         await Look(connection).seed("there")
         await connection.close()
         async with queries.reading(database) as reading:
-            [found] = await queries.executions(reading, WHOSE)
+            [found] = (await newest.executions(reading, WHOSE)).executions
         assert found.task_id == "there"
         assert pooler.refused == []
 

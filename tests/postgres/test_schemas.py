@@ -17,7 +17,7 @@ from receiver.doctor import record_look
 from receiver.endings.outcomes import Succeeded
 from receiver.enqueue import PubSubBackend
 from receiver.errors import SchemaError
-from receiver.reading import queries
+from receiver.reading import newest, queries
 from receiver.record import migrations, schema_check
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
@@ -157,7 +157,7 @@ async def test_listings_the_doctor_and_the_check_before_serving_look_there(tenan
     await ours.seed("a")
     database, others = Database.of(tenants, schema=OURS), Database.of(tenants)
     async with queries.reading(database) as connection:
-        assert [row.task_id for row in await queries.executions(connection, WHOSE)] == ["a"]
+        assert [row.task_id for row in (await newest.executions(connection, WHOSE)).executions] == ["a"]
     seen = await record_look.look(database, WHOSE)
     assert (seen.schema, seen.schemas, seen.sweeps and seen.sweeps.untouched) == (None, (), False)
     seen = await record_look.look(others, WHOSE)

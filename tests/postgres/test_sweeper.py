@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from receiver.doctor import record_look
+from receiver.doctor import record_questions
 from receiver.endings.outcomes import NotDue, Succeeded
 from receiver.record.connections import RecordConnection
 from receiver.record.database import Database
@@ -343,7 +343,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             (
                 replaying.FIND_FAILED,
                 (*WHOSE, "noop", LEASE, "ValueError", None, "", 10),
-                "task_executions_failed",
+                "task_executions_failed_age",
             ),
             (
                 replaying.FIND_UNDELIVERED,
@@ -353,7 +353,7 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             (
                 pruning.FIND_OUTDATED,
                 (*WHOSE, LEASE, 10, None, "", pruning.WALK),
-                "task_executions_enqueued_at",
+                "task_executions_age",
             ),
             (
                 pruning.FIND_OUTDATED_IN,
@@ -373,9 +373,9 @@ async def test_no_look_reads_the_whole_table(database_url: str, look: Look) -> N
             (
                 dead_letters.FIND_PUBLISHED_AT,
                 (ago(days=1), LEASE, *WHOSE, ["a"], "", None, None),
-                "task_executions_enqueued_at",
+                "task_executions_age",
             ),
-            (record_look.GIVEN_UP, WHOSE, "task_executions_dead_lettered"),
+            (record_questions.GIVEN_UP, WHOSE, "task_executions_dead_lettered"),
             (rejected.PRUNE_REJECTED, (*WHOSE, LEASE, 10), "rejected_messages_first_seen"),
         ):
             plan = "\n".join(

@@ -11,6 +11,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from receiver.record.whose import OWNER
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -32,14 +34,15 @@ SAME_TIME: Final = timedelta(milliseconds=1)
 """Pub/Sub shows a message's publish time in milliseconds, and the copy's attribute may round it the other way."""
 
 
-FIND_PUBLISHED_AT: Final = """
+FIND_PUBLISHED_AT: Final = f"""
 SELECT e.task_id FROM task_executions e
-WHERE e.enqueued_at BETWEEN $1::timestamptz - $2::interval AND $1::timestamptz + $2::interval
-  AND e.namespace = $3 AND e.environment = $4 AND (e.task_name = ANY ($5) OR e.task_path = ANY ($5))
+WHERE {OWNER} = $3::text || '/' || $4::text
+  AND e.enqueued_at BETWEEN $1::timestamptz - $2::interval AND $1::timestamptz + $2::interval
+  AND (e.task_name = ANY ($5) OR e.task_path = ANY ($5))
   AND starts_with(e.task_id, $6)
   AND ($7::text IS NULL OR e.args::text = $7 AND e.kwargs::text = $8)
 ORDER BY e.task_id
-"""
+"""  # noqa: S608 - an expression of our own
 
 
 async def find_published_at(

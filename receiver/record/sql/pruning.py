@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
+from receiver.record.whose import OURS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -32,13 +34,12 @@ class Outdated:
 WALK: Final = 20_000
 """Rows that one look for outdated ones walks past, at most: 0.1 s. After a mass replay many were enqueued long ago and ended lately."""
 
-FIND_OUTDATED: Final = """
+FIND_OUTDATED: Final = f"""
 WITH walked AS MATERIALIZED (
     SELECT e.enqueued_at, e.task_id, e.final,
-           e.namespace = $1 AND e.environment = $2
-               AND coalesce(e.finished_at <= clock_timestamp() - $3::interval, false) AS outdated
+           coalesce(e.finished_at <= clock_timestamp() - $3::interval, false) AS outdated
     FROM task_executions e
-    WHERE e.enqueued_at <= (SELECT clock_timestamp()) - $3::interval
+    WHERE {OURS} AND e.enqueued_at <= (SELECT clock_timestamp()) - $3::interval
       AND e.enqueued_at >= coalesce($5::timestamptz, '-infinity')
       AND (e.enqueued_at > coalesce($5::timestamptz, '-infinity') OR e.task_id > $6::text)
     ORDER BY e.enqueued_at
@@ -49,8 +50,8 @@ SELECT enqueued_at, task_id, final, outdated FROM walked
 WHERE outdated OR task_id = (SELECT task_id FROM last)
 ORDER BY enqueued_at, task_id
 LIMIT $4
-"""
-# By the index on enqueued_at: a row that finished so long ago was enqueued even earlier. An index on finished_at would cost
+"""  # noqa: S608 - an expression of our own
+# By the index on age: a row that finished so long ago was enqueued even earlier. An index on finished_at would cost
 # every settlement its HOT update. The last row that was walked past says where the next look begins: with ties, so that no row
 # of its time is left out. In the order of ids too, PostgreSQL may read and sort all rows that are old enough.
 
@@ -84,7 +85,7 @@ WHERE e.ctid >= $4::tid AND e.ctid < $5::tid AND e.task_id > $6
 ORDER BY e.task_id
 LIMIT $3
 """
-# No index knows how long a row is kept. By the index on enqueued_at each sweep would walk past all rows that are kept longer.
+# No index knows how long a row is kept. By the index on age each sweep would walk past all rows that are kept longer.
 
 
 async def find_outdated_in(

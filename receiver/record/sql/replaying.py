@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from receiver.record.sql.crashes import SUSPECT
 from receiver.record.sql.sweeping import FREE, TAKE, taken
+from receiver.record.whose import OURS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -104,7 +105,7 @@ async def find_states(
 
 FIND_FAILED: Final = f"""
 SELECT e.task_id, e.enqueued_at FROM task_executions e
-WHERE e.namespace = $1 AND e.environment = $2 AND e.error_type IS NOT NULL AND e.final AND {_FILTER}
+WHERE {OURS} AND e.error_type IS NOT NULL AND e.final AND {_FILTER}
   AND e.enqueued_at >= coalesce($6::timestamptz, '-infinity')
   AND (e.enqueued_at > coalesce($6::timestamptz, '-infinity') OR e.task_id > $7::text)
 ORDER BY e.enqueued_at, e.task_id

@@ -17,7 +17,7 @@ from receiver.dev.processes import EMAIL
 from receiver.doctor import record_look
 from receiver.emulator import push_client as pusher
 from receiver.errors import ReceiverError
-from receiver.reading import queries
+from receiver.reading import newest, queries
 from receiver.record import migrations
 from receiver.record.database import Database
 from receiver.record.whose import Whose
@@ -112,7 +112,7 @@ def read(database: Database) -> None:
 
     async def visit() -> None:
         async with queries.reading(database) as connection:
-            await queries.executions(connection, Whose("gyrinx", "dev"))
+            await newest.executions(connection, Whose("gyrinx", "dev"))
 
     asyncio.run(visit())
 

@@ -32,6 +32,10 @@ class TestDatabase:
             (replace(WELL, connections=9), {"connections": "ERROR"}),
             (replace(WELL, owed=Waiting(3, HOUR)), {"owed": "WARNING"}),
             (replace(WELL, expired=Waiting(3, HOUR)), {"expired-leases": "WARNING"}),
+            (
+                replace(WELL, sweeps=Sweeps(untouched=False, ended=MINUTE, stranded=2)),
+                {"expired-leases": "WARNING"},
+            ),
             (replace(WELL, crashed=Waiting(2, HOUR)), {"crashed": "WARNING"}),
             (replace(WELL, given_up={False: Waiting(3, HOUR)}), {"given-up": "WARNING"}),
             (replace(WELL, given_up={True: Waiting(1, HOUR)}), {"given-up": "WARNING"}),
