@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
+from urllib.request import getproxies
 
 import httpx
 import msgspec
@@ -28,6 +30,7 @@ from receiver.errors import (
     GoogleUnavailable,
 )
 from receiver.google.credentials import Credentials
+from receiver.google.posts import IDLE, Answer, Posts
 from receiver.hosts import is_near
 
 if TYPE_CHECKING:
@@ -46,9 +49,6 @@ part of its bound (full jitter), so that the clients of one outage do not come b
 TEMPORARY: Final = frozenset({429, 500, 502, 503, 504})
 """Statuses after which a request is repeated."""
 
-IDLE: Final = 5.0
-"""Seconds for which an idle connection is kept. Google keeps it for minutes, but a frozen instance does not know how long it slept."""
-
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _CODES: Final = {"ALREADY_EXISTS": GoogleConflict, "ABORTED": GoogleConflict, "NOT_FOUND": GoogleMissing}
 _STATUSES: Final = {401: GoogleForbidden, 403: GoogleForbidden, 404: GoogleMissing, 409: GoogleConflict}
@@ -59,7 +59,7 @@ class _Problem(msgspec.Struct):
     message: str = ""
 
 
-class _Answer(msgspec.Struct):
+class _Refused(msgspec.Struct):
     error: _Problem
 
 
@@ -82,6 +82,9 @@ class GoogleClient:
         self._credentials = credentials or Credentials()
         self._transport = transport
         self._retries = retries
+        self._posts = Posts()
+        # What a test or a proxy of the environment stands between goes through httpx.
+        self._is_direct = transport is None and not {"https", "all"} & getproxies().keys()
         self._client: httpx.AsyncClient | None = None
         self._stale: httpx.AsyncClient | None = None
         self._opening = asyncio.Lock()
@@ -95,12 +98,14 @@ class GoogleClient:
         params: Mapping[str, str] | None = None,
         body: Any = None,
         repeatable: bool | None = None,
+        often: bool = False,
     ) -> Any:
         """The decoded answer, `{}` for an empty one.
 
         Args:
             body: encoded as JSON; bytes become base64.
             repeatable: whether it may be sent again when its answer was lost; every method but POST, unless given.
+            often: it is a repeatable POST that is sent all the time, so it takes the short way of `Posts`.
 
         Raises:
             GoogleForbidden, GoogleMissing, GoogleConflict, GoogleRefused: the answer, by its kind.
@@ -113,20 +118,20 @@ class GoogleClient:
         attempt = 0
         while True:
             try:
-                answer = await self._send(method, url, params, content)
-            except (httpx.TransportError, TimeoutError) as error:
+                answer = await self._send(method, url, params, content, often=often)
+            except (httpx.TransportError, OSError) as error:
                 if attempt >= self._retries or not (again or isinstance(error, _NOT_SENT)):
                     raise GoogleUnavailable(
                         f"no answer from {httpx.URL(url).host} ({type(error).__name__})"
                     ) from error
             else:
-                if answer.is_success:
+                if httpx.codes.is_success(answer.status):
                     return _decoded(answer)
-                if answer.status_code == httpx.codes.UNAUTHORIZED and not renewed:
+                if answer.status == httpx.codes.UNAUTHORIZED and not renewed:
                     renewed = True  # a token may be withdrawn before its end. Once, and not counted as a try
                     self._credentials.forget()
                     continue
-                if answer.status_code not in TEMPORARY or attempt >= self._retries:
+                if answer.status not in TEMPORARY or attempt >= self._retries:
                     raise _refusal(answer)
             await asyncio.sleep(_pause(attempt))
             attempt += 1
@@ -134,6 +139,7 @@ class GoogleClient:
     async def close(self) -> None:
         """Closes the connections."""
         await self._credentials.close()
+        await self._posts.close()
         clients = (self._client, self._stale)
         self._client = self._stale = None
         for client in clients:
@@ -141,17 +147,20 @@ class GoogleClient:
                 await client.aclose()
 
     async def _send(
-        self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None
-    ) -> httpx.Response:
-        headers = {"content-type": "application/json"} if content is not None else {}
-        if not _stands_in(url):
-            headers |= await self._credentials.headers()
+        self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None, *, often: bool
+    ) -> Answer:
+        headers = {} if _stands_in(url) else await self._credentials.headers()
+        if often and content is not None and self._is_direct:
+            async with asyncio.timeout(TRY_TIMEOUT):
+                return await self._posts.send(url, headers, content)
+        if content is not None:
+            headers["content-type"] = "application/json"
         client = await self._connected()
         async with asyncio.timeout(TRY_TIMEOUT):  # httpx has one for each step
             answer = await client.request(method, url, params=params, content=content, headers=headers)
         # httpx's stream and its answer refer to each other, and would keep the request's body until a full garbage collection.
         answer.stream = httpx.ByteStream(b"")
-        return answer
+        return Answer(answer.url.host, answer.status_code, answer.content)
 
     async def _connected(self) -> httpx.AsyncClient:
         """The client, without connections that died while the CPU stood still. The pool's own clock stood still as well."""
@@ -179,6 +188,7 @@ class GoogleClient:
         )
 
 
+@lru_cache(maxsize=1000)
 def _stands_in(url: str) -> bool:
     """Whether this is the address of a stand-in. Raises ValueError for an address that is not Google's either: it gets no token."""
     where = httpx.URL(url)
@@ -189,24 +199,24 @@ def _stands_in(url: str) -> bool:
     return False
 
 
-def _decoded(answer: httpx.Response) -> Any:
+def _decoded(answer: Answer) -> Any:
     if not answer.content:
         return {}
     try:
         return msgspec.json.decode(answer.content)
     except (ValueError, RecursionError) as error:
-        raise GoogleUnavailable(f"{answer.url.host} answers {answer.status_code} without JSON") from error
+        raise GoogleUnavailable(f"{answer.host} answers {answer.status} without JSON") from error
 
 
-def _refusal(answer: httpx.Response) -> GoogleRefused | GoogleUnavailable:
+def _refusal(answer: Answer) -> GoogleRefused | GoogleUnavailable:
     try:
-        problem = msgspec.json.decode(answer.content, type=_Answer).error
+        problem = msgspec.json.decode(answer.content, type=_Refused).error
     except (ValueError, RecursionError):  # a proxy's page, or nothing
-        problem = _Problem(message=f"{answer.url.host} answers {answer.status_code}")
+        problem = _Problem(message=f"{answer.host} answers {answer.status}")
     message = " ".join(problem.message.split())[:300]
-    status = answer.status_code
+    status = answer.status
     if status in TEMPORARY and problem.status not in _CODES:
-        return GoogleUnavailable(f"{answer.url.host} answers {status}: {message}")
+        return GoogleUnavailable(f"{answer.host} answers {status}: {message}")
     kind = _STATUSES.get(status) or _CODES.get(problem.status) or GoogleRefused
     return kind(status, problem.status, message)
 

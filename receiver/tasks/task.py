@@ -63,6 +63,7 @@ class Task(Generic[P, R_co]):
         self.path: str = f"{func.__module__}.{func.__qualname__}"
         self._options = Options()
         self._description: Description | None = None
+        self._original = self
         if sys.version_info >= (3, 12) and inspect.iscoroutinefunction(func):
             inspect.markcoroutinefunction(self)
 
@@ -201,12 +202,13 @@ class Task(Generic[P, R_co]):
 
     @property
     def _described(self) -> Description:
-        if self._description is None:
+        original = self._original  # what `using` has made shares its description
+        if original._description is None:  # noqa: SLF001 - of our own kind
             try:
-                self._description = describe(self.func)
+                original._description = describe(self.func)  # noqa: SLF001 - as above
             except NotATask as error:
                 raise TypeError(f"{self.path} {error}") from None
-        return self._description
+        return original._description  # noqa: SLF001 - as above
 
     def _entry(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entry:
         described = self._described

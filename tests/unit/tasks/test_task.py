@@ -179,6 +179,15 @@ def test_a_generator_is_found_out_when_it_is_enqueued() -> None:
         stream.entry()
 
 
+def test_calls_with_options_read_the_signature_once() -> None:
+    @task
+    def never_called_without_options(order: int) -> None: ...
+
+    first = never_called_without_options.using(label="a")
+    first.entry(1)
+    assert never_called_without_options.using(label="b")._described is first._described
+
+
 def test_options_are_of_a_copy_and_add_up() -> None:
     urgent = ship.using(group_key="g")
     both = urgent.using(label="l", run_after=timedelta(seconds=5))
