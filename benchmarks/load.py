@@ -59,6 +59,31 @@ class NoWrk(Exception):
     """wrk is not installed: `apt-get install wrk`, or your system's package of that name."""
 
 
+def _compact(value: object) -> str:
+    """As the enqueue client writes it."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def records(size: int) -> list[dict[str, Any]]:
+    """A list of records, as people send them, whose JSON text has about this many bytes; one at the least."""
+    each = {
+        "id": 104_729,
+        "email": "ada.lovelace@example.com",
+        "name": "Ada Lovelace",
+        "items": [{"sku": "A-1024", "count": 2, "price": 19.9}, {"sku": "B-77", "count": 1, "price": 4.25}],
+        "paid": True,
+        "note": 'Leave it at the door, please.\nThe bell says "Byron".',
+    }
+    many = max(1, size // len(_compact(each)))
+    return [
+        each | {"id": 104_729 * number, "email": f"ada.{number:08x}@example.com"} for number in range(many)
+    ]
+
+
+ARGUMENTS = tuple(records(1))
+"""What a delivery gives its task unless a study says otherwise: one record of 230 bytes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """What one round of load came to. Latencies in seconds."""
@@ -83,7 +108,7 @@ def press(
     connections: int,
     seconds: int,
     first: int,
-    args: Sequence[Any] = (1, 2),
+    args: Sequence[Any] = ARGUMENTS,
     task: str = "add",
 ) -> list[Load]:
     """Sends for so many seconds (wrk knows whole ones only) to every address at once, with so many connections each; one result an address.
@@ -122,7 +147,7 @@ def press(
 
 def delivery(number: int, *, task: str = "add") -> bytes:
     """One delivery as `press` sends them, for the first recorded 200."""
-    head, middle, tail = _parts((1, 2), task)
+    head, middle, tail = _parts(ARGUMENTS, task)
     digits = f"{number:012d}"
     return (head + base64.b64encode(digits.encode()).decode() + middle + digits + tail).encode()
 
@@ -134,27 +159,6 @@ def _script(token: str, first: int, args: Sequence[Any], task: str) -> str:
     for name, value in values.items():
         script = script.replace(name, json.dumps(value).replace("\\/", "/"), 1)
     return script.replace("FIRST", str(first), 1)
-
-
-def records(size: int) -> list[dict[str, Any]]:
-    """A list of records, as people send them, whose JSON text has about this many bytes."""
-    each = {
-        "id": 104_729,
-        "email": "ada.lovelace@example.com",
-        "name": "Ada Lovelace",
-        "items": [{"sku": "A-1024", "count": 2, "price": 19.9}, {"sku": "B-77", "count": 1, "price": 4.25}],
-        "paid": True,
-        "note": 'Leave it at the door, please.\nThe bell says "Byron".',
-    }
-    many = max(1, size // len(_compact(each)))
-    return [
-        each | {"id": 104_729 * number, "email": f"ada.{number:08x}@example.com"} for number in range(many)
-    ]
-
-
-def _compact(value: object) -> str:
-    """As the enqueue client writes it."""
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _parts(args: Sequence[Any], task: str) -> tuple[str, str, str]:

@@ -6,6 +6,7 @@ Its statements are a claim and a settlement of one row each, as plain as they ca
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from benchmarks import load
 from benchmarks.rivals import new_database
 from receiver.local_postgres import files
 from receiver.record.database import Database
@@ -25,7 +27,7 @@ SCRIPT = r"""
 \set id random(1, 9000000000000000000)
 INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwargs, status, attempt, fence, claim_token,
     lease_owner, lease_expires_at, enqueued_at, published_at, started_at)
-VALUES ('pgbench-' || :id, 'add', 'bench_tasks.add', 'gyrinx', '[1, 2]', '{}', 'RUNNING', 1, 1, gen_random_uuid(), 'pgbench',
+VALUES ('pgbench-' || :id, 'add', 'bench_tasks.add', 'gyrinx', 'ARGUMENTS', '{}', 'RUNNING', 1, 1, gen_random_uuid(), 'pgbench',
     clock_timestamp() + interval '60 seconds', clock_timestamp(), clock_timestamp(), clock_timestamp())
 ON CONFLICT (task_id) DO NOTHING;
 UPDATE task_executions SET status = 'SUCCESSFUL', final = true, return_value = '2', finished_at = clock_timestamp(),
@@ -48,7 +50,8 @@ def rate(ground: Ground, *, clients: int, seconds: float) -> float:
     upgrade(Database.of(url))
     program = files.find().bin / "pgbench"
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(SCRIPT)
+        # With a space after each colon: pgbench takes `:true` for a variable.
+        script.write(SCRIPT.replace("ARGUMENTS", json.dumps(load.ARGUMENTS)))
         script.flush()
         command = [
             str(program),

@@ -59,22 +59,45 @@ def show(console: Console, name: str, question: str, rows: Rows) -> None:
 
 
 def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> None:
-    """`results.json`, `results.md`, and `chart.png` when the peers were measured."""
+    """`results.json`, `results.md`, the shorter `page.md`, and `chart.png` when the peers were measured."""
     folder.mkdir(parents=True, exist_ok=True)
     about = machine()
     (folder / "results.json").write_text(json.dumps({"machine": about, "studies": found}, indent=1) + "\n")
     where = _where(about)
-    parts = [f"Measured {where}, revision {about['revision']}.", ""]
-    for name, rows in found.items():
-        parts += [f"**{name}**: {questions[name]}", "", *markdown(rows), ""]
-    (folder / "results.md").write_text("\n".join(parts))
+    for file, shown in (("results.md", found), ("page.md", found | _shorter(found))):
+        parts = [f"Measured {where}, revision {about['revision']}.", ""]
+        for name, rows in shown.items():
+            parts += [f"**{name}**: {questions[name]}", "", *markdown(rows), ""]
+        (folder / file).write_text("\n".join(parts))
     if "peers" in found:
         _chart(folder / "chart.png", found["peers"], where)
 
 
+def _shorter(found: dict[str, Rows]) -> dict[str, Rows]:
+    """A row for all statements of one asker, instead of one for each."""
+    askers: dict[str, Rows] = {}
+    for row in found.get("indexes", []):
+        if "without it" not in row["statement"] and row[""] != "build":
+            askers.setdefault(row[""], []).append(row)
+    rows: Rows = []
+    for asker, asked in askers.items():
+        slowest = max(asked, key=lambda row: row.get("ms", float("inf")))
+        rows.append(
+            {
+                "": asker,
+                "statements": len(asked),
+                "that read a table": sum("Seq Scan of task_exec" in row["plan"] for row in asked),
+                "the slowest": slowest["statement"],
+                "its ms": slowest.get("ms"),
+                "its blocks": slowest.get("blocks"),
+            }
+        )
+    return {"indexes": rows} if rows else {}
+
+
 def publish(folder: Path) -> None:
     """Puts the tables between the marks of `docs/speed.md`, the rivals' into the README too, and the chart beside the page."""
-    _put(DOCS / "speed.md", (folder / "results.md").read_text().strip())
+    _put(DOCS / "speed.md", (folder / "page.md").read_text().strip())
     results = json.loads((folder / "results.json").read_text())
     if peers := results["studies"].get("peers"):
         rows = [{column: row.get(column) for column in SHORT} for row in peers if row.get("deliveries/s")]

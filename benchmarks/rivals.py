@@ -208,6 +208,13 @@ def connections(running: Running) -> int:
     return int(asyncio.run(_fetch(running.database, sql)))
 
 
+def wal(ground: Ground) -> int:
+    """Bytes of write-ahead log that the server has written so far."""
+    return int(
+        asyncio.run(_fetch(ground.postgres.url(), "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+    )
+
+
 async def _fetch(url: str, sql: str) -> int:
     connection = await asyncpg.connect(url)
     try:

@@ -5,7 +5,6 @@ Ids never repeat: every round begins a hundred million above the one before it.
 
 from __future__ import annotations
 
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import brownout, enqueue, gauges, indexes, load, pgbench, provision, rivals, tokens
-from benchmarks.ground import Ground, environment
+from benchmarks.ground import Ground
 from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
 from receiver.record.database import Database
 from receiver.record.migrations import upgrade
@@ -50,12 +49,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One rival under load for one round. `cpu`: seconds a delivery."""
+    """One rival under load for one round. `cpu`, `server_cpu`: its own seconds and PostgreSQL's, a delivery; `wal`: bytes a delivery."""
 
     rate: float
     p50: float
     p99: float
     cpu: float
+    server_cpu: float
+    wal: float
     connections: int
     memory: int
     lost: int
@@ -87,15 +88,15 @@ def peers(ground: Ground, plan: Plan) -> Rows:
 
 
 def concurrency(ground: Ground, plan: Plan) -> Rows:
-    """One request at a time to 256: a lone delivery pays nothing for the batches."""
+    """One request at a time to 500: a lone delivery pays nothing for the batches."""
     rows: Rows = []
     with ExitStack() as stack:
-        room = {"TASKS_MAX_CONCURRENCY": "256"}  # else it would shed what is above 80
+        room = {"TASKS_MAX_CONCURRENCY": "500"}  # else it would shed what is above 80
         pair = [
             stack.enter_context(rivals.started(rival, ground, first=_first(), environ=room))
             for rival in (RECEIVER, BY_HAND)
         ]
-        for connections in (1, 4, 16, 64, 128, 256):
+        for connections in (1, 4, 16, 80, 500):
             ours, theirs = _in_turns(pair, ground, plan, connections=connections)
             rows.append(
                 {
@@ -105,7 +106,10 @@ def concurrency(ground: Ground, plan: Plan) -> Rows:
                     "ratio": f"{ours.rate / theirs.rate:.2f} x",
                     "receiver p50 ms": ours.p50 * 1e3,
                     "by hand p50 ms": theirs.p50 * 1e3,
-                    "connections": ours.connections,
+                    "receiver CPU ms each": ours.cpu * 1e3,
+                    "by hand CPU ms each": theirs.cpu * 1e3,
+                    "memory MB": ours.memory / 1e6,
+                    **_servers(ours),
                 }
             )
     return rows
@@ -131,29 +135,32 @@ def table_size(ground: Ground, plan: Plan) -> Rows:
 
 
 def payload(ground: Ground, plan: Plan) -> Rows:
-    """From a kilobyte to five megabytes of arguments: records as people send them, and one long text."""
+    """From ten kilobytes to five megabytes of arguments: records as people send them, and one long text."""
     rows: Rows = []
     with ExitStack() as stack:
         pair = [
             stack.enter_context(rivals.started(rival, ground, first=_first()))
             for rival in (RECEIVER, BY_HAND)
         ]
-        for size in (1_000, 10_000, 100_000, 1_000_000, 5_000_000):
-            in_flight = CONNECTIONS if size <= 100_000 else 4
-            for kind, argument in (("records", load.records(size)), ("text", "x" * size)):
-                ours, theirs = _in_turns(pair, ground, plan, args=[argument], connections=in_flight)
-                rows.append(
-                    {
-                        "argument": f"{size // 1000:,} kB of {kind}",
-                        "in flight": in_flight,
-                        "receiver/s": ours.rate,
-                        "by hand/s": theirs.rate,
-                        "ratio": f"{ours.rate / theirs.rate:.2f} x",
-                        "receiver CPU ms each": ours.cpu * 1e3,
-                        "by hand CPU ms each": theirs.cpu * 1e3,
-                        "memory MB": ours.memory / 1e6,
-                    }
-                )
+        sizes = (10_000, 100_000, 1_000_000, 5_000_000)
+        arguments: dict[str, Any] = {f"{size // 1000:,} kB of records": load.records(size) for size in sizes}
+        arguments |= {f"{size // 1000:,} kB of text": "x" * size for size in (10_000, 1_000_000)}
+        for name, argument in arguments.items():
+            in_flight = CONNECTIONS if len(str(argument)) < 500_000 else 4
+            ours, theirs = _in_turns(pair, ground, plan, args=[argument], connections=in_flight)
+            rows.append(
+                {
+                    "argument": name,
+                    "in flight": in_flight,
+                    "receiver/s": ours.rate,
+                    "by hand/s": theirs.rate,
+                    "ratio": f"{ours.rate / theirs.rate:.2f} x",
+                    "receiver CPU ms each": ours.cpu * 1e3,
+                    "by hand CPU ms each": theirs.cpu * 1e3,
+                    "memory MB": ours.memory / 1e6,
+                    **_servers(ours),
+                }
+            )
     return rows
 
 
@@ -170,6 +177,8 @@ def instances(ground: Ground, plan: Plan) -> Rows:
         for many in (1, 2):
             found = []
             for _ in range(plan.fewer):
+                pids = [[each.pid for each in both[:many]], [ground.postgres.pid]]
+                before = [sum(gauges.usage(pid).cpu for pid in group) for group in pids]
                 results = load.press(
                     [each.url for each in both[:many]],
                     token=ground.token(),
@@ -177,8 +186,19 @@ def instances(ground: Ground, plan: Plan) -> Rows:
                     seconds=plan.seconds,
                     first=_first(),
                 )
-                found.append(sum(result.rate for result in results))
-            rows.append({"instances": many, "deliveries/s": median(found)})
+                done = sum(result.requests for result in results)
+                after = [sum(gauges.usage(pid).cpu for pid in group) for group in pids]
+                used = ((end - begin) / done for begin, end in zip(before, after, strict=True))
+                found.append((sum(result.rate for result in results), *used))
+            rate, cpu, servers = (median(each) for each in zip(*found, strict=True))
+            rows.append(
+                {
+                    "instances": many,
+                    "deliveries/s": rate,
+                    "receiver CPU ms each": cpu * 1e3,
+                    "PostgreSQL CPU ms each": servers * 1e3,
+                }
+            )
     return rows
 
 
@@ -248,7 +268,12 @@ def under_load(
     """One round against a started rival; its record is counted against what it answered."""
     if running.rival.table:
         rivals.rest(running)
-    before, records, printed = gauges.usage(running.pid), _recorded(running), running.printed()
+    records, printed = _recorded(running), running.printed()
+    before, servers, wal = (
+        gauges.usage(running.pid),
+        gauges.usage(ground.postgres.pid).cpu,
+        rivals.wal(ground),
+    )
     most = 0
 
     def watch() -> None:
@@ -263,7 +288,8 @@ def under_load(
         [running.url], token=ground.token(), connections=connections, seconds=seconds, first=_first(), **more
     )
     watcher.join()
-    after = gauges.usage(running.pid)
+    after, wal = gauges.usage(running.pid), rivals.wal(ground) - wal
+    servers = gauges.usage(ground.postgres.pid).cpu - servers
     if result.broken or result.refused:
         why = running.refusals(printed) if result.refused else "-"
         print(
@@ -276,6 +302,8 @@ def under_load(
         result.p50,
         result.p99,
         (after.cpu - before.cpu) / max(served, 1),
+        servers / max(served, 1),
+        wal / max(served, 1),
         most,
         after.memory,
         lost,
@@ -284,32 +312,27 @@ def under_load(
 
 
 def start(ground: Ground, plan: Plan) -> Rows:
-    """From exec to the first recorded 200, beside a bare import of what any such service imports, in turns."""
-    bare, ours = [], []
-    url = rivals.new_database(ground, "start")
-    upgrade(Database.of(url))
-    for _ in range(1 + max(STARTS, plan.rounds)):
-        bare.append(_bare_import())
-        with rivals.started(RECEIVER, ground, database=url, first=_first()) as running:
-            ours.append(running.started_in)
-    found = {"bare import": bare[1:], "receiver": ours[1:]}  # the first ones write and read the bytecode
-    least = median(found["bare import"])
+    """From exec to the first recorded 200, in turns."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    databases = {each: rivals.new_database(ground, f"start_{each.table}") for each in (RECEIVER, BY_HAND)}
+    upgrade(Database.of(databases[RECEIVER]))
+    for number in range(1 + max(STARTS, plan.rounds)):
+        for rival, url in databases.items():
+            with rivals.started(rival, ground, database=url, first=_first()) as running:
+                if number:  # the first ones write and read the bytecode
+                    used = gauges.usage(running.pid).cpu
+                    found.setdefault(rival.name, []).append((running.started_in, used))
+    least = median(took for took, _ in found[BY_HAND.name])
     return [
         {
             "": name,
-            "median ms": median(times) * 1e3,
-            "least ms": min(times) * 1e3,
-            "ratio": f"{median(times) / least:.2f} x",
+            "median ms": (middle := median(took for took, _ in each)) * 1e3,
+            "least ms": min(took for took, _ in each) * 1e3,
+            "CPU ms": median(used for _, used in each) * 1e3,
+            "ratio": f"{middle / least:.2f} x",
         }
-        for name, times in found.items()
+        for name, each in found.items()
     ]
-
-
-def _bare_import() -> float:
-    python = str(environment(RECEIVER.requirements.stem, RECEIVER.requirements, checkout=True))
-    begun = time.perf_counter()
-    subprocess.run([python, "-c", "import uvicorn, sqlalchemy.ext.asyncio, asyncpg"], check=True)
-    return time.perf_counter() - begun
 
 
 STUDIES: dict[str, Callable[[Ground, Plan], Rows]] = {
@@ -345,11 +368,18 @@ def _median(rounds: Sequence[Round]) -> Round:
         median(each.p50 for each in rounds),
         median(each.p99 for each in rounds),
         median(each.cpu for each in rounds),
+        median(each.server_cpu for each in rounds),
+        median(each.wal for each in rounds),
         max(each.connections for each in rounds),
         max(each.memory for each in rounds),
         sum(each.lost for each in rounds),
         sum(each.refused for each in rounds),
     )
+
+
+def _servers(each: Round) -> dict[str, Any]:
+    """What a delivery cost PostgreSQL."""
+    return {"PostgreSQL CPU ms each": each.server_cpu * 1e3, "WAL bytes each": each.wal}
 
 
 def _row(name: str, rounds: Sequence[Round], starts: Sequence[float]) -> dict[str, Any]:
@@ -360,6 +390,7 @@ def _row(name: str, rounds: Sequence[Round], starts: Sequence[float]) -> dict[st
         "p50 ms": each.p50 * 1e3,
         "p99 ms": each.p99 * 1e3,
         "CPU ms each": each.cpu * 1e3,
+        **(_servers(each) if each.connections else {}),
         "connections": each.connections or None,
         "memory MB": each.memory / 1e6,
         "start s": median(starts),
