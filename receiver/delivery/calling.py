@@ -68,17 +68,23 @@ async def awaited(
     function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running
 ) -> Ended:
     """Runs an `async def` task. All that it starts and logs belongs to `here`."""
-    ended = called(function, args, kwargs, here)
-    return await finished(ended.value) if ended.awaits else ended
+    running.set(here)
+    try:
+        value = function(*args, **kwargs)
+        while _is_awaitable(value):
+            value = await value
+        return Ended(value=value)
+    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, and must be recorded
+        return Ended(error=error)
 
 
 def called(function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], here: Running) -> Ended:
-    """Calls a task, a `def` in its thread and a context of its own. The value may be left to be awaited."""
+    """Calls a `def` task, in its thread and a context of its own. The value may be left to be awaited."""
     running.set(here)
     try:
         value = function(*args, **kwargs)
         return Ended(value=value, awaits=_is_awaitable(value))
-    except BaseException as error:  # noqa: BLE001 - SystemExit in a task must not end the service, and must be recorded
+    except BaseException as error:  # noqa: BLE001 - as above
         return Ended(error=error)
 
 
