@@ -189,10 +189,13 @@ def check_arguments(
     Raises:
         Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, is nested too deeply, or has too many values.
     """
-    values, levels = measure(args, kwargs)
+    size = len(args) + len(kwargs)
+    values, levels = (
+        measure(args, kwargs) if size > MAX_DEPTH else (size, size)
+    )  # a text has no more than bytes
     if values > MAX_VALUES:
         raise payload_fault(f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them")
-    if len(args) + len(kwargs) >= COUNTED_FROM:
+    if size >= COUNTED_FROM:
         take(values, growth(args) + growth(kwargs))
     arguments = open_arguments(args, kwargs)
     if holds_nul(args) or holds_nul(kwargs):
