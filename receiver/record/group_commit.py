@@ -83,7 +83,7 @@ class FailedAlone:
         self._tasks: Counter[str] = Counter()
 
     def __contains__(self, item: Item) -> bool:
-        return item.task_id in self._failed or self._tasks[item.task_path] >= FEW
+        return bool(self._failed) and (item.task_id in self._failed or self._tasks[item.task_path] >= FEW)
 
     def add(self, item: Item) -> None:
         """It has failed alone. The oldest is forgotten for it."""
@@ -204,8 +204,9 @@ class GroupCommit(Generic[I, R]):
         size = 0
         while self._queue and len(batch) < MAX_ITEMS:
             waiting = self._queue[0]
-            is_single = waiting.item.size > MAX_BATCH_BYTES or waiting.item in self._failed_alone
-            if not is_single and size + waiting.item.size > MAX_BATCH_BYTES:
+            item_size = waiting.item.size
+            is_single = item_size > MAX_BATCH_BYTES or waiting.item in self._failed_alone
+            if not is_single and size + item_size > MAX_BATCH_BYTES:
                 break
             self._queue.popleft()
             if waiting.future.done():  # its request has gone
@@ -214,7 +215,7 @@ class GroupCommit(Generic[I, R]):
                 self._beside(self._write_alone(waiting), "single item")
             else:
                 batch.append(waiting)
-                size += waiting.item.size
+                size += item_size
         return sorted(batch, key=_lock_order)
 
     async def _commit(self, batch: list[_Waiting[I, R]]) -> None:
@@ -278,8 +279,10 @@ class GroupCommit(Generic[I, R]):
         return await self._write(items)
 
 
-def _lock_order(waiting: _Waiting[I, R]) -> bytes:
-    return waiting.item.task_id.encode()  # as COLLATE "C" compares
+def _lock_order(waiting: _Waiting[I, R]) -> str:
+    return (
+        waiting.item.task_id
+    )  # Python compares as COLLATE "C" does: bytes of UTF-8 have the order of their characters
 
 
 def _fail(batch: list[_Waiting[I, R]], error: Exception) -> None:
