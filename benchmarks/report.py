@@ -19,6 +19,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 START, END = "<!-- measured -->", "<!-- /measured -->"
 SHORT = ("", "deliveries/s", "p50 ms", "p99 ms", "CPU ms each", "connections", "memory MB", "start s")
 """The columns that the README shows."""
+ON_PAPER = "What one core carries, and what a million tasks cost, from the CPU and the bytes of one delivery."
 
 
 def machine() -> dict[str, Any]:
@@ -67,14 +68,14 @@ def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> No
     for file, shown in (("results.md", found), ("page.md", found | _shorter(found))):
         parts = [f"Measured {where}, revision {about['revision']}.", ""]
         for name, rows in shown.items():
-            parts += [f"**{name}**: {questions[name]}", "", *markdown(rows), ""]
+            parts += [f"**{name}**: {questions.get(name, ON_PAPER)}", "", *markdown(rows), ""]
         (folder / file).write_text("\n".join(parts))
     if "peers" in found:
         _chart(folder / "chart.png", found["peers"], where)
 
 
 def _shorter(found: dict[str, Rows]) -> dict[str, Rows]:
-    """A row for all statements of one asker, instead of one for each."""
+    """A row for all statements of one asker, instead of one for each; and what follows from the figures."""
     askers: dict[str, Rows] = {}
     for row in found.get("indexes", []):
         if "without it" not in row["statement"] and row[""] != "build":
@@ -92,7 +93,26 @@ def _shorter(found: dict[str, Rows]) -> dict[str, Rows]:
                 "its blocks": slowest.get("blocks"),
             }
         )
-    return {"indexes": rows} if rows else {}
+    shorter = {"indexes": rows} if rows else {}
+    return shorter | ({"on paper": _on_paper(found["concurrency"])} if "concurrency" in found else {})
+
+
+def _on_paper(rows: Rows) -> Rows:
+    """From what one delivery costs: what one core carries, and what a million cost."""
+    found: Rows = []
+    for row in rows:
+        ours, servers = row["receiver CPU ms each"], row["PostgreSQL CPU ms each"]
+        found.append(
+            {
+                "in flight": row["in flight"],
+                "one vCPU of receivers/s": 1e3 / ours,
+                "one vCPU of PostgreSQL/s": 1e3 / servers,
+                "a million: receiver vCPU s": ours * 1e3,
+                "PostgreSQL vCPU s": servers * 1e3,
+                "WAL GB": row["WAL bytes each"] / 1e3,
+            }
+        )
+    return found
 
 
 def publish(folder: Path) -> None:

@@ -14,7 +14,7 @@ from itertools import count
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import brownout, enqueue, gauges, indexes, load, pgbench, provision, rivals, tokens
+from benchmarks import brownout, enqueue, gauges, indexes, load, pgbench, provision, rivals
 from benchmarks.ground import Ground
 from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
 from receiver.record.database import Database
@@ -202,11 +202,6 @@ def instances(ground: Ground, plan: Plan) -> Rows:
     return rows
 
 
-def token_checks(ground: Ground, plan: Plan) -> Rows:
-    """The verifier beside google-auth's own call, in one process."""
-    return tokens.rows(ground, seconds=plan.seconds)
-
-
 def indexes_(ground: Ground, plan: Plan) -> Rows:
     """Every statement against the largest table: how it is read, how long it takes, how many blocks of 8 kB it touches."""
     return indexes.explained(ground, plan.rows[-1])
@@ -259,6 +254,7 @@ def _state(running: Running, when: str) -> dict[str, Any]:
         "open files": now.files,
         "threads": now.threads,
         "connections": rivals.connections(running),
+        "record bytes each": rivals.record_bytes(running),
     }
 
 
@@ -342,7 +338,6 @@ STUDIES: dict[str, Callable[[Ground, Plan], Rows]] = {
     "table-size": table_size,
     "payload": payload,
     "instances": instances,
-    "tokens": token_checks,
     "enqueue": enqueuing,
     "brownout": brownouts,
     "provision": provisioning,
