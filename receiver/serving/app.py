@@ -10,11 +10,10 @@ import asyncio
 import os
 import signal
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
@@ -23,21 +22,15 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver.contract.unwrapped import MESSAGE_ID
-from receiver.delivery.push import ClientGone, Push
-from receiver.delivery.replies import reply
 from receiver.errors import SettingError
 from receiver.record.whose import Whose
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
+from receiver.serving.push_door import PushDoor
 from receiver.settings import PUSH_PATH, Settings
 from receiver.telemetry import logs, uncaught
-from receiver.telemetry.events import Delivered
-
-MAX_LENGTH_DIGITS = 18
-"""Digits of a Content-Length that are read: a number of 18 is over every cap, and int() refuses thousands of digits."""
 
 
-def create_app(settings: Settings | None = None, *, service: Service | None = None) -> Starlette:
+def create_app(settings: Settings | None = None, *, service: Service | None = None) -> Application:
     """The application for any ASGI server.
 
     Without `service` the process must be one worker of a server that stops in order at SIGTERM, as uvicorn, hypercorn
@@ -85,14 +78,14 @@ def create_app(settings: Settings | None = None, *, service: Service | None = No
         good = all(state == "ok" for state in found.values())
         return Response(msgspec.json.encode(found), 200 if good else 503, media_type="application/json")
 
-    push = _PushRoute(owner)
+    push = PushDoor(owner.endpoint, owner.emit)
     routes = [Route(PUSH_PATH, push, methods=["POST"]), Route("/health", health), Route("/ready", ready)]
     if owner.settings.status:
         from receiver.serving.group_status import STATUS_PATH, GroupStatus  # noqa: PLC0415 - a start is sooner without it
 
         status = GroupStatus(owner.ledger.pool, Whose.of(owner.settings))
         routes.append(Route(STATUS_PATH, status.answer))
-    app = _Application(push, routes=routes, lifespan=lifespan)
+    app = Application(push, routes=routes, lifespan=lifespan)
     app.router.redirect_slashes = False
     return app
 
@@ -109,100 +102,27 @@ def _leave_in_order(grace: timedelta) -> Callable[[], None]:
     return leave
 
 
-class _Application(Starlette):
+class Application(Starlette):
     """Starlette, with a shorter way for pushes: its router and its two middlewares were a seventh of the CPU of a delivery.
 
     If an application adds middleware, pushes go through it as well. So they do when a library has replaced Starlette's own
     `__call__`: Sentry's gives each request a scope of its own there, and without it one task's user would be every task's.
     """
 
-    def __init__(self, push: _PushRoute, **options: Any) -> None:
+    def __init__(self, push: PushDoor, **options: Any) -> None:
         super().__init__(**options)
         self._push = push
         self._is_replaced = Starlette.__call__.__module__ != Starlette.__module__
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    @property
+    def short_way(self) -> PushDoor | None:
+        """Where pushes go past Starlette; None where somebody waits for them in it."""
+        return None if self.user_middleware or self._is_replaced else self._push
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - as in ASGI
         sent: bytes = scope.get("raw_path") or b""
         if b"%" in sent:  # a front end may have rules for paths: `%2f` passes for no `/`
             scope["path"] = sent.decode("latin-1")
         is_push = scope["type"] == "http" and scope["path"] == PUSH_PATH and scope["method"] == "POST"
-        if is_push and not self.user_middleware and not self._is_replaced:
-            await self._push(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-
-class _PushRoute:
-    """HTTP around `PushEndpoint`. Raw ASGI, because the token is checked before the body is read."""
-
-    def __init__(self, service: Service) -> None:
-        self._endpoint = service.endpoint
-        self._emit = service.emit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
-        length, unwrapped = _said_of_body(headers)
-        push = Push(headers, _Body(receive), length, unwrapped)
-        ending = await self._endpoint.answer(push)
-        answer = reply(ending)
-        body = answer.body.encode()
-        await send(
-            {
-                "type": "http.response.start",
-                "status": answer.status,
-                "headers": [
-                    (b"content-type", b"text/plain; charset=utf-8"),
-                    (b"content-length", b"%d" % len(body)),
-                ],
-            }
-        )
-        await send({"type": "http.response.body", "body": body})
-        delivery, claimed = push.delivery, push.claimed
-        self._emit(
-            Delivered(
-                ending,
-                answer.status,
-                time.monotonic() - push.arrived,
-                task_name=delivery.task_name if delivery else None,
-                task_id=delivery.task_id if delivery else None,
-                attempt=claimed.attempt if claimed else None,
-                message_id=delivery.message_id if delivery else None,
-                trace=claimed.call.trace if claimed else push.trace,
-                ran=push.ran,
-                metadata=delivery.metadata if delivery else None,
-            )
-        )
-
-
-class _Body:
-    """A request's body as it streams in. A generator would cost three times as much: the loop keeps a list of them."""
-
-    __slots__ = ("_more", "_receive")
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._more = True
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        if not self._more:
-            raise StopAsyncIteration
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        self._more = message.get("more_body", False)
-        chunk: bytes = message.get("body", b"")
-        return chunk
-
-
-def _said_of_body(headers: list[tuple[bytes, bytes]]) -> tuple[int | None, bool]:
-    """Content-Length, if there is one, and whether the body is a message's bare data."""
-    length, unwrapped = None, False
-    for name, value in headers:
-        if name == b"content-length" and value.isdigit():
-            length = int(value[:MAX_LENGTH_DIGITS])
-        elif name == MESSAGE_ID:
-            unwrapped = True
-    return length, unwrapped
+        push = self.short_way if is_push else None
+        await (push or super().__call__)(scope, receive, send)

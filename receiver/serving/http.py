@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sized
+from functools import partial
 from itertools import chain
 from typing import Any, Final, NoReturn
 
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from receiver.serving.direct import DirectCycle, text_response
+from receiver.serving.push_door import PushDoor
+from receiver.settings import PUSH_PATH
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of a request's line, header and trailer fields together: Google's front end lets no more through."""
@@ -47,6 +52,7 @@ SENTENCES: Final = {
 SPECIAL: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
 """Fields that are looked at here."""
 
+_PUSH_PATH: Final = PUSH_PATH.encode()
 
 NOTHING, HEAD, BODY = "the first byte of a request", "the rest of a head", "the rest of a body"
 """What a connection expects next."""
@@ -67,12 +73,17 @@ class _Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. A head that is too large is 431, one that does not end is 408, what is not HTTP is 400."""
+    """One connection. A head that is too large is 431, one that does not end is 408, what is not HTTP is 400.
+
+    Args:
+        door: where a `POST` of exactly the push path goes, instead of to the ASGI application.
+    """
 
     flow: _Flow
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, door: PushDoor | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._door = door
         self._deadline: asyncio.TimerHandle | None = None
         self._part = NOTHING
         self._progress = False  # whether the last bytes ended a head, or were of a body
@@ -158,7 +169,10 @@ class Connection(HttpToolsProtocol):
         self._progress, self._part = True, BODY
         if self._deadline is not None:
             self._end_deadline()
-        super().on_headers_complete()
+        if self._door is not None and self.url == _PUSH_PATH and self.parser.get_method() == b"POST":
+            self._begin_push(self._door)
+        else:
+            super().on_headers_complete()
         self.headers = []  # for the fields of the trailer: they are ignored, and must not count as the head's
 
     def on_body(self, body: bytes) -> None:
@@ -200,6 +214,29 @@ class Connection(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn sets it
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version.encode(), b"".join(fields))
+
+    def _begin_push(self, door: PushDoor) -> None:
+        """What uvicorn does at the end of a head, without a scope; as there, a request waits for the answer to the one before."""
+        waits = not self._idle
+        self.cycle = cycle = DirectCycle(
+            scope={"method": "POST", "headers": self.headers},  # type: ignore[typeddict-item]  # what a cycle looks at
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,  # our own log has a line of each push
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=self.parser.get_http_version() != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        app = partial(cycle.enter, door)
+        if waits:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, app))
+        else:
+            self._start_asgi_task(cycle, app)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -249,9 +286,5 @@ class Connection(HttpToolsProtocol):
             last.keep_alive = False
             return
         if last is None or last.response_complete or not last.response_started:
-            body = SENTENCES[status]
-            head = (
-                b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(STATUS_LINE[status] + head % len(body) + body)
+            self.transport.write(text_response(status, SENTENCES[status], keep_alive=False))
         self.transport.close()

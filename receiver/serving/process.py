@@ -21,13 +21,14 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import uvicorn
 
 from receiver.errors import ConfigurationError, SettingError
-from receiver.serving.app import create_app
+from receiver.serving.app import Application, create_app
 from receiver.serving.http import Connection
 from receiver.serving.instance import OVERTIME, STUCK_EXIT_CODE, Service
 from receiver.telemetry.events import ServiceState
@@ -116,19 +117,7 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
         ConfigurationError: the port is taken, or the database's tables are older than this code.
     """
     listener = _bound(host, port)
-    config = uvicorn.Config(
-        create_app(service=service),
-        http=Connection,
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        log_level=logging.WARNING,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,  # the client's address is not used
-        timeout_keep_alive=75,  # seconds: longer than Google's front end keeps a connection idle, so that it never meets a closing one
-    )
+    config = configured(create_app(service=service))
     server = DrainingServer(config, service)
 
     async def main() -> None:
@@ -148,6 +137,23 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
         if service.runner.running:  # the runner would wait for code that does not stop
             _end(server.exit_code)
     _end(server.exit_code)
+
+
+def configured(app: Application) -> uvicorn.Config:
+    """How uvicorn serves the application; pushes go past it where nobody watches for them."""
+    return uvicorn.Config(
+        app,
+        http=cast("type[Connection]", partial(Connection, door=app.short_way)),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,  # the client's address is not used
+        timeout_keep_alive=75,  # seconds: longer than Google's front end keeps a connection idle, so that it never meets a closing one
+    )
 
 
 def _end(exit_code: int) -> NoReturn:

@@ -75,6 +75,12 @@ def label() -> str:
     return new_label()
 
 
+@pytest.fixture(scope="module", params=["direct", pytest.param("asgi", marks=pytest.mark.slow)])
+def door(request: pytest.FixtureRequest) -> Mapping[str, str]:
+    """The environment of a receiver whose pushes come by this door."""
+    return {"direct": {}, "asgi": {"TASKS_SETUP": "asgi_door:watch"}}[request.param]
+
+
 def _starter(running: ExitStack, signer: Signer, own_certs_url: str, folder: Path) -> Start:
     def start(
         database_url: str,

@@ -22,9 +22,10 @@ from tests.stage.servers import LocalServer
 class Receivers(Mapping[Profile, tuple[Instance, LocalServer]]):
     """One process a profile, started when the first case needs it."""
 
-    def __init__(self, stack: ExitStack, request: pytest.FixtureRequest) -> None:
+    def __init__(self, stack: ExitStack, request: pytest.FixtureRequest, door: Mapping[str, str]) -> None:
         self._stack = stack
         self._request = request
+        self._door = door
         self._running: dict[Profile, tuple[Instance, LocalServer]] = {}
 
     def __getitem__(self, profile: Profile) -> tuple[Instance, LocalServer]:
@@ -44,14 +45,15 @@ class Receivers(Mapping[Profile, tuple[Instance, LocalServer]]):
         server: LocalServer = ask("own_postgres")
         url: str = server.url() if fragile else ask("shared_database_url")
         signer: Signer = ask("signer")
-        instance = new_instance(url, signer, ask("certs_url"), ask("folder"), ENVIRONMENTS[profile])
+        env = {**ENVIRONMENTS[profile], **self._door}
+        instance = new_instance(url, signer, ask("certs_url"), ask("folder"), env)
         return self._stack.enter_context(instance), server
 
 
 @pytest.fixture(scope="module")
-def receivers(request: pytest.FixtureRequest) -> Iterator[Receivers]:
+def receivers(request: pytest.FixtureRequest, door: Mapping[str, str]) -> Iterator[Receivers]:
     with ExitStack() as stack:
-        yield Receivers(stack, request)
+        yield Receivers(stack, request, door)
 
 
 def is_slow(number: int, case: Case) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def instance(shared_database_url: str, signer: Signer, certs_url: str, folder: Path) -> Iterator[Instance]:
-    with new_instance(shared_database_url, signer, certs_url, folder) as running:
+def instance(
+    shared_database_url: str, signer: Signer, certs_url: str, folder: Path, door: Mapping[str, str]
+) -> Iterator[Instance]:
+    with new_instance(shared_database_url, signer, certs_url, folder, door) as running:
         yield running
 
 

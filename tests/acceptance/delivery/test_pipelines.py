@@ -7,7 +7,7 @@ import contextlib
 import resource
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -36,8 +36,10 @@ SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
-def instance(shared_database_url: str, signer: Signer, certs_url: str, folder: Path) -> Iterator[Instance]:
-    with new_instance(shared_database_url, signer, certs_url, folder) as running:
+def instance(
+    shared_database_url: str, signer: Signer, certs_url: str, folder: Path, door: Mapping[str, str]
+) -> Iterator[Instance]:
+    with new_instance(shared_database_url, signer, certs_url, folder, door) as running:
         yield running
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -27,9 +27,9 @@ PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
-def instance(shared_database_url: str, folder: Path) -> Iterator[Instance]:
+def instance(shared_database_url: str, folder: Path, door: Mapping[str, str]) -> Iterator[Instance]:
     """Without tokens: what is tested comes before them."""
-    with new_instance(shared_database_url, None, None, folder) as running:
+    with new_instance(shared_database_url, None, None, folder, door) as running:
         yield running
 
 
