@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -34,8 +33,6 @@ from receiver.record.sqlstates import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from receiver.record.database import Database
 
 CALL_DEADLINE = 10.0
@@ -183,13 +180,8 @@ class RecordPool:
         self._places = asyncio.Semaphore(size)
         self._patience = Deadline(wait)
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncIterator[RecordConnection]:
-        """A connection for the time of the block.
-
-        Raises:
-            OutOfConnections: none became free in time.
-        """
+    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Runs one statement on the next free connection; raises as `RecordConnection.fetch`, also OutOfConnections when none became free in time."""
         try:
             with self._patience.limit():
                 await self._places.acquire()
@@ -198,18 +190,13 @@ class RecordPool:
         # The one used last comes first: when PostgreSQL has no slot left, the open ones serve and no new one is tried.
         connection = self._free.pop()
         try:
-            yield connection
+            return await connection.fetch(statement, *arguments)
         finally:
             if connection.is_open:
                 self._free.append(connection)
             else:
                 self._free.appendleft(connection)
             self._places.release()
-
-    async def fetch(self, statement: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Runs one statement on the next free connection; errors as `RecordConnection.fetch` and `connection`."""
-        async with self.connection() as connection:
-            return await connection.fetch(statement, *arguments)
 
     async def close(self) -> None:
         """Closes every connection."""

@@ -260,10 +260,28 @@ async def test_a_server_without_a_free_slot_is_out_of_connections(own_server: Po
         await connection.close()
 
 
-async def test_lanes_are_given_to_one_caller_each_and_waited_for(database_url: str) -> None:
+@contextlib.asynccontextmanager
+async def busy(pool: RecordPool, look: Look, *, lanes: int) -> AsyncIterator[None]:
+    """So many of its connections wait in a statement until the block ends."""
+    statement = "SELECT pg_backend_pid() AS pid, set_config('lock_timeout', '5s', false), pg_advisory_xact_lock_shared(7)"
+
+    async def all_wait() -> bool:
+        waiting = await look.value(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        )
+        return bool(waiting == lanes)
+
+    await look.execute("SELECT pg_advisory_lock(7)")
+    waiting = [asyncio.create_task(pool.fetch(statement)) for _ in range(lanes)]
+    await eventually(all_wait)
+    yield
+    await look.execute("SELECT pg_advisory_unlock(7)")
+    assert len({rows[0]["pid"] for rows in await asyncio.gather(*waiting)}) == lanes
+
+
+async def test_lanes_are_given_to_one_caller_each_and_waited_for(database_url: str, look: Look) -> None:
     pool = RecordPool(Database.of(database_url), size=2, application="pool", wait=0.2)
-    async with pool.connection() as first, pool.connection() as second:
-        assert first is not second
+    async with busy(pool, look, lanes=2):
         began = time.monotonic()
         with pytest.raises(OutOfConnections):
             await pool.fetch("SELECT 1")
@@ -274,9 +292,9 @@ async def test_lanes_are_given_to_one_caller_each_and_waited_for(database_url: s
     await pool.close()
 
 
-async def test_a_waiter_that_goes_takes_no_lane_with_it(database_url: str) -> None:
+async def test_a_waiter_that_goes_takes_no_lane_with_it(database_url: str, look: Look) -> None:
     pool = RecordPool(Database.of(database_url), size=1, application="pool", wait=5)
-    async with pool.connection():
+    async with busy(pool, look, lanes=1):
         waiting = asyncio.create_task(pool.fetch("SELECT 1"))
         await asyncio.sleep(0)
         waiting.cancel()
