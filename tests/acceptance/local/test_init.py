@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 from receiver.local_postgres.server import free_port
 from tests import google_fake
 from tests.acceptance.docs import test_deploy as cloud
-from tests.acceptance.docs.test_pages import commands, programs
+from tests.acceptance.docs.test_pages import commands
 from tests.acceptance.docs.test_wheel import PIP, run
 from tests.acceptance.local.test_testing import plugin_arguments
 from tests.stage.commands import RECEIVER, ROOT, clean_environ, run_command
@@ -75,9 +76,13 @@ def made(where: Path, *options: str) -> Project:
     return Project(folder, environ, done.stdout)
 
 
+def page() -> str:
+    return (ROOT / "docs" / "start.md").read_text()
+
+
 def page_says(title: str, folder: Path, environ: Mapping[str, str]) -> str:
     """Runs what docs/start.md says under that title; what is printed."""
-    script = commands((ROOT / "docs" / "start.md").read_text(), title)
+    script = commands(page(), title)
     done = subprocess.run(
         ["bash", "-ec", script],
         cwd=folder,
@@ -155,12 +160,11 @@ def test_an_empty_folder_becomes_a_project_that_runs(where: Path, empty_database
         )
     try:
         wait_until(lambda: "receiving pushes" in log.read_text(), log.read_text)
-        ran = page_says(
-            "second terminal",
-            project.folder,
-            {**project.environ, "PATH": f"{programs(where)}:{os.environ['PATH']}"},
-        )
-        assert "SUCCESSFUL" in ran
+        for line in commands(page(), "second terminal").splitlines():
+            program, *arguments = shlex.split(line)
+            ran = project.run(*arguments)
+            assert (program, ran.returncode) == ("receiver", 0), ran
+        assert "SUCCESSFUL" in ran.stdout
     finally:
         dev.send_signal(signal.SIGINT)
         code = dev.wait(60)
