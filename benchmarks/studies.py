@@ -14,7 +14,7 @@ from itertools import count
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import brownout, enqueue, gauges, indexes, load, pgbench, provision, rivals
+from benchmarks import brownout, enqueue, gauges, indexes, load, pgbench, provision, prunes, rivals
 from benchmarks.ground import Ground
 from benchmarks.rivals import BY_HAND, CAREFUL, DJANGO, NULL, RECEIVER, Running
 from receiver.record.database import Database
@@ -212,6 +212,11 @@ def index_costs(ground: Ground, plan: Plan) -> Rows:
     return indexes.costs(ground, seconds=min(2, plan.seconds), rounds=plan.fewer)
 
 
+def pruned(ground: Ground, plan: Plan) -> Rows:
+    """A day's rows pruned by a sweep, vacuumed, and replaced by as many new ones."""
+    return prunes.rows(ground, day=plan.rows[1])
+
+
 def enqueuing(ground: Ground, plan: Plan) -> Rows:
     """Tasks a second that one process enqueues: the row committed, the message published, the row marked."""
     return enqueue.rows(ground, count=4000 * min(plan.seconds, 5))
@@ -343,6 +348,7 @@ STUDIES: dict[str, Callable[[Ground, Plan], Rows]] = {
     "provision": provisioning,
     "indexes": indexes_,
     "index-costs": index_costs,
+    "prune": pruned,
     "endurance": endurance,
 }
 

@@ -90,8 +90,9 @@ recent AS (SELECT * FROM kept WHERE enqueued_at >= clock_timestamp() - $4::inter
 SELECT (SELECT min(enqueued_at) FROM task_executions WHERE {OURS}) IS NULL AS untouched,
        (SELECT clock_timestamp() - max(finished_at) FROM recent WHERE status = 'SUCCESSFUL') AS ended,
        (SELECT error_type || ': ' || left(error_message, 200) FROM recent ORDER BY enqueued_at DESC LIMIT 1) AS failure,
-       (SELECT coalesce(sum((return_value ->> 'stranded')::int), 0) FROM kept WHERE enqueued_at >= clock_timestamp() - $5::interval
-            - make_interval(mins => (pg_relation_size('task_executions') / current_setting('block_size')::bigint / {PATROL})::int)
-       ) AS stranded
+       (SELECT coalesce(sum((return_value ->> 'stranded')::int), 0) FROM kept WHERE enqueued_at >= (
+            SELECT clock_timestamp() - $5::interval - make_interval(mins =>
+                (pg_relation_size('task_executions') / current_setting('block_size')::bigint / {PATROL})::int)
+        )) AS stranded
 """  # noqa: S608 - constants of ours
 # By the ids of its firings, which are kept for a day: by their age it would walk past everything that ran meanwhile.
