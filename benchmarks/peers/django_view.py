@@ -27,6 +27,7 @@ settings.configure(
             "ENGINE": "django.db.backends.postgresql",
             "NAME": dsn.path.lstrip("/"),
             "USER": dsn.username,
+            "PASSWORD": dsn.password,
             "HOST": dsn.hostname,
             "PORT": dsn.port,
             "CONN_MAX_AGE": None,
