@@ -56,6 +56,20 @@ class NoPostgresError(Exception):
     """There is none with TLS on this machine."""
 
 
+def _use(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 class Authority:
     """A CA with a name. Its certificate is in `file`; one that has run out is in `expired`."""
 
@@ -99,6 +113,12 @@ class Authority:
             .not_valid_before(end - 2 * DAY)
             .not_valid_after(end)
             .add_extension(extension, critical=True)
+            .add_extension(_use(signs_certificates=subject == self._name), critical=True)
+            # Python 3.13 and newer ask for these.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
             .sign(self._key, hashes.SHA256())
         )
         return certificate.public_bytes(serialization.Encoding.PEM)
