@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
+import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -24,7 +26,6 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import httpx
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 FETCH_TIMEOUT: Final = 5.0  # seconds for the whole fetch; Google answers in tens of milliseconds
@@ -68,19 +69,15 @@ class Certificates:
 
     Attributes:
         url: answers a set of JSON web keys, as `https://www.googleapis.com/oauth2/v3/certs` does.
-        connect: makes the client, in a thread at the first fetch: importing httpx and reading the system's certificates
-            take 0.1 s, which must not delay the first request. `close` leaves the client open.
         on_failure: called with one line for every failed fetch (the host and the kind of failure, no part of the answer).
     """
 
     url: str
-    connect: Callable[[], httpx.AsyncClient]
     on_failure: Callable[[str], None] = lambda _line: None
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
 
     def __post_init__(self) -> None:
-        self._client: httpx.AsyncClient | None = None
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetch: asyncio.Task[None] | None = None
         self._loaded_at: _Moment | None = None
@@ -151,14 +148,12 @@ class Certificates:
 
     async def _run(self) -> None:
         try:
-            if self._client is None:
-                self._client = await asyncio.to_thread(self.connect)
             async with asyncio.timeout(FETCH_TIMEOUT):
-                keys = await self._get(self._client)
+                keys = _usable(await asyncio.to_thread(_fetched, self.url))
         except _UnusableAnswerError as error:
             self._report(str(error))
         except Exception as error:  # noqa: BLE001 - after any error of the network or a parser the last good keys stay
-            self._report(type(error).__name__)
+            self._report(type(getattr(error, "reason", error)).__name__)  # urllib wraps what a socket raises
         else:
             self._keys, self._loaded_at = keys, self._now()
         finally:
@@ -169,21 +164,6 @@ class Certificates:
         kept = f"{len(self._keys)} known keys kept" if self.loaded else "no keys yet"
         self.on_failure(f"certificates not fetched from {host}: {failure} ({kept})")
 
-    async def _get(self, client: httpx.AsyncClient) -> dict[str, RSAPublicKey]:
-        # Without compression the cap below bounds both the bytes that arrive and those that are parsed.
-        headers = {"accept": "application/json", "accept-encoding": "identity"}
-        async with client.stream("GET", self.url, headers=headers, follow_redirects=False) as answer:
-            if answer.status_code != HTTP_OK:
-                raise _UnusableAnswerError(f"status {answer.status_code}")
-            if answer.headers.get("content-encoding", "identity").lower() != "identity":
-                raise _UnusableAnswerError("compressed answer")
-            body = bytearray()
-            async for chunk in answer.aiter_raw():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
-            return _usable(bytes(body))
-
     def _now(self) -> _Moment:
         return _Moment(self.clock(), self.monotonic())
 
@@ -192,6 +172,32 @@ class Certificates:
         if since is None:
             return float("inf")
         return max(self.clock() - since.wall, self.monotonic() - since.monotonic)
+
+
+def _fetched(url: str) -> bytes:
+    """The answer, as it comes: it is never a redirect that counts. In a thread, by urllib: to import httpx takes a fifth of a start."""
+    from urllib import request  # noqa: PLC0415 - likewise
+
+    import certifi  # noqa: PLC0415 - these are for the thread: they must not delay the port
+
+    handlers: list[request.BaseHandler] = [request.HTTPHandler(), request.ProxyHandler({})]
+    if url.startswith("https:"):  # else it is on loopback: no proxy of the environment is in between
+        context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
+        handlers = [request.HTTPSHandler(context=context), request.ProxyHandler()]
+    opener = request.OpenerDirector()
+    for handler in handlers:
+        opener.add_handler(handler)
+    # Without compression the cap below bounds both the bytes that arrive and those that are parsed.
+    asked = request.Request(url, headers={"accept": "application/json", "accept-encoding": "identity"})  # noqa: S310 - `Settings` knows its scheme
+    with opener.open(asked, timeout=FETCH_TIMEOUT) as answer:
+        if answer.status != HTTP_OK:
+            raise _UnusableAnswerError(f"status {answer.status}")
+        if answer.headers.get("content-encoding", "identity").lower() != "identity":
+            raise _UnusableAnswerError("compressed answer")
+        body: bytes = answer.read(MAX_ANSWER_BYTES + 1)
+    if len(body) > MAX_ANSWER_BYTES:
+        raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
+    return body
 
 
 def _usable(body: bytes) -> dict[str, RSAPublicKey]:

@@ -13,8 +13,6 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import httpx
-
 from receiver.delivery.certificates import Certificates
 from receiver.doctor import record_look
 from receiver.doctor.cloud_run import DEFAULT_MAX_INSTANCES
@@ -138,12 +136,7 @@ class _Examination:
         if self.settings.push_auth is PushAuth.OFF:
             return
         failures = ["no answer in time"]
-        async with httpx.AsyncClient() as client:
-            certificates = Certificates(self.settings.certs_url, lambda: client, failures.append)
-            try:
-                good = await certificates.ready()
-            finally:
-                await certificates.close()
+        good = await Certificates(self.settings.certs_url, failures.append).ready()
         if not good:
             found = Findings(Check.CERTIFICATES)
             why = "without them no token can be checked, and every push is answered 403"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -41,8 +40,6 @@ from receiver.telemetry.events import Emit, ReceiverTrouble, ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import httpx
 
     from receiver.record.task_pool import TaskPool
     from receiver.tasks.call import Backend
@@ -121,7 +118,7 @@ class Service:
         self.certificates: Certificates | None = None
         verifier: Verifier | NoVerifier = NoVerifier()
         if settings.push_auth is PushAuth.OIDC:
-            self.certificates = Certificates(settings.certs_url, _client, on_failure=self._not_fetched)
+            self.certificates = Certificates(settings.certs_url, self._not_fetched)
             verifier = Verifier(self.certificates, settings.audiences, settings.service_account or "")
         self.readiness = Readiness(self.ledger.pool, self.certificates, emit)
         self.endpoint = self._endpoint(verifier)
@@ -261,14 +258,6 @@ def require_serving(settings: Settings) -> None:
     for name, (value, purpose) in needed.items():
         if value is None and settings.push_auth is PushAuth.OIDC:
             raise SettingError(name, None, f"set it to {purpose}")
-
-
-def _client() -> httpx.AsyncClient:
-    # httpx imports the command of its own where rich is there, and with it 70 modules that take an eighth of a start.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None: it is not to be had
-    import httpx  # noqa: PLC0415 - slow: in a thread, when the port is open
-
-    return httpx.AsyncClient(mounts={"http://": None})  # loopback: no proxy of the environment is in between
 
 
 def _load_sqlalchemy() -> None:

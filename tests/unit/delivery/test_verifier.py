@@ -6,7 +6,6 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Iterator
 
-import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from hypothesis import given
@@ -59,10 +58,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def certificates(url: str) -> AsyncIterator[Counting]:
-    async with httpx.AsyncClient(trust_env=False) as client:
-        made = Counting(url, lambda: client)
-        yield made
-        await made.close()
+    made = Counting(url)
+    yield made
+    await made.close()
 
 
 @pytest.fixture
@@ -194,10 +192,9 @@ class TestHostile:
     @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=40))
     def test_arbitrary_segments_are_forbidden(self, header: bytes, claims: bytes, signature: bytes) -> None:
         async def attempt() -> None:
-            async with httpx.AsyncClient(trust_env=False, verify=False) as client:  # noqa: S501 - http
-                verifier = Verifier(Certificates("http://127.0.0.1:1", lambda: client), [AUDIENCE], EMAIL)
-                await fault(verifier, bearer(f"{segment(header)}.{segment(claims)}.{segment(signature)}"))
-                await fault(verifier, [(b"authorization", header), (b"x", claims)])
+            verifier = Verifier(Certificates("http://127.0.0.1:1"), [AUDIENCE], EMAIL)
+            await fault(verifier, bearer(f"{segment(header)}.{segment(claims)}.{segment(signature)}"))
+            await fault(verifier, [(b"authorization", header), (b"x", claims)])
 
         asyncio.run(attempt())
 
@@ -269,9 +266,8 @@ class TestRemembering:
 
 class TestOutage:
     async def test_without_certificates_nobody_is_let_in(self) -> None:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            verifier = Verifier(Certificates("http://127.0.0.1:1/certs", lambda: client), [AUDIENCE], EMAIL)
-            reason = await fault(verifier, bearer(SIGNER.token(AUDIENCE, EMAIL)))
+        verifier = Verifier(Certificates("http://127.0.0.1:1/certs"), [AUDIENCE], EMAIL)
+        reason = await fault(verifier, bearer(SIGNER.token(AUDIENCE, EMAIL)))
         assert reason is TokenFault.NO_CERTIFICATES
 
     @pytest.mark.parametrize(("audiences", "email"), [([], EMAIL), ([""], EMAIL), ([AUDIENCE], "")])
