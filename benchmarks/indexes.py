@@ -38,6 +38,7 @@ CANDIDATES: Final = {
     "on the lease": "CREATE INDEX candidate ON task_executions (lease_expires_at) WHERE status = 'RUNNING'",
     "of what is not final": "CREATE INDEX candidate ON task_executions (namespace, enqueued_at) WHERE NOT final",
     "on finished_at": "CREATE INDEX candidate ON task_executions (finished_at)",
+    "on receiver and age, as columns": "CREATE INDEX candidate ON task_executions (namespace, environment, enqueued_at)",
     "on the task": "CREATE INDEX candidate ON task_executions (task_name, enqueued_at)",
 }
 """Indexes that are not there, each with what one would want it for."""

@@ -89,7 +89,7 @@ def list_(
     found = seen.executions
     if seen.back_to is not None:
         but = " and has been published" if wanted is TaskResultStatus.READY else ""
-        unseen = f"what was enqueued until {seen.back_to:%Y-%m-%d %H:%M:%S} UTC{but}; add --since, such as --since 30d"
+        unseen = f"what was enqueued until {seen.back_to:%Y-%m-%d %H:%M:%S} UTC{but}; add --since, such as --since 2d"
         click.echo(f"not looked at: {unseen}", err=True)
     if as_json:
         declared = arguments.declared() if found else None

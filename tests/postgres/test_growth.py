@@ -100,7 +100,7 @@ async def test_the_command_says_how_far_it_looked(
     assert done.exit_code == 0
     assert (
         done.stderr
-        == f"not looked at: what was enqueued until {moment:%Y-%m-%d %H:%M:%S} UTC; add --since, such as --since 30d\n"
+        == f"not looked at: what was enqueued until {moment:%Y-%m-%d %H:%M:%S} UTC; add --since, such as --since 2d\n"
     )
     assert json.loads(done.stdout) == [] if as_json else done.stdout == "no executions\n"
     further = await asyncio.to_thread(run, "--status", "RUNNING", "--since", "30d")
