@@ -229,7 +229,7 @@ def brownouts(ground: Ground, plan: Plan) -> Rows:
 
 def provisioning(_: Ground, plan: Plan) -> Rows:
     """Routes provisioned in a project whose every answer takes a twentieth of a second."""
-    return provision.rows(count=20 * min(plan.seconds, 5), latency=0.05)
+    return provision.rows(count=10 * min(plan.seconds, 5), latency=0.05)
 
 
 def endurance(ground: Ground, plan: Plan) -> Rows:
