@@ -9,6 +9,7 @@ import asyncio
 import random
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -213,9 +214,9 @@ async def test_idle_connections_keep_nobody_waiting(launch: Launch, record: Reco
 
 @pytest.mark.parametrize("completed", [True, False])
 async def test_a_body_that_is_still_coming_is_answered(
-    launch: Launch, record: Record, label: str, *, completed: bool
+    launch: Launch, record: Record, label: str, door: Mapping[str, str], *, completed: bool
 ) -> None:
-    receiver = await launch(grace=GRACE)
+    receiver = await launch(grace=GRACE, **door)
     sent = request(message("quick", label))
     async with connection(receiver.instance.port) as (reader, writer):
         writer.write(sent[:-10])
