@@ -31,13 +31,13 @@ def package_name(text: str, folder: Path) -> str:
         )
     if name in {"deploy", "tests", "vendor"}:
         raise ConfigurationError(f"{name} is another folder of the project; choose another name with --name")
-    own = {folder.resolve(), Path.cwd()}
-    found = PathFinder.find_spec(name, [place for place in sys.path if Path(place).resolve() not in own])
-    if (
+    found = PathFinder.find_spec(name)
+    taken = (
         name == "receiver"
         or name in sys.stdlib_module_names
         or (found is not None and found.origin is not None)
-    ):
+    )
+    if taken and not (folder / name).exists():
         raise ConfigurationError(
             f"the package {name} would hide the installed module {name}; choose another name with --name"
         )

@@ -76,6 +76,10 @@ def made(where: Path, *options: str) -> Project:
     return Project(folder, environ, done.stdout)
 
 
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
 def page() -> str:
     return (ROOT / "docs" / "start.md").read_text()
 
@@ -335,6 +339,10 @@ def test_from_a_wheel_to_an_image_and_a_workflow(project_root: Path, where: Path
     assert run(["environment/bin/receiver", "check"], cwd=where).endswith("3 tasks, nothing to mend\n")
     assert "6 passed" in run([python, "-m", "pytest", "-p", "no:cacheprovider"], cwd=shop)
 
+    # The wheel has the templates, and init says again where it came from.
+    run(["environment/bin/receiver", "init", "again", *EVERYTHING], cwd=where)
+    again = {name.replace("again", "shop") for name in files_of(where / "again")}
+    assert again == {name for name in files_of(shop) if "__pycache__" not in name}
     run([sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "shop", "tests"], cwd=shop)
 
     text = (shop / ".github" / "workflows" / "deploy.yml").read_text()

@@ -54,7 +54,7 @@ def test_the_names_of_the_projects_other_folders_are_refused(name: str, tmp_path
 
 
 def test_a_project_that_is_there_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run again in its folder, which an editable installation puts on the path."""
+    """Run again, where the project is installed."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
