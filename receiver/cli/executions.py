@@ -70,8 +70,8 @@ def list_(
 ) -> None:
     """List executions, the newest first.
 
-    Without --since or --group the newest 50000 are looked at, and with --status READY also what is not published yet. A last line says so
-    where that was not all.
+    Without --since or --group the newest 50000 are looked at, and with --status READY also the 50000 longest due of what is not
+    published yet. A line on stderr says so where that was not all.
     """
     # A sweep a minute would bury everything else. Naming the task shows them.
     besides = () if all_ or options["task"] else tuple(route.path for route in maintenance.ROUTES)
@@ -88,7 +88,8 @@ def list_(
     seen, rejected, none = listing.read(query, namespace=namespace)
     found = seen.executions
     if seen.back_to is not None:
-        but = " and has been published" if wanted is TaskResultStatus.READY else ""
+        is_ready = wanted is TaskResultStatus.READY
+        but = f", except the {NEWEST} longest due of what is not published" if is_ready else ""
         unseen = f"what was enqueued until {seen.back_to:%Y-%m-%d %H:%M:%S} UTC{but}; add --since, such as --since 2d"
         click.echo(f"not looked at: {unseen}", err=True)
     if as_json:

@@ -54,7 +54,7 @@ async def executions(
     """Executions, the newest first: of the `NEWEST`, or of all since a time or of a group.
 
     Args:
-        status: only those that stand there now. Those that are READY and not published are found however old they are.
+        status: only those that stand there now. Of READY ones the `NEWEST` longest due that are not published, too.
         task: only those of this task, by its name or its path.
         since: only those enqueued within this time, by the database's clock; all of them are looked at.
         group: only those with this group key; all of them are looked at.
