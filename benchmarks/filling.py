@@ -23,7 +23,7 @@ INSERT INTO task_executions (task_id, task_name, task_path, namespace, args, kwa
     error_type, error_message, error_traceback, enqueued_at, published_at, started_at, finished_at, group_key, label)
 SELECT '01900000-' || lpad(n::text, 12, '0'), 'task_' || n % 20, 'shop.task_' || n % 20,
     CASE WHEN n % 10 = 0 THEN 'other' ELSE 'gyrinx' END, '[1, 2]', '{"language": "en"}',
-    CASE WHEN failed THEN 'FAILED' ELSE 'SUCCESSFUL' END, NOT failed OR n % 2000 = 7, 1, 1, CASE WHEN NOT failed THEN '2'::jsonb END,
+    CASE WHEN failed THEN 'FAILED' ELSE 'SUCCESSFUL' END, NOT failed OR n % 2000 = 7, 1, 1, CASE WHEN NOT failed THEN '2'::json END,
     CASE WHEN failed THEN 'TimeoutError' END, CASE WHEN failed THEN 'no answer' END, CASE WHEN failed THEN repeat('line ', 200) END,
     moment, moment, moment, moment + interval '1 second',
     CASE WHEN n % 100000 < 1000 THEN 'import-' || n / 100000 END, CASE WHEN n % 100000 < 1000 THEN 'row ' || n END
