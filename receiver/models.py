@@ -47,7 +47,8 @@ class TaskExecution:
         final: it never runs again.
         attempt: how many attempts count so far.
         attempts: those that did not succeed, oldest first. With an AsyncSession load them with `selectinload`.
-        return_value: what the task returned, as JSON, once it is SUCCESSFUL.
+        args, kwargs: `json`, not `jsonb`: `args[0].astext` works, `contains` and `distinct` need `.cast(JSONB)`.
+        return_value: what the task returned, as `json`, once it is SUCCESSFUL.
         error_type: of the last attempt that failed, with its module.
         skipped_by: the kill switch that was off.
         run_after: not before this time.

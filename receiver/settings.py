@@ -161,7 +161,7 @@ class Settings:
     # Pub/Sub's largest message has 10 MB, which is 13.3 MiB in base64, and its attributes. 32 MiB is Cloud Run's limit for an HTTP/1 body.
     max_body_bytes: int = setting("TASKS_MAX_BODY_BYTES", size(1, 32 * _MIB), "14MiB")
     """largest push body that is read; Pub/Sub's own limit needs 14 MiB"""
-    # jsonb itself ends at 255 MiB; a result is also held in memory and sent in a batch.
+    # A result is held in memory and sent in a batch.
     max_result_bytes: int = setting("TASKS_MAX_RESULT_BYTES", size(1, 64 * _MIB), "1MiB")
     """largest result that is stored"""
     retention: timedelta = setting("TASKS_RETENTION", duration(_SECOND, _LONGEST_RETENTION), "30d")

@@ -58,7 +58,7 @@ def by_length(name: str) -> tuple[int, str]:
 
 
 def holds_nul(json: bytes) -> bool:
-    """Whether a string of this JSON text has a NUL, which text and jsonb cannot store."""
+    """Whether a string of this JSON text has a NUL, which no text of PostgreSQL holds: reading it by `->>` would fail."""
     return may_hold_nul(json) and _NUL_ESCAPE.search(json) is not None
 
 

@@ -21,7 +21,7 @@ COUNTED_FROM: Final = 8 * 1024
 """Bytes from which arguments are counted. Smaller ones become 0.3 MB at worst, and are nearly all."""
 
 MAX_DEPTH: Final = 200
-"""Levels of one message: far above real arguments, far below where jsonb or a recursive function gives up."""
+"""Levels of one message: far above real arguments, far below where PostgreSQL or a recursive function gives up."""
 
 _EXACT_FROM: Final = 50_000
 _NOT_BEGUN: Final = bytes(set(range(256)) - set(b",[{"))

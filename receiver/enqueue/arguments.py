@@ -1,6 +1,6 @@
 """A call becomes a row. What cannot be published is refused here, where the call was made; its task has encoded the arguments.
 
-Invariant: `receiver.contract.message`, jsonb and Pub/Sub take every row that is made here.
+Invariant: `receiver.contract.message`, PostgreSQL and Pub/Sub take every row that is made here.
 
 Next: `receiver.enqueue.outbox` writes the row.
 """

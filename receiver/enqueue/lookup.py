@@ -38,7 +38,7 @@ FROM (
           FROM task_executions WHERE task_id = $1 AND namespace = $2 AND environment = $3 OFFSET 0) AS w
 ) AS e
 """
-# Written out once, by the server, which hands over what fits, as in `record.sql.foreign`: jsonb prints 1e307 with 308 digits.
+# Written out once, by the server, which hands over what fits, as in `record.sql.foreign`.
 
 
 class _Attempt(msgspec.Struct):

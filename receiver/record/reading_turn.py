@@ -1,4 +1,4 @@
-"""One row's arguments are read back at a time: a row of a few bytes may take seconds to be written out, and holds a connection.
+"""One row's arguments are read back at a time: a message of a few bytes may name a row of megabytes, which holds memory and a connection.
 
 Next: `receiver.record.ledger` and `receiver.record.foreign_messages` read in their turn.
 """

@@ -42,13 +42,13 @@ TAKEN: Final = timedelta(minutes=2)
 """How long taken rows are one sweeper's: several times `SHARE`. What it has not loaded by then may be another one's."""
 
 WEIGHT: Final = 200_000
-"""Stored bytes of arguments whose size is looked at in one statement. Stored bytes are compressed, at most ninety times."""
+"""Stored bytes of arguments whose size is looked at in one statement. Stored bytes are compressed, at most 255 times."""
 
 LOADED: Final = 8_000_000
 """Bytes of arguments that are in memory at once, each some five times: as text, message, base64, body. A larger row is alone."""
 
 LARGEST: Final = 15_000_000
-"""Bytes of arguments that are loaded at all. Pub/Sub takes 10 MB; without the blanks of jsonb a message is up to a third smaller."""
+"""Bytes of arguments that are loaded at all. Pub/Sub takes 10 MB: another program has written more."""
 
 SHARE: Final = 10.0
 """Seconds that the rows of one topic may take at once. Pub/Sub answers in tens of milliseconds."""

@@ -353,3 +353,41 @@ async def test_what_an_interrupted_build_has_left_is_built_anew(empty_database_u
     )
     await look.close()
     assert found.endswith("enqueued_at) WHERE (error_type IS NOT NULL)")
+
+
+COMPRESSED = """
+SELECT count(*) FROM pg_attribute WHERE attrelid = 'task_executions'::regclass AND attcompression = 'l'
+"""
+
+
+async def test_documents_become_json_as_they_were_compressed_where_the_server_can(
+    empty_database_url: str,
+) -> None:
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), "0004")
+    look = Look(await connect(empty_database_url))
+    await look.seed("a", "SUCCESSFUL", args='["x", 1.50]', kwargs='{"b": 1}', return_value="null")
+    await look.seed("b", args=f'["{"x" * 20_000}"]')
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), "0005")
+    row = await look.row("a")
+    assert (row["args"], row["kwargs"], row["return_value"]) == ('["x", 1.50]', '{"b": 1}', "null")
+    has_lz4 = await look.value(
+        "SELECT 'lz4' = ANY (enumvals) FROM pg_settings WHERE name = 'default_toast_compression'"
+    )
+    assert await look.value(COMPRESSED) == (3 if has_lz4 else 0)
+    compression = "SELECT pg_column_compression(args) FROM task_executions WHERE task_id = 'b'"
+    assert await look.value(compression) == ("lz4" if has_lz4 else "pglz"), "a row that was there too"
+    await asyncio.to_thread(migrations.downgrade, Database.of(empty_database_url), "0004")
+    assert (await look.row("a"))["args"] == '["x", 1.50]'
+    await look.connection.close()
+
+
+async def test_a_view_of_the_applications_own_keeps_the_table_as_it_is(empty_database_url: str) -> None:
+    """PostgreSQL changes no column that a view shows. It is said, and nothing is half done."""
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url), "0004")
+    look = Look(await connect(empty_database_url))
+    await look.execute("CREATE VIEW shown AS SELECT args FROM task_executions")
+    with pytest.raises(ReceiverError, match="a column used by a view"):
+        await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url))
+    await look.execute("DROP VIEW shown")
+    await asyncio.to_thread(migrations.upgrade, Database.of(empty_database_url))
+    await look.connection.close()

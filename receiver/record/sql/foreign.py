@@ -63,7 +63,7 @@ SELECT CASE WHEN octet_length(e.args) <= $4 THEN e.args END AS args, e.attribute
 FROM (SELECT args::text AS args, attributes::text AS attributes FROM task_executions
       WHERE task_id = $1 AND namespace = $2 AND environment = $3 AND attributes IS NOT NULL OFFSET 0) AS e
 """
-# Written out once, by the server, which hands over what fits: 3 MB of 1e308 have 150 MB as text. Anybody may publish to such a topic.
+# Written out once, by the server, which hands over what fits.
 
 
 async def recall(executor: Executor, task_id: str, *, whose: Whose) -> tuple[bytes, dict[str, str]] | None:

@@ -31,7 +31,7 @@ SELECT * FROM (
 ) AS e
 WHERE octet_length(e.args) + octet_length(e.kwargs) <= $4
 """
-# A statement of its own, for one row: in the claim it would cost every neighbour, and numbers grow when jsonb is printed.
+# A statement of its own, for one row: in the claim it would cost every neighbour.
 
 
 async def read_stored(executor: Executor, key: ClaimKey) -> StoredCall | None:

@@ -196,8 +196,8 @@ FROM added a JOIN task_executions e ON e.task_id = a.task_id AND e.publishing_un
 WHERE a.before < $3
 ORDER BY a.number
 """
-# Written out, a value may be thousands of times larger than it is stored: it is compressed, and a number of five characters, 1e307,
-# has 308 digits. So the server writes it out twice, one at a time, and hands over what fits.
+# A value is stored compressed, and may be 255 times larger as text. So the server writes it out twice, one at a time, and hands over
+# what fits.
 
 
 @dataclass(frozen=True, slots=True)
