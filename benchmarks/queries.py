@@ -355,6 +355,8 @@ def literal(value: object) -> str:
             return f"'({value[0]},{value[1]})'"
         case list() | tuple():
             return "'{" + ",".join(map(_element, value)) + "}'"
+        case bytes():  # JSON, as it goes to the driver
+            return literal(value.decode())
         case _:
             return "'" + str(value).replace("'", "''") + "'"
 
@@ -362,4 +364,6 @@ def literal(value: object) -> str:
 def _element(value: object) -> str:
     if value is None:
         return "NULL"
+    if isinstance(value, bytes):
+        value = value.decode()
     return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"').replace("'", "''") + '"'
