@@ -48,7 +48,7 @@ async def test_its_body_runs_in_the_loop_with_the_context_of_its_thread(
     assert not declared.is_async
     ending = await instance.finish(await instance.claim("good", declared, bound=["Ada"]))
     assert isinstance(ending, Succeeded)
-    assert (await look.row("good"))["return_value"] == '[true, "the wrapper\'s", "Ada", "good"]'
+    assert (await look.row("good"))["return_value"] == '[true,"the wrapper\'s","Ada","good"]'
     assert who.get() == "nobody"
 
 

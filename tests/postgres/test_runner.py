@@ -110,7 +110,7 @@ async def test_a_task_that_returns_is_successful_and_gets_its_arguments(
     ending = await instance.finish(await instance.claim("good", declared, bound=["Ada"]))
     assert isinstance(ending, Succeeded)
     row = await look.row("good")
-    assert row["return_value"] == '["good", 1, "message-of-good", "Ada", false]'
+    assert row["return_value"] == '["good",1,"message-of-good","Ada",false]'
 
 
 @pytest.mark.parametrize("threaded", [False, True], ids=["async", "sync"])

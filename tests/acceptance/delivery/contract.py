@@ -316,13 +316,13 @@ CASES: Final = (
     _rejected("unknown task, enqueued", with_row(_UNKNOWN, "nobody_knows"), Reason.UNKNOWN_TASK,
               _row("FAILED", final=False, attempt=0, error_type="Rejected"), attempts=("REJECTED",)),
     _rejected("unfit arguments", _UNFIT, Reason.BAD_ARGUMENTS),
-    _rejected("unfit arguments, enqueued", with_row(_UNFIT, "succeed", kwargs='{"nobody": 1}'),
+    _rejected("unfit arguments, enqueued", with_row(_UNFIT, "succeed", kwargs='{"nobody":1}'),
               Reason.BAD_ARGUMENTS, _row("FAILED", final=False, attempt=0, error_type="Rejected"),
               attempts=("REJECTED",)),
     _rejected("unfit arguments that are not the row's", with_row(_UNFIT, "succeed"), Reason.BAD_ARGUMENTS,
               _row("READY", final=False, attempt=0)),
     _rejected("unfit arguments by a former name, enqueued", with_row(
-        play.from_an_alias, "renamed", args='["too", "many", "now"]'),
+        play.from_an_alias, "renamed", args='["too","many","now"]'),
               Reason.BAD_ARGUMENTS, _row("FAILED", final=False, attempt=0), attempts=("REJECTED",)),
     _rejected("malformed payload, enqueued", with_row(
         play.body_of(play.spelled({"enqueued_at": "yesterday"})), "succeed"),
