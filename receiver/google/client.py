@@ -30,7 +30,6 @@ from receiver.errors import (
     GoogleUnavailable,
 )
 from receiver.google.credentials import Credentials
-from receiver.google.posts import IDLE, Answer, Posts
 from receiver.hosts import is_near
 
 if TYPE_CHECKING:
@@ -49,9 +48,16 @@ part of its bound (full jitter), so that the clients of one outage do not come b
 TEMPORARY: Final = frozenset({429, 500, 502, 503, 504})
 """Statuses after which a request is repeated."""
 
+IDLE: Final = 5.0
+"""Seconds for which an idle connection is kept. Google keeps it for minutes, but a frozen instance does not know how long it slept."""
+
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _CODES: Final = {"ALREADY_EXISTS": GoogleConflict, "ABORTED": GoogleConflict, "NOT_FOUND": GoogleMissing}
 _STATUSES: Final = {401: GoogleForbidden, 403: GoogleForbidden, 404: GoogleMissing, 409: GoogleConflict}
+
+
+_Connections = httpx.AsyncBaseTransport | httpx.AsyncClient
+"""What requests are sent through: a client only where the environment has a proxy, because it knows the way."""
 
 
 class _Problem(msgspec.Struct):
@@ -59,7 +65,7 @@ class _Problem(msgspec.Struct):
     message: str = ""
 
 
-class _Refused(msgspec.Struct):
+class _Answer(msgspec.Struct):
     error: _Problem
 
 
@@ -82,11 +88,8 @@ class GoogleClient:
         self._credentials = credentials or Credentials()
         self._transport = transport
         self._retries = retries
-        self._posts = Posts()
-        # What a test or a proxy of the environment stands between goes through httpx.
-        self._is_direct = transport is None and not {"https", "all"} & getproxies().keys()
-        self._client: httpx.AsyncClient | None = None
-        self._stale: httpx.AsyncClient | None = None
+        self._open: _Connections | None = None
+        self._stale: _Connections | None = None
         self._opening = asyncio.Lock()
         self._used = (0.0, 0.0)
 
@@ -98,14 +101,12 @@ class GoogleClient:
         params: Mapping[str, str] | None = None,
         body: Any = None,
         repeatable: bool | None = None,
-        often: bool = False,
     ) -> Any:
         """The decoded answer, `{}` for an empty one.
 
         Args:
             body: encoded as JSON; bytes become base64.
             repeatable: whether it may be sent again when its answer was lost; every method but POST, unless given.
-            often: it is a repeatable POST that is sent all the time, so it takes the short way of `Posts`.
 
         Raises:
             GoogleForbidden, GoogleMissing, GoogleConflict, GoogleRefused: the answer, by its kind.
@@ -118,20 +119,20 @@ class GoogleClient:
         attempt = 0
         while True:
             try:
-                answer = await self._send(method, url, params, content, often=often)
-            except (httpx.TransportError, OSError) as error:
+                answer = await self._send(method, url, params, content)
+            except (httpx.TransportError, TimeoutError) as error:
                 if attempt >= self._retries or not (again or isinstance(error, _NOT_SENT)):
                     raise GoogleUnavailable(
                         f"no answer from {httpx.URL(url).host} ({type(error).__name__})"
                     ) from error
             else:
-                if httpx.codes.is_success(answer.status):
+                if answer.is_success:
                     return _decoded(answer)
-                if answer.status == httpx.codes.UNAUTHORIZED and not renewed:
+                if answer.status_code == httpx.codes.UNAUTHORIZED and not renewed:
                     renewed = True  # a token may be withdrawn before its end. Once, and not counted as a try
                     self._credentials.forget()
                     continue
-                if answer.status not in TEMPORARY or attempt >= self._retries:
+                if answer.status_code not in TEMPORARY or attempt >= self._retries:
                     raise _refusal(answer)
             await asyncio.sleep(_pause(attempt))
             attempt += 1
@@ -139,59 +140,77 @@ class GoogleClient:
     async def close(self) -> None:
         """Closes the connections."""
         await self._credentials.close()
-        await self._posts.close()
-        clients = (self._client, self._stale)
-        self._client = self._stale = None
-        for client in clients:
-            if client is not None:
-                await client.aclose()
+        connections = (self._open, self._stale)
+        self._open = self._stale = None
+        for each in connections:
+            if each is not None:
+                await each.aclose()
 
     async def _send(
-        self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None, *, often: bool
-    ) -> Answer:
-        headers = {} if _stands_in(url) else await self._credentials.headers()
-        if often and content is not None and self._is_direct:
-            async with asyncio.timeout(TRY_TIMEOUT):
-                return await self._posts.send(url, headers, content)
-        if content is not None:
-            headers["content-type"] = "application/json"
-        client = await self._connected()
+        self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None
+    ) -> httpx.Response:
+        headers = {"content-type": "application/json"} if content is not None else {}
+        if not _stands_in(url):
+            headers |= await self._credentials.headers()
+        request = httpx.Request(method, _parsed(url), params=params, content=content, headers=headers)
+        connections = await self._connected()
         async with asyncio.timeout(TRY_TIMEOUT):  # httpx has one for each step
-            answer = await client.request(method, url, params=params, content=content, headers=headers)
+            if isinstance(connections, httpx.AsyncClient):
+                answer = await connections.send(request)
+            else:
+                answer = await _straight(connections, request)
         # httpx's stream and its answer refer to each other, and would keep the request's body until a full garbage collection.
         answer.stream = httpx.ByteStream(b"")
-        return Answer(answer.url.host, answer.status_code, answer.content)
+        return answer
 
-    async def _connected(self) -> httpx.AsyncClient:
-        """The client, without connections that died while the CPU stood still. The pool's own clock stood still as well."""
+    async def _connected(self) -> _Connections:
+        """The connections, without those that died while the CPU stood still. Their pool's own clock stood still as well."""
         now = (time.time(), time.monotonic())
         slept = (now[0] - self._used[0]) - (now[1] - self._used[1])
         self._used = now
-        if slept > IDLE and self._client is not None:
+        if slept > IDLE and self._open is not None:
             # Requests under way on the old client end there. It is closed at the next awakening, or at the end.
-            stale, self._stale, self._client = self._stale, self._client, None
+            stale, self._stale, self._open = self._stale, self._open, None
             if stale is not None:
                 await stale.aclose()
         async with self._opening:
-            client = self._client
-            if client is None:
-                client = self._client = await asyncio.to_thread(self._new)
-        return client
+            found = self._open
+            if found is None:
+                found = self._open = await asyncio.to_thread(self._new)
+        return found
 
-    def _new(self) -> httpx.AsyncClient:
-        """A client; in a thread, because it reads the system's certificates."""
+    def _new(self) -> _Connections:
+        """In a thread, because it reads the system's certificates."""
+        limits = httpx.Limits(max_connections=20, keepalive_expiry=IDLE)
+        if self._transport is not None or not {"https", "all"} & getproxies().keys():
+            return self._transport or httpx.AsyncHTTPTransport(limits=limits)
         return httpx.AsyncClient(
-            transport=self._transport,
             mounts={"http://": None},  # a stand-in: it is near, and no proxy of the environment is in between
             timeout=None,  # noqa: S113 - `_send` has one for the whole request
-            limits=httpx.Limits(max_connections=20, keepalive_expiry=IDLE),
+            limits=limits,
         )
+
+
+async def _straight(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
+    """The answer of a request without httpx's client, which takes a third of a publish's CPU for cookies, redirects and the like."""
+    answer = await transport.handle_async_request(request)
+    answer.request = request
+    try:
+        await answer.aread()
+    finally:
+        await answer.aclose()
+    return answer
+
+
+@lru_cache(maxsize=1000)
+def _parsed(url: str) -> httpx.URL:
+    return httpx.URL(url)
 
 
 @lru_cache(maxsize=1000)
 def _stands_in(url: str) -> bool:
     """Whether this is the address of a stand-in. Raises ValueError for an address that is not Google's either: it gets no token."""
-    where = httpx.URL(url)
+    where = _parsed(url)
     if where.scheme == "http" and is_near(where.host):
         return True
     if where.scheme != "https" or not where.host.endswith(".googleapis.com"):
@@ -199,24 +218,24 @@ def _stands_in(url: str) -> bool:
     return False
 
 
-def _decoded(answer: Answer) -> Any:
+def _decoded(answer: httpx.Response) -> Any:
     if not answer.content:
         return {}
     try:
         return msgspec.json.decode(answer.content)
     except (ValueError, RecursionError) as error:
-        raise GoogleUnavailable(f"{answer.host} answers {answer.status} without JSON") from error
+        raise GoogleUnavailable(f"{answer.url.host} answers {answer.status_code} without JSON") from error
 
 
-def _refusal(answer: Answer) -> GoogleRefused | GoogleUnavailable:
+def _refusal(answer: httpx.Response) -> GoogleRefused | GoogleUnavailable:
     try:
-        problem = msgspec.json.decode(answer.content, type=_Refused).error
+        problem = msgspec.json.decode(answer.content, type=_Answer).error
     except (ValueError, RecursionError):  # a proxy's page, or nothing
-        problem = _Problem(message=f"{answer.host} answers {answer.status}")
+        problem = _Problem(message=f"{answer.url.host} answers {answer.status_code}")
     message = " ".join(problem.message.split())[:300]
-    status = answer.status
+    status = answer.status_code
     if status in TEMPORARY and problem.status not in _CODES:
-        return GoogleUnavailable(f"{answer.host} answers {status}: {message}")
+        return GoogleUnavailable(f"{answer.url.host} answers {status}: {message}")
     kind = _STATUSES.get(status) or _CODES.get(problem.status) or GoogleRefused
     return kind(status, problem.status, message)
 

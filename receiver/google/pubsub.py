@@ -84,7 +84,7 @@ class Pubsub:
         body = {"messages": [{"data": each.data, "attributes": each.attributes} for each in messages]}
         url = f"{self._url}/{quote(topic, safe='/')}:publish"
         try:
-            answer = await self._client.request("POST", url, body=body, repeatable=True, often=True)
+            answer = await self._client.request("POST", url, body=body, repeatable=True)
         except GoogleMissing as error:
             name = topic.rpartition("/")[2]
             message = f"there is no topic {name}: run `receiver provision`"

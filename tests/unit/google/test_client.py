@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import httpx
@@ -191,23 +190,6 @@ async def test_a_withdrawn_token_is_replaced_once() -> None:
     with pytest.raises(GoogleForbidden):
         await client.request("GET", URL)
     await client.close()
-
-
-async def test_after_a_sleep_of_the_machine_no_old_connection_is_used(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    client = GoogleClient(credentials(), transport=Scripted(OK, OK, OK))
-    await client.request("GET", LOCAL)
-    first = client._client
-    await client.request("GET", LOCAL)
-    assert client._client is first
-    now = time.time
-    monkeypatch.setattr(time, "time", lambda: now() + 3600)
-    await client.request("GET", LOCAL)
-    assert client._client is not first
-    await client.close()
-    assert first is not None
-    assert first.is_closed
 
 
 async def test_a_cancelled_request_is_cancelled() -> None:
