@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from receiver.enqueue.publisher import Published
 from receiver.errors import DatabaseUnavailable, GoogleRefused, GoogleUnavailable
+from receiver.record.deadlines import Deadline
 from receiver.record.sql import outbox
 from receiver.telemetry.events import Emit, ReceiverTrouble
 
@@ -86,6 +87,7 @@ class Publications:
         self._worker: asyncio.Task[None] | None = None
         self._sending: set[asyncio.Task[None]] = set()
         self._within = LOOP_END
+        self._deadline = Deadline(PUBLISH_TIMEOUT)
         self.asking = 0
 
     def add(self, rows: Sequence[OutboxRow], *, sure: bool) -> asyncio.Future[None]:
@@ -115,8 +117,8 @@ class Publications:
             while self._waiting or self._sending:
                 await self._step()
         except asyncio.CancelledError:
-            # `asyncio.run` cancels every task before it ends asynchronous generators, of which httpx needs one a request. A
-            # request that it has cancelled is sent again: the record absorbs the duplicate.
+            # `asyncio.run` cancels every task before it ends asynchronous generators, of which the mark needs one. A request that
+            # it has cancelled is sent again: the record absorbs the duplicate.
             await self._flush()
             raise
         finally:
@@ -208,7 +210,7 @@ class Publications:
     async def _publish(self, rows: Sequence[OutboxRow]) -> Published:
         self.asking += 1
         try:
-            async with asyncio.timeout(PUBLISH_TIMEOUT):
+            with self._deadline.limit():
                 return await self._publisher.publish(rows)
         except TimeoutError:
             late = GoogleUnavailable(f"Pub/Sub has not answered within {PUBLISH_TIMEOUT:g} s")
