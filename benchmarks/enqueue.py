@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -73,14 +74,19 @@ def ways(url: str) -> dict[str, Callable[[int], Awaitable[Any]]]:
         async with engine.begin() as connection:
             await aenqueue_many(entries(count), connection=connection)
 
-    async def one_by_one(count: int) -> None:
+    async def one_by_one(count: int, *, handlers: int) -> None:
         turns = iter(range(count))
 
         async def work() -> None:
             for number in turns:
                 await send_mail.aenqueue(str(number), language="de")
 
-        await asyncio.gather(*(work() for _ in range(200)))
+        await asyncio.gather(*(work() for _ in range(handlers)))
+
+    async def one_a_transaction(count: int) -> None:
+        for number in range(count):
+            async with engine.begin() as connection:
+                await send_mail.using(connection=connection).aenqueue(str(number), language="de")
 
     async def by_threads(count: int) -> None:
         with ThreadPoolExecutor(32) as pool:
@@ -90,7 +96,10 @@ def ways(url: str) -> dict[str, Callable[[int], Awaitable[Any]]]:
         "aenqueue_many": lambda count: aenqueue_many(entries(count)),
         "enqueue_many, from a thread": lambda count: asyncio.to_thread(enqueue_many, entries(count)),
         "aenqueue_many, in a transaction": in_a_transaction,
-        "aenqueue, 200 at a time": one_by_one,
+        "aenqueue, alone": partial(one_by_one, handlers=1),
+        "aenqueue, alone, in a transaction": one_a_transaction,
+        "aenqueue, 50 at a time": partial(one_by_one, handlers=50),
+        "aenqueue, 200 at a time": partial(one_by_one, handlers=200),
         "enqueue, 32 threads": by_threads,
     }
 
@@ -99,7 +108,7 @@ async def measure(count: int, url: str) -> Rows:
     """Tasks a second, and what each cost this process; the best of so many rounds."""
     rows: Rows = []
     for name, way in ways(url).items():
-        tasks = count if "many" in name else count // 5
+        tasks = count if "many" in name else count // 50 if "alone" in name else count // 5
         await way(100)  # connections, statements
         best = cpu = float("inf")
         for _ in range(ROUNDS):
