@@ -116,7 +116,7 @@ def environment(name: str, requirements: Path, *, checkout: bool = False) -> Pat
         requirements: what pip installs into it.
         checkout: whether this checkout's package belongs to it too.
     """
-    folder = WORK / "environments" / name
+    folder = WORK / "environments" / f"{name}-{sys.version_info.major}.{sys.version_info.minor}"
     python = folder / "bin" / "python"
     wanted = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
     stamp = folder / ".installed"
