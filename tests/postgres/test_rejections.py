@@ -207,8 +207,14 @@ async def test_an_id_that_belongs_to_another_task_leaves_that_task_alone(
 
 @pytest.mark.parametrize(
     ("args", "status"),
-    [(b"[1, 2]", "READY"), (b'["\\u0000"]', "READY"), (b"[1.0]", "FAILED"), (None, "FAILED")],
-    ids=["others", "unstorable", "the row's", "unknown"],
+    [
+        (b"[1, 2]", "READY"),
+        (b'["\\u0000"]', "READY"),
+        (b"[1.0]", "READY"),
+        (b"[1]", "FAILED"),
+        (None, "FAILED"),
+    ],
+    ids=["others", "unstorable", "another spelling", "the row's", "unknown"],
 )
 async def test_arguments_that_do_not_fit_fail_the_row_only_if_they_are_its_own(
     pool: RecordPool, look: Look, args: bytes | None, status: str

@@ -67,7 +67,7 @@ async def fail_ready(
     Arguments that do not fit the function must be the row's: who knows an id cannot make its execution FAILED by others.
     """
     known = identity.arguments if rejected.reason is RejectionReason.BAD_ARGUMENTS else None
-    with suppress(ItemRefused):  # PostgreSQL cannot hold them: they are not the row's
+    with suppress(ItemRefused):  # whatever PostgreSQL refuses here, the message is kept
         await executor.fetch(
             FAIL_READY,
             identity.task_id,

@@ -48,12 +48,12 @@ async def test_a_foreign_message_is_run_wrapped_or_not(
 
     ids = [foreign_id(open_push(encode_envelope(b"", number, NOW, SUBSCRIPTION))) for number in ("1", "2")]
     rows = await record.fetch(
-        "SELECT task_id, attempt, return_value::text, attributes::text FROM task_executions ORDER BY enqueued_at, return_value->'size' DESC"
+        "SELECT task_id, attempt, return_value::text, attributes::text FROM task_executions ORDER BY enqueued_at, (return_value->>'size')::int DESC"
     )
     assert [row["task_id"] for row in rows] == ids
     assert [row["attempt"] for row in rows] == [1, 1]
-    assert f'"size": {size}' in rows[0]["return_value"]
-    assert '"data": "not JSON"' in rows[1]["return_value"]
+    assert f'"size":{size},' in rows[0]["return_value"]
+    assert '"data":"not JSON"' in rows[1]["return_value"]
     assert '"eventtype": "OBJECT_FINALIZE"' in rows[1]["attributes"]
     assert '"authorization"' not in rows[1]["attributes"]
     [rejected] = await record.fetch("SELECT reason, detail FROM rejected_messages")

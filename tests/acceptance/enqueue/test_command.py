@@ -35,7 +35,7 @@ async def test_it_prints_the_id_and_nothing_else(house: House, label: str) -> No
     assert (done.returncode, done.stderr) == (0, "")
     row = await house.ran(label)
     assert done.stdout == f"{row['task_id']}\n"
-    assert row["return_value"] == '{"a": 1}'
+    assert row["return_value"] == '{"a":1}'
 
 
 @pytest.mark.parametrize(
