@@ -94,7 +94,7 @@ class TestAsync:
             assert published.ids() == [result.id, *(each.id for each in many)]
         row = await look.row(result.id)
         assert row["published_at"] >= row["enqueued_at"] == result.enqueued_at
-        assert (row["args"], row["kwargs"], row["label"]) == ('["ada"]', '{"copies": 2}', "l")
+        assert (row["args"], row["kwargs"], row["label"]) == ('["ada"]', '{"copies":2}', "l")
         assert published.troubles == []
 
     @pytest.mark.parametrize("give", GIVE)
