@@ -63,7 +63,7 @@ class Record:
             "task_name": task_name,
             "args": "[]",
             # As `receivers.message` sends them.
-            "kwargs": "{}" if "args" in columns else json.dumps({"label": task_id}),
+            "kwargs": "{}" if "args" in columns else json.dumps({"label": task_id}, separators=(",", ":")),
         } | given
         times = {name.removesuffix("_in"): values.pop(name) for name in list(values) if name.endswith("_in")}
         times = {"enqueued_at": 0} | times
