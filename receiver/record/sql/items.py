@@ -6,10 +6,11 @@ statements of a delivery have two forms, made of one text: only what stands for 
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from receiver.record.database import Executor
 
@@ -17,36 +18,52 @@ if TYPE_CHECKING:
 class OneOrSeveral(NamedTuple):
     """The two forms of a statement. Their parameters have one order; those of `several` are arrays.
 
-    >>> OneOrSeveral.of("SELECT i.id FROM {items}", "id text, fence bigint").one
+    >>> OneOrSeveral.of("SELECT i.id FROM {items}", "id text, key.fence bigint").one
     'SELECT i.id FROM (SELECT $1::text AS id, $2::bigint AS fence) AS i'
     """
 
     one: str
     several: str
+    values: Callable[[Any], tuple[Any, ...]]
 
     @classmethod
     def of(cls, text: str, columns: str) -> OneOrSeveral:
-        """Both forms of a text that names `{items}`. `columns` are theirs, with their types."""
-        return cls(text.format(items=one_row(columns)), text.format(items=rows(columns)))
+        """Both forms of a text that names `{items}`. `columns` are the attributes of an item, with their types in PostgreSQL."""
+        return cls(text.format(items=one_row(columns)), text.format(items=rows(columns)), values(columns))
 
-    async def fetch(
-        self, executor: Executor, items: Sequence[tuple[Any, ...]]
-    ) -> Sequence[Mapping[str, Any]]:
-        """Runs it for these rows."""
+    async def fetch(self, executor: Executor, items: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+        """Runs it for these items."""
         if len(items) == 1:
-            return await executor.fetch(self.one, *items[0])
-        return await executor.fetch(self.several, *map(list, zip(*items, strict=True)))
+            return await executor.fetch(self.one, *self.values(items[0]))
+        return await executor.fetch(self.several, *transposed(map(self.values, items)))
+
+
+def values(columns: str) -> Callable[[Any], tuple[Any, ...]]:
+    """What reads an item: its values for these columns."""
+    return attrgetter(*(path for path, _, _ in _typed(columns)))
+
+
+def transposed(items: Iterable[tuple[Any, ...]]) -> Iterator[list[Any]]:
+    """A list for each column."""
+    return map(list, zip(*items, strict=True))
 
 
 def one_row(columns: str, first: int = 1) -> str:
     """SQL: the parameters from `first` on, as one row of these columns."""
-    typed = [each.split() for each in columns.split(",")]
-    selected = (f"${number}::{kind} AS {name}" for number, (name, kind) in enumerate(typed, first))
+    selected = (
+        f"${number}::{kind} AS {name}" for number, (_, name, kind) in enumerate(_typed(columns), first)
+    )
     return f"(SELECT {', '.join(selected)}) AS i"
 
 
 def rows(columns: str, first: int = 1) -> str:
     """SQL: the arrays from `first` on, as rows of these columns."""
-    typed = [each.split() for each in columns.split(",")]
-    arrays = (f"${number}::{kind}[]" for number, (_, kind) in enumerate(typed, first))
-    return f"unnest({', '.join(arrays)}) AS i({', '.join(name for name, _ in typed)})"
+    typed = _typed(columns)
+    arrays = (f"${number}::{kind}[]" for number, (_, _, kind) in enumerate(typed, first))
+    return f"unnest({', '.join(arrays)}) AS i({', '.join(name for _, name, _ in typed)})"
+
+
+def _typed(columns: str) -> list[tuple[str, str, str]]:
+    """The attribute, the name and the type of each."""
+    pairs = [each.split() for each in columns.split(",")]
+    return [(path, path.rpartition(".")[2], kind) for path, kind in pairs]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -69,34 +69,13 @@ class SettleItem(msgspec.Struct, frozen=True, gc=False):
         return "SUCCESSFUL" if self.ending is None else "FAILED"
 
     @property
-    def success(self) -> tuple[Any, ...]:
-        """The columns of `SETTLE_SUCCEEDED`."""
-        return (*self.key, self.return_value, self.skipped_by)
-
-    @property
-    def row(self) -> tuple[Any, ...]:
-        """The columns of `SETTLE`."""
-        return (
-            *self.success,
-            self.status,
-            self.final,
-            self.ending,
-            self.error_type,
-            self.error_message,
-            self.error_traceback,
-            self.message_id,
-            self.delivery_attempt,
-            self.instance,
-        )
-
-    @property
     def size(self) -> int:
         """Bytes it adds to its batch, about."""
         texts = (self.return_value, self.error_message, self.error_traceback)
         return 200 + sum(len(text) for text in texts if text)
 
 
-_KEY = "task_id text, fence bigint, token uuid"
+_KEY = "key.task_id text, key.fence bigint, key.token uuid"
 
 SETTLE = OneOrSeveral.of(
     f"""
@@ -129,7 +108,9 @@ RETURNING h.task_id, h.fence, h.token
 # `held` locks the newest version of each row, so that all of it moves. It carries the input's columns: joining two CTEs, which
 # have no index, made a batch of eighty take 3.7 ms instead of 1.9 ms.
 
-SETTLE_WAITING = OneOrSeveral(*(form.replace(" SKIP LOCKED", "") for form in SETTLE))
+SETTLE_WAITING = SETTLE._replace(
+    one=SETTLE.one.replace(" SKIP LOCKED", ""), several=SETTLE.several.replace(" SKIP LOCKED", "")
+)
 
 
 SETTLE_SUCCEEDED = OneOrSeveral.of(
@@ -159,9 +140,9 @@ async def settle(executor: Executor, items: Sequence[SettleItem], *, waiting: bo
     A locked row does not move. With `waiting` the statement waits for it, up to `lock_timeout`.
     """
     if not waiting and all(item.ending is None for item in items):
-        return moved(await SETTLE_SUCCEEDED.fetch(executor, [item.success for item in items]))
+        return moved(await SETTLE_SUCCEEDED.fetch(executor, items))
     statement = SETTLE_WAITING if waiting else SETTLE
-    return moved(await statement.fetch(executor, [item.row for item in items]))
+    return moved(await statement.fetch(executor, items))
 
 
 SETTLE_WITH_EFFECTS = """
