@@ -187,7 +187,7 @@ class Record(RuleBasedStateMachine):
             "failed": claimed.failed(Failure("E", "no")),
             "permanent": claimed.failed(Failure("E", "no"), final=True),
             "handed back": HandedBack(),
-            "unstorable": Succeeded('"\\u0000"'),
+            "unstorable": Succeeded("no JSON"),
         }
         work = self.owners[owner].settle(claimed, outcomes[kind])
         ending = self.do(work if alone else self.in_company(owner, work, claims=False))
