@@ -246,6 +246,7 @@ def endurance(ground: Ground, plan: Plan) -> Rows:
                     "p99 ms": round_.p99 * 1e3,
                     "lost": round_.lost,
                     "refused": round_.refused,
+                    "record bytes each": rivals.record_bytes(running),
                 }
             )
         rivals.rest(running)
@@ -260,7 +261,6 @@ def _state(running: Running, when: str) -> dict[str, Any]:
         "open files": now.files,
         "threads": now.threads,
         "connections": rivals.connections(running),
-        "record bytes each": rivals.record_bytes(running),
     }
 
 
