@@ -25,8 +25,8 @@ BEGIN
     IF NEW.fence < OLD.fence THEN
         INSERT INTO violations VALUES (NEW.task_id, 'a fence fell', to_jsonb(OLD), to_jsonb(NEW));
     END IF;
-    IF OLD.final AND (NEW.status, NEW.fence, NEW.return_value, NEW.attempt) IS DISTINCT FROM
-                     (OLD.status, OLD.fence, OLD.return_value, OLD.attempt) THEN
+    IF OLD.final AND (NEW.status, NEW.fence, NEW.return_value::text, NEW.attempt) IS DISTINCT FROM
+                     (OLD.status, OLD.fence, OLD.return_value::text, OLD.attempt) THEN
         INSERT INTO violations VALUES (NEW.task_id, 'a final row changed', to_jsonb(OLD), to_jsonb(NEW));
     END IF;
     IF NEW.fence > OLD.fence AND OLD.status = 'RUNNING' AND OLD.lease_expires_at > clock_timestamp() THEN
