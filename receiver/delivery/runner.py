@@ -122,9 +122,8 @@ class Runner:
         transacts = made is None and (route.takes_context or bool(around))
         transact = partial(self._transaction, claimed) if transacts else None
         run = Run(claimed, transact, self.max_result_bytes, around)
-        self._runs.add(
-            run
-        )  # before its first step, which may block the loop: then the watchdog asks for its deadline
+        # Before its first step, which may block the loop: then the watchdog asks for its deadline.
+        self._runs.add(run)
         try:
             run.start(admitted.thread, made or TaskContext)
         except BaseException:

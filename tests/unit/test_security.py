@@ -25,6 +25,7 @@ SURFACES = (
 FROM_TABLES = (
     "receiver/record/connections.py: _opened",  # the settings that make a commit wait for the standbys, all constants
     "receiver/record/database.py: begin_with",  # the settings of connections and of migrations, all constants
+    "receiver/record/sql/claims.py: _claim",  # its two sources of rows, both constants
     "receiver/testkit/faulty.py: advance",  # its own table of columns; only the test kit calls it
 )
 

@@ -175,6 +175,7 @@ def enqueuing(house: House, gate: Gate, proxy: Proxy, label: str) -> Iterator[En
             [sys.executable, str(SCRIPT), way, label],
             env=house.environ(proxy.url, gate.host),
             cwd=PLUGIN,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

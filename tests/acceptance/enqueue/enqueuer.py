@@ -38,7 +38,7 @@ def coroutine(label: str) -> Any:
     return asyncio.run(succeed.aenqueue(label))
 
 
-def connection(label: str) -> Any:
+def connection(label: str, *, until_told: bool = False) -> Any:
     """In a transaction of an event loop."""
 
     async def work() -> Any:
@@ -46,9 +46,16 @@ def connection(label: str) -> Any:
         async with engine.begin() as connection:
             result = await succeed.using(connection=connection).aenqueue(label)
         await engine.dispose()
+        if until_told:
+            await asyncio.to_thread(os.read, 0, 1)
         return result
 
     return asyncio.run(work())
+
+
+def connection_until_told(label: str) -> Any:
+    """The same; the loop ends when standard input does."""
+    return connection(label, until_told=True)
 
 
 def session(label: str) -> Any:

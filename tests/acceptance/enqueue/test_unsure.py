@@ -48,7 +48,9 @@ async def test_the_end_of_a_loop_sends_again_what_it_has_cancelled(
     house: House, gate: Gate, enqueuing: Enqueuing, label: str
 ) -> None:
     gate.manners = [Manner.HOLD]
-    output, errors = await asyncio.to_thread(enqueuing("connection").communicate)
+    process = enqueuing("connection_until_told")
+    await asyncio.to_thread(gate.reached.wait, 60)
+    output, errors = await asyncio.to_thread(process.communicate)  # ends its standard input
     assert (output.split()[0], errors) == ("enqueued", "")
     await house.ran(label)
     assert gate.times(label) == 2
