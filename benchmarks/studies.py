@@ -215,7 +215,7 @@ def index_costs(ground: Ground, plan: Plan) -> Rows:
 
 def pruned(ground: Ground, plan: Plan) -> Rows:
     """A day's rows pruned by a sweep, vacuumed, and replaced by as many new ones."""
-    return prunes.rows(ground, day=plan.rows[1])
+    return prunes.rows(ground, day=min(1_000_000, plan.rows[-1]))
 
 
 def enqueuing(ground: Ground, plan: Plan) -> Rows:
