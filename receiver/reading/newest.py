@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Executions, the newest first. `back_to`: those enqueued until then were not looked at; None when all were."""
+    """Executions, the newest first. `back_to`: those enqueued until then were not looked at; None when none of them belongs here."""
 
     executions: list[Execution]
     back_to: datetime | None = None
@@ -88,12 +88,14 @@ async def executions(
         query = query.order_by(seen.enqueued_at.desc(), seen.task_id.desc()).limit(limit)
         for row in (await connection.execute(query)).mappings():
             found[row["task_id"]] = listed(dict(row), most)
+    shown = sorted(found.values(), key=lambda one: (one.enqueued_at, one.task_id), reverse=True)[:limit]
     back_to = None
-    if is_bounded and len(found) < limit:
+    if is_bounded and (len(shown) < limit or status is TaskResultStatus.READY):
         beyond = newest.with_only_columns(readable(rows.enqueued_at)).offset(NEWEST).limit(1)
         back_to = (await connection.execute(beyond)).scalar_one_or_none()
-    newest_first = sorted(found.values(), key=lambda one: (one.enqueued_at, one.task_id), reverse=True)
-    return Listing(newest_first[:limit], back_to)
+        if back_to is not None and len(shown) == limit and shown[-1].enqueued_at > back_to:
+            back_to = None  # they are all older than this page
+    return Listing(shown, back_to)
 
 
 def _by_age(whose: Whose) -> ColumnElement[bool]:

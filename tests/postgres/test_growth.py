@@ -83,6 +83,17 @@ async def test_what_an_index_has_is_found_however_old_it_is(old: Look, database_
     assert await listed(database_url, status=TaskResultStatus.READY, since=5 * HOUR) == (["lost"], True)
 
 
+async def test_a_full_page_says_that_newer_rows_than_its_oldest_were_not_looked_at(
+    old: Look, database_url: str
+) -> None:
+    """What is owed fills it, from beyond what was looked at."""
+    ready = TaskResultStatus.READY
+    assert await listed(database_url, status=ready, limit=1) == (["owed"], False)
+    await old.seed("newest", "READY", enqueued_at=ago(), published_at=ago())
+    assert await listed(database_url, status=ready, limit=1) == (["newest"], True)
+    assert await listed(database_url, status=ready, limit=2) == (["newest", "owed"], False)
+
+
 @pytest.mark.parametrize("as_json", [True, False])
 async def test_the_command_says_how_far_it_looked(
     old: Look, database_url: str, monkeypatch: pytest.MonkeyPatch, *, as_json: bool
