@@ -113,9 +113,9 @@ class Lease:
 class Heartbeat:
     """The leases of one instance, at most one for each execution. The loop that runs them and the heartbeat's thread both use it.
 
-    `hold`, `find` and `release` take no lock: each is one operation on a dict, which is atomic, by the interpreter's lock or,
-    without that, by the dict's own. Who walks through the dict walks through a copy, which is one operation too. The lock is
-    for `watch` and `lose`: one of them sees what the other one did, and only one calls.
+    `hold`, `find` and `release` take no lock: only the loop changes the dict, each time by one operation, which is atomic, by the
+    interpreter's lock or, without that, by the dict's own. Who walks through the dict walks through a copy, which is one operation
+    too. The lock is for `watch` and `lose`: one of them sees what the other one did, and only one calls.
 
     Args:
         lease: how long a renewal lasts; a beat is a third of it.
@@ -192,8 +192,9 @@ class Heartbeat:
         return self._held.get(task_id)
 
     def release(self, lease: Lease) -> None:
-        """Renews this lease no longer; for `Lease.give_back`."""
-        self._held.pop(lease.key.task_id, None)
+        """Renews this lease no longer; for `Lease.give_back`. One that followed it is not its own."""
+        if self._held.get(lease.key.task_id) is lease:
+            del self._held[lease.key.task_id]
 
     def is_ending(self, lease: Lease) -> bool:
         """Whether a lease was last renewed so long ago that it is as good as lost."""

@@ -298,5 +298,15 @@ async def test_leases_come_and_go_while_the_heartbeats_thread_looks_at_them() ->
     assert heartbeat.held == []
 
 
+async def test_one_that_is_given_back_twice_leaves_the_next_one_held() -> None:
+    heartbeat = Heartbeat(Database.of("postgresql://nowhere"), lease=SHORT, emit=lambda _: None)
+    first = heartbeat.hold(ClaimKey("again", 1, TOKEN), since=time.monotonic())
+    assert first is not None
+    first.give_back()
+    second = heartbeat.hold(ClaimKey("again", 2, TOKEN), since=time.monotonic())
+    first.give_back()
+    assert heartbeat.find("again") is second is not None
+
+
 def test_one_that_was_never_started_can_be_stopped() -> None:
     Heartbeat(Database.of("postgresql://nowhere"), lease=SHORT, emit=lambda _: None).stop()
