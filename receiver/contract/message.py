@@ -190,9 +190,8 @@ def check_arguments(
         Rejected: malformed_payload: the text is not JSON of the right kind, has a NUL, is nested too deeply, or has too many values.
     """
     size = len(args) + len(kwargs)
-    values, levels = (
-        measure(args, kwargs) if size > MAX_DEPTH else (size, size)
-    )  # a text has no more than bytes
+    # A text has no more values or levels than bytes.
+    values, levels = measure(args, kwargs) if size > MAX_DEPTH else (size, size)
     if values > MAX_VALUES:
         raise payload_fault(f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them")
     if size >= COUNTED_FROM:

@@ -280,9 +280,8 @@ class GroupCommit(Generic[I, R]):
 
 
 def _lock_order(waiting: _Waiting[I, R]) -> str:
-    return (
-        waiting.item.task_id
-    )  # Python compares as COLLATE "C" does: bytes of UTF-8 have the order of their characters
+    # Python compares as COLLATE "C" does: bytes of UTF-8 have the order of their characters.
+    return waiting.item.task_id
 
 
 def _fail(batch: list[_Waiting[I, R]], error: Exception) -> None:
