@@ -48,10 +48,15 @@ SWEEPS: Final = timedelta(minutes=15)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How many wait, `queries.NEWEST` if they are as many or more, and for how long the first of them has."""
+    """How many wait, `queries.NEWEST` if they are as many or more, and for how long the first of them has.
+
+    Attributes:
+        at_least: not all were looked at, though `count` is less.
+    """
 
     count: int = 0
     since: timedelta = timedelta(0)
+    at_least: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +181,10 @@ async def _waiting(
 
 
 def _counted(rows: Sequence[Mapping[str, Any]], *, by: str = "") -> dict[Any, Waiting]:
-    return {row.get(by): Waiting(row["count"], row["since"] or timedelta(0)) for row in rows}
+    return {
+        row.get(by): Waiting(row["count"], row["since"] or timedelta(0), row.get("at_least", False))
+        for row in rows
+    }
 
 
 @asynccontextmanager

@@ -63,10 +63,14 @@ SELECT final, count(*) AS count, clock_timestamp() - min(dead_lettered_at) AS si
 """  # noqa: S608 - a constant of ours
 
 CRASHED: Final = f"""
-SELECT count(*) AS count, clock_timestamp() - min(finished_at) AS since FROM task_executions
-WHERE error_type IS NOT NULL AND enqueued_at >= (SELECT clock_timestamp()) - $3::interval
-  AND {OURS} AND error_type = 'Crashed'
-"""  # noqa: S608 - an expression of our own
+SELECT count(*) FILTER (WHERE error_type = 'Crashed') AS count, count(*) = {NEWEST} AS at_least,
+       clock_timestamp() - min(finished_at) FILTER (WHERE error_type = 'Crashed') AS since
+FROM (
+    SELECT error_type, finished_at FROM task_executions
+    WHERE error_type IS NOT NULL AND enqueued_at >= (SELECT clock_timestamp()) - $3::interval AND {OURS}
+    ORDER BY enqueued_at DESC LIMIT {NEWEST}
+) AS newest
+"""  # noqa: S608 - constants of ours
 
 OTHERS: Final = f"""
 WITH RECURSIVE found AS (

@@ -241,7 +241,7 @@ def _judge_messages(found: Findings, record: RecordSeen) -> None:
 
 
 def _counted(waiting: Waiting, one: str, many: str) -> str:
-    least = "at least " if waiting.count == NEWEST else ""
+    least = "at least " if waiting.at_least or waiting.count == NEWEST else ""
     return f"{least}{waiting.count} {one if waiting.count == 1 else many}"
 
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from receiver.cli import receiver
-from receiver.doctor import record_look
+from receiver.doctor import record_look, record_questions
 from receiver.doctor.record_look import Waiting
 from receiver.doctor.record_rules import NEVER_USED
 from receiver.maintenance import SWEEP
@@ -154,6 +154,29 @@ async def test_the_doctor_hears_from_the_sweeps_what_they_published_again(
     assert (elsewhere.expired, elsewhere.sweeps, elsewhere.others) == (Waiting(), NEVER_USED, [])
     copied = await record_look.look(Database.of(database_url), Whose(WHOSE.namespace, "staging"))
     assert copied.others == ["dev"]
+
+
+async def test_the_doctor_looks_for_crashes_among_the_newest_failures(
+    look: Look, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bounded = record_questions.CRASHED.replace(str(queries.NEWEST), str(SEEN))
+    monkeypatch.setattr(record_questions, "CRASHED", bounded)
+    for age, error in enumerate(["Crashed", "ValueError"], start=1):
+        await look.seed(
+            f"new-{age}", "FAILED", error_type=error, enqueued_at=ago(hours=age), finished_at=ago(hours=age)
+        )
+    seen = (await record_look.look(Database.of(database_url), WHOSE)).crashed
+    assert (seen.count, seen.at_least) == (1, False)
+    for age in (3, 4):
+        await look.seed(
+            f"old-{age}",
+            "FAILED",
+            error_type="Crashed",
+            enqueued_at=ago(hours=age),
+            finished_at=ago(hours=age),
+        )
+    seen = (await record_look.look(Database.of(database_url), WHOSE)).crashed
+    assert (seen.count, seen.at_least, seen.since // HOUR) == (2, True, 3)
 
 
 async def test_a_prune_does_not_walk_past_its_neighbours_rows(look: Look, database_url: str) -> None:

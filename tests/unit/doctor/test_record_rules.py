@@ -55,6 +55,11 @@ class TestDatabase:
     def test_what_is_said(self, seen: RecordSeen, expected: dict[str, str]) -> None:
         assert codes(judge_record(seen, FLEET)) == expected
 
+    def test_what_was_not_counted_to_the_end_is_said_to_be_at_least_so_many(self) -> None:
+        [whole] = judge_record(replace(WELL, crashed=Waiting(2, HOUR)), FLEET)
+        [cut] = judge_record(replace(WELL, crashed=Waiting(2, HOUR, at_least=True)), FLEET)
+        assert cut.what == f"at least {whole.what}"
+
     def test_a_database_that_cannot_be_asked_is_one_finding(self) -> None:
         for error, code in (
             (DatabaseUnavailable("no answer"), "database-unreachable"),
