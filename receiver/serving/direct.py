@@ -1,6 +1,8 @@
-"""A push on its way from uvicorn's parser to the push endpoint, past ASGI: no scope, and its answer is one write.
+"""A push on its way from uvicorn's parser to the push endpoint, past ASGI; its answer is one write.
 
-`receiver.serving.http` makes one for a `POST` of exactly the push path. Next: `receiver.serving.push_door`.
+uvicorn begins a scope for every request, before its path is known: here only the method and the fields count. Its default
+headers would be in its own 500 only; `receiver serve` has none. `receiver.serving.http` makes a `DirectCycle` for a `POST` of
+exactly the push path. Next: `receiver.serving.push_door`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ The token is known only when the head of a request is complete, so everybody who
 Invariants: a head costs at most `MAX_HEAD` bytes of memory, `MAX_FIELDS` fields, beside one read, and `HEAD_DEADLINE` of time. At most
 `MAX_QUEUED` requests of a connection wait behind the one that is being answered, and while one waits nothing more is read.
 A request that offers to upgrade to another protocol is an ordinary request, with its body (RFC 9110 section 7.8: a server
-may ignore the offer). The front end bounds the number of idle connections. Next: `receiver.serving.app` gets the request.
+may ignore the offer). The front end bounds the number of idle connections. Next: a `POST` of exactly the push path goes to
+`receiver.serving.direct`, unless somebody watches for pushes in the application; everything else to `receiver.serving.app`.
 
 Nearly every request comes in one piece: it needs no timer. A timer for each request cost 10 µs beside the 25 µs of uvicorn itself.
 """
@@ -15,13 +16,14 @@ import asyncio
 from collections.abc import Sized
 from functools import partial
 from itertools import chain
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from receiver.serving.app import Application
 from receiver.serving.direct import DirectCycle, text_response
 from receiver.serving.push_door import PushDoor
 from receiver.settings import PUSH_PATH
@@ -41,12 +43,13 @@ MAX_QUEUED_FIELDS: Final = 400
 HEAD_DEADLINE: Final = 10.0
 """Seconds from the first byte of a head to its last; a front end sends it in one piece."""
 
-MALFORMED, LATE, TOO_MANY, TOO_LARGE, NOT_CHUNKED = 400, 408, 429, 431, 501
+MALFORMED, LATE, TOO_MANY, TOO_LARGE, BROKEN, NOT_CHUNKED = 400, 408, 429, 431, 500, 501
 SENTENCES: Final = {
     MALFORMED: b"The request is not HTTP.",
     LATE: b"The request did not arrive in time.",
     TOO_MANY: b"Too many requests wait on this connection.",
     TOO_LARGE: b"The headers are too large.",
+    BROKEN: b"Internal error.",
     NOT_CHUNKED: b"The only transfer coding is chunked.",
 }
 SPECIAL: Final = frozenset({b"expect", b"host", b"transfer-encoding"})
@@ -56,6 +59,10 @@ _PUSH_PATH: Final = PUSH_PATH.encode()
 
 NOTHING, HEAD, BODY = "the first byte of a request", "the rest of a head", "the rest of a body"
 """What a connection expects next."""
+
+
+class _Refused(Exception):
+    """Ends the parser. Its argument is the status."""
 
 
 class _Flow(FlowControl):
@@ -73,23 +80,20 @@ class _Flow(FlowControl):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. A head that is too large is 431, one that does not end is 408, what is not HTTP is 400.
-
-    Args:
-        door: where a `POST` of exactly the push path goes, instead of to the ASGI application.
-    """
+    """One connection. A head that is too large is 431, one that does not end is 408, what is not HTTP is 400."""
 
     flow: _Flow
 
-    def __init__(self, *args: Any, door: PushDoor | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._door = door
+        self._door = (
+            self.app.short_way if type(self.app) is Application else None
+        )  # a library may have wrapped it
         self._deadline: asyncio.TimerHandle | None = None
         self._part = NOTHING
         self._progress = False  # whether the last bytes ended a head, or were of a body
         self._pending = 0  # bytes since the last progress: the parser and we keep them in memory
         self._arrived = 0  # bytes of the last read
-        self._status = MALFORMED
         self._running: RequestResponseCycle | None = None  # what is being answered; `cycle` came last
 
     # --- the connection -----------------------------------------------------------------------------------------
@@ -112,8 +116,8 @@ class Connection(HttpToolsProtocol):
         try:
             while data:
                 data = self._feed(data)
-        except httptools.HttpParserError:
-            self._refuse(self._status)
+        except httptools.HttpParserError as error:
+            self._refuse(self._status_of(error))
             return
         # Of a head that began behind something else, only its end tells the size: it counts as one byte.
         self._pending = int(self._part is HEAD) if self._progress else self._pending + self._arrived
@@ -152,19 +156,19 @@ class Connection(HttpToolsProtocol):
         headers = self.headers
         headers.append((name, value))
         if len(headers) > MAX_FIELDS:
-            self._end_parser(TOO_LARGE)
+            raise _Refused(TOO_LARGE)
 
     def on_headers_complete(self) -> None:
         """The end of the head."""
         if self.pipeline and self._is_full():
-            self._end_parser(TOO_MANY)
+            raise _Refused(TOO_MANY)
         if self._pending or self._arrived > MAX_HEAD:  # else it came in one small read: nearly every one
             fields = sum(map(len, chain.from_iterable(self.headers))) + 4 * len(self.headers)
             if len(self.url) + fields > MAX_HEAD:
-                self._end_parser(TOO_LARGE)
+                raise _Refused(TOO_LARGE)
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._end_parser(MALFORMED)
+                raise _Refused(MALFORMED)
             return  # the head comes again without the offer, see `_feed`
         self._progress, self._part = True, BODY
         if self._deadline is not None:
@@ -172,6 +176,8 @@ class Connection(HttpToolsProtocol):
         if self._door is not None and self.url == _PUSH_PATH and self.parser.get_method() == b"POST":
             self._begin_push(self._door)
         else:
+            if httptools.parse_url(self.url).path is None:  # `http://host`: uvicorn would fail
+                raise _Refused(MALFORMED)
             super().on_headers_complete()
         self.headers = []  # for the fields of the trailer: they are ignored, and must not count as the head's
 
@@ -192,9 +198,9 @@ class Connection(HttpToolsProtocol):
     def _look_at(self, name: bytes, value: bytes) -> None:
         if name == b"host":  # RFC 9112 section 3.2; it is nearly always the first field
             if self.headers and any(other == name for other, _ in self.headers):
-                self._end_parser(MALFORMED)
+                raise _Refused(MALFORMED)
         elif name == b"transfer-encoding" and value.lower() != b"chunked":  # RFC 9112 section 6.1
-            self._end_parser(NOT_CHUNKED)
+            raise _Refused(NOT_CHUNKED)
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
 
@@ -202,10 +208,6 @@ class Connection(HttpToolsProtocol):
         """Whether no other request may wait."""
         fields = len(self.headers) + sum(len(list(cycle.scope["headers"])) for cycle, _ in self.pipeline)
         return len(self.pipeline) >= MAX_QUEUED or fields > MAX_QUEUED_FIELDS
-
-    def _end_parser(self, status: int) -> NoReturn:
-        self._status = status
-        raise ValueError(SENTENCES[status])
 
     def _head_without_offer(self) -> bytes:
         """The head that has just been parsed; and a new parser for it."""
@@ -216,7 +218,7 @@ class Connection(HttpToolsProtocol):
         return b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version.encode(), b"".join(fields))
 
     def _begin_push(self, door: PushDoor) -> None:
-        """What uvicorn does at the end of a head, without a scope; as there, a request waits for the answer to the one before."""
+        """What uvicorn does at the end of a head, without the rest of the scope; as there, a request waits for the answer to the one before."""
         waits = not self._idle
         self.cycle = cycle = DirectCycle(
             scope={"method": "POST", "headers": self.headers},  # type: ignore[typeddict-item]  # what a cycle looks at
@@ -261,6 +263,16 @@ class Connection(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _status_of(self, error: httptools.HttpParserError) -> int:
+        """Of what ended the parser. What a callback raised is the context of httptools' own error."""
+        reason = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else error
+        if isinstance(reason, _Refused):
+            return int(reason.args[0])
+        if isinstance(reason, httptools.HttpParserError):
+            return MALFORMED
+        self.logger.error("A request could not be taken in", exc_info=reason)
+        return BROKEN
 
     def _late(self) -> None:
         self._deadline = None

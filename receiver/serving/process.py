@@ -21,9 +21,8 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from functools import partial
 from types import FrameType
-from typing import NoReturn, cast
+from typing import NoReturn
 
 import uvicorn
 
@@ -140,10 +139,10 @@ def run(service: Service, *, host: str, port: int) -> NoReturn:
 
 
 def configured(app: Application) -> uvicorn.Config:
-    """How uvicorn serves the application; pushes go past it where nobody watches for them."""
+    """How uvicorn serves the application."""
     return uvicorn.Config(
         app,
-        http=cast("type[Connection]", partial(Connection, door=app.short_way)),
+        http=Connection,
         ws="none",
         lifespan="on",
         log_config=None,

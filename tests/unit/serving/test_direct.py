@@ -14,7 +14,8 @@ import pytest
 import uvicorn
 from uvicorn.server import ServerState
 
-from receiver.serving import process
+from receiver.serving import http, process
+from receiver.serving.direct import DirectCycle
 from receiver.serving.http import Connection
 from receiver.telemetry.events import Delivered
 from tests.unit.serving.test_app import App, app, guarded
@@ -63,13 +64,12 @@ LAST: tuple[bytes, ...] = (
     HEALTH + CLOSE + b"\r\n",
     sized(PUSH + CLOSE, b"{}"),
     sized(PUSH.replace(b"1.1", b"1.0"), b"{}"),
-    b"no request at all\r\n\r\n",
 )
 
 
 def conversation(chance: random.Random) -> list[bytes]:
-    """What a client sends, in pieces; the last request ends it. What is none comes when all others are answered."""
-    sent = [chance.choice(REQUESTS)(chance) for _ in range(chance.randint(0, 4))] + [chance.choice(LAST[:3])]
+    """What a client sends, in pieces; the last request ends it."""
+    sent = [chance.choice(REQUESTS)(chance) for _ in range(chance.randint(0, 4))] + [chance.choice(LAST)]
     whole = b"".join(sent)
     cuts = sorted(chance.sample(range(1, len(whole)), chance.choice([0, 1, 8])))
     return [whole[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
@@ -171,7 +171,7 @@ class Direct:
 
     def __init__(self, app: App) -> None:
         config, self.state = prepared(app)
-        self.connection = Connection(config, self.state, {}, door=app.asgi.short_way)
+        self.connection = Connection(config, self.state, {})
         self.client = Client()
         self.connection.connection_made(self.client)
 
@@ -179,6 +179,34 @@ class Direct:
         """Every request under way has ended."""
         async with asyncio.timeout(30):
             await asyncio.gather(*self.state.tasks)
+
+
+async def test_a_fault_in_a_callback_is_500_with_its_traceback(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when another uvicorn wants one more argument: nobody may take it for a client's fault."""
+
+    class OneMore(DirectCycle):
+        def __init__(self, *, one_more: object, **known: Any) -> None:
+            super().__init__(**known)
+
+    monkeypatch.setattr(http, "DirectCycle", OneMore)
+    async with served(app) as port:
+        answer = await heard(port, [sized(PUSH, b"{}")])
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.endswith(b"connection: close\r\n\r\nInternal error.")
+    assert "one_more" in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("target", [b"http://localhost", b"http://", b"localhost:80"])
+async def test_a_target_without_a_path_is_the_clients_fault(
+    app: App, target: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(app) as port:
+        answer = await heard(port, [HEALTH.replace(b"/health", target) + b"\r\n"])
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert "Traceback" not in caplog.text
 
 
 async def test_an_answer_is_one_write(guarded: App) -> None:
@@ -234,6 +262,29 @@ async def test_a_shutdown_that_answers_first_is_the_only_answer(app: App) -> Non
     assert b"".join(direct.client.written).count(b"HTTP/1.1 ") == 1
     assert direct.client.closed
     direct.connection.connection_lost(None)
+
+
+async def test_a_library_that_wraps_the_app_as_uvicorn_loads_it_sees_pushes(
+    guarded: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As New Relic's agent does."""
+    seen = []
+    load = uvicorn.Config.load
+
+    def watching(config: uvicorn.Config) -> None:
+        load(config)
+        unwatched = config.loaded_app
+
+        async def watched(scope: Any, receive: Any, send: Any) -> None:
+            seen.append(scope["path"])
+            await unwatched(scope, receive, send)
+
+        config.loaded_app = watched
+
+    monkeypatch.setattr(uvicorn.Config, "load", watching)
+    async with served(guarded) as port:
+        assert b" 403 " in await heard(port, [sized(PUSH + CLOSE, b"{}")])
+    assert seen == ["/tasks/pubsub/"]
 
 
 PATCHED = """
