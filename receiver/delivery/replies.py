@@ -3,7 +3,7 @@
 The table is complete: mypy refuses an ending without a status. 200 acks; everything else is a nack, and the message comes again.
 Bodies are one constant sentence each: no task names, no values, nothing of a token.
 
-Next: `receiver.serving.app` sends the reply.
+Next: `receiver.serving.push_door` sends the reply.
 """
 
 from __future__ import annotations
