@@ -86,9 +86,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._door = (
-            self.app.short_way if type(self.app) is Application else None
-        )  # a library may have wrapped it
+        self._door = self.app.short_way if type(self.app) is Application else None  # a library may wrap it
         self._deadline: asyncio.TimerHandle | None = None
         self._part = NOTHING
         self._progress = False  # whether the last bytes ended a head, or were of a body
