@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from receiver.errors import ReceiverError
 
-NOT_HERE: Final = frozenset({"demo", "dev", "init", "provision", "serve"})
-"""Commands that never look: they start what they need, or are for the cloud."""
+NOT_HERE: Final = frozenset({"demo", "dev", "init", "provision"})
+"""Commands that never look: they start what they need, or are for the cloud. `serve` does not even import this."""
 
 PLACE: Final = (
     "CLOUD_RUN_SERVICE_URL",
