@@ -4,8 +4,8 @@ The text is kept as it came: the order of the caller's keys, and numbers as they
 seventh of the time of jsonb.
 
 This step rewrites the table: 16 to 23 s for a million rows of small arguments, on two shared cores. Nobody reads or writes it meanwhile:
-claims are answered 429, enqueues wait. A revision of before it cannot serve beside it: its claims compare json with jsonb, which
-PostgreSQL refuses, so it answers 500 to every delivery. What it enqueues and what it settles is written.
+claims are answered 429, enqueues raise DatabaseUnavailable after a second. A revision of before it cannot serve beside it: its claims
+compare json with jsonb, which PostgreSQL refuses, so it answers 500 to every delivery. What it enqueues and what it settles is written.
 """
 
 from __future__ import annotations

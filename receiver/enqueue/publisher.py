@@ -207,9 +207,8 @@ def message_of(row: OutboxRow, *, environment: str) -> Message:
     if row.trace is not None:
         attributes[TRACE_ATTRIBUTE] = row.trace
     if row.metadata is not None:
-        attributes[METADATA_ATTRIBUTE] = msgspec.json.format(
-            row.metadata, indent=-1
-        )  # without the blanks of jsonb
+        # Without the blanks of jsonb.
+        attributes[METADATA_ATTRIBUTE] = msgspec.json.format(row.metadata, indent=-1)
     return Message(msgspec.json.encode(payload), attributes)
 
 

@@ -1,7 +1,7 @@
 """`receiver migrate`: brings the tables up to date, and builds invalid indexes anew.
 
 The steps are in `alembic/` of a checkout, and in `receiver/alembic` of an installed wheel. They only add, so that the
-previous revision keeps working while a new one is deployed.
+previous revision keeps working while a new one is deployed. Step 0005 is the one exception.
 
 One advisory lock keeps two deployments apart. Migrating takes two connections. Serving imports none of this: it needs
 only `receiver.record.schema_check`.

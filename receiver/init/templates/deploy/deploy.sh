@@ -25,7 +25,7 @@ gcloud auth configure-docker "$REGION-docker.pkg.dev" --quiet
 docker build --tag "$IMAGE" .
 docker push "$IMAGE"
 
-echo "== migrate: migrations only add, so the revision that serves now still works"
+echo "== migrate: before the new revision; the one that serves now still works, unless the changelog says otherwise"
 gcloud run jobs deploy project-name-migrate "${service[@]}" \
   --command receiver --args migrate --max-retries 1 --execute-now --wait
 
