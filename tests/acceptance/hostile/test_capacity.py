@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 import asyncpg
@@ -141,10 +142,10 @@ async def test_ten_times_the_concurrency_is_served_or_shed_and_health_stays_gree
 
 @pytest.mark.slow
 async def test_slow_bodies_hold_their_places_only_until_the_deadline(
-    begin: Start, database_url: str, marks: Marks, label: str
+    begin: Start, database_url: str, marks: Marks, label: str, door: Mapping[str, str]
 ) -> None:
     """A byte a second, 200 times over: others are served or told to come back, and every place is free again after it."""
-    instance = begin(database_url)
+    instance = begin(database_url, door)
     body = message("plain", f"{label}-slow")
     head = [f"POST {PUSH_PATH} HTTP/1.1", "host: localhost", f"content-length: {len(body)}"]
     head += [f"{name}: {value}" for name, value in instance.pusher().headers().items()]

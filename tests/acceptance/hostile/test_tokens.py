@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -101,6 +102,12 @@ def certificates(signer: Signer) -> Iterator[CertificateServer]:
     with serving() as server:
         server.answer(signer)
         yield server
+
+
+@pytest.fixture
+def begin(begin: Start, door: Mapping[str, str]) -> Start:
+    """The same, by each door."""
+    return functools.partial(begin, env=door)
 
 
 @pytest.fixture(scope="module")

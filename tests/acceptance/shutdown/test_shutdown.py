@@ -6,6 +6,7 @@ In time is the grace and 2 s: Cloud Run kills 10 s after SIGTERM, and the defaul
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import signal
 import time
@@ -98,11 +99,17 @@ async def is_done(record: Record, label: str) -> None:
     assert row["return_value"] != "stopped early"
 
 
+@pytest.fixture
+def launch_by_door(launch: Launch, door: Mapping[str, str]) -> Launch:
+    """The same, for pushes by each door."""
+    return functools.partial(launch, **door)
+
+
 async def test_what_stops_is_handed_back_what_ends_is_done_and_the_rest_has_a_short_lease(
-    launch: Launch, record: Record, marks: Marks
+    launch_by_door: Launch, record: Record, marks: Marks
 ) -> None:
     """And all of it goes on elsewhere."""
-    first, second = await asyncio.gather(launch(lease=LONG, grace=GRACE), launch(grace=GRACE))
+    first, second = await asyncio.gather(launch_by_door(lease=LONG, grace=GRACE), launch_by_door(grace=GRACE))
     ending = {task: new_label() for task in ("gated", "gated_after_effect", "gated_in_thread")}
     stopping = {task: new_label() for task in STOPPING}
     stuck = {task: new_label() for task in STUCK}
@@ -200,9 +207,9 @@ async def test_fifty_shutdowns_at_random_moments(launch: Launch, record: Record,
     assert seen >= SHUTDOWNS, "the machine is too busy to tell"
 
 
-async def test_idle_connections_keep_nobody_waiting(launch: Launch, record: Record) -> None:
+async def test_idle_connections_keep_nobody_waiting(launch_by_door: Launch, record: Record) -> None:
     """With nothing in flight the grace is not used."""
-    receiver = await launch()
+    receiver = await launch_by_door()
     async with connection(receiver.instance.port) as (reader, writer):
         writer.write(request(message("quick", new_label()), keep_alive=True))
         assert (await read_response(reader)).status == 200
@@ -214,9 +221,9 @@ async def test_idle_connections_keep_nobody_waiting(launch: Launch, record: Reco
 
 @pytest.mark.parametrize("completed", [True, False])
 async def test_a_body_that_is_still_coming_is_answered(
-    launch: Launch, record: Record, label: str, door: Mapping[str, str], *, completed: bool
+    launch_by_door: Launch, record: Record, label: str, *, completed: bool
 ) -> None:
-    receiver = await launch(grace=GRACE, **door)
+    receiver = await launch_by_door(grace=GRACE)
     sent = request(message("quick", label))
     async with connection(receiver.instance.port) as (reader, writer):
         writer.write(sent[:-10])
@@ -233,10 +240,10 @@ async def test_a_body_that_is_still_coming_is_answered(
 
 
 async def test_a_task_at_the_end_of_its_time_is_not_waited_for_longer_than_the_others(
-    launch: Launch, record: Record, marks: Marks, label: str
+    launch_by_door: Launch, record: Record, marks: Marks, label: str
 ) -> None:
     """Called off at its deadline it would have five seconds; the instance has not."""
-    receiver = await launch(lease=LONG, grace=GRACE)
+    receiver = await launch_by_door(lease=LONG, grace=GRACE)
     answer = await receiver.running("late_in_thread", label)
     await asyncio.sleep(1.2)  # its timeout is 1 s
     left_by = await ended(receiver, record)
@@ -245,10 +252,10 @@ async def test_a_task_at_the_end_of_its_time_is_not_waited_for_longer_than_the_o
 
 
 async def test_a_silent_database_does_not_keep_the_process(
-    launch: Launch, proxy: HoldingProxy, record: Record, marks: Marks
+    launch_by_door: Launch, proxy: HoldingProxy, record: Record, marks: Marks
 ) -> None:
     """Nothing can be settled, handed back or shortened; everybody is answered all the same."""
-    receiver = await launch(proxy.url, grace=GRACE)
+    receiver = await launch_by_door(proxy.url, grace=GRACE)
     labels = {task: new_label() for task in ("gated", "gated_after_effect", "gated_in_thread", "swallowing")}
     answers = [await receiver.running(task, label) for task, label in labels.items()]
     proxy.stall()
@@ -261,9 +268,9 @@ async def test_a_silent_database_does_not_keep_the_process(
 
 
 async def test_a_blocked_loop_does_not_keep_the_process_and_its_lease_is_short(
-    launch: Launch, record: Record, marks: Marks, label: str
+    launch_by_door: Launch, record: Record, marks: Marks, label: str
 ) -> None:
-    receiver = await launch(lease=LONG, grace=GRACE)
+    receiver = await launch_by_door(lease=LONG, grace=GRACE)
     answer = await receiver.running("blocking", label)
     left_by = await ended(receiver, record)
     assert await answer == NO_ANSWER
@@ -273,10 +280,10 @@ async def test_a_blocked_loop_does_not_keep_the_process_and_its_lease_is_short(
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 async def test_only_a_second_sigint_ends_it_at_once(
-    launch: Launch, record: Record, marks: Marks, label: str, sig: signal.Signals
+    launch_by_door: Launch, record: Record, marks: Marks, label: str, sig: signal.Signals
 ) -> None:
     """SIGTERM may come twice, from a supervisor and to the whole group."""
-    receiver = await launch()
+    receiver = await launch_by_door()
     answer = await receiver.running("gated_in_thread", label)
     receiver.signal(sig)
     await receiver.logged("stopping")
