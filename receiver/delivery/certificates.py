@@ -1,7 +1,7 @@
 """The public keys that Google signs with: fetched in the background, and kept through an outage.
 
 Invariants: every key comes from a valid answer of the configured address. After a failed fetch the last good keys stay, for a
-day. One fetch at a time, and a waiter that is cancelled does not end it.
+day. One fetch at a time: none starts before the last one's thread has returned. A waiter that is cancelled does not end it.
 
 Ages are measured by the wall clock and by the monotonic one, and the larger counts: CLOCK_MONOTONIC stops while a machine
 is suspended, and the wall clock can be set back.
@@ -16,7 +16,9 @@ import base64
 import os
 import ssl
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Thread
 from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -80,6 +82,7 @@ class Certificates:
     def __post_init__(self) -> None:
         self._keys: dict[str, RSAPublicKey] = {}
         self._fetch: asyncio.Task[None] | None = None
+        self._answer: Future[bytes] | None = None
         self._loaded_at: _Moment | None = None
         self._started_at: _Moment | None = None
         self._unknown_at: _Moment | None = None
@@ -136,8 +139,9 @@ class Certificates:
             self._start()
 
     def _start(self) -> None:
-        """Starts a fetch, unless one is under way."""
-        if self._fetch is None and not self._closed:
+        """Starts a fetch, unless one is under way, or was given up and its thread has not returned."""
+        returned = self._answer is None or self._answer.done()
+        if self._fetch is None and returned and not self._closed:
             self._started_at = self._now()
             self._fetch = asyncio.create_task(self._run(), name="certificates")
 
@@ -149,7 +153,7 @@ class Certificates:
     async def _run(self) -> None:
         try:
             async with asyncio.timeout(FETCH_TIMEOUT):
-                keys = _usable(await asyncio.to_thread(_fetched, self.url))
+                keys = _usable(await self._in_thread())
         except _UnusableAnswerError as error:
             self._report(str(error))
         except Exception as error:  # noqa: BLE001 - after any error of the network or a parser the last good keys stay
@@ -158,6 +162,14 @@ class Certificates:
             self._keys, self._loaded_at = keys, self._now()
         finally:
             self._fetch = None
+
+    def _in_thread(self) -> asyncio.Future[bytes]:
+        """The answer, from a daemon thread: tasks may take all those of the loop, and no exit waits for this one."""
+        answer: Future[bytes] = Future()
+        answer.set_running_or_notify_cancel()  # from here on only the thread ends it, and not whoever gives up
+        Thread(target=_fetch_into, args=(answer, self.url), name="certificates", daemon=True).start()
+        self._answer = answer
+        return asyncio.wrap_future(answer)
 
     def _report(self, failure: str) -> None:
         host = urlsplit(self.url).hostname
@@ -174,12 +186,20 @@ class Certificates:
         return max(self.clock() - since.wall, self.monotonic() - since.monotonic)
 
 
+def _fetch_into(answer: Future[bytes], url: str) -> None:
+    try:
+        answer.set_result(_fetched(url))
+    except BaseException as error:  # noqa: BLE001 - whoever waits for the answer gets it
+        answer.set_exception(error)
+
+
 def _fetched(url: str) -> bytes:
     """The answer, as it comes: it is never a redirect that counts. In a thread, by urllib: to import httpx takes a fifth of a start."""
     from urllib import request  # noqa: PLC0415 - likewise
 
     import certifi  # noqa: PLC0415 - these are for the thread: they must not delay the port
 
+    end = time.monotonic() + FETCH_TIMEOUT
     handlers: list[request.BaseHandler] = [request.HTTPHandler(), request.ProxyHandler({})]
     if url.startswith("https:"):  # else it is on loopback: no proxy of the environment is in between
         context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
@@ -194,7 +214,13 @@ def _fetched(url: str) -> bytes:
             raise _UnusableAnswerError(f"status {answer.status}")
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             raise _UnusableAnswerError("compressed answer")
-        body: bytes = answer.read(MAX_ANSWER_BYTES + 1)
+        body = b""
+        while len(body) <= MAX_ANSWER_BYTES and (
+            piece := answer.read1(65536)
+        ):  # the timeout above is for each piece
+            body += piece
+            if time.monotonic() > end:
+                raise TimeoutError
     if len(body) > MAX_ANSWER_BYTES:
         raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
     return body

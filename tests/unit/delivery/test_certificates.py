@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -42,6 +43,8 @@ class Source(ThreadingHTTPServer):
         self.go_on = threading.Event()
         self.go_on.set()
         self.fetched = threading.Event()
+        self.slow = ""
+        self.whole = threading.Event()
         self.answer(OLD)
 
     @property
@@ -68,10 +71,21 @@ class Answer(BaseHTTPRequestHandler):
             self.send_response(self.server.status)
             for name, value in self.server.headers.items():
                 self.send_header(name.replace("_", "-"), value)
+            if self.server.slow == "head":
+                self.flush_headers()
+                self.drip(b"x")
+                self.wfile.write(b": x\r\n")
             self.end_headers()
+            if self.server.slow == "body":
+                self.drip(b" ")
             self.wfile.write(self.server.body)
         except OSError:
             pass  # the fetch was given up, which is what some tests are about
+
+    def drip(self, byte: bytes) -> None:
+        self.wfile.write(byte)
+        while not self.server.whole.wait(0.01):
+            self.wfile.write(byte)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's signature
         pass
@@ -84,6 +98,7 @@ def source() -> Iterator[Source]:
     thread.start()
     yield server
     server.go_on.set()
+    server.whole.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -284,6 +299,57 @@ class TestFreshness:
         await certificates.key(OLD.kid)
         await settled(certificates)
         assert source.fetches == 2
+
+
+class TestThreads:
+    @pytest.mark.parametrize("part", ["head", "body"])
+    async def test_a_fetch_that_drips_has_no_other_beside_it(
+        self,
+        certificates: Certificates,
+        source: Source,
+        clocks: Clocks,
+        monkeypatch: pytest.MonkeyPatch,
+        part: str,
+    ) -> None:
+        before = {*threading.enumerate()}
+
+        def fetching() -> list[threading.Thread]:
+            added = {*threading.enumerate()} - before
+            return [each for each in added if "process_request" not in each.name]
+
+        monkeypatch.setattr("receiver.delivery.certificates.FETCH_TIMEOUT", 0.1)
+        source.slow = part
+        try:
+            for _ in range(4):
+                assert not await certificates.ready()
+                assert len(fetching()) <= 1
+                clocks.pass_(1)
+            if part == "body":  # it ends by itself, at the end of its time
+                for thread in fetching():
+                    thread.join(5)
+                assert fetching() == []
+            else:
+                assert source.fetches == 1
+        finally:
+            source.slow = ""
+            source.whole.set()
+        for thread in fetching():
+            thread.join(5)
+        assert await certificates.key(OLD.kid) == public(OLD)
+
+    async def test_tasks_that_take_all_threads_of_the_loop_do_not_keep_it_from_starting(
+        self, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("receiver.delivery.certificates.FETCH_TIMEOUT", 2.0)
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        done = threading.Event()
+        task = asyncio.create_task(asyncio.to_thread(done.wait))
+        await asyncio.sleep(0)
+        try:
+            assert await certificates.ready()
+        finally:
+            done.set()
+            await task
 
 
 BIG = b'{"x":"' + b"x" * (1024 * 1024) + b'"}'
