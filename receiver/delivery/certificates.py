@@ -201,9 +201,16 @@ def _fetched(url: str) -> bytes:
 
     end = time.monotonic() + FETCH_TIMEOUT
     handlers: list[request.BaseHandler] = [request.HTTPHandler(), request.ProxyHandler({})]
-    if url.startswith("https:"):  # else it is on loopback: no proxy of the environment is in between
-        context = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
-        handlers = [request.HTTPSHandler(context=context), request.ProxyHandler()]
+    if urlsplit(url).scheme == "https":  # else it is on loopback: no proxy of the environment is in between
+        file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")  # as httpx reads them
+        file = file or (None if folder else certifi.where())
+        context = ssl.create_default_context(cafile=file, capath=None if file else folder)
+        proxies = request.getproxies()
+        proxy = proxies.get("https") or proxies.get("all")
+        handlers = [
+            request.HTTPSHandler(context=context),
+            request.ProxyHandler({"https": proxy} if proxy else {}),
+        ]
     opener = request.OpenerDirector()
     for handler in handlers:
         opener.add_handler(handler)
@@ -215,11 +222,9 @@ def _fetched(url: str) -> bytes:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             raise _UnusableAnswerError("compressed answer")
         body = b""
-        while len(body) <= MAX_ANSWER_BYTES and (
-            piece := answer.read1(65536)
-        ):  # the timeout above is for each piece
+        while len(body) <= MAX_ANSWER_BYTES and (piece := answer.read1(65536)):
             body += piece
-            if time.monotonic() > end:
+            if time.monotonic() > end:  # the timeout above is for each piece
                 raise TimeoutError
     if len(body) > MAX_ANSWER_BYTES:
         raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")

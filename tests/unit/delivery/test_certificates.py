@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import os
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from receiver.delivery.certificates import MIN_KEY_BITS, Certificates
 from receiver.emulator.signer import Signer
+from tests.stage.cloud_certificates import on_cloud_run
+from tests.stage.http_proxy import proxied
 
 SIGNERS = [Signer.create(), Signer.create()]
 OLD, NEW = SIGNERS
@@ -451,6 +457,47 @@ class TestBadAnswers:
     async def test_failures_need_no_listener(self, source: Source) -> None:
         source.fail()
         assert not await Certificates(source.url).ready()
+
+
+def hashed(authority: Path, folder: Path) -> None:
+    """The file in this folder, by the name that `openssl rehash` gives it."""
+    subject = x509.load_pem_x509_certificate(authority.read_bytes()).subject.public_bytes()[2:]
+    digest = hashlib.sha1(subject, usedforsecurity=False).digest()
+    (folder / f"{digest[3::-1].hex()}.0").symlink_to(authority)
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize("name", ["HTTPS_PROXY", "ALL_PROXY"])
+    async def test_a_proxy_is_asked_for_an_https_address_however_it_is_written(
+        self, monkeypatch: pytest.MonkeyPatch, failures: list[str], name: str
+    ) -> None:
+        with proxied(monkeypatch) as seen:
+            for each in {"HTTPS_PROXY", "ALL_PROXY"} - {name}:
+                monkeypatch.delenv(each, raising=False)
+                monkeypatch.delenv(each.lower(), raising=False)
+            monkeypatch.setenv(name, os.environ["HTTP_PROXY"])
+            for url in ("https://keys.invalid/certs", "HTTPS://keys.invalid/certs"):
+                assert not await Certificates(url, failures.append).ready()
+        assert seen == ["keys.invalid:443"] * 2
+        assert failures == ["certificates not fetched from keys.invalid: OSError (no keys yet)"] * 2
+
+    async def test_no_proxy_is_asked_for_loopback(
+        self, monkeypatch: pytest.MonkeyPatch, certificates: Certificates
+    ) -> None:
+        with proxied(monkeypatch) as seen:
+            assert await certificates.ready()
+        assert seen == []
+
+    async def test_authorities_are_read_from_a_folder_too(
+        self, monkeypatch: pytest.MonkeyPatch, source: Source, tmp_path: Path
+    ) -> None:
+        environ = on_cloud_run(source.url)
+        hashed(Path(environ["SSL_CERT_FILE"]), tmp_path)
+        monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+        for folder, trusted in ((tmp_path, True), (tmp_path / "none", False)):
+            monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+            monkeypatch.setenv("no_proxy", "*")
+            assert await Certificates(environ["TASKS_OIDC_CERTS_URL"]).ready() is trusted
 
 
 class TestClosing:
