@@ -41,18 +41,21 @@ HTTP_OK: Final = 200
 
 
 class _Key(msgspec.Struct):
-    """One JSON web key (RFC 7517); another kind than RSA has no `n` and `e`."""
+    """One JSON web key (RFC 7517); another kind than RSA has no `n` and `e`. `use` and `alg` need not be given."""
 
     kid: str = ""
     kty: str = ""
     n: str = ""
     e: str = ""
+    use: str = "sig"
+    alg: str = "RS256"
 
 
 class _KeySet(msgspec.Struct):
-    keys: list[_Key]
+    keys: list[msgspec.Raw]
 
 
+_KEY: Final = msgspec.json.Decoder(_Key)
 _KEY_SET: Final = msgspec.json.Decoder(_KeySet)
 
 
@@ -237,20 +240,22 @@ def _usable(body: bytes) -> dict[str, RSAPublicKey]:
         found = _KEY_SET.decode(body).keys
     except (ValueError, RecursionError):
         raise _UnusableAnswerError("not a set of JSON web keys") from None
-    keys = {each.kid: key for each in found if each.kid and (key := _strong_rsa(each))}
+    keys = dict(each for each in map(_strong_rsa, found) if each)
     if not keys:
         raise _UnusableAnswerError("no usable RSA key")
     return keys
 
 
-def _strong_rsa(entry: _Key) -> RSAPublicKey | None:
-    if entry.kty != "RSA":
-        return None
+def _strong_rsa(raw: msgspec.Raw) -> tuple[str, RSAPublicKey] | None:
+    """The id and the key of an entry, when RS256 is verified with it."""
     try:
+        entry = _KEY.decode(raw)
+        if not entry.kid or (entry.kty, entry.use, entry.alg) != ("RSA", "sig", "RS256"):
+            return None
         key = RSAPublicNumbers(_number(entry.e), _number(entry.n)).public_key()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return key if key.key_size >= MIN_KEY_BITS else None
+    return (entry.kid, key) if key.key_size >= MIN_KEY_BITS else None
 
 
 def _number(text: str) -> int:

@@ -379,7 +379,7 @@ class TestBadAnswers:
             (200, b'{"k":"\xff"}', {}, "not a set of JSON web keys"),
             (200, b'{"a":1}', {}, "not a set of JSON web keys"),
             (200, b'{"keys":{}}', {}, "not a set of JSON web keys"),
-            (200, b'{"keys":[{"kid":1}]}', {}, "not a set of JSON web keys"),
+            (200, b'{"keys":[{"kid":1}]}', {}, "no usable RSA key"),
             (
                 200,
                 b'{"k":"-----BEGIN CERTIFICATE-----"}',
@@ -432,8 +432,24 @@ class TestBadAnswers:
             {**KEY, "n": "\u00fc"},
             {**KEY, "e": "AA"},
             {"kty": "RSA"},
+            {**KEY, "n": None},
+            {**KEY, "use": "enc"},
+            {**KEY, "use": None},
+            {**KEY, "alg": "RS512"},
         ],
-        ids=["elliptic", "of another kind", "1024 bits", "no n", "n no base64", "e zero", "neither"],
+        ids=[
+            *(
+                "elliptic",
+                "of another kind",
+                "1024 bits",
+                "no n",
+                "n no base64",
+                "e zero",
+                "neither",
+                "n null",
+            ),
+            *("to encrypt", "use null", "of another algorithm"),
+        ],
     )
     async def test_keys_that_are_not_strong_rsa_are_left_out(
         self, certificates: Certificates, source: Source, fields: dict[str, object]
@@ -441,6 +457,22 @@ class TestBadAnswers:
         source.body = key_set(OLD, other={**fields, "kid": "other"})
         assert await certificates.key("other") is None
         assert await certificates.key(OLD.kid) == public(OLD)
+
+    @pytest.mark.parametrize("odd", [b'"key"', b"1", b"null", b"[]", b'{"kid":1}', b'{"kid":"\xff"}'])
+    async def test_an_entry_that_is_no_key_does_not_spoil_the_others(
+        self, certificates: Certificates, source: Source, odd: bytes
+    ) -> None:
+        source.body = source.body.replace(b"[", b"[" + odd + b",", 1)
+        assert await certificates.key(OLD.kid) == public(OLD)
+
+    async def test_a_key_that_says_neither_its_use_nor_its_algorithm_counts(
+        self, certificates: Certificates, source: Source
+    ) -> None:
+        bare: dict[str, object] = {
+            name: value for name, value in KEY.items() if name not in {"use", "alg", "kid"}
+        }
+        source.body = key_set(bare=bare)
+        assert await certificates.key("bare") == public(OLD)
 
     async def test_a_slow_answer_is_given_up(
         self, certificates: Certificates, source: Source, failures: list[str], monkeypatch: pytest.MonkeyPatch
