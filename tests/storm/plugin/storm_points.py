@@ -29,7 +29,7 @@ from receiver.record.ledger import Ledger
 from receiver.record.sql import outbox, sweeping
 from receiver.record.sqlstates import ConnectionFailed
 from receiver.record.task_transaction import CommitUnknown, TaskTransaction
-from receiver.serving import app
+from receiver.serving import push_door
 from receiver.sweep import owed
 
 OFTEN, SELDOM = 4, 1
@@ -115,8 +115,8 @@ def install() -> None:
     _before(transactions, "_watch", "after the outbox's row")
     _around(Publisher, "publish", "before the publish", "after the publish", during="publish sent")
     _around(outbox, "mark_published", "before the mark", "after the mark")
-    _before(app, "reply", "before the answer")
-    _before(app, "Delivered", "after the answer")
+    _before(push_door, "reply", "before the answer")
+    _before(push_door, "Delivered", "after the answer")
     # A minute is long in a storm, and two are longer: so long the rows of a sweeper that died would stay its own, and
     # those of a sick topic postponed. And a primary that has lost its standby is given up before ten seconds are over.
     outbox.ENQUEUER = timedelta(seconds=float(os.environ["STORM_YOUNG"]))  # type: ignore[misc]
