@@ -153,6 +153,7 @@ class PushEndpoint:
             push.delivery = read = self.dead_letters.read(pushed)
             return await self.dead_letters.receive(body, pushed, read)
         delivery, route = await self._addressed(push, pushed, place)
+        del pushed  # its data: megabytes of a large message, for as long as the task runs
         args, kwargs = self.registry.bind(route, *arguments_of(delivery, place.take_decoded))
         call = Call(delivery, route, push.arrived, args, kwargs, push.trace)
 
