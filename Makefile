@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test test-all test-postgres coverage check storm soak model format bench lock lock-image image-check release clean
+.PHONY: help demo dev docs docs-serve test test-all test-postgres coverage check storm soak model format bench lock lock-image image-check release clean
 
 # Bytecode is kept: without it each worker rewrites the assertions of all tests anew, ten seconds of CPU.
 unexport PYTHONDONTWRITEBYTECODE
@@ -73,6 +73,13 @@ bench: $(STAMP) ## Measure the receiver beside what else one would use (BENCH_AR
 	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/bench.txt
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+docs: $(STAMP) ## Build the site into build/site, and fail on a broken link
+	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/docs.txt
+	@$(BIN)/python scripts/build_site.py
+
+docs-serve: docs ## Build the site, and serve it at http://127.0.0.1:8000 until Ctrl-C
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site 8000
+
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
@@ -80,6 +87,7 @@ lock: $(STAMP) ## Write the requirement locks anew (UPGRADE=1 for newer releases
 	$(LOCK) pyproject.toml --extra local --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
 	$(LOCK) --group pyproject.toml:bench -c requirements/dev.txt -o requirements/bench.txt
+	$(LOCK) --group pyproject.toml:docs -c requirements/dev.txt -o requirements/docs.txt
 	$(LOCK) --group pyproject.toml:build -c requirements/dev.txt -o requirements/build.txt
 	cp requirements/build.txt examples/plugin/requirements-build.txt
 	$(LOCK) --group pyproject.toml:release -c requirements/dev.txt -o requirements/release.txt
@@ -95,7 +103,7 @@ image-check: $(STAMP) ## Run the Dockerfile's install steps in a temporary folde
 	$(BIN)/python scripts/image_check.py
 
 clean: ## Remove everything the other targets made
-	rm -rf $(VENV) .receiver dist build .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .cache .receiver dist build .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter is found by running it: `python3` may be too old, or a shim that runs nothing.

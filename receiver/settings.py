@@ -81,7 +81,7 @@ class PublishMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, checked. Sizes are bytes, durations are timedelta. Below each stands what docs/settings.md says of it.
+    """Every setting, checked. Sizes are bytes, durations are timedelta. Below each stands what docs/reference/settings.md says of it.
 
     Attributes:
         instance: the name of this process in the record, new with each `Settings`.
@@ -238,7 +238,7 @@ VARIABLES: Final = (
         )
     ),
 )
-"""Every variable of ours, in the order of docs/settings.md."""
+"""Every variable of ours, in the order of docs/reference/settings.md."""
 
 
 def environment_and_namespace(environ: Mapping[str, str]) -> tuple[str, str]:

@@ -21,7 +21,7 @@ HIDDEN: Final = "(hidden)"
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """An environment variable, as docs/settings.md shows it.
+    """An environment variable, as docs/reference/settings.md shows it.
 
     Attributes:
         default: as one would set it, None where there is none.

@@ -45,7 +45,7 @@ class Finding:
     """One problem.
 
     Attributes:
-        code: the kind of finding, for programs; `docs/doctor.md` lists them.
+        code: the kind of finding, for programs; `docs/reference/findings.md` lists them.
         what: what is so, in one line.
         why: why that matters.
         mend: the command or change that mends it.

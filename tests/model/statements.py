@@ -1,4 +1,4 @@
-"""The transitions of `receiver.record.sql`, by the names that they have on docs/transitions.md.
+"""The transitions of `receiver.record.sql`, by the names that they have on docs/reference/transitions.md.
 
 A statement takes three steps: its snapshot, its locks, its commit. `guard` is asked of the snapshot, and again of the newest
 version once the lock is there, as PostgreSQL does in READ COMMITTED. `change` is what the row becomes.
@@ -24,7 +24,7 @@ class Statement:
     """A transition.
 
     Attributes:
-        name: as on docs/transitions.md.
+        name: as on docs/reference/transitions.md.
         waits: for a lock; otherwise it skips locked rows.
         owners: only the owner of a row may change it.
         operators: may change what is final.

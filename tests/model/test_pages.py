@@ -20,7 +20,7 @@ def named(page: str) -> list[str]:
 
 
 def test_every_transition_of_the_page_is_in_the_model_or_left_out_for_a_reason() -> None:
-    assert sorted(named("transitions.md")) == sorted([*STATEMENTS, *LEFT_OUT])
+    assert sorted(named("reference/transitions.md")) == sorted([*STATEMENTS, *LEFT_OUT])
 
 
 def test_the_page_of_the_model_lists_its_mends_and_what_it_leaves_out() -> None:

@@ -52,7 +52,7 @@ def test_every_line_names_a_test_and_every_test_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"], ids=lambda page: page.name
+    "page", [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"], ids=lambda page: page.name
 )
 def test_every_row_of_a_table_has_the_cells_of_its_head(page: Path) -> None:
     """Another row is shown as text."""

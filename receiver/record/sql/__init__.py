@@ -1,6 +1,6 @@
 """Every statement that changes the record, and what a claim or a settlement reads.
 
-Each change is a transition, with its guard in its WHERE (docs/transitions.md lists them).
+Each change is a transition, with its guard in its WHERE (docs/reference/transitions.md lists them).
 
 The owner of an execution knows its fence; a statement with another fence changes nothing. A function here returns what
 moved. Statements over several rows take arrays, lock their rows in `task_id` order before they change any, and are one

@@ -1,4 +1,4 @@
-"""Statements that change the record stand in `receiver.record.sql`, and every one of them in docs/transitions.md."""
+"""Statements that change the record stand in `receiver.record.sql`, and every one of them in docs/reference/transitions.md."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_every_transition_is_on_the_page_and_every_row_of_the_page_is_a_transiti
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_") and changes(function, module)
     }
-    page = re.findall(r"(?m)^\| `([a-z_.]+)` \|", (ROOT / "docs" / "transitions.md").read_text())
+    page = re.findall(
+        r"(?m)^\| `([a-z_.]+)` \|", (ROOT / "docs" / "reference" / "transitions.md").read_text()
+    )
     assert sorted(page) == sorted(found)
 
 
