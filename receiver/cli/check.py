@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import packages_distributions
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -14,6 +15,7 @@ import click
 from receiver import maintenance
 from receiver.cli import listing, terminal
 from receiver.errors import PluginError
+from receiver.init.source import DISTRIBUTION
 from receiver.settings import Settings, Subscriptions
 from receiver.tasks import plugins
 from receiver.tasks.registry import Registry
@@ -86,6 +88,7 @@ def command(*, wide: bool, as_json: bool) -> None:
 def inspect(settings: Settings) -> Report:
     """Loads the plugins as `serve` does, but goes on after an error, to find everything at once."""
     found, findings = _collected(settings)
+    findings[:0] = _others()
     kept: list[TaskRoute] = []
     for route in found.routes:
         try:
@@ -112,6 +115,15 @@ def inspect(settings: Settings) -> Report:
         warnings=(*doubts, *_clock_changes(found.routes), *(line for line, needed in problems if not needed)),
         notes=tuple(_notes(found.routes, settings)),
     )
+
+
+def _others() -> Iterator[str]:
+    """A line for each other distribution with a package `receiver`: pip lets one overwrite the files of the other."""
+    for other in sorted({*packages_distributions().get("receiver", ())} - {DISTRIBUTION}):
+        yield (
+            f"the distribution {other} is installed too, and has a package `receiver` as well: one has overwritten files of "
+            f"the other; run `pip uninstall {other} {DISTRIBUTION}`, then install {DISTRIBUTION} again"
+        )
 
 
 def _collected(settings: Settings) -> tuple[plugins.Plugins, list[str]]:

@@ -227,3 +227,62 @@ def test_the_example_passes_its_own_tests(project_root: Path, tmp_path: Path) ->
         [sys.executable, "-m", "pytest", "-q", *options], cwd=project_root / "examples" / "plugin", env=env
     )
     assert " passed" in printed
+
+
+def somebody_elses(folder: Path) -> Path:
+    """A wheel called `receiver`, as the one on PyPI is: its package has our name, and some files of the same names."""
+    info = "receiver-1.0.0.dist-info"
+    members = {
+        "receiver/__init__.py": "",
+        "receiver/models.py": "class Submission: ...\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: receiver\nVersion: 1.0.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    members[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*members, f"{info}/RECORD"])
+    made = folder / "receiver-1.0.0-py3-none-any.whl"
+    with zipfile.ZipFile(made, "w") as wheel:
+        for name, text in members.items():
+            wheel.writestr(name, text)
+    return made
+
+
+@pytest.mark.parametrize("last", ["ours", "theirs"])
+def test_check_says_that_somebody_elses_receiver_is_installed_too(
+    installed: Installed, tmp_path: Path, last: str
+) -> None:
+    """Pip does not: the later one overwrites files of the former one, and to uninstall one takes files of both."""
+    environment = tmp_path / "env"
+    run([sys.executable, "-m", "venv", "--without-pip", str(environment)], cwd=tmp_path)
+    python = str(environment / "bin" / "python")
+    (packages,) = environment.glob("lib/python*/site-packages")
+    (dependencies,) = installed.bin.parent.glob("lib/python*/site-packages")
+    ours, theirs = installed.wheels["receiver"], somebody_elses(tmp_path)
+
+    def pip(command: str, *arguments: str) -> str:
+        return run([sys.executable, *PIP, "--python", python, command, *arguments], cwd=tmp_path)
+
+    def check() -> subprocess.CompletedProcess[str]:
+        # The dependencies are those of the other environment.
+        env = clean({"PYTHONPATH": f"{packages}:{dependencies}", "TASKS_MODULES": "example_tasks"})
+        argv = [python, "-P", "-m", "receiver", "check"]
+        return subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    install = ("--no-deps", "--no-index")
+    for wheel in (theirs, ours) if last == "ours" else (ours, theirs):
+        assert pip("install", *install, str(wheel)) == ""
+    assert ("Submission" in (packages / "receiver" / "models.py").read_text()) is (last == "theirs")
+    both = check()
+    assert both.returncode == 1
+    line, *more = both.stderr.splitlines()
+    assert line == (
+        "error: the distribution receiver is installed too, and has a package `receiver` as well: one has overwritten files "
+        "of the other; run `pip uninstall receiver pubsub-task-receiver`, then install pubsub-task-receiver again"
+    )
+    # Where theirs is above ours, a plugin finds no `task` either.
+    assert bool(more) is (last == "theirs")
+    pip("uninstall", "--yes", "receiver")
+    assert not (packages / "receiver" / "models.py").exists()
+    pip("uninstall", "--yes", "pubsub-task-receiver")
+    pip("install", *install, str(ours))
+    alone = check()
+    assert (alone.returncode, alone.stderr) == (0, "")
