@@ -25,10 +25,9 @@ from receiver.doctor.findings import Check
 from receiver.doctor.record_rules import judge_record
 from receiver.provision.resources import Kind
 from tests import google_fake
-from tests.acceptance.docs.test_pages import written
-from tests.acceptance.docs.test_readme import blocks
 from tests.google_fake import GoogleFake
 from tests.stage.commands import clean_environ
+from tests.stage.pages import blocks, written
 from tests.unit.doctor import judging as rules
 from tests.unit.provision import world
 

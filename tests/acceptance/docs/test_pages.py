@@ -17,25 +17,11 @@ import pytest
 
 from receiver.local_postgres.server import free_port
 from tests import google_fake
-from tests.acceptance.docs.test_readme import BLOCK, blocks
 from tests.acceptance.local.test_testing import plugin_arguments
 from tests.stage.commands import clean_environ
+from tests.stage.pages import commands, shown_in, written
 
 pytestmark = pytest.mark.slow
-
-
-def written(page: str, folder: Path) -> list[str]:
-    """Writes the page's modules into the folder; their names."""
-    names = []
-    for extra, code in blocks(page, "python"):
-        (title,) = re.findall(r'title="([^"]+)"', extra)
-        (folder / title).write_text(code)
-        names.append(title)
-    return names
-
-
-def commands(page: str, title: str) -> str:
-    return "\n".join(code for extra, code in blocks(page, "sh") if f'title="{title}"' in extra)
 
 
 @pytest.fixture
@@ -70,17 +56,6 @@ def test_the_tests_of_a_page_pass(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{passed} passed" in done.stdout
-
-
-def shown_in(page: str) -> list[tuple[str, list[str]]]:
-    """Each piece of shell, with the lines that the page says it shows."""
-    pieces: list[tuple[str, list[str]]] = []
-    for language, _, code in BLOCK.findall(page):
-        if language == "sh":
-            pieces.append((code, []))
-        elif language == "text":
-            pieces[-1][1].extend(code.splitlines())
-    return pieces
 
 
 def test_the_page_on_provisioning_works(project_root: Path, tmp_path: Path) -> None:

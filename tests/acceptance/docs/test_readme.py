@@ -17,13 +17,7 @@ import pytest
 from receiver.cli import COMMANDS
 from receiver.local_postgres.server import free_port
 from receiver.settings import _FIELDS, VARIABLES, Settings
-
-BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(text: str, language: str) -> list[tuple[str, str]]:
-    """The fenced blocks of one language: what stands behind its name, and the code."""
-    return [(extra.strip(), code) for kind, extra, code in BLOCK.findall(text) if kind == language]
+from tests.stage.pages import blocks
 
 
 def clone(source: Path, target: Path) -> None:

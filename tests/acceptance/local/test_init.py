@@ -21,10 +21,10 @@ import pytest
 from receiver.local_postgres.server import free_port
 from tests import google_fake
 from tests.acceptance.docs import test_deploy as cloud
-from tests.acceptance.docs.test_pages import commands
 from tests.acceptance.docs.test_wheel import PIP, run
 from tests.acceptance.local.test_testing import plugin_arguments
 from tests.stage.commands import RECEIVER, ROOT, clean_environ, run_command
+from tests.stage.pages import commands
 from tests.stage.servers import LocalServer
 from tests.stage.waiting import wait_until
 

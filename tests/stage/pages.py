@@ -1,0 +1,154 @@
+"""Pages of the documentation, read: their fenced blocks, what is wrong with them, and which test runs each page.
+
+`tests/acceptance/docs/test_snippets.py` plays every page of docs/ (`tests.stage.page_run` says how). A block is one of these:
+
+| Fence | What it is |
+|---|---|
+| ```python title="shop_tasks.py"``` | a file (also toml, yaml, dockerfile, ini, json, sql, html with a title) |
+| ```sh``` | commands of the reader's one shell, in order |
+| ```sh title="first terminal"``` | a command that goes on, such as `receiver dev`; it is awaited until it says "receiving pushes" |
+| ```bash``` | commands against Google's cloud: the page stands in `CLOUD`, or has a test of its own |
+| ```sql``` | a query of the record of the `receiver dev` that runs, or of an empty record |
+| ```text``` | below sh, sql or a first terminal: what is shown there. Elsewhere a form or a drawing |
+
+Each line of a text block below a command must be the beginning of a line of its output, in order. `…` stands for anything.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+DOCS: Final = ROOT / "docs"
+BLOCK: Final = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILES: Final = {"python", "toml", "yaml", "dockerfile", "ini", "json", "sql", "html"}
+COMMANDS: Final = {"sh", "bash"}
+FIRST: Final = "first terminal"
+
+CHAINS: Final[tuple[tuple[str, ...], ...]] = ()
+"""Pages that a reader follows in this order, in one folder and one shell. A page that begins with what another one left goes here."""
+
+OWN_TESTS: Final = {
+    # rewritten now; the line goes with the page
+    "deploy.md": "acceptance/docs/test_deploy.py::test_the_page_leads_from_nothing_to_a_service_that_is_well",
+    "enqueue.md": "acceptance/docs/test_pages.py::test_the_page_on_enqueueing_works",
+    "local.md": "acceptance/docs/test_pages.py::test_the_page_on_local_work_works",
+    "provisioning.md": "acceptance/docs/test_pages.py::test_the_page_on_provisioning_works",
+    "schedules.md": "acceptance/docs/test_pages.py::test_the_tests_of_a_page_pass",
+    "start.md": "acceptance/local/test_init.py::test_an_empty_folder_becomes_a_project_that_runs",
+    "tasks.md": "acceptance/docs/test_pages.py::test_the_tests_of_a_page_pass",
+    "testing.md": "acceptance/docs/test_pages.py::test_the_tests_of_a_page_pass",
+}
+"""Pages that a test of their own runs, because it does more than this one, or has other parts: page → test."""
+
+OLD: Final = {
+    "change.md", "how-it-works.md", "model.md", "operating.md", "running.md", "security.md", "speed.md", "standbys.md",
+    "topics.md", "trust.md",
+}  # fmt: skip
+"""Pages that are rewritten now, with blocks that nothing runs. Only shrinks."""
+
+CLOUD: Final[tuple[str, ...]] = ()
+"""Pages whose `bash` blocks `acceptance/docs/test_cloud_pages.py` runs, in this order, after those of the page on deploying."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    extra: str
+    code: str
+    line: int
+
+    @property
+    def title(self) -> str | None:
+        """What follows `title=`."""
+        found = re.search(r'title="([^"]+)"', self.extra)
+        return found[1] if found else None
+
+
+def read(text: str) -> list[Block]:
+    """The blocks of a page, in order."""
+    return [
+        Block(found[1], found[2].strip(), found[3], text[: found.start()].count("\n") + 1)
+        for found in BLOCK.finditer(text)
+    ]
+
+
+def faults(text: str, page: str) -> list[str]:
+    """What is wrong with the blocks of a page, a line each, before anything is run."""
+    return [f"{page}:{block.line}: {why}" for block in read(text) if (why := fault(block, page))]
+
+
+def fault(block: Block, page: str) -> str | None:
+    """What is wrong with a block."""
+    if block.language == "text":
+        return None
+    if block.language == "bash":
+        return (
+            None
+            if page in CLOUD or page in OWN_TESTS
+            else "bash, but the page is not in CLOUD (tests/stage/pages.py)"
+        )
+    if block.language == "sh":
+        return (
+            None if block.title in {None, FIRST} or page in OWN_TESTS else f"an unknown title: {block.title}"
+        )
+    if block.language not in FILES:
+        return f"an unknown language: {block.language or 'none'}"
+    if block.title is None and block.language != "sql":
+        return f"{block.language} without a title"
+    return None
+
+
+def blocks(text: str, language: str) -> list[tuple[str, str]]:
+    """The fenced blocks of one language: what stands behind its name, and the code."""
+    return [(block.extra, block.code) for block in read(text) if block.language == language]
+
+
+def commands(text: str, title: str) -> str:
+    """The commands of all shell blocks with this title."""
+    return "\n".join(block.code for block in read(text) if block.language == "sh" and block.title == title)
+
+
+def written(text: str, folder: Path) -> list[str]:
+    """Writes the page's Python modules into the folder; their names."""
+    names = []
+    for block in read(text):
+        if block.language == "python":
+            assert block.title is not None
+            (folder / block.title).write_text(block.code)
+            names.append(block.title)
+    return names
+
+
+def shown_in(text: str) -> list[tuple[str, list[str]]]:
+    """Each piece of shell, with the lines that the page says it shows."""
+    pieces: list[tuple[str, list[str]]] = []
+    for block in read(text):
+        if block.language == "sh":
+            pieces.append((block.code, []))
+        elif block.language == "text":
+            pieces[-1][1].extend(block.code.splitlines())
+    return pieces
+
+
+def missing(expected: str, output: str) -> list[str]:
+    """The lines of a text block that do not begin a line of the output, in order."""
+    lines = iter(output.splitlines())
+    return [
+        line
+        for line in expected.splitlines()
+        if line.strip() and not any(re.match(pattern(line), found) for found in lines)
+    ]
+
+
+def pattern(line: str) -> str:
+    """`…` stands for anything; spaces in a row are like one, because columns are as wide as what is in them."""
+    parts = [
+        r"\s+".join(re.escape(word) for word in re.split(r"\s+", part)) for part in line.rstrip().split("…")
+    ]
+    return ".*".join(parts)
