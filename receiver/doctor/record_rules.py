@@ -44,7 +44,7 @@ def judge_unavailable(error: DatabaseUnavailable) -> Findings:
             "database-unreachable",
             f"the database cannot be reached from here: {error}",
             "a service in the same place answers every push 500",
-            "check DATABASE_URL; where the database is private, run this as a job in its network (docs/deploy.md)",
+            "check DATABASE_URL; where the database is private, run this as a job in its network (docs/operate/commands.md)",
         )
     return found
 
@@ -167,7 +167,7 @@ def _judge_sweeps(found: Findings, record: RecordSeen) -> None:
             "environments",
             f"there are executions of this receiver in other environments: {', '.join(record.others)}",
             "they are neither published nor shown nor pruned from here",
-            "if they are yours, export TASKS_ENVIRONMENT; in a copy of their database, delete them (docs/standbys.md)",
+            "if they are yours, export TASKS_ENVIRONMENT; in a copy of their database, delete them (docs/operate/copies.md)",
         )
 
 

@@ -271,7 +271,7 @@ STATEMENTS: Final = {each.name: each for each in list(globals().values()) if isi
 
 LEFT_OUT: Final = {
     "leases.disown": "the test kit's alone; here a process dies itself",
-    "pruning.prune": "deletes what is long final; a message that comes after that starts anew, as docs/operating.md says",
+    "pruning.prune": "deletes what is long final; a message that comes after that starts anew, as docs/operate/retention.md says",
     "rejected.keep": "a table of its own; that a message is kept stands in `Known.set_aside`",
     "rejected.mark_replayed": "as rejected.keep",
     "rejected.prune_rejected": "as rejected.keep",

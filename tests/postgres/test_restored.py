@@ -1,4 +1,4 @@
-"""A backup that is restored, and a copy for staging, by pg_dump and pg_restore as docs/standbys.md says."""
+"""A backup that is restored, and a copy for staging, by pg_dump and pg_restore as docs/operate/copies.md says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.postgres.record import Instance, Look, call, connect, noop
 from tests.postgres.sweeps import WITHIN, Post, Sweeps
 from tests.stage.servers import PROGRAMS, LocalServer
 
-STANDBYS_MD = Path(__file__).resolve().parents[2] / "docs" / "standbys.md"
+COPIES_MD = Path(__file__).resolve().parents[2] / "docs" / "operate" / "copies.md"
 AGO = datetime.now(UTC) - timedelta(minutes=10)
 
 
@@ -121,7 +121,7 @@ async def test_a_copy_for_staging_publishes_nothing_of_production_and_can_be_emp
     assert await restored.undelivered(environment="staging") == Told()
     assert (post.ids(), await rows()) == ([], before)
     await restored.look.seed("ours", environment="staging")
-    statements = re.findall(r"DELETE FROM \w+ WHERE environment <> 'staging'", STANDBYS_MD.read_text())
+    statements = re.findall(r"DELETE FROM \w+ WHERE environment <> 'staging'", COPIES_MD.read_text())
     assert len(statements) == 2
     for statement in statements:
         await restored.look.execute(statement)

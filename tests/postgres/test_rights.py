@@ -35,7 +35,7 @@ class Taken:
 async def address(database_url: str, look: Look, project_root: Path) -> AsyncIterator[str]:
     """The record's address, for a role with exactly the rights of the page."""
     (granted,) = re.findall(
-        r"```sql\n(GRANT .*?)```", (project_root / "docs" / "deploy.md").read_text(), re.DOTALL
+        r"```sql\n(GRANT .*?)```", (project_root / "docs" / "operate" / "web.md").read_text(), re.DOTALL
     )
     role = f"shop_{uuid4().hex}"
     await look.execute(login(role))

@@ -1,7 +1,7 @@
 """A real PgBouncer in transaction mode, in front of a PostgreSQL: what `TASKS_DB_PREPARED_STATEMENTS=off` is for.
 
 Debian's package puts the program into /usr/sbin. It refuses to run as root, so root gives it to an account without
-rights. `SETTINGS` are those that docs/running.md names; a test compares.
+rights. `SETTINGS` are those that docs/operate/pooler.md names; a test compares.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""docs/security.md: who can reach what, and which test shows what stops them; and what can be seen in the sources alone."""
+"""docs/operate/threats.md: who can reach what, and which test shows what stops them; and what can be seen in the sources alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FROM_TABLES = (
 
 
 def page() -> str:
-    return (ROOT / "docs" / "security.md").read_text()
+    return (ROOT / "docs" / "operate" / "threats.md").read_text()
 
 
 def test_every_surface_is_on_the_page() -> None:
@@ -45,7 +45,7 @@ def test_every_line_of_the_page_names_a_test_and_every_test_exists() -> None:
 def test_the_policy_says_how_to_report_and_what_is_supported() -> None:
     policy = (ROOT / "SECURITY.md").read_text()
     assert {"## Reporting", "## Supported versions"} <= set(policy.splitlines())
-    assert "docs/security.md" in policy
+    assert "docs/operate/threats.md" in policy
 
 
 @cache

@@ -1,6 +1,6 @@
 """The contract, tasks' transactions, takeover and migrations behind a real PgBouncer that pools transactions.
 
-With `TASKS_DB_PREPARED_STATEMENTS=off`, and PgBouncer as docs/running.md sets it. What a test looks at, it looks at directly.
+With `TASKS_DB_PREPARED_STATEMENTS=off`, and PgBouncer as docs/operate/pooler.md sets it. What a test looks at, it looks at directly.
 """
 
 from __future__ import annotations
@@ -215,5 +215,5 @@ async def test_a_lack_of_slots_that_it_passes_on_is_no_broken_database(full: str
 
 
 def test_the_page_names_these_settings(project_root: Path) -> None:
-    page = (project_root / "docs" / "running.md").read_text()
+    page = (project_root / "docs" / "operate" / "pooler.md").read_text()
     assert [name for name, value in SETTINGS.items() if f"{name} = {value}" not in page] == []

@@ -1,6 +1,7 @@
-"""The page on deploying is true: its commands run in order, with `gcloud` and `docker` recorded, and the SDK knows every flag.
+"""The pages on deploying, and what an operator types into gcloud at night, are true: their commands run in order, in one shell.
 
-`receiver` is the real one: in the shell, and in the jobs that the page deploys, with the environment that the page gives them.
+`gcloud` and `docker` are recorded, and the SDK knows every flag. `receiver` is the real one: in the shell, and in the jobs that the
+pages deploy, with the environment that the pages give them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from tests.unit.doctor import judging as rules
 from tests.unit.provision import world
 
 GCLOUD = '''#!{python}
-"""Notes what it is asked, answers what the page reads, and runs what a job would run."""
+"""Notes what it is asked, answers what the pages read, and runs what a job would run."""
 import json, os, subprocess, sys
 
 arguments = sys.argv[1:]
@@ -47,7 +48,7 @@ def made(kind, name):
     return any(call[len(kind) + 1].partition("@")[0] == name.partition("@")[0] for call in found)
 
 for at, word in enumerate(arguments[:5]):
-    if word == "describe" and arguments[0] != "projects" and not made(arguments[:at], arguments[at + 1]):
+    if word == "describe" and arguments[0] not in ("projects", "scheduler") and not made(arguments[:at], arguments[at + 1]):
         sys.exit("NOT_FOUND")
     if word in ("create", "create-oidc") and made(arguments[:at], arguments[at + 1]):
         sys.exit("ALREADY_EXISTS")
@@ -63,11 +64,15 @@ if arguments[:3] == ["sql", "instances", "describe"]:
     print("10.9.8.7")
 if arguments[:3] == ["secrets", "versions", "access"]:
     print("hunter2", end="")
-if arguments[:3] == ["run", "jobs", "deploy"]:
-    options = dict(zip(arguments[4:], arguments[5:]))
+job = arguments
+if arguments[:3] == ["run", "jobs", "execute"]:
+    job = [call for call in before if call[:4] == ["run", "jobs", "deploy", arguments[3]]][-1]
+if job[:3] == ["run", "jobs", "deploy"]:
+    options = dict(zip(job[4:], job[5:])) | dict(zip(arguments[4:], arguments[5:]))
+    separator = "|" if options["--args"].startswith("^|^") else ","
     given = dict(pair.split("=", 1) for pair in options["--set-env-vars"].removeprefix("^|^").split("|"))
     kept = {{name: value for name, value in os.environ.items() if not name.startswith(("TASKS_", "DATABASE_", "GCP_", "CLOUD_RUN_"))}}
-    sys.exit(subprocess.run([options["--command"], *options["--args"].split(",")], env=kept | given, check=False).returncode)
+    sys.exit(subprocess.run([options["--command"], *options["--args"].removeprefix("^|^").split(separator)], env=kept | given, check=False).returncode)
 '''
 RECEIVER = """#!/bin/sh
 # Where the page leads to Google or to Cloud SQL, this leads to their stand-ins.
@@ -104,8 +109,19 @@ class Told:
 pytestmark = pytest.mark.slow
 
 
-def page(project_root: Path) -> str:
-    return (project_root / "docs" / "deploy.md").read_text()
+FIRST, LAST = ("deploy", "pipeline"), ("heavy", "web")
+"""What a reader follows in this order. Between them, while all is well, come the pages for a service that runs."""
+
+
+def page(project_root: Path, *names: str) -> str:
+    folder = project_root / "docs" / "operate"
+    return "\n".join((folder / f"{name}.md").read_text() for name in names or FIRST + LAST)
+
+
+def at_night(project_root: Path) -> list[str]:
+    """The pages with commands for the cloud, besides those on deploying."""
+    found = sorted((project_root / "docs" / "operate").glob("*.md"))
+    return [path.stem for path in found if blocks(path.read_text(), "bash") and path.stem not in FIRST + LAST]
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +142,9 @@ def told(
     folder = tmp_path_factory.mktemp("deploy")
     programs, log = folder / "bin", folder / "gcloud.log"
     programs.mkdir()
-    text = page(pytestconfig.rootpath)
-    written(text, folder)
+    root = pytestconfig.rootpath
+    written(page(root), folder)
+    text = page(root, *FIRST, *at_night(root), *LAST)
     of_receiver = RECEIVER.format(
         host=google.host,
         url=google.url,
@@ -144,7 +161,7 @@ def told(
         (programs / name).chmod(0o755)
     google.before("GET /v2/", lambda: deploy(google, calls(log)), times=1000)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", "\n".join(code for _, code in blocks(text, "sh"))],
+        ["bash", "-euo", "pipefail", "-c", "\n".join(code for _, code in blocks(text, "bash"))],
         cwd=folder,
         env=clean_environ()
         | {
@@ -183,6 +200,10 @@ def options(arguments: list[str]) -> dict[str, str]:
     }
 
 
+def deployments(told: Told) -> list[list[str]]:
+    return [call for call in told.calls if call[0] == "run" and "deploy" in call[1:3]]
+
+
 def deploy(google: GoogleFake, asked: list[list[str]]) -> None:
     """What `gcloud run deploy` would have made of the page's flags."""
     for found in asked:
@@ -213,12 +234,13 @@ def test_the_page_leads_from_nothing_to_a_service_that_is_well(told: Told, googl
     assert "migrated: nothing → " in told.output
     assert "everything is as it should be" in told.output
     summaries = re.findall(r"^\d+ errors?, .*$", told.output, re.MULTILINE)
-    assert summaries == ["0 errors, 0 warnings, 3 notes", "0 errors, 0 warnings, 4 notes"], told.output
+    assert summaries[:2] == ["0 errors, 0 warnings, 3 notes", "0 errors, 0 warnings, 4 notes"], told.output
+    assert all(one.startswith("0 errors, 0 warnings, ") for one in summaries), told.output
     assert "prod--shop.tasks--shop_tasks.send_welcome_email-sub" in str(google.everything())
 
 
 def test_the_steps_come_in_their_order(told: Told) -> None:
-    steps = [call[2] if call[1] == "deploy" else call[3] for call in told.calls if call[0] == "run"]
+    steps = [call[call.index("deploy") + 1] for call in deployments(told)]
     assert steps == ["receiver-migrate", "receiver", "receiver-doctor", "receiver-heavy", "shop-web"]
     assert told.output.index("migrated: ") < told.output.index("everything is as it should be")
 
@@ -265,7 +287,7 @@ def test_the_web_application_has_its_account_its_role_and_four_variables(told: T
 
 
 def test_no_password_is_in_the_settings_or_in_a_flag_of_cloud_run(told: Told) -> None:
-    deployed = [call for call in told.calls if call[0] == "run"]
+    deployed = deployments(told)
     assert "hunter2" not in str(deployed)
     assert all(options(call)["--set-secrets"].startswith("DATABASE_PASSWORD=") for call in deployed)
     assert all("@10.9.8.7/receiver?sslmode=require" in options(call)["--set-env-vars"] for call in deployed)
@@ -273,7 +295,7 @@ def test_no_password_is_in_the_settings_or_in_a_flag_of_cloud_run(told: Told) ->
 
 def test_a_setting_may_hold_commas(told: Told) -> None:
     """Where gcloud is told no other, it parts variables at commas, which lists of modules have."""
-    given = [options(call)["--set-env-vars"] for call in told.calls if call[0] == "run"]
+    given = [options(call)["--set-env-vars"] for call in deployments(told)]
     assert given
     assert all(value.startswith("^|^GCP_PROJECT_ID=shop-prod|") for value in given), given
 
@@ -281,7 +303,7 @@ def test_a_setting_may_hold_commas(told: Told) -> None:
 def test_what_the_readme_shows_is_what_the_page_runs(project_root: Path) -> None:
     """It shows some of it; every line stands on the page too."""
     (shown,) = [code for _, code in blocks((project_root / "README.md").read_text(), "bash")]
-    lines = {line.strip() for _, code in blocks(page(project_root), "sh") for line in code.splitlines()}
+    lines = {line.strip() for _, code in blocks(page(project_root), "bash") for line in code.splitlines()}
     assert [line for line in shown.splitlines() if line.strip() not in lines] == []
 
 
@@ -325,7 +347,7 @@ def misunderstood(lines: list[list[str]], folder: Path) -> tuple[list[list[str]]
 
 
 def test_the_sdk_knows_every_command_and_flag_of_the_page(told: Told, tmp_path: Path) -> None:
-    assert len(told.calls) >= 28
+    assert len(told.calls) >= 50
     refused, why = misunderstood(told.calls, tmp_path)
     assert refused == [], why
 

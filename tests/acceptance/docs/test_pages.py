@@ -60,7 +60,7 @@ def test_the_tests_of_a_page_pass(
 
 def test_the_page_on_provisioning_works(project_root: Path, tmp_path: Path) -> None:
     """Its commands run in order, in one shell as it were, and show what the page says that they show."""
-    page = (project_root / "docs" / "provisioning.md").read_text()
+    page = (project_root / "docs" / "operate" / "provisioning.md").read_text()
     written(page, tmp_path)
     said: list[str] = []
     with google_fake.running() as google:

@@ -166,13 +166,15 @@ def test_set_up_again_it_is_the_newest_that_writes() -> None:
     assert (first.text, second.object()["message"]) == ("", "once")
 
 
-# --- docs/running.md --------------------------------------------------------------------------------------------
+# --- docs/operate/logs.md and sentry.md --------------------------------------------------------------------------------------------
 
 
-def documented(start: str) -> dict[str, Any]:
+def documented(page: str, start: str) -> dict[str, Any]:
     """What a snippet of the page defines."""
-    text = (Path(__file__).parents[3] / "docs" / "running.md").read_text()
-    (snippet,) = [one for one in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if one.startswith(start)]
+    text = (Path(__file__).parents[3] / "docs" / "operate" / page).read_text()
+    (snippet,) = [
+        one for one in re.findall(r"```python[^\n]*\n(.*?)```", text, re.DOTALL) if one.startswith(start)
+    ]
     found: dict[str, Any] = {}
     exec(snippet, found)  # noqa: S102 - the page's own code
     return found
@@ -181,7 +183,7 @@ def documented(start: str) -> dict[str, Any]:
 def test_the_documented_configuration_is_ours_for_all_lines(
     cloud: Lines, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logging.config.dictConfig(documented("LOGGING = ")["LOGGING"])
+    logging.config.dictConfig(documented("logs.md", "LOGGING = ")["LOGGING"])
     logging.getLogger("shop.newest").info("sold out", extra={"order": 17})
     assert json.loads(capsys.readouterr().err)["order"] == 17
     cloud.emit(ServiceState("heard"))
@@ -197,6 +199,6 @@ def test_the_documented_filter_for_sentry_leaves_out_what_is_tried_again(
     logging.getLogger("receiver").addHandler(listener)
     cloud.emit(Delivered(Failed(Failure("LookupError", "nowhere"), final=final), 500, 0.1))
     cloud.emit(ReceiverTrouble("internal error", "LookupError"))
-    keep = documented("def before_send")["before_send"]
+    keep = documented("sentry.md", "def before_send")["before_send"]
     assert [keep({"a": 1}, {"log_record": each}) is not None for each in listener.heard] == [final, True]
     assert keep({"a": 1}, {}) is not None
