@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev docs docs-serve test test-all test-postgres coverage check storm soak model format bench lock lock-image image-check release clean
+.PHONY: help demo dev docs docs-serve test test-all test-postgres coverage check storm soak model format bench lock lock-image image-check release image publish notes matrix clean
 
 # Bytecode is kept: without it each worker rewrites the assertions of all tests anew, ten seconds of CPU.
 unexport PYTHONDONTWRITEBYTECODE
@@ -91,13 +91,32 @@ lock: $(STAMP) ## Write the requirement locks anew (UPGRADE=1 for newer releases
 	$(LOCK) --group pyproject.toml:build -c requirements/dev.txt -o requirements/build.txt
 	cp requirements/build.txt examples/plugin/requirements-build.txt
 	$(LOCK) --group pyproject.toml:release -c requirements/dev.txt -o requirements/release.txt
+	$(LOCK) --group pyproject.toml:publish -c requirements/dev.txt -o requirements/publish.txt
 
 lock-image: $(STAMP) ## Pin the images that the Dockerfiles build on, by the digests that their registries say
 	$(BIN)/python scripts/lock_image.py
 
-release: $(STAMP) ## Build the commit into dist/ (sdist, wheel, SBOM), if nothing speaks against it
+release: $(STAMP) ## Build the commit into dist/ (sdist, wheel, SBOM), if nothing speaks against it (TAG=v1.2.3 must be the version)
 	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/release.txt
-	$(BIN)/python scripts/release.py
+	$(BIN)/python scripts/release.py $(TAG)
+
+# The three that follow are steps of .github/workflows/release.yml, where they hold a token: no environment with all our tools.
+image: ## Build the image, push it, and write its digest into build/image.digest (IMAGE=registry/name:tag)
+	docker build --tag $(IMAGE) .
+	docker push $(IMAGE)
+	@mkdir -p build
+	docker inspect --format '{{index .RepoDigests 0}}' $(IMAGE) | sed 's/.*@//' > build/image.digest
+
+publish: ## Upload dist/ to the package index, which knows the release workflow by its token
+	python3 -m venv build/publish
+	build/publish/bin/python -m pip install --quiet --require-hashes -r requirements/publish.txt
+	build/publish/bin/uv publish --trusted-publishing always dist/*.whl dist/*.tar.gz
+
+notes: ## Print what the changelog says of this version, and the image (IMAGE=registry/name@sha256:...)
+	@python3 scripts/changelog.py $(IMAGE)
+
+matrix: $(STAMP) ## Run a part of the suite on each Python 3.11 to 3.14 that is here, with the newest dependencies (MATRIX_ARGS="--python 3.14 -- tests/unit")
+	@$(BIN)/python scripts/matrix.py $(MATRIX_ARGS)
 
 image-check: $(STAMP) ## Run the Dockerfile's install steps in a temporary folder
 	$(BIN)/python scripts/image_check.py

@@ -1,7 +1,8 @@
 """Builds a release into `dist/`: sdist, wheel, and the SBOM of what the image installs. `make release` calls it.
 
 What is built is the commit, not the folder: a file that git does not know is in neither. It refuses an image that only a tag
-names, and ends when nobody answered the question for known vulnerabilities. Everything is asked before anything is built.
+names, a tag that is not the version, and a version of which the changelog says nothing. It ends when nobody answered the question
+for known vulnerabilities. Everything is asked before anything is built.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from changelog import section, version
 from lock_image import DOCKERFILES, unpinned
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -25,9 +27,9 @@ class Refused(Exception):
 
 
 def main() -> int:
-    """Asks everything, then builds."""
+    """Asks everything, then builds. The argument is the tag that the release is for, as in `v1.2.3`."""
     try:
-        ask()
+        ask(*sys.argv[1:])
         build()
     except Refused as why:
         print(f"release: refused: {why}", file=sys.stderr)
@@ -36,13 +38,18 @@ def main() -> int:
     return 0
 
 
-def ask() -> None:
+def ask(tag: str = "") -> None:
     """Raises Refused when something speaks against a release."""
     for path in DOCKERFILES:
         if tags := unpinned(path.read_text()):
             raise Refused(
                 f"{path.relative_to(ROOT)} names {', '.join(tags)} by a tag only; run `make lock-image`"
             )
+    number = version()
+    if tag not in ("", f"v{number}"):
+        raise Refused(f"the tag is {tag}, and the version in pyproject.toml is {number}")
+    if not section(number):
+        raise Refused(f"CHANGELOG.md has no section `## [{number}] - YYYY-MM-DD` that says anything")
     if changed := git("status", "--porcelain").splitlines():
         raise Refused(f"{len(changed)} files are not as committed, the first: {changed[0][3:]}")
     if DIST.exists() and any(DIST.iterdir()):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.stage import emulator
 
-LOCKS = ("bench.txt", "build.txt", "dev.txt", "release.txt", "runtime.txt")
+LOCKS = ("bench.txt", "build.txt", "dev.txt", "publish.txt", "release.txt", "runtime.txt")
 
 
 def pins(lock: Path) -> dict[str, str]:

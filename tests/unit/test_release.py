@@ -8,12 +8,16 @@ import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from click.testing import CliRunner
+
+from receiver.cli import receiver
 
 DIGEST = "sha256:" + "0a" * 32
 
@@ -101,7 +105,7 @@ def test_without_an_answer_nothing_is_written(
     assert line.startswith(f"lock-image: nothing is written: {tag}: http://127.0.0.1:")
 
 
-def test_a_release_refuses_a_tag_and_what_is_not_committed(tmp_path: Path, project_root: Path) -> None:
+def test_a_release_refuses_what_nobody_could_build_again(tmp_path: Path, project_root: Path) -> None:
     for name in ("scripts", "requirements", "examples/plugin"):
         shutil.copytree(project_root / name, tmp_path / name)
     docker = tmp_path / "Dockerfile"
@@ -112,8 +116,8 @@ def test_a_release_refuses_a_tag_and_what_is_not_committed(tmp_path: Path, proje
         identity = ("-c", "user.name=a test", "-c", "user.email=test@example.com")
         subprocess.run(["git", *identity, *argv], cwd=tmp_path, check=True, capture_output=True)
 
-    def refused() -> str:
-        argv = [sys.executable, str(tmp_path / "scripts" / "release.py")]
+    def refused(*tag: str) -> str:
+        argv = [sys.executable, str(tmp_path / "scripts" / "release.py"), *tag]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert not (tmp_path / "dist").exists()
@@ -122,7 +126,43 @@ def test_a_release_refuses_a_tag_and_what_is_not_committed(tmp_path: Path, proje
     git("init", "--quiet")
     assert "Dockerfile names python:3.13-slim by a tag only; run `make lock-image`" in refused()
     docker.write_text(docker.read_text().replace("slim", f"slim@{DIGEST}"))
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    changes = tmp_path / "CHANGELOG.md"
+    changes.write_text(
+        "## [Unreleased]\n\n- a\n\n## [1.2.3] - 2026-11-28\n\n## [1.2.2] - 2026-11-01\n\n- b\n"
+    )
+    assert "the tag is v1.2.2, and the version in pyproject.toml is 1.2.3" in refused("v1.2.2")
+    assert "CHANGELOG.md has no section `## [1.2.3] - YYYY-MM-DD` that says anything" in refused("v1.2.3")
+    changes.write_text(changes.read_text().replace("11-28\n", "11-28\n\n- c\n"))
     git("add", "--all")
     git("commit", "--quiet", "--message", "all")
     (tmp_path / "notes.txt").write_text("my own")
     assert "1 files are not as committed, the first: notes.txt" in refused()
+
+
+def test_the_notes_are_the_section_of_this_version_and_its_image(tmp_path: Path, project_root: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(project_root / "scripts" / "changelog.py", tmp_path / "scripts")
+    shutil.copy(project_root / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    changes = tmp_path / "CHANGELOG.md"
+    changes.write_text("## [1.2.3] - 2026-11-28\n\n### Added\n\n- c\n\n## [1.2.2] - 2026-11-01\n\n- b\n")
+    argv = ["make", "--silent", "notes", f"IMAGE=registry/name@{DIGEST}"]
+    done = subprocess.run(argv, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert done.stdout == f"### Added\n\n- c\n\n### Image\n\n`registry/name@{DIGEST}`\n"
+    changes.write_text("## [Unreleased]\n")
+    assert subprocess.run(argv, cwd=tmp_path, capture_output=True, check=False).returncode != 0
+
+
+def test_the_version_stands_in_one_place(project_root: Path) -> None:
+    """What the command says is what the distribution says; the pages name no other."""
+    number = tomllib.loads((project_root / "pyproject.toml").read_text())["project"]["version"]
+    done = CliRunner().invoke(receiver, ["--version"])
+    assert done.output == f"receiver, version {number}\n"
+    pages = [project_root / "README.md", *(project_root / "docs").rglob("*.md")]
+    named = {
+        version
+        for page in pages
+        for version in re.findall(r"(?:@v|pubsub_task_receiver-)(\d+\.\d+\.\d+)", page.read_text())
+    }
+    assert named == {number}
