@@ -14,12 +14,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import socket
 import ssl
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from threading import Thread
-from typing import TYPE_CHECKING, Final, NamedTuple
+from threading import Thread, Timer
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +29,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from http.client import HTTPConnection
+    from urllib.request import AbstractHTTPHandler
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
@@ -203,19 +207,19 @@ def _fetched(url: str) -> bytes:
     import certifi  # noqa: PLC0415 - these are for the thread: they must not delay the port
 
     end = time.monotonic() + FETCH_TIMEOUT
-    handlers: list[request.BaseHandler] = [request.HTTPHandler(), request.ProxyHandler({})]
+    sender: AbstractHTTPHandler = request.HTTPHandler()
+    proxies: dict[str, str] = {}
     if urlsplit(url).scheme == "https":  # else it is on loopback: no proxy of the environment is in between
         file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")  # as httpx reads them
         file = file or (None if folder else certifi.where())
         context = ssl.create_default_context(cafile=file, capath=None if file else folder)
-        proxies = request.getproxies()
-        proxy = proxies.get("https") or proxies.get("all")
-        handlers = [
-            request.HTTPSHandler(context=context),
-            request.ProxyHandler({"https": proxy} if proxy else {}),
-        ]
+        sender = request.HTTPSHandler(context=context)
+        known = request.getproxies()
+        proxy = known.get("https") or known.get("all")
+        proxies = {"https": proxy} if proxy else {}
+    _end_in_time(sender)
     opener = request.OpenerDirector()
-    for handler in handlers:
+    for handler in (sender, request.ProxyHandler(proxies)):
         opener.add_handler(handler)
     # Without compression the cap below bounds both the bytes that arrive and those that are parsed.
     asked = request.Request(url, headers={"accept": "application/json", "accept-encoding": "identity"})  # noqa: S310 - `Settings` knows its scheme
@@ -227,11 +231,40 @@ def _fetched(url: str) -> bytes:
         body = b""
         while len(body) <= MAX_ANSWER_BYTES and (piece := answer.read1(65536)):
             body += piece
-            if time.monotonic() > end:  # the timeout above is for each piece
+            if time.monotonic() > end:  # the timeout above is for each piece; of the head see `_end_in_time`
                 raise TimeoutError
     if len(body) > MAX_ANSWER_BYTES:
         raise _UnusableAnswerError(f"answer over {MAX_ANSWER_BYTES} bytes")
     return body
+
+
+def _end_in_time(sender: AbstractHTTPHandler) -> None:
+    """Has it break a connection whose head drips in: urllib's timeout is for each piece of one."""
+    send = sender.do_open
+
+    def do_open(kind: Callable[..., HTTPConnection], *asked: Any, **options: Any) -> Any:
+        made: list[HTTPConnection] = []
+
+        def connection(*args: Any, **named: Any) -> HTTPConnection:
+            made.append(kind(*args, **named))
+            return made[0]
+
+        timer = Timer(FETCH_TIMEOUT, _break, (made,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return send(connection, *asked, **options)
+        finally:
+            timer.cancel()
+
+    sender.do_open = do_open  # type: ignore[method-assign, assignment]  # both of urllib's handlers send by it
+
+
+def _break(made: list[HTTPConnection]) -> None:
+    for connection in made:
+        if connection.sock is not None:
+            with suppress(OSError):  # it has just ended
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
 
 def _usable(body: bytes) -> dict[str, RSAPublicKey]:
