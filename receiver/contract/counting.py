@@ -27,6 +27,7 @@ _EXACT_FROM: Final = 50_000
 _NOT_BEGUN: Final = bytes(set(range(256)) - set(b",[{"))
 _BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_MARKS: Final = bytes(set(range(256)) - set(b',[]{}"'))
+_NEITHER_MARKS_NOR_ESCAPES: Final = bytes(set(_NOT_MARKS) - set(b"\\/bfnrtu"))
 _CONTINUED: Final = bytes(range(0x80, 0xC0))
 _NARROW: Final = bytes(range(0xC4))
 _NOT_WIDE: Final = bytes(range(0xF0))
@@ -53,8 +54,10 @@ def outline(text: bytes) -> bytes:
 
     Of a text with more than `MAX_VALUES` strings that hold a comma or a bracket only so many commas: strings are values too.
     """
-    if b"\\" in text:
-        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if (
+        b"\\" in text
+    ):  # whatever may follow a backslash stays behind it: else a quote might come to stand there
+        text = text.translate(None, _NEITHER_MARKS_NOR_ESCAPES).replace(b"\\\\", b"").replace(b'\\"', b"")
     # Without escapes quotes come in pairs. One with no mark in between goes; no other quote changes its place in a pair.
     marks = text.translate(_BRACES_AS_BRACKETS, _NOT_MARKS).replace(b'""', b"")
     if marks.count(b'"') // 2 > MAX_VALUES:
@@ -78,16 +81,19 @@ def count_levels(marks: bytes) -> int:
     return levels + max(accumulate(map(_STEPS.__getitem__, rest)), default=0)
 
 
-def growth(text: bytes) -> int:
+def growth(text: bytes, *, escaped: bool) -> int:
     """Bytes that the strings of a JSON text may take beyond the text's own.
 
     Python keeps a string in one, two or four bytes a character: one emoji makes all others of its string four times as large.
+
+    Args:
+        escaped: whether it may have characters by their number, as JSON allows.
     """
-    if text.isascii() and b"\\u" not in text:
+    if text.isascii() and not escaped:
         return 0
     width = 1
     if text.translate(None, _NOT_WIDE) or _WIDE_ESCAPE.search(text):
         width = 4
-    elif text.translate(None, _NARROW) or b"\\u" in text:
+    elif text.translate(None, _NARROW) or escaped:
         width = 2
     return max(width * len(text.translate(None, _CONTINUED)) - len(text), 0)

@@ -194,10 +194,11 @@ def check_arguments(
     values, levels = measure(args, kwargs) if size > MAX_DEPTH else (size, size)
     if values > MAX_VALUES:
         raise payload_fault(f"args and kwargs have more than {MAX_VALUES} values; pass a reference to them")
+    escaped = b"\\u" in args or b"\\u" in kwargs
     if size >= COUNTED_FROM:
-        take(values, growth(args) + growth(kwargs))
+        take(values, growth(args, escaped=escaped) + growth(kwargs, escaped=escaped))
     arguments = open_arguments(args, kwargs)
-    if holds_nul(args) or holds_nul(kwargs):
+    if escaped and (holds_nul(args) or holds_nul(kwargs)):
         raise payload_fault("a NUL character in args or kwargs")
     if levels > MAX_DEPTH:
         raise payload_fault(f"args or kwargs are nested more than {MAX_DEPTH} levels deep")
