@@ -44,7 +44,7 @@ shown() { printf '\n\036%s\n' "$1"; }
 terminal() {
     mkdir -p .receiver
     [ -f .receiver/dev.json ] || printf '%s' "$DEV_PORTS" > .receiver/dev.json
-    (set +m; trap - EXIT; exec sh -c "exec $(cat "$1")") > "$1.log" 2>&1 &
+    (set +m; trap - EXIT; exec sh -c "exec env $(cat "$1")") > "$1.log" 2>&1 &
     until grep -q 'receiving pushes' "$1.log"; do
         kill -0 $! 2>/dev/null && [ $SECONDS -lt 60 ] || { cat "$1.log"; echo 'the first terminal does not receive pushes'; exit 1; }
         sleep 0.05

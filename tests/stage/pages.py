@@ -50,7 +50,7 @@ OLD: Final = {
 }  # fmt: skip
 """Pages that are rewritten now, with blocks that nothing runs. Only shrinks."""
 
-CLOUD: Final[tuple[str, ...]] = ()
+CLOUD: Final[tuple[str, ...]] = ("howto/uploads.md", "howto/publish.md")
 """Pages whose `bash` blocks `acceptance/docs/test_cloud_pages.py` runs, in this order, after those of the page on deploying."""
 
 
