@@ -1,15 +1,10 @@
-"""Deprecated: import `Registry` from `receiver.testing`. Goes with the next minor version."""
+"""Deprecated: import `Registry` from `receiver.testing`."""
 
 from __future__ import annotations
 
-import warnings
-
+from receiver.deprecation import deprecated
 from receiver.tasks.registry import Registry, load
 
 __all__ = ["Registry", "load"]
 
-warnings.warn(
-    "receiver.registry goes with the next minor version: import Registry from receiver.testing",
-    DeprecationWarning,
-    stacklevel=2,
-)
+deprecated("receiver.registry", "import Registry from receiver.testing", since=(0, 1))
