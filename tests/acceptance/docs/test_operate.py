@@ -125,7 +125,7 @@ class Place:
 
     def query(self, statements: str, url: str) -> None:
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(statements)  # type: ignore[call-overload]  # a page's own text
+            connection.execute(statements)
 
     def end(self) -> None:
         self._dev.send_signal(signal.SIGINT)
