@@ -28,7 +28,7 @@ from receiver.provision.resources import Kind
 from tests import google_fake
 from tests.google_fake import GoogleFake
 from tests.stage.commands import clean_environ
-from tests.stage.pages import blocks, written
+from tests.stage.pages import CLOUD, blocks, written
 from tests.unit.doctor import judging as rules
 from tests.unit.provision import world
 
@@ -60,6 +60,8 @@ if "--data-file=-" in arguments:
     assert sys.stdin.read().strip(), "an empty secret"
 if arguments[:2] == ["projects", "describe"]:
     print("415104041262")
+if arguments[:2] == ["storage", "service-agent"]:
+    print("service-415104041262@gs-project-accounts.iam.gserviceaccount.com")
 if arguments[:3] == ["sql", "instances", "describe"]:
     print("10.9.8.7")
 if arguments[:3] == ["secrets", "versions", "access"]:
@@ -144,7 +146,7 @@ def told(
     programs.mkdir()
     root = pytestconfig.rootpath
     written(page(root), folder)
-    text = page(root, *FIRST, *at_night(root), *LAST)
+    text = page(root, *FIRST, *at_night(root), *LAST, *(f"../{name.removesuffix('.md')}" for name in CLOUD))
     of_receiver = RECEIVER.format(
         host=google.host,
         url=google.url,
@@ -248,7 +250,7 @@ def test_the_steps_come_in_their_order(told: Told) -> None:
 def test_the_accounts_are_given_the_roles_that_the_table_says(told: Told, project_root: Path) -> None:
     given: dict[str, set[str]] = {}
     for call in told.calls:
-        if "add-iam-policy-binding" in call:
+        if "add-iam-policy-binding" in call and "service-" not in options(call)["--member"]:
             member = options(call)["--member"].removeprefix("serviceAccount:").partition("@")[0]
             given.setdefault(member, set()).add(options(call)["--role"])
     rows = re.findall(r"^\| `(\w+-\w+)` \|[^|]*\| (.*) \|$", page(project_root), re.MULTILINE)
