@@ -1,6 +1,6 @@
 """The contract of the push endpoint, as one table: every ending with its status, its sentence and its row.
 
-`ENDINGS` are the rows that people read (the README's table is `markdown()`), `CASES` the ways in which each is brought
+`ENDINGS` are the rows that people read (the table of docs/reference/answers.md is `markdown()`), `CASES` the ways in which each is brought
 about. `test_contract` plays every case against a real process; an ending without a case is an error there.
 """
 
@@ -124,7 +124,7 @@ OPENING, CLOSING = "<!-- contract -->", "<!-- /contract -->"
 
 
 def markdown() -> str:
-    """The table as the README shows it, between its two markers."""
+    """The table as docs/reference/answers.md shows it, between its two markers."""
     head = ["| What happened | Status | Pub/Sub | The row |", "|---|---|---|---|"]
     lines = [f"| {e.title} | {e.status} | {e.pubsub} | {e.row} |" for e in ENDINGS]
     return "\n".join([OPENING, *head, *lines, CLOSING])

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from receiver.delivery import replies
 from receiver.emulator.signer import Signer
+from receiver.endings.outcomes import Ending
 from tests.acceptance.delivery import contract
 from tests.acceptance.delivery.contract import CASES, ENDINGS, ENVIRONMENTS, Case, Profile
 from tests.acceptance.delivery.playing import plays_out
@@ -85,8 +90,18 @@ def test_every_case_has_a_name_of_its_own() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
 
 
-def test_the_readme_shows_exactly_this_contract(project_root: Path) -> None:
+def test_the_page_on_answers_shows_exactly_this_contract(project_root: Path) -> None:
     """`tests/acceptance/delivery/contract.py` is the source: print(markdown()) between the markers."""
-    readme = (project_root / "README.md").read_text()
-    shown = readme[readme.index(contract.OPENING) : readme.index(contract.CLOSING) + len(contract.CLOSING)]
+    page = (project_root / "docs" / "reference" / "answers.md").read_text()
+    shown = page[page.index(contract.OPENING) : page.index(contract.CLOSING) + len(contract.CLOSING)]
     assert shown == contract.markdown()
+
+
+def test_the_page_on_answers_has_every_sentence_that_is_sent(project_root: Path) -> None:
+    page = (project_root / "docs" / "reference" / "answers.md").read_text()
+    shown = re.findall(r"^\| (\d+) \| ([^|]+) \| `(\w+)` \| [^|]+ \|$", page, re.MULTILINE)
+    sent = re.findall(
+        r'case outcomes\.(\w+)\(.*\):\n\s+return Reply\((\d+), "(.*)"\)', inspect.getsource(replies.reply)
+    )
+    assert sorted(shown) == sorted((status, body, name) for name, status, body in sent)
+    assert {name for _, _, name in shown} == {each.__name__ for each in get_args(Ending)}
