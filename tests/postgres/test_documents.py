@@ -85,7 +85,7 @@ async def test_numbers_take_the_room_of_their_text(instance: Instance, look: Loo
 
 
 async def test_queries_of_an_application(database_url: str, look: Look) -> None:
-    """What docs/enqueue.md says of json: members as always; containment, equality and DISTINCT by a cast."""
+    """What docs/howto/queries.md says of json: members as always; containment, equality and DISTINCT by a cast."""
     for number, plan in enumerate(("pro", "pro", "free")):
         await look.seed(
             str(number),

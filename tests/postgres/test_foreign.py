@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -272,18 +268,3 @@ def test_a_late_duplicate_is_known_by_its_id_when_its_task_is_gone() -> None:
     )
     gone = ForeignTopics([], "dev", "gyrinx").identity(open_push(sent))
     assert (gone.task_id, gone.names) == (foreign_id(open_push(sent)), frozenset({"m.f"}))
-
-
-def test_the_page_on_other_topics_is_true(
-    project_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database_url: str
-) -> None:
-    page = (project_root / "docs" / "topics.md").read_text()
-    for name, code in re.findall(r'```python title="(\w+)\.py"\n(.*?)```', page, re.DOTALL):
-        (tmp_path / f"{name}.py").write_text(code)
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    shop, shown = importlib.import_module("shop_tasks"), importlib.import_module("test_uploads")
-    with queue(database_url, *shop.tasks) as tasks:
-        shown.test_an_upload(tasks)
-    for name in ("shop_tasks", "test_uploads"):
-        monkeypatch.delitem(sys.modules, name)

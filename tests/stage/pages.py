@@ -33,10 +33,8 @@ CHAINS: Final[tuple[tuple[str, ...], ...]] = ()
 
 OWN_TESTS: Final = {
     # rewritten now; the line goes with the page
-    "enqueue.md": "acceptance/docs/test_pages.py::test_the_page_on_enqueueing_works",
     "local.md": "acceptance/docs/test_pages.py::test_the_page_on_local_work_works",
     "operate/provisioning.md": "acceptance/docs/test_pages.py::test_the_page_on_provisioning_works",
-    "schedules.md": "acceptance/docs/test_pages.py::test_the_tests_of_a_page_pass",
     "start.md": "acceptance/local/test_init.py::test_an_empty_folder_becomes_a_project_that_runs",
     "tasks.md": "acceptance/docs/test_pages.py::test_the_tests_of_a_page_pass",
     "testing.md": "acceptance/docs/test_pages.py::test_the_tests_of_a_page_pass",
@@ -56,7 +54,7 @@ OWN_TESTS: Final = {
 """Pages that a test of their own runs, because it does more than this one, or has other parts: page → test."""
 
 OLD: Final = {
-    "change.md", "how-it-works.md", "model.md", "speed.md", "topics.md", "trust.md",
+    "change.md", "model.md", "speed.md", "trust.md",
 }  # fmt: skip
 """Pages that are rewritten now, with blocks that nothing runs. Only shrinks."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from receiver.local_postgres.server import free_port
 from tests import google_fake
 from tests.acceptance.local.test_testing import plugin_arguments
 from tests.stage.commands import clean_environ
@@ -38,7 +36,6 @@ def folder() -> Iterator[Path]:
     [
         ("testing.md", ["shop_tasks.py", "conftest.py", "test_good_days.py", "test_bad_days.py"], 9),
         ("tasks.md", ["orders.py", "test_orders.py", "tenants.py", "test_tenants.py"], 3),
-        ("schedules.md", ["reports.py", "test_reports.py"], 3),
     ],
 )
 def test_the_tests_of_a_page_pass(
@@ -144,14 +141,3 @@ def test_the_page_on_local_work_works(project_root: Path, folder: Path) -> None:
     assert "fired cleanup_old_data" in shown
     assert "send_welcome_email" in shown
     assert "dev--gyrinx.tasks--shop_tasks.send_welcome_email" in shown
-
-
-def test_the_page_on_enqueueing_works(project_root: Path, folder: Path) -> None:
-    page = (project_root / "docs" / "enqueue.md").read_text().replace(":8010", f":{free_port()}")
-    page = page.replace("--port 8010", "--port " + re.findall(r"127\.0\.0\.1:(\d+)/users", page)[0])
-    shown = played(page, folder, project_root)
-    assert re.search(r'\{"task":"[0-9a-f-]{36}"\}', shown)
-    assert "READY 3 days, 0:00:0" in shown
-    assert " 3 spring\n" in shown
-    assert "SUCCESSFUL 1 {'sent_to': 'ken', 'language': 'en'}" in shown
-    assert re.search(r"ada \w+ 0 failed attempts", shown)
