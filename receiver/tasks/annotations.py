@@ -92,12 +92,17 @@ def is_context(annotation: Any, scope: Mapping[str, Any]) -> bool:
 
 def _evaluated(annotation: Any, scope: Mapping[str, Any]) -> tuple[Any, list[str]]:
     names = _Names(scope)
-    try:
-        holder = types.SimpleNamespace(__annotations__={"it": annotation})
-        found = typing.get_type_hints(holder, {}, names, include_extras=True)["it"]
-    except Exception as error:  # noqa: BLE001 - an annotation may be any code
-        raise Unresolved(f"cannot be read: {type(error).__name__}: {error}") from None
-    return found, list(dict.fromkeys(names.missing))
+    holder = types.SimpleNamespace(__annotations__={"it": annotation})
+    while True:
+        try:
+            found = typing.get_type_hints(holder, {}, names, include_extras=True)["it"]
+        except Exception as error:  # noqa: BLE001 - an annotation may be any code
+            # Python 3.14 evaluates with a copy of the names, which finds no stand-in: it is put there for another try.
+            if isinstance(error, NameError) and error.name is not None and error.name not in names:
+                names[error.name] = names[error.name]
+                continue
+            raise Unresolved(f"cannot be read: {type(error).__name__}: {error}") from None
+        return found, list(dict.fromkeys(names.missing))
 
 
 def _members(annotation: Any) -> list[Any]:

@@ -130,12 +130,12 @@ def _signatures(function: Callable[..., Any]) -> tuple[Signature, Signature | No
 
 
 def _signature(function: Callable[..., Any]) -> Signature:
-    # There, annotations that only a type checker imports would raise.
+    # There, annotations that only a type checker imports would raise. As text, those of a local class would lead nowhere.
     if sys.version_info >= (3, 14):  # pragma: no cover
         import annotationlib  # noqa: PLC0415 - new in 3.14
 
         return inspect.signature(
-            function, follow_wrapped=False, annotation_format=annotationlib.Format.STRING
+            function, follow_wrapped=False, annotation_format=annotationlib.Format.FORWARDREF
         )
     return inspect.signature(function, follow_wrapped=False)
 
