@@ -43,9 +43,10 @@ def values(columns: str) -> Callable[[Any], tuple[Any, ...]]:
     return attrgetter(*(path for path, _, _ in _typed(columns)))
 
 
-def transposed(items: Iterable[tuple[Any, ...]]) -> Iterator[list[Any]]:
-    """A list for each column."""
-    return map(list, zip(*items, strict=True))
+def transposed(items: Iterable[tuple[Any, ...]]) -> Iterator[list[Any] | None]:
+    """A list for each column. None for one without a value, as most of a success are: `unnest` fills it up, and asyncpg looks at each value."""
+    for column in zip(*items, strict=True):
+        yield None if column.count(None) == len(column) else list(column)
 
 
 def one_row(columns: str, first: int = 1) -> str:
