@@ -32,6 +32,7 @@ CHAINS: Final[tuple[tuple[str, ...], ...]] = ()
 """Pages that a reader follows in this order, in one folder and one shell. A page that begins with what another one left goes here."""
 
 OWN_TESTS: Final = {
+    "reference/commands.md": "unit/docs/test_commands.py::test_a_command_has_an_example_that_it_accepts",
     # rewritten now; the line goes with the page
     "local.md": "acceptance/docs/test_pages.py::test_the_page_on_local_work_works",
     "operate/provisioning.md": "acceptance/docs/test_pages.py::test_the_page_on_provisioning_works",

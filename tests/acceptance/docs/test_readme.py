@@ -1,22 +1,17 @@
-"""The README is true: its commands run in order in a clean environment, its tables name everything there is."""
+"""The README is true: its commands run in order in a clean environment."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 import os
 import re
 import shutil
 import signal
 import subprocess
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from receiver.cli import COMMANDS
 from receiver.local_postgres.server import free_port
-from receiver.settings import _FIELDS, VARIABLES, Settings
 from tests.stage.pages import blocks
 
 
@@ -96,36 +91,3 @@ def test_the_commands_of_the_readme_run_in_order_in_a_clean_environment(
         for name in ignored
         if not name.startswith((".venv", ".receiver", "__pycache__")) and "__pycache__" not in name
     }
-
-
-def test_every_command_is_in_the_readme(project_root: Path) -> None:
-    """A command that nobody can read about does not exist."""
-    readme = (project_root / "README.md").read_text()
-    missing = [name for name in COMMANDS if f"`receiver {name}" not in readme]
-    assert not missing
-
-
-def test_every_variable_is_documented_as_it_is(project_root: Path) -> None:
-    """docs/reference/settings.md is the table of variables, with the defaults that are used and the meanings of the source."""
-    meanings = meanings_of_settings()
-    page = (project_root / "docs" / "reference" / "settings.md").read_text()
-    rows = [row.strip("| ").split(" | ", 2) for row in page.splitlines() if row.startswith("| `")]
-    assert [row[:2] for row in rows] == [
-        [f"`{one.name}`", f"`{one.default}`" if one.default else ""] for one in VARIABLES
-    ]
-    assert {name.strip("`"): meaning for name, _, meaning in rows if name.strip("`") in meanings} == meanings
-    assert all(meaning for *_, meaning in rows)
-
-
-def meanings_of_settings() -> dict[str, str]:
-    """What stands below each field of `Settings` that a variable is read into, by the variable."""
-    [root] = ast.parse(inspect.getsource(Settings)).body
-    assert isinstance(root, ast.ClassDef)
-    found = {}
-    for declared, below in pairwise(root.body):
-        variable = _FIELDS.get(ast.unparse(declared.target)) if isinstance(declared, ast.AnnAssign) else None
-        if variable is not None:
-            assert isinstance(below, ast.Expr)
-            found[variable.name] = ast.literal_eval(below.value)
-    assert len(found) == len(_FIELDS)
-    return found
