@@ -24,6 +24,7 @@ from receiver.tasks.forms import Forms
 from receiver.tasks.schedule import ScheduleError, check_schedule, check_timezone
 from receiver.tasks.shape import Shape
 from receiver.tasks.signature import NotATask, describe
+from receiver.tasks.task import Task
 from receiver.text import is_storable
 from receiver.variables import shown
 
@@ -109,6 +110,8 @@ class TaskRoute:
         self._check_topic()
         for name in ("aliases", "redact"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if isinstance(self.func, Task):
+            self.func.former_paths = self.former_paths
 
     @cached_property
     def name(self) -> str:

@@ -47,6 +47,7 @@ class Task(Generic[P, R_co]):
         func: the function itself.
         name: its name, `send_welcome_email`; messages use it.
         path: its module path, `shop.tasks.send_welcome_email`; it is part of the names of its resources.
+        former_paths: those of its route's `aliases`: results of then are its own.
     """
 
     def __init__(self, func: Callable[P, R_co]) -> None:
@@ -61,6 +62,7 @@ class Task(Generic[P, R_co]):
         self.func = func
         self.name: str = func.__name__
         self.path: str = f"{func.__module__}.{func.__qualname__}"
+        self.former_paths: frozenset[str] = frozenset()
         self._options = Options()
         self._description: Description | None = None
         self._original = self
@@ -222,8 +224,9 @@ class Task(Generic[P, R_co]):
         return Entry(self, args, kwargs, encoded, self._options)
 
     def _own(self, result: TaskResult) -> TaskResult:
-        # One of the two is enough: a task that was renamed or moved keeps the other.
-        if result.task_path != self.path and result.task_path.rpartition(".")[2] != self.name:
+        # The name alone is enough: a task that was moved keeps it.
+        path = result.task_path
+        if path not in {self.path, *self.former_paths} and path.rpartition(".")[2] != self.name:
             raise TaskResultMissing(f"execution {result.id} is one of {result.task_path}, not of {self.path}")
         return replace(result, task=self)
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import receiver
+from receiver import TaskRoute, task
 from receiver.endings.outcomes import Skipped
 from receiver.enqueue import PubSubBackend
 from receiver.errors import (
@@ -351,6 +352,19 @@ async def test_a_result_that_is_not_there_is_a_clear_error(backend: PubSubBacken
     with pytest.raises(TaskResultMissing, match=r"is one of tests\.postgres\.outbox\.mail, not of"):
         await audit.aget_result(result.id)
     assert (await mail.aget_result(result.id)).task is mail
+
+
+async def test_a_renamed_task_finds_the_results_of_its_former_name(backend: PubSubBackend) -> None:
+    former = await mail.aenqueue("ada")
+
+    @task
+    async def letter(user: str) -> None: ...
+
+    with pytest.raises(TaskResultMissing):
+        await letter.aget_result(former.id)
+    TaskRoute(letter, aliases=["mail", mail.path])
+    assert (await letter.aget_result(former.id)).args == ["ada"]
+    assert (await letter.using(label="x").aget_result(former.id)).id == former.id
 
 
 @pytest.mark.parametrize("missing", ["DATABASE_URL", "GCP_PROJECT_ID"])
