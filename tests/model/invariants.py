@@ -1,6 +1,6 @@
 """What must hold: in every state, at every change of a row, and at every answer.
 
-`docs/model.md` says them in words. A violation is raised where it is seen; the explorer prints how it came about.
+`docs/trust/model.md` says them in words. A violation is raised where it is seen; the explorer prints how it came about.
 """
 
 from __future__ import annotations

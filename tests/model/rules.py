@@ -32,7 +32,7 @@ class Rules:
         synchronous: a commit waits for the standby.
         max_attempts: of each task; None: no limit.
         suspect, crashed: as in `receiver.record.sql.crashes`, smaller.
-        whole: explores every snapshot; otherwise only those that can make a difference (docs/model.md).
+        whole: explores every snapshot; otherwise only those that can make a difference (docs/trust/model.md).
     """
 
     mends: frozenset[str] = frozenset(MENDS)

@@ -24,11 +24,11 @@ def test_every_transition_of_the_page_is_in_the_model_or_left_out_for_a_reason()
 
 
 def test_the_page_of_the_model_lists_its_mends_and_what_it_leaves_out() -> None:
-    assert sorted(named("model.md")) == sorted([*MENDS, *LEFT_OUT])
+    assert sorted(named("trust/model.md")) == sorted([*MENDS, *LEFT_OUT])
 
 
 def test_the_page_of_the_model_says_every_invariant_and_every_scene() -> None:
-    page = " ".join((DOCS / "model.md").read_text().split())
+    page = " ".join((DOCS / "trust" / "model.md").read_text().split())
     source = " ".join(Path(invariants.__file__).read_text().split())
     said = re.findall(r'Violation\(f?"([^"{:]+)', source)
     assert len(said) > 10

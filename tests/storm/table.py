@@ -1,4 +1,4 @@
-"""What storms came to, as the Markdown of docs/trust.md: a column a storm.
+"""What storms came to, as the table of docs/trust/storm.md: a column a storm.
 
 The results of whole storms are kept as JSON beside the caches, so that the page's table is written from what was measured
 and by nobody's hand.
