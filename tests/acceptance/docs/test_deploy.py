@@ -108,7 +108,7 @@ class Told:
     calls: list[list[str]]
 
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 FIRST, LAST = ("deploy", "pipeline"), ("heavy", "web")
@@ -174,7 +174,7 @@ def told(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -288,6 +288,12 @@ def test_the_web_application_has_its_account_its_role_and_four_variables(told: T
     assert given["--service-account"].startswith("shop-web@")
 
 
+def test_a_command_against_production_is_run_by_the_job(told: Told) -> None:
+    (call,) = [call for call in told.calls if call[:3] == ["run", "jobs", "execute"]]
+    assert options(call)["--args"] == "^|^executions|list|--status|FAILED|--wide"
+    assert "no executions" in told.output
+
+
 def test_no_password_is_in_the_settings_or_in_a_flag_of_cloud_run(told: Told) -> None:
     deployed = deployments(told)
     assert "hunter2" not in str(deployed)
@@ -340,7 +346,7 @@ def misunderstood(lines: list[list[str]], folder: Path) -> tuple[list[list[str]]
         },
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr

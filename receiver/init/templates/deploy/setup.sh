@@ -69,8 +69,8 @@ there gcloud secrets describe project-name-db-password ||
 gcloud secrets add-iam-policy-binding project-name-db-password \
   --member "serviceAccount:$RUN" --role roles/secretmanager.secretAccessor >/dev/null
 # [fastapi]
-# The application logs in as the receiver does. To give it a role of its own, see "The web application beside it" in the
-# receiver's page on deploying.
+# The application logs in as the receiver does. To give it a role of its own, see "Put a web application beside it" in
+# the receiver's documentation.
 gcloud secrets add-iam-policy-binding project-name-db-password \
   --member "serviceAccount:$WEB" --role roles/secretmanager.secretAccessor >/dev/null
 # [/fastapi]
