@@ -61,7 +61,7 @@ def main(
                 report.write(out, found, questions)
     except load.NoWrk as missing:
         sys.exit(f"error: {missing}")
-    console.print(f"results: {out}/results.json, results.md" + (", chart.png" if "peers" in found else ""))
+    console.print(f"results: {out}/results.json, results.md" + (", chart.svg" if "peers" in found else ""))
     if publish:
         report.publish(out)
 

@@ -1,4 +1,4 @@
-"""What a run found: tables on the terminal, JSON and Markdown in a folder, and one chart."""
+"""What a run found: tables on the terminal, JSON and Markdown in a folder, and one chart that can be read on white and on black."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Rows = list[dict[str, Any]]
 
 DOCS = Path(__file__).parent.parent / "docs"
 START, END = "<!-- measured -->", "<!-- /measured -->"
-SHORT = ("", "deliveries/s", "p50 ms", "p99 ms", "CPU ms each", "connections", "memory MB", "start s")
-"""The columns that the README shows."""
+INK, PALE, STRONG = "#768390", "#8b949e", "#4c8dff"
+"""The chart's colours."""
 ON_PAPER = "What one core carries, and what a million tasks cost, from the CPU and the bytes of one delivery."
 
 
@@ -60,7 +60,7 @@ def show(console: Console, name: str, question: str, rows: Rows) -> None:
 
 
 def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> None:
-    """`results.json`, `results.md`, the shorter `page.md`, and `chart.png` when the peers were measured."""
+    """`results.json`, `results.md`, the shorter `page.md`, and `chart.svg` when the peers were measured."""
     folder.mkdir(parents=True, exist_ok=True)
     about = machine()
     (folder / "results.json").write_text(json.dumps({"machine": about, "studies": found}, indent=1) + "\n")
@@ -71,7 +71,7 @@ def write(folder: Path, found: dict[str, Rows], questions: dict[str, str]) -> No
             parts += [f"**{name}**: {questions.get(name, ON_PAPER)}", "", *markdown(rows), ""]
         (folder / file).write_text("\n".join(parts))
     if "peers" in found:
-        _chart(folder / "chart.png", found["peers"], where)
+        _chart(folder / "chart.svg", found["peers"], where)
 
 
 def _shorter(found: dict[str, Rows]) -> dict[str, Rows]:
@@ -116,16 +116,10 @@ def _on_paper(rows: Rows) -> Rows:
 
 
 def publish(folder: Path) -> None:
-    """Puts the tables between the marks of `docs/speed.md`, the rivals' into the README too, and the chart beside the page."""
-    _put(DOCS / "speed.md", (folder / "page.md").read_text().strip())
-    results = json.loads((folder / "results.json").read_text())
-    if peers := results["studies"].get("peers"):
-        rows = [{column: row.get(column) for column in SHORT} for row in peers if row.get("deliveries/s")]
-        _put(
-            DOCS.parent / "README.md",
-            "\n".join([f"Measured {_where(results['machine'])}.", "", *markdown(rows)]),
-        )
-        shutil.copyfile(folder / "chart.png", DOCS / "speed.png")
+    """Puts the tables between the marks of `docs/trust/speed.md`, and the chart among the pictures."""
+    _put(DOCS / "trust" / "speed.md", (folder / "page.md").read_text().strip())
+    if (chart := folder / "chart.svg").exists():
+        shutil.copyfile(chart, DOCS / "pictures" / "speed.svg")
 
 
 def _put(page: Path, text: str) -> None:
@@ -166,7 +160,9 @@ def _columns(rows: Rows) -> list[str]:
 def _chart(path: Path, rows: Rows, where: str) -> None:
     import matplotlib as mpl  # noqa: PLC0415 - only who draws pays for it
 
-    mpl.use("Agg")
+    mpl.use("svg")
+    mpl.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "receiver", "font.family": "sans-serif"}
+    mpl.rcParams |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     from matplotlib import pyplot as plt  # noqa: PLC0415 - after its backend is chosen
 
     measured = [row for row in rows if row.get("deliveries/s")][::-1]
@@ -175,12 +171,12 @@ def _chart(path: Path, rows: Rows, where: str) -> None:
     bars = axes.barh(
         [row[""] for row in measured],
         rates,
-        color=["#2b6cb0" if row[""] == "receiver" else "#a0aec0" for row in measured],
+        color=[STRONG if row[""] == "receiver" else PALE for row in measured],
     )
     axes.bar_label(bars, labels=[f" {text(rate)}" for rate in rates])
     axes.set_xlim(0, max(rates) * 1.15)
     axes.set_xlabel("verified, recorded deliveries a second (the null app records nothing)")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.text(0.01, 0.01, where, fontsize=7, color="#718096")
+    figure.text(0.01, 0.01, where, fontsize=7)
     figure.tight_layout(rect=(0, 0.03, 1, 1))
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, transparent=True, metadata={"Date": None})

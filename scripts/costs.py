@@ -135,7 +135,7 @@ class Task:
     gib: float = 0.5
 
 
-# Measured (docs/speed.md, 2026-11-28), rounded up: in flight → the receiver's and PostgreSQL's CPU of a delivery, in ms.
+# Measured (docs/trust/speed.md, 2026-11-28), rounded up: in flight → the receiver's and PostgreSQL's CPU of a delivery, in ms.
 MEASURED = {1: (0.8, 0.7), 4: (0.65, 0.55), 16: (0.45, 0.25), 80: (0.3, 0.12)}
 WAL_BYTES = 1000
 """Of a delivery. An enqueue is counted like one more delivery, for CPU and for WAL: it was not measured by itself."""

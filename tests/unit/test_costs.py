@@ -1,4 +1,4 @@
-"""docs/costs.md shows what scripts/costs.py computes, from figures that are near those of docs/speed.md."""
+"""docs/costs.md shows what scripts/costs.py computes, from figures that are near those of docs/trust/speed.md."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_was_measured_is_near_what_is_reckoned_with() -> None:
     """Rounded up, and not by far. If the page on speed has other figures now, change `MEASURED`, and write the page."""
     rows = re.findall(
         r"^\| (\d+) \| [\d,]+ \| [\d,]+ \| ([\d.,]+) \| ([\d.,]+) \| [\d.]+ \|$",
-        (ROOT / "docs" / "speed.md").read_text(),
+        (ROOT / "docs" / "trust" / "speed.md").read_text(),
         re.MULTILINE,
     )
     seen = {int(at): (float(ours) / 1000, float(postgres) / 1000) for at, ours, postgres in rows}
