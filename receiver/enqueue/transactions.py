@@ -144,7 +144,8 @@ def _commits_by_itself(connection: Connection) -> bool:
 
 
 def _unknown(connection: object, call: str, kinds: str, other: str) -> TypeError:
+    kind = type(connection)  # with its module: psycopg's is a Connection too
     return TypeError(
-        f"using(connection=...) is a {type(connection).__qualname__}; {call}() takes SQLAlchemy's {kinds}, "
+        f"using(connection=...) is a {kind.__module__}.{kind.__qualname__}; {call}() takes SQLAlchemy's {kinds}, "
         f"and {other}() the other kind"
     )

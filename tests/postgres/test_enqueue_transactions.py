@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -463,6 +464,18 @@ async def test_what_is_no_connection_is_refused(backend: PubSubBackend, connecti
     with pytest.raises(TypeError, match="takes SQLAlchemy's AsyncConnection or AsyncSession"):
         await mail.using(connection=connection).aenqueue("ada")
     with pytest.raises(TypeError, match="takes SQLAlchemy's Connection or Session"):
+        await asyncio.to_thread(mail.using(connection=connection).enqueue, "ada")
+
+
+async def test_a_drivers_connection_is_told_from_sqlalchemys(
+    backend: PubSubBackend, database_url: str
+) -> None:
+    with (
+        psycopg.connect(database_url) as connection,
+        pytest.raises(
+            TypeError, match=r"is a psycopg\.Connection; enqueue\(\) takes SQLAlchemy's Connection"
+        ),
+    ):
         await asyncio.to_thread(mail.using(connection=connection).enqueue, "ada")
 
 
