@@ -57,6 +57,49 @@ async def test_a_new_row_is_ready_and_owed(connection: RecordConnection, look: L
     assert await outbox.find_ours(connection, ours(done)) == {"a"}
 
 
+HOUR = timedelta(hours=1)
+LATER = datetime(2126, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"args": '["ü", {"b":1, "a":2}]', "kwargs": '{"k": 4.50}'},
+        {"run_after": LATER},
+        {"run_after": LATER - timedelta(days=40_000)},
+        {"delay": HOUR},
+        {"delay": -HOUR},
+        {"group_key": "g", "label": "l", "trace": TRACE, "metadata": '{"tenant": "7"}'},
+    ],
+)
+async def test_a_row_alone_becomes_what_it_becomes_in_company(
+    connection: RecordConnection, look: Look, changed: dict[str, Any]
+) -> None:
+    alone = await write(connection, [new("alone", **changed)])
+    together = await write(connection, [new("another"), new("company", **changed)])
+    for stage in ("written", "marked"):
+        rows = [await look.row(name) for name in ("alone", "company")]
+        moments = [
+            {
+                name: each.pop(name)
+                for name in ("enqueued_at", "run_after", "publishing_until", "published_at")
+            }
+            for each in rows
+        ]
+        assert rows[0] | {"task_id": ""} == rows[1] | {"task_id": ""}, stage
+        for name in moments[0]:
+            one, other = (each[name] for each in moments)
+            assert (one is None) == (other is None), (stage, name)
+            assert one is None or abs(one - other) < timedelta(minutes=1), (stage, name)
+        assert await outbox.find_ours(connection, [alone["alone"]]) == (
+            {"alone"} if moments[0]["publishing_until"] else set()
+        )
+        assert await outbox.mark_published(connection, [alone["alone"]]) == (
+            {"alone"} if moments[0]["publishing_until"] else set()
+        )
+        await outbox.mark_published(connection, list(together.values()))
+
+
 async def test_a_statement_that_is_repeated_writes_nothing_again(
     connection: RecordConnection, look: Look
 ) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class OneOrSeveral(NamedTuple):
-    """The two forms of a statement. Their parameters have one order; those of `several` are arrays.
+    """The two forms of a statement. Their parameters have one order; those of the items are arrays in `several`.
 
     >>> OneOrSeveral.of("SELECT i.id FROM {items}", "id text, key.fence bigint").one
     'SELECT i.id FROM (SELECT $1::text AS id, $2::bigint AS fence) AS i'
@@ -27,15 +27,22 @@ class OneOrSeveral(NamedTuple):
     values: Callable[[Any], tuple[Any, ...]]
 
     @classmethod
-    def of(cls, text: str, columns: str) -> OneOrSeveral:
-        """Both forms of a text that names `{items}`. `columns` are the attributes of an item, with their types in PostgreSQL."""
-        return cls(text.format(items=one_row(columns)), text.format(items=rows(columns)), values(columns))
+    def of(cls, text: str, columns: str, first: int = 1) -> OneOrSeveral:
+        """Both forms of a text that names `{items}`, whose parameters begin at `first`.
 
-    async def fetch(self, executor: Executor, items: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
-        """Runs it for these items."""
+        Args:
+            columns: the attributes of an item, with their types in PostgreSQL.
+        """
+        one, several = (text.format(items=source(columns, first)) for source in (one_row, rows))
+        return cls(one, several, values(columns))
+
+    async def fetch(
+        self, executor: Executor, items: Sequence[Any], *before: Any
+    ) -> Sequence[Mapping[str, Any]]:
+        """Runs it for these items; `before` are the parameters before theirs."""
         if len(items) == 1:
-            return await executor.fetch(self.one, *self.values(items[0]))
-        return await executor.fetch(self.several, *transposed(map(self.values, items)))
+            return await executor.fetch(self.one, *before, *self.values(items[0]))
+        return await executor.fetch(self.several, *before, *transposed(map(self.values, items)))
 
 
 def values(columns: str) -> Callable[[Any], tuple[Any, ...]]:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Protocol
 
 from receiver.errors import ItemRefused
+from receiver.record.sql.items import OneOrSeveral
 from receiver.record.sql.standbys import KEPT
 
 if TYPE_CHECKING:
@@ -89,19 +90,16 @@ class Inserted:
     until: datetime | None
 
 
-INSERT = f"""
-WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[], $7::interval[],
-                         $8::text[], $9::text[], $10::text[], $11::text[])
-        AS i(task_id, task_name, task_path, args, kwargs, run_after, delay, group_key, label, trace, metadata)
-),
+INSERT: Final = OneOrSeveral.of(
+    f"""
+WITH input AS MATERIALIZED (SELECT * FROM {{items}}),
 created AS (
     INSERT INTO task_executions (task_id, task_name, task_path, namespace, environment, args, kwargs, status, enqueued_at,
                                  run_after, publishing_until, group_key, label, trace, metadata)
-    SELECT i.task_id, i.task_name, i.task_path, $12, $13, i.args::json, i.kwargs::json, 'READY', clock_timestamp(),
+    SELECT i.task_id, i.task_name, i.task_path, $1, $2, i.args::json, i.kwargs::json, 'READY', clock_timestamp(),
            coalesce(i.run_after, clock_timestamp() + i.delay),
            CASE WHEN coalesce(i.run_after <= clock_timestamp(), i.delay <= interval '0', true)
-                THEN clock_timestamp() + $14::interval END,
+                THEN clock_timestamp() + $3::interval END,
            i.group_key, i.label, i.trace, i.metadata::jsonb
     FROM input i
     ORDER BY i.task_id COLLATE "C"
@@ -112,8 +110,12 @@ SELECT task_id, enqueued_at, run_after, publishing_until, true AS kept FROM crea
 UNION ALL
 SELECT e.task_id, e.enqueued_at, e.run_after, e.publishing_until, {KEPT}
 FROM input i JOIN task_executions e ON e.task_id = i.task_id
-WHERE e.namespace = $12 AND e.environment = $13
-"""  # noqa: S608 - an expression of our own
+WHERE e.namespace = $1 AND e.environment = $2
+""",  # noqa: S608 - an expression of our own
+    "task_id text, task_name text, task_path text, args text, kwargs text, run_after timestamptz, delay interval,"
+    " group_key text, label text, trace text, metadata text",
+    first=4,
+)
 # The enqueuer makes the ids, so that an existing row is from the same statement, whose answer was lost. The last SELECT sees
 # the table as it was before the statement: no row comes twice.
 
@@ -142,22 +144,7 @@ async def insert(
 async def _insert(
     executor: Executor, rows: Sequence[NewRow], whose: Whose, ours: timedelta | None
 ) -> dict[str, Inserted]:
-    found = await executor.fetch(
-        INSERT,
-        [row.task_id for row in rows],
-        [row.task_name for row in rows],
-        [row.task_path for row in rows],
-        [row.args for row in rows],
-        [row.kwargs for row in rows],
-        [row.run_after for row in rows],
-        [row.delay for row in rows],
-        [row.group_key for row in rows],
-        [row.label for row in rows],
-        [row.trace for row in rows],
-        [row.metadata for row in rows],
-        *whose,
-        ours,
-    )
+    found = await INSERT.fetch(executor, rows, *whose, ours)
     return {
         row["task_id"]: Inserted(
             row["task_id"], row["enqueued_at"], row["run_after"], row["publishing_until"]
@@ -166,23 +153,28 @@ async def _insert(
     }
 
 
-FIND_OURS = """
+PAIR: Final = "task_id text, until timestamptz"
+
+FIND_OURS: Final = OneOrSeveral.of(
+    """
 SELECT e.task_id
-FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
+FROM {items}
 JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
 WHERE e.status = 'READY'
-"""
+""",
+    PAIR,
+)
 
 
 async def find_ours(executor: Executor, rows: Sequence[Publishing]) -> set[str]:
     """Which of these rows are committed, and still the caller's to publish."""
-    return {row["task_id"] for row in await executor.fetch(FIND_OURS, *pairs(rows))}
+    return {row["task_id"] for row in await FIND_OURS.fetch(executor, rows)}
 
 
-MARK = """
+MARK: Final = """
 WITH held AS (
     SELECT e.task_id
-    FROM unnest($1::text[], $2::timestamptz[]) AS i(task_id, until)
+    FROM {items}
     JOIN task_executions e ON e.task_id = i.task_id AND e.publishing_until = i.until
     WHERE NOT e.final
     ORDER BY e.task_id
@@ -193,13 +185,15 @@ FROM held h WHERE e.task_id = h.task_id
 RETURNING e.task_id
 """
 
-MARK_PUBLISHED = MARK.format(change="published_at = clock_timestamp(), publishing_until = NULL")
+MARK_PUBLISHED: Final = OneOrSeveral.of(
+    MARK.replace("{change}", "published_at = clock_timestamp(), publishing_until = NULL"), PAIR
+)
 # A locked row is being claimed: its message has arrived.
 
 
 async def mark_published(executor: Executor, rows: Sequence[Publishing]) -> set[str]:
     """Pub/Sub has the message: `published_at` is now. A row that moved on meanwhile is left alone."""
-    return {row["task_id"] for row in await executor.fetch(MARK_PUBLISHED, *pairs(rows))}
+    return {row["task_id"] for row in await MARK_PUBLISHED.fetch(executor, rows)}
 
 
 def pairs(rows: Sequence[Publishing]) -> tuple[list[str], list[datetime | None]]:

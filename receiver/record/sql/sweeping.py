@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
-from receiver.record.sql.outbox import MARK, OutboxRow, pairs
+from receiver.record.sql import items
+from receiver.record.sql.outbox import MARK, PAIR, OutboxRow, pairs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -236,9 +237,10 @@ async def load(executor: Executor, rows: Sequence[Held], *, most: int, largest: 
 
 
 POSTPONE: Final = MARK.format(
+    items=items.rows(PAIR),
     change="""publishing_until = clock_timestamp() + CASE WHEN $3::interval IS NOT NULL THEN $3::interval ELSE least(
         $5::interval,
-        greatest($4::interval, clock_timestamp() - coalesce(e.published_at, e.run_after, e.enqueued_at))) END"""
+        greatest($4::interval, clock_timestamp() - coalesce(e.published_at, e.run_after, e.enqueued_at))) END""",
 )
 
 

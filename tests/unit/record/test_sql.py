@@ -38,7 +38,9 @@ def changes(function: FunctionType, module: ModuleType) -> bool:
     """Whether it, or a function of its module that it calls, sends a statement that changes a row."""
     used = [vars(module).get(name) for name in function.__code__.co_names]
     return any(
-        changes(each, module) if isinstance(each, FunctionType) else CHANGE.search(str(each)) is not None
+        changes(each, module)
+        if isinstance(each, FunctionType)
+        else CHANGE.search(getattr(each, "one", str(each))) is not None
         for each in used
         if not isinstance(each, FunctionType) or each.__module__ == module.__name__
     )
