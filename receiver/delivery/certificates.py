@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import socket
-import ssl
 import time
 from concurrent.futures import Future
 from contextlib import suppress
@@ -201,21 +199,17 @@ def _fetch_into(answer: Future[bytes], url: str) -> None:
 
 
 def _fetched(url: str) -> bytes:
-    """The answer, as it comes: it is never a redirect that counts. In a thread, by urllib: to import httpx takes a fifth of a start."""
+    """The answer, as it comes: it is never a redirect that counts. In a thread, by urllib: to import an HTTP client takes a fifth of a start."""
     from urllib import request  # noqa: PLC0415 - likewise
 
-    import certifi  # noqa: PLC0415 - these are for the thread: they must not delay the port
+    from receiver.google import environment  # noqa: PLC0415 - these are for the thread: they must not delay the port
 
     end = time.monotonic() + FETCH_TIMEOUT
     sender: AbstractHTTPHandler = request.HTTPHandler()
     proxies: dict[str, str] = {}
     if urlsplit(url).scheme == "https":  # else it is on loopback: no proxy of the environment is in between
-        file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")  # as httpx reads them
-        file = file or (None if folder else certifi.where())
-        context = ssl.create_default_context(cafile=file, capath=None if file else folder)
-        sender = request.HTTPSHandler(context=context)
-        known = request.getproxies()
-        proxy = known.get("https") or known.get("all")
+        sender = request.HTTPSHandler(context=environment.authorities())
+        proxy = environment.proxy()
         proxies = {"https": proxy} if proxy else {}
     _end_in_time(sender)
     opener = request.OpenerDirector()

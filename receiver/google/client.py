@@ -16,10 +16,11 @@ import asyncio
 import random
 import time
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
-from urllib.request import getproxies
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from urllib.parse import unquote, urlencode, urlsplit
+from urllib.request import proxy_bypass
 
-import httpx
+import httpcore
 import msgspec
 
 from receiver.errors import (
@@ -29,7 +30,9 @@ from receiver.errors import (
     GoogleRefused,
     GoogleUnavailable,
 )
+from receiver.google import environment
 from receiver.google.credentials import Credentials
+from receiver.google.sockets import Sockets
 from receiver.hosts import is_near
 
 if TYPE_CHECKING:
@@ -51,13 +54,20 @@ TEMPORARY: Final = frozenset({429, 500, 502, 503, 504})
 IDLE: Final = 5.0
 """Seconds for which an idle connection is kept. Google keeps it for minutes, but a frozen instance does not know how long it slept."""
 
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+MOST_CONNECTIONS: Final = 20
+"""Of one client; further requests wait for one."""
+
+_NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
+_NO_ANSWER = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.TimeoutException,
+    TimeoutError,
+)
+_UNAUTHORIZED: Final = 401
 _CODES: Final = {"ALREADY_EXISTS": GoogleConflict, "ABORTED": GoogleConflict, "NOT_FOUND": GoogleMissing}
 _STATUSES: Final = {401: GoogleForbidden, 403: GoogleForbidden, 404: GoogleMissing, 409: GoogleConflict}
-
-
-_Connections = httpx.AsyncBaseTransport | httpx.AsyncClient
-"""What requests are sent through: a client only where the environment has a proxy, because it knows the way."""
 
 
 class _Problem(msgspec.Struct):
@@ -69,12 +79,29 @@ class _Answer(msgspec.Struct):
     error: _Problem
 
 
+class _Where(NamedTuple):
+    """An address. `peer` is its host and port; a stand-in is asked without a token."""
+
+    url: httpcore.URL
+    host: str
+    peer: bytes
+    stands_in: bool
+
+
+class _Said(NamedTuple):
+    """An answer."""
+
+    host: str
+    status: int
+    content: bytes
+
+
 class GoogleClient:
     """Requests to Google's APIs, from one event loop.
 
     Args:
         credentials: for addresses at Google; found at the first such request.
-        transport: replaces the network in tests.
+        network: replaces the network in tests.
         retries: tries after the first.
     """
 
@@ -82,14 +109,14 @@ class GoogleClient:
         self,
         credentials: Credentials | None = None,
         *,
-        transport: httpx.AsyncBaseTransport | None = None,
+        network: httpcore.AsyncConnectionPool | None = None,
         retries: int = REQUEST_RETRIES,
     ) -> None:
         self._credentials = credentials or Credentials()
-        self._transport = transport
+        self._network = network
         self._retries = retries
-        self._open: _Connections | None = None
-        self._stale: _Connections | None = None
+        self._open: httpcore.AsyncConnectionPool | None = None
+        self._stale: httpcore.AsyncConnectionPool | None = None
         self._opening = asyncio.Lock()
         self._used = (0.0, 0.0)
 
@@ -120,19 +147,19 @@ class GoogleClient:
         while True:
             try:
                 answer = await self._send(method, url, params, content)
-            except (httpx.TransportError, TimeoutError) as error:
+            except _NO_ANSWER as error:
                 if attempt >= self._retries or not (again or isinstance(error, _NOT_SENT)):
                     raise GoogleUnavailable(
-                        f"no answer from {httpx.URL(url).host} ({type(error).__name__})"
+                        f"no answer from {_where(url).host} ({type(error).__name__})"
                     ) from error
             else:
-                if answer.is_success:
+                if answer.status // 100 == 2:  # noqa: PLR2004 - done
                     return _decoded(answer)
-                if answer.status_code == httpx.codes.UNAUTHORIZED and not renewed:
+                if answer.status == _UNAUTHORIZED and not renewed:
                     renewed = True  # a token may be withdrawn before its end. Once, and not counted as a try
                     self._credentials.forget()
                     continue
-                if answer.status_code not in TEMPORARY or attempt >= self._retries:
+                if answer.status not in TEMPORARY or attempt >= self._retries:
                     raise _refusal(answer)
             await asyncio.sleep(_pause(attempt))
             attempt += 1
@@ -148,22 +175,27 @@ class GoogleClient:
 
     async def _send(
         self, method: str, url: str, params: Mapping[str, str] | None, content: bytes | None
-    ) -> httpx.Response:
-        headers = {"content-type": "application/json"} if content is not None else {}
-        if not _stands_in(url):
-            headers |= await self._credentials.headers()
-        request = httpx.Request(method, _parsed(url), params=params, content=content, headers=headers)
+    ) -> _Said:
+        where = _where(f"{url}?{urlencode(params)}" if params else url)
+        headers = [(b"host", where.peer)]
+        if content is not None or method == "POST":
+            headers += [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(content or b"")),
+            ]
+        if not where.stands_in:
+            said = await self._credentials.headers()
+            headers += [(name.encode(), value.encode()) for name, value in said.items()]
+        request = httpcore.Request(method, where.url, headers=headers, content=content or b"")
         connections = await self._connected()
-        async with asyncio.timeout(TRY_TIMEOUT):  # httpx has one for each step
-            if isinstance(connections, httpx.AsyncClient):
-                answer = await connections.send(request)
-            else:
-                answer = await _straight(connections, request)
-        # httpx's stream and its answer refer to each other, and would keep the request's body until a full garbage collection.
-        answer.stream = httpx.ByteStream(b"")
-        return answer
+        async with asyncio.timeout(TRY_TIMEOUT):
+            answer = await connections.handle_async_request(request)
+            try:
+                return _Said(where.host, answer.status, await answer.aread())
+            finally:
+                await answer.aclose()
 
-    async def _connected(self) -> _Connections:
+    async def _connected(self) -> httpcore.AsyncConnectionPool:
         """The connections, without those that died while the CPU stood still. Their pool's own clock stood still as well."""
         now = (time.time(), time.monotonic())
         slept = (now[0] - self._used[0]) - (now[1] - self._used[1])
@@ -179,63 +211,62 @@ class GoogleClient:
                 found = self._open = await asyncio.to_thread(self._new)
         return found
 
-    def _new(self) -> _Connections:
+    def _new(self) -> httpcore.AsyncConnectionPool:
         """In a thread, because it reads the system's certificates."""
-        limits = httpx.Limits(max_connections=20, keepalive_expiry=IDLE)
-        if self._transport is not None or not {"https", "all"} & getproxies().keys():
-            return self._transport or httpx.AsyncHTTPTransport(limits=limits)
-        return httpx.AsyncClient(
-            mounts={"http://": None},  # a stand-in: it is near, and no proxy of the environment is in between
-            timeout=None,  # noqa: S113 - `_send` has one for the whole request
-            limits=limits,
-        )
+        if self._network is not None:
+            return self._network
+        options: dict[str, Any] = {
+            "ssl_context": environment.authorities(),
+            "max_connections": MOST_CONNECTIONS,
+            "keepalive_expiry": IDLE,
+            "network_backend": Sockets(),
+        }
+        proxy = environment.proxy()
+        if proxy is None:
+            return httpcore.AsyncConnectionPool(**options)
+        parts = urlsplit(proxy)
+        login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        return _Proxied(proxy, login, **options)
 
 
-async def _straight(transport: httpx.AsyncBaseTransport, request: httpx.Request) -> httpx.Response:
-    """The answer of a request without httpx's client, which takes a third of a publish's CPU for cookies, redirects and the like."""
-    answer = await transport.handle_async_request(request)
-    answer.request = request
-    try:
-        await answer.aread()
-    finally:
-        await answer.aclose()
-    return answer
+class _Proxied(httpcore.AsyncHTTPProxy):
+    """Connections by way of the environment's proxy; not to a stand-in, which is near, nor to what NO_PROXY names."""
+
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        if origin.scheme == b"http" or proxy_bypass(origin.host.decode()):
+            return httpcore.AsyncConnectionPool.create_connection(self, origin)
+        return super().create_connection(origin)
 
 
 @lru_cache(maxsize=1000)
-def _parsed(url: str) -> httpx.URL:
-    return httpx.URL(url)
+def _where(url: str) -> _Where:
+    """Raises ValueError for what is neither a stand-in's address nor Google's: it gets no token."""
+    parsed = urlsplit(url)
+    host = parsed.hostname or ""
+    stands_in = parsed.scheme == "http" and is_near(host)
+    if not stands_in and (parsed.scheme != "https" or not host.endswith(".googleapis.com")):
+        raise ValueError(f"{host} is not an address of Google's")
+    return _Where(httpcore.URL(url), host, parsed.netloc.encode(), stands_in)
 
 
-@lru_cache(maxsize=1000)
-def _stands_in(url: str) -> bool:
-    """Whether this is the address of a stand-in. Raises ValueError for an address that is not Google's either: it gets no token."""
-    where = _parsed(url)
-    if where.scheme == "http" and is_near(where.host):
-        return True
-    if where.scheme != "https" or not where.host.endswith(".googleapis.com"):
-        raise ValueError(f"{where.host} is not an address of Google's")
-    return False
-
-
-def _decoded(answer: httpx.Response) -> Any:
+def _decoded(answer: _Said) -> Any:
     if not answer.content:
         return {}
     try:
         return msgspec.json.decode(answer.content)
     except (ValueError, RecursionError) as error:
-        raise GoogleUnavailable(f"{answer.url.host} answers {answer.status_code} without JSON") from error
+        raise GoogleUnavailable(f"{answer.host} answers {answer.status} without JSON") from error
 
 
-def _refusal(answer: httpx.Response) -> GoogleRefused | GoogleUnavailable:
+def _refusal(answer: _Said) -> GoogleRefused | GoogleUnavailable:
     try:
         problem = msgspec.json.decode(answer.content, type=_Answer).error
     except (ValueError, RecursionError):  # a proxy's page, or nothing
-        problem = _Problem(message=f"{answer.url.host} answers {answer.status_code}")
+        problem = _Problem(message=f"{answer.host} answers {answer.status}")
     message = " ".join(problem.message.split())[:300]
-    status = answer.status_code
+    status = answer.status
     if status in TEMPORARY and problem.status not in _CODES:
-        return GoogleUnavailable(f"{answer.url.host} answers {status}: {message}")
+        return GoogleUnavailable(f"{answer.host} answers {status}: {message}")
     kind = _STATUSES.get(status) or _CODES.get(problem.status) or GoogleRefused
     return kind(status, problem.status, message)
 

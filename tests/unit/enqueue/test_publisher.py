@@ -20,7 +20,7 @@ from receiver.google.client import GoogleClient
 from receiver.google.pubsub import Pubsub
 from receiver.record.sql.outbox import OutboxRow
 from tests.stage.messages import decode
-from tests.unit.google.google import refusal
+from tests.unit.google.google import Network, refusal
 
 NOW = datetime(2026, 11, 23, 18, 5, 0, 123456, tzinfo=UTC)
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -76,14 +76,15 @@ def test_a_topic_is_named_as_its_route_names_it() -> None:
     )
 
 
-class Network(httpx.AsyncBaseTransport):
+class Topics(Network):
     """Pub/Sub that says no to some requests."""
 
     def __init__(self, refuse: Callable[[str, list[str]], httpx.Response | None]) -> None:
+        super().__init__()
         self.refuse = refuse
         self.requests: list[tuple[str, list[str]]] = []
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def answer(self, request: httpx.Request) -> httpx.Response:
         sent = json.loads(await request.aread())["messages"]
         ids = [json.loads(base64.b64decode(each["data"]))["task_id"] for each in sent]
         topic = request.url.path.rpartition("--")[2].removesuffix(":publish")
@@ -95,9 +96,9 @@ async def published(
     rows: list[OutboxRow],
     refuse: Callable[[str, list[str]], httpx.Response | None],
     tell: Callable[[Published], Awaitable[None]] | None = None,
-) -> tuple[Published, Network]:
-    network = Network(refuse)
-    client = GoogleClient(transport=network)
+) -> tuple[Published, Topics]:
+    network = Topics(refuse)
+    client = GoogleClient(network=network)
     publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS)
     done = await publisher.publish(rows, tell)
     await client.close()
@@ -158,13 +159,13 @@ async def test_what_each_request_came_to_is_told_at_once() -> None:
 async def test_a_topic_that_does_not_answer_has_its_share_of_time_and_no_more() -> None:
     silent = asyncio.Event()
 
-    class Silent(Network):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    class Silent(Topics):
+        async def answer(self, request: httpx.Request) -> httpx.Response:
             if "mail" in request.url.path:
                 await silent.wait()
-            return await super().handle_async_request(request)
+            return await super().answer(request)
 
-    client = GoogleClient(transport=Silent(lambda *_: None))
+    client = GoogleClient(network=Silent(lambda *_: None))
     publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS, share=0.05)
     done = await publisher.publish([row("1"), row("2", "shop.tasks.bill")])
     await client.close()
@@ -176,15 +177,15 @@ async def test_a_topic_that_does_not_answer_has_its_share_of_time_and_no_more() 
 async def test_topics_that_do_not_answer_take_no_share_of_those_that_wait_for_a_place() -> None:
     silent = asyncio.Event()
 
-    class Silent(Network):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    class Silent(Topics):
+        async def answer(self, request: httpx.Request) -> httpx.Response:
             if "silent" in request.url.path:
                 await silent.wait()
-            return await super().handle_async_request(request)
+            return await super().answer(request)
 
     rows = [row(f"s{number}", f"shop.silent_{number}") for number in range(2 * MOST_REQUESTS)]
     good = [row(f"g{number}", f"shop.good_{number}") for number in range(30)]
-    client = GoogleClient(transport=Silent(lambda *_: None))
+    client = GoogleClient(network=Silent(lambda *_: None))
     publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS, share=0.5)
     done = await publisher.publish(rows + good)
     await client.close()
@@ -198,8 +199,8 @@ async def test_topics_that_wait_are_not_asked_once_pubsub_counts_as_away() -> No
     async def tell(one: Published) -> None:
         failed.append(one)
 
-    network = Network(lambda *_: refusal(403, "PERMISSION_DENIED"))
-    client = GoogleClient(transport=network)
+    network = Topics(lambda *_: refusal(403, "PERMISSION_DENIED"))
+    client = GoogleClient(network=network)
     publisher = Publisher(Pubsub(client, "http://127.0.0.1:1/v1"), ADDRESS)
     rows = [row(str(number), f"shop.task_{number}") for number in range(3 * MOST_REQUESTS)]
     done = await publisher.publish(rows, tell, outage=lambda: "away" if failed else None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 
@@ -19,7 +20,7 @@ from receiver.errors import (
 from receiver.google.client import REQUEST_RETRIES, GoogleClient
 from tests.stage.http_proxy import proxied
 from tests.stage.metadata import metadata
-from tests.unit.google.google import Account, Reply, Scripted, credentials, refusal
+from tests.unit.google.google import Account, Network, Reply, Scripted, credentials, refusal
 
 URL = "https://pubsub.googleapis.com/v1/projects/p/topics/t"
 LOCAL = "http://127.0.0.1:8085/v1/projects/p/topics/t"
@@ -35,7 +36,7 @@ async def asked(
     *replies: Reply, url: str = URL, method: str = "GET", retries: int = REQUEST_RETRIES, **options: Any
 ) -> tuple[Any, Scripted]:
     network = Scripted(*replies)
-    client = GoogleClient(credentials(), transport=network, retries=retries)
+    client = GoogleClient(credentials(), network=network, retries=retries)
     try:
         return await client.request(method, url, **options), network
     finally:
@@ -121,7 +122,7 @@ async def test_one_that_says_so_to_the_end_is_unavailable() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [httpx.ReadTimeout("."), httpx.ReadError("."), httpx.RemoteProtocolError(".")]
+    "error", [httpcore.ReadTimeout("."), httpcore.ReadError("."), httpcore.RemoteProtocolError(".")]
 )
 async def test_silence_is_asked_again_only_where_that_does_no_harm(error: Exception) -> None:
     assert (await asked(error, OK))[0] == {"name": "t"}
@@ -131,17 +132,13 @@ async def test_silence_is_asked_again_only_where_that_does_no_harm(error: Except
 
 
 async def test_what_was_never_sent_may_always_be_sent() -> None:
-    assert (await asked(httpx.ConnectError("."), httpx.ConnectTimeout("."), OK, method="POST"))[0]
+    assert (await asked(httpcore.ConnectError("."), httpcore.ConnectTimeout("."), OK, method="POST"))[0]
 
 
 async def test_a_try_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.google.client.TRY_TIMEOUT", 0.01)
 
-    class Silent(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            return await asyncio.Future()
-
-    client = GoogleClient(credentials(), transport=Silent(), retries=1)
+    client = GoogleClient(credentials(), network=Network(), retries=1)
     with pytest.raises(GoogleUnavailable, match="TimeoutError"):
         await client.request("GET", URL)
     await client.close()
@@ -180,7 +177,7 @@ async def test_a_good_answer_without_json_is_no_answer(content: bytes) -> None:
 
 async def test_a_withdrawn_token_is_replaced_once() -> None:
     account, network = Account(), Scripted(refusal(401, "UNAUTHENTICATED"), OK)
-    client = GoogleClient(credentials(account), transport=network, retries=0)
+    client = GoogleClient(credentials(account), network=network, retries=0)
     assert await client.request("GET", URL) == {"name": "t"}
     assert [each.headers["authorization"] for each in network.requests] == [
         "Bearer token-1",
@@ -193,11 +190,7 @@ async def test_a_withdrawn_token_is_replaced_once() -> None:
 
 
 async def test_a_cancelled_request_is_cancelled() -> None:
-    class Silent(httpx.AsyncBaseTransport):
-        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-            return await asyncio.Future()
-
-    client = GoogleClient(credentials(), transport=Silent())
+    client = GoogleClient(credentials(), network=Network())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await client.request("GET", URL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 import ssl
 import time
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
 from receiver.errors import GoogleUnavailable
 from receiver.google.client import GoogleClient
+from receiver.google.sockets import Stream
 from tests.stage.http_proxy import proxied
 from tests.stage.tls_postgres import Authority
 from tests.stage.waiting import eventually
@@ -133,6 +136,18 @@ async def test_requests_one_after_another_share_a_connection() -> None:
     assert body == b'"one"'
 
 
+def test_a_service_asks_over_uvloop() -> None:
+    async def ask() -> None:
+        async with peer(echo) as made, client() as ours:
+            values: list[Any] = ["one", "x" * 9_500_000, "next"]
+            for value in values:
+                assert await publish(ours, made.url, value) == value
+        assert made.connections == 1
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(ask())
+
+
 async def test_requests_at_the_same_time_have_a_connection_each_and_their_own_answers() -> None:
     async with peer(echo) as made, client() as ours:
         for _ in range(3):
@@ -229,6 +244,63 @@ async def test_a_proxy_of_the_environment_is_asked_for_google(monkeypatch: pytes
             with pytest.raises(GoogleUnavailable):
                 await publish(ours, f"https://{GOOGLE}/v1/t:publish")
         assert seen == [f"{GOOGLE}:443"]
+
+
+async def test_no_proxy_names_what_is_asked_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with proxied(monkeypatch) as seen:
+        monkeypatch.setenv("NO_PROXY", "googleapis.com")
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", _nobody)
+        async with client() as ours:
+            with pytest.raises(GoogleUnavailable, match="ConnectError"):
+                await publish(ours, f"https://{GOOGLE}/v1/t:publish")
+        assert seen == []
+
+
+async def _nobody(*_: Any, **__: Any) -> None:
+    raise OSError("there is no such host")
+
+
+async def test_a_proxys_password_is_told_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 403 No\r\ncontent-length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(proxy, "127.0.0.1")
+    port = server.sockets[0].getsockname()[1]
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", f"me:a%40b@127.0.0.1:{port}")
+    async with client() as ours:
+        with pytest.raises(GoogleUnavailable, match="ProxyError"):
+            await publish(ours, f"https://{GOOGLE}/v1/t:publish")
+    server.close()
+    assert heads[0].startswith(f"CONNECT {GOOGLE}:443 HTTP/1.1\r\n".encode())
+    assert b"\r\nProxy-Authorization: Basic " + base64.b64encode(b"me:a@b") in heads[0]
+
+
+async def test_a_socks_proxy_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1080")
+    async with client() as ours:
+        with pytest.raises(GoogleUnavailable, match=r"a socks5 proxy is not supported: name an HTTP proxy"):
+            await publish(ours, f"https://{GOOGLE}/v1/t:publish")
+
+
+@pytest.mark.parametrize("unasked", [b"HTTP/1.1 408 Too late\r\n\r\n", b""], ids=["it speaks", "it ends"])
+async def test_an_idle_connection_whose_peer_speaks_or_ends_is_of_no_use(unasked: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    _, stream = await asyncio.get_running_loop().create_connection(Stream, sock=ours)
+    assert stream.get_extra_info("is_readable") is False
+    if unasked:
+        theirs.send(unasked)
+    else:
+        theirs.shutdown(socket.SHUT_WR)
+    await eventually(lambda: stream.get_extra_info("is_readable"))
+    assert await stream.read(1) == unasked
+    await stream.aclose()
+    theirs.close()
 
 
 @pytest.mark.parametrize(

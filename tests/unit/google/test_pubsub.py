@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 
+import httpcore
 import httpx
 import pytest
 
@@ -25,7 +26,7 @@ def accepted(request: httpx.Request) -> httpx.Response:
 
 async def published(*replies: Reply, topic: str = TOPIC) -> tuple[list[str], Scripted]:
     network = Scripted(*replies)
-    client = GoogleClient(credentials(), transport=network)
+    client = GoogleClient(credentials(), network=network)
     messages = [Message(b"m0", {"a": "b"})]
     try:
         return await Pubsub(client, Endpoints().pubsub).publish(topic, messages), network
@@ -48,7 +49,7 @@ async def test_odd_characters_of_a_topic_are_escaped() -> None:
 
 
 async def test_a_lost_answer_is_published_again() -> None:
-    ids, network = await published(httpx.ReadTimeout("."), accepted)
+    ids, network = await published(httpcore.ReadTimeout("."), accepted)
     assert ids == ["0"]
     assert network.requests[0].content == network.requests[1].content
 
