@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+import weakref
 from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
@@ -62,6 +63,7 @@ class Broker:
             self._database = sqlite3.connect(
                 file or ":memory:", isolation_level=None, check_same_thread=False
             )
+            weakref.finalize(self, self._database.close)  # of one that nobody closes
             self._database.executescript(PRAGMAS + SCHEMA)
             self._load()
         except (sqlite3.Error, msgspec.DecodeError) as error:

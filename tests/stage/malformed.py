@@ -64,7 +64,7 @@ CASES: list[tuple[str, bytes]] = [
     ("NaN", b"NaN"),
     ("brackets without end", b"[" * 200_000),
     ("objects without end", b'{"message":' * 100_000),
-    ("depth hidden in an unknown field", envelope()[:-1] + b',"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+    ("depth hidden in an unknown field", envelope()[:-1] + b',"x":' + b"[" * 300_000 + b"]" * 300_000 + b"}"),
     # the envelope
     ("empty object", b"{}"),
     ("no message", b'{"subscription":"s"}'),

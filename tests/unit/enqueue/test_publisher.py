@@ -207,8 +207,10 @@ async def test_topics_that_wait_are_not_asked_once_pubsub_counts_as_away() -> No
     await client.close()
     assert done.task_ids == frozenset()
     assert len(done.failures) == len(rows)
-    assert len(network.requests) == MOST_REQUESTS
-    assert sum(str(why) == "not tried, as others had no answer: away" for why in done.failures.values()) == 8
+    # Python 3.14 lets the first one end before the second one begins.
+    assert 1 <= len(network.requests) <= MOST_REQUESTS
+    said = [str(why) for why in done.failures.values()]
+    assert said.count("not tried, as others had no answer: away") == len(rows) - len(network.requests)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ DAMAGED = {
     "a payload that breaks off": enveloped(SENT[:-1]),
     "its task is a number": enveloped(SENT.replace(b'"invite"', b"5")),
     "its task is no UTF-8": enveloped(SENT.replace(b"invite", b"\xff")),
-    "nested too deeply": enveloped(SENT.replace(b'["Ada"]', b"[" * 2000 + b"]" * 2000)),
+    "nested too deeply": enveloped(SENT.replace(b'["Ada"]', b"[" * 2_000_000 + b"]" * 2_000_000)),
 }
 
 
