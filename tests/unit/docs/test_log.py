@@ -33,7 +33,10 @@ def column(section: str) -> list[str]:
 def said(kind: str) -> Iterator[str]:
     """The first argument of each such event that the code makes. `…` is what is only known then."""
     for path in Path(receiver.__file__).parent.rglob("*.py"):
-        tree = ast.parse(path.read_text())
+        text = path.read_text()
+        if f"{kind}(" not in text:
+            continue
+        tree = ast.parse(text)
         texts = {
             target.id: node.value
             for node in ast.walk(tree)

@@ -16,7 +16,8 @@ PAGE = (DOCS / "reference" / "tables.md").read_text()
 
 def type_of(column: Column[object]) -> str:
     """As PostgreSQL's users write it."""
-    name = str(column.type.compile(dialect=postgresql.dialect())).lower().removesuffix(' collate "c"')
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy does not type it
+    name = str(column.type.compile(dialect=dialect)).lower().removesuffix(' collate "c"')
     return name.replace("timestamp with time zone", "timestamptz") + (" (key)" if column.primary_key else "")
 
 
