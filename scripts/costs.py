@@ -379,13 +379,13 @@ def postgres_ends(prices: dict[str, Price]) -> str:
         )
     return table(
         [
-            "Tasks a second",
-            "vCPU of PostgreSQL used",
+            "Tasks/s",
+            "vCPU used",
             "vCPU to buy",
-            "Cloud SQL a month",
+            "Cloud SQL",
             "Rows of 30 days",
-            "Storage a month",
-            "WAL a second",
+            "Storage",
+            "WAL/s",
         ],
         rows,
     )
