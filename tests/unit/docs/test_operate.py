@@ -33,9 +33,9 @@ def test_the_findings_that_a_page_names_are_found() -> None:
     wrong = [
         (name, code)
         for name, text in pages.items()
-        for line in re.findall(r"[^.]*\bdoctor (?:says|warns|counts|names|adds)[^.]*", text)
+        for line in re.findall(r"[^.]*\bdoctor\b[^.]*", text)
         for code in re.findall(r"`([a-z]+(?:-[a-z]+)+)`", line)
-        if code not in known
+        if code not in known and not code.startswith("receiver-")
     ]
     assert wrong == []
     assert {"push-auth-off", "public-topic"} <= known & set(re.findall(r"`([a-z-]+)`", pages["security.md"]))
