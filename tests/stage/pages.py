@@ -47,7 +47,7 @@ OWN_TESTS: Final = {
         ),
         "test_operate.py::test_what_a_page_says_works_at_night": (
             "backlog copies crashes dead-letters failed full index outage rejected restore retention roles security silent "
-            "stop stuck sweeper undo"
+            "start stop stuck sweeper undo"
         ),
     }.items()
     for page in pages.split()
