@@ -32,6 +32,7 @@ _FILES: Final = {
 
 _MORE: Final = {
     "fastapi": {
+        "project_name/database.py": "",
         "project_name/web.py": "a FastAPI application that enqueues in its own transactions",
         "tests/test_web.py": "a request enqueues",
     },

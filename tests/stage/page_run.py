@@ -1,6 +1,7 @@
 """Plays pages as a reader follows them: an empty folder, one shell, everything in the order in which it stands there.
 
-A file is written into the folder that the shell is in when the page comes to it; the same title again is appended. At the end
+A file is written into the folder that the shell is in when the page comes to it; the same title again on
+that page is appended. At the end
 pytest runs there if the pages have a `test_*.py` and did not run it themselves. `receiver`, `python` and `pytest` are those of this
 suite. Installing is left to `acceptance/docs/test_wheel.py`: `pip install` does nothing here, but that `pip install -e .` makes the
 project's packages and entry points known; `python -m venv` makes an `activate` that changes nothing.
@@ -31,7 +32,7 @@ NAMED: Final = re.compile(r"(--port[ =]|127\.0\.0\.1:|localhost:)(\d{4,5})\b")
 """A port that a page names."""
 
 PATIENCE: Final = 170
-"""Seconds for a page, or a chain of pages."""
+"""Seconds for a page."""
 
 PRELUDE: Final = r"""
 set -m
@@ -98,6 +99,20 @@ with psycopg.connect(shlex.split(url)[0], autocommit=True) as connection:
             print("", " | ".join("" if value is None else {{True: "t", False: "f"}}.get(value, str(value)) if isinstance(value, bool) else str(value) for value in row))
         print(f"({{len(rows)}} row{{'' if len(rows) == 1 else 's'}})")
 '''
+AWAIT: Final = '''#!{python}
+"""Waits until the first terminal has shown what a page says; what it has shown before that is looked at once only."""
+import pathlib, sys, time
+from tests.stage.pages import remaining
+
+log, part, end = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]).read_text(), time.monotonic() + 60
+seen = log.with_suffix(".seen")
+skip = int(seen.read_text()) if seen.exists() else 0
+while (found := remaining(part, log.read_text().splitlines()[skip:]))[0]:
+    if time.monotonic() > end:
+        sys.exit(f"not shown in the first terminal: {{found[0]}}")
+    time.sleep(0.05)
+seen.write_text(str(skip + found[1]))
+'''
 CONFTEST: Final = """
 import os
 import pytest
@@ -108,7 +123,9 @@ def receiver_database_url():
 """
 
 
-def play(texts: Iterable[str], place: Path, *, record: str, empty: str) -> str:
+def play(
+    texts: Iterable[str], place: Path, *, record: str, empty: str, patience: float = PATIENCE
+) -> str:
     """Follows the pages, and compares what is shown with what they say; all that was shown.
 
     Args:
@@ -116,14 +133,16 @@ def play(texts: Iterable[str], place: Path, *, record: str, empty: str) -> str:
         place: an empty folder that PostgreSQL's account may enter.
         record: the address of a migrated, empty database.
         empty: that of a database without tables.
+        patience: seconds for all of it.
     """
     ports = Ports()
     parts, folder = place / "parts", place / "reader"
     parts.mkdir()
     folder.mkdir()
-    found = [block for text in texts for block in read(ports.replaced(text, empty))]
+    pages = [read(ports.replaced(text, empty)) for text in texts]
+    found = [block for page in pages for block in page]
     script = "\n".join(
-        [PRELUDE, *(line for at, block in enumerate(found) for line in step(block, at, parts, found[:at]))]
+        [PRELUDE, *(line for at, block in enumerate(found) for line in step(block, at, parts, pages))]
     )
     if any(is_test(block) for block in found) and not any(
         "pytest" in block.code for block in found if block.language == "sh"
@@ -146,7 +165,7 @@ def play(texts: Iterable[str], place: Path, *, record: str, empty: str) -> str:
             start_new_session=True,
         )
         try:
-            code = shell.wait(PATIENCE)
+            code = shell.wait(patience)
         except subprocess.TimeoutExpired:
             code = None
         finally:
@@ -158,18 +177,21 @@ def play(texts: Iterable[str], place: Path, *, record: str, empty: str) -> str:
     return said
 
 
-def step(block: Block, at: int, parts: Path, before: list[Block]) -> Iterable[str]:
+def step(block: Block, at: int, parts: Path, pages: list[list[Block]]) -> Iterable[str]:
     """The lines of the script for a block; `shown N` marks where its output begins."""
     part = parts / str(at)
     part.write_text(block.code)
     if block.language == "sh" and block.title == FIRST:
-        yield f"terminal {part}"
+        yield f"terminal {part}; log={part}.log"
+    elif block.language == "text" and block.title == FIRST:
+        yield f"page-await $log {part}"
     elif block.language == "sh":
         yield f"shown {at}\n{block.code}"
     elif block.language == "sql" and block.title is None:
         yield f"shown {at}\npage-query {part}"
     elif block.title is not None and block.language not in {"bash", "text"}:
-        again = any(former.title == block.title for former in before if former.language == block.language)
+        [page] = [page for page in pages if any(each is block for each in page)]
+        again = next(each for each in page if each.title == block.title) is not block
         yield f"mkdir -p '{Path(block.title).parent}'"
         yield f"printf '\\n' >> '{block.title}'" if again else ":"
         yield f"cat {part} {'>>' if again else '>'} '{block.title}'"
@@ -188,6 +210,8 @@ def compare(found: list[Block], said: str, parts: Path) -> None:
     for at, block in enumerate(found):
         above = at - 1
         if block.language != "text" or above < 0 or found[above].language not in {"sh", "sql"}:
+            continue
+        if block.title == FIRST:
             continue
         log = parts / f"{above}.log"
         shown = log.read_text() if log.exists() else pieces.get(above, "")
@@ -252,7 +276,9 @@ def programs(place: Path, found: list[Block]) -> dict[str, str]:
         "python": PYTHON.format(python=sys.executable),
         "python3": PYTHON.format(python=sys.executable),
         "pytest": f'#!/bin/sh\n{given} exec {sys.executable} -m pytest {" ".join(options)} "$@"\n',
+        "uvicorn": f'#!/bin/sh\nexec {sys.executable} -m uvicorn "$@"\n',
         "pip": PIP.format(python=sys.executable, site=str(site)),
+        "page-await": AWAIT.format(python=sys.executable),
         "page-query": QUERY.format(python=sys.executable),
     }.items():
         (made / name).write_text(code)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, HTTPException
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from project_name.database import engine
 from project_name.tasks import send_welcome_email
 from receiver.errors import TaskResultMissing
 
 CREATE = text("CREATE TABLE IF NOT EXISTS users (name text PRIMARY KEY)")  # your migrations will own it
 INSERT = text("INSERT INTO users (name) VALUES (:name)")
-
-
-def engine() -> AsyncEngine:
-    """On the database of the record: the receiver's tables are beside yours."""
-    url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg")
-    if mode := url.query.get("sslmode"):  # libpq's name for it; asyncpg calls it ssl
-        url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": str(mode)})
-    if password := os.environ.get("DATABASE_PASSWORD"):
-        url = url.set(password=password)
-    return create_async_engine(url, pool_pre_ping=True)
 
 
 @asynccontextmanager
