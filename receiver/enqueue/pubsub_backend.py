@@ -87,7 +87,11 @@ class PubSubBackend:
     ) -> None:
         self.settings = settings or Settings.from_environ(os.environ)
         if self.settings.project_id is None:
-            raise SettingError("GCP_PROJECT_ID", None, "set it to the project whose topics take the tasks")
+            raise SettingError(
+                "GCP_PROJECT_ID",
+                None,
+                "set it to the project whose topics take the tasks; on your machine, work in the folder of a running `receiver dev`",
+            )
         self._address = Address(self.settings.project_id, self.settings.environment, self.settings.namespace)
         self._database = Database.configured(self.settings)
         self._emit = emit or record

@@ -123,9 +123,7 @@ def receiver_database_url():
 """
 
 
-def play(
-    texts: Iterable[str], place: Path, *, record: str, empty: str, patience: float = PATIENCE
-) -> str:
+def play(texts: Iterable[str], place: Path, *, record: str, empty: str, patience: float = PATIENCE) -> str:
     """Follows the pages, and compares what is shown with what they say; all that was shown.
 
     Args:

@@ -35,7 +35,13 @@ CHAINS: Final[tuple[tuple[str, ...], ...]] = ()
 OWN_TESTS: Final = {
     "reference/commands.md": "unit/docs/test_commands.py::test_a_command_has_an_example_that_it_accepts",
     **dict.fromkeys(
-        ["start/1-run.md", "start/2-write.md", "start/3-transaction.md", "start/4-schedule.md", "start/5-deploy.md"],
+        [
+            "start/1-run.md",
+            "start/2-write.md",
+            "start/3-transaction.md",
+            "start/4-schedule.md",
+            "start/5-deploy.md",
+        ],
         "acceptance/docs/test_tutorial.py::test_five_steps_lead_from_an_empty_folder_to_a_doctor_who_finds_nothing",
     ),
     # rewritten now; the line goes with the page
@@ -119,7 +125,9 @@ def blocks(text: str, language: str) -> list[tuple[str, str]]:
 
 def commands(text: str, title: str) -> str:
     """The commands of all shell blocks with this title."""
-    return "\n".join(block.code for block in read(text) if block.language == "sh" and block.title == title)
+    return "\n".join(
+        block.code for block in read(text) if block.language in COMMANDS and block.title == title
+    )
 
 
 def written(text: str, folder: Path) -> list[str]:

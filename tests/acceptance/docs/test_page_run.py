@@ -48,6 +48,10 @@ curl --silent http://127.0.0.1:8080/health
 200 The task completed.
 ```
 
+```text title="first terminal"
+… 200 send: Succeeded
+```
+
 ```sql
 SELECT task_name, return_value, final FROM task_executions WHERE task_name = 'send'
 ```

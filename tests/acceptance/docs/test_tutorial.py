@@ -73,5 +73,7 @@ def deployed_as_said(page: str, folder: Path, environ: Mapping[str, str]) -> Non
         )
         assert done.returncode == 0, done.stdout
         after = found[at + 1 : at + 2]
-        lacking = [line for each in after if each.language == "text" for line in missing(each.code, done.stdout)]
+        lacking = [
+            line for each in after if each.language == "text" for line in missing(each.code, done.stdout)
+        ]
         assert not lacking, f"line {block.line}: not shown: {lacking}\nshown:\n{done.stdout}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -81,11 +80,11 @@ def files_of(folder: Path) -> set[str]:
 
 
 def page() -> str:
-    return (ROOT / "docs" / "start.md").read_text()
+    return (ROOT / "docs" / "start" / "5-deploy.md").read_text()
 
 
 def page_says(title: str, folder: Path, environ: Mapping[str, str]) -> str:
-    """Runs what docs/start.md says under that title; what is printed."""
+    """Runs what the page on deploying the tutorial says under that title; what is printed."""
     script = commands(page(), title)
     done = subprocess.run(
         ["bash", "-ec", script],
@@ -164,11 +163,8 @@ def test_an_empty_folder_becomes_a_project_that_runs(where: Path, empty_database
         )
     try:
         wait_until(lambda: "receiving pushes" in log.read_text(), log.read_text)
-        for line in commands(page(), "second terminal").splitlines():
-            program, *arguments = shlex.split(line)
-            ran = project.run(*arguments)
-            assert (program, ran.returncode) == ("receiver", 0), ran
-        assert "SUCCESSFUL" in ran.stdout
+        ran = project.run("enqueue", "send_welcome_email", "--args", '["ada"]', "--wait", "30")
+        assert (ran.returncode, ran.stderr[:11]) == (0, "SUCCESSFUL "), ran
     finally:
         dev.send_signal(signal.SIGINT)
         code = dev.wait(60)

@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 def engine() -> AsyncEngine:
     """Its address is in DATABASE_URL, its password may be in DATABASE_PASSWORD."""
-    url = make_url(os.environ["DATABASE_URL"]).set(drivername="postgresql+asyncpg")
+    address = os.environ["DATABASE_URL"]  # beside `receiver dev`: set -a; . .receiver/env; set +a
+    url = make_url(address).set(drivername="postgresql+asyncpg")
     if mode := url.query.get("sslmode"):  # libpq's name for it; asyncpg calls it ssl
         url = url.difference_update_query(["sslmode"]).update_query_dict({"ssl": str(mode)})
     if password := os.environ.get("DATABASE_PASSWORD"):
