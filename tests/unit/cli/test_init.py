@@ -28,8 +28,8 @@ def test_a_terminal_is_asked_what_no_flag_says(run: Commands) -> None:
     lines = shown("init", "--workflow", "none", cwd=run.folder, env=run.environ, typed="shop\ny\n")
     text = "\n".join(lines)
     assert text.index("Name of the package [") < text.index("A FastAPI application that enqueues? [y/N]: ")
-    assert "GitHub" not in text.partition("14 files")[0]
-    assert text.partition("[y/N]: ")[2].startswith("14 files written into .:\n")
+    assert "GitHub" not in text.partition("15 files")[0]
+    assert text.partition("[y/N]: ")[2].startswith("15 files written into .:\n")
     assert (run.folder / "shop" / "web.py").exists()
     assert lines[-2:] == ["  pip install -e '.[dev]'", "  receiver dev"]
 
