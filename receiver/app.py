@@ -1,4 +1,4 @@
-"""The ASGI application, as servers name it: `receiver.app:create_app`. Next: `receiver.serving.app`."""
+"""The ASGI application, as servers name it: `uvicorn --factory receiver.app:create_app`. Next: `receiver.serving.app`."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def listed(nav: list[Any], texts: dict[str, str]) -> str:
     before: tuple[str, ...] = ()
     for sections, page in pages(nav):
         if sections != before:
-            lines += ["", f"## {': '.join(sections)}", ""]
+            lines += ["", f"## {': '.join(sections) or 'More'}", ""]
             before = sections
         lines.append(f"- [{title(texts[page])}]({page}): {summary(texts[page])}".removesuffix(": "))
     return "\n".join(lines) + "\n"

@@ -38,7 +38,9 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def configure(backend: Backend | None) -> None:
-    """Sets the backend of this process.
+    """Sets the backend of this process. It is only needed where the environment does not say where to enqueue to.
+
+        receiver.configure(PubSubBackend(Settings.from_environ(other_environ)))
 
     Args:
         backend: takes all calls from now on. None: the next call makes one. The former one is not closed.

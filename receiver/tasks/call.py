@@ -149,6 +149,9 @@ class TaskError:
 class TaskResult(Generic[T]):
     """An execution, as it was in the record when it was last read. Times are the database's, in UTC.
 
+        result = add.enqueue(1, 2).wait(timeout=30)
+        result.return_value if result.status == "SUCCESSFUL" else result.errors[-1].exception_class_path
+
     Attributes:
         task: the task, if known: results of `Task.get_result` and `Task.enqueue` have it.
         task_path: its path, as it was enqueued.

@@ -77,6 +77,9 @@ class Task(Generic[P, R_co]):
     def enqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
         """Enqueues a call with these arguments; returns once the record has it.
 
+            result = send_mail.enqueue(7, language="fr")
+            result.id  # of the execution
+
         The row is committed before this returns, and is published at once. If that takes longer than a quarter of a second, this
         returns and the publication goes on: an error would make callers enqueue twice. With `using(connection=...)` the row
         is written in that transaction, and published right after its commit.
@@ -93,13 +96,16 @@ class Task(Generic[P, R_co]):
 
     @as_aenqueue
     async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
-        """Like `enqueue`, awaited. Calls of one event loop at the same time share statements and requests."""
+        """Like `enqueue`, awaited. Calls of one event loop at the same time share statements and requests.
+
+            await send_mail.using(connection=session).aenqueue(7)
+        """
         entry = self._entry(args, kwargs)
         return await (await ready()).aenqueue(entry)
 
     @as_entry
     def entry(self, /, *args: Any, **kwargs: Any) -> Entry:
-        """A call for `receiver.enqueue_many`, with the options of `using`.
+        """A call for `receiver.enqueue_many`, with the options of `using`. Nothing is enqueued yet.
 
         Raises:
             TypeError: the arguments do not fit the function.
@@ -168,6 +174,8 @@ class Task(Generic[P, R_co]):
     def get_result(self: Task[..., T], task_id: str) -> TaskResult[T]: ...
     def get_result(self, task_id: str) -> TaskResult:
         """The result of a call of this task, as it is in the record.
+
+            send_mail.get_result(task_id).status  # READY, RUNNING, FAILED or SUCCESSFUL
 
         Raises:
             TaskResultMissing: no execution has this id, or it is another task's.

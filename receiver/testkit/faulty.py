@@ -60,12 +60,19 @@ _numbers = count()
 
 
 class InjectedFailure(Exception):
-    """Injected by fail_next."""
+    """What a run fails with that `TaskQueue.fail_next` makes fail."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """The end of one delivery: the status that Pub/Sub gets (0: none, the instance died), and the ending."""
+    """The end of one delivery.
+
+    Attributes:
+        task_id: of the execution.
+        task_name: of the task.
+        status: what Pub/Sub is answered, such as 200; 0: nothing, because the instance died or the message did not arrive.
+        ending: how it ended, such as `Succeeded`; None with status 0.
+    """
 
     task_id: str
     task_name: str
@@ -80,7 +87,15 @@ class DeliveryResult:
 
 @dataclass(slots=True)
 class QueuedMessage:
-    """A message, pending or delivered. `number` is its place in the order of publishing."""
+    """A message, pending or delivered.
+
+    Attributes:
+        task_id: of its execution.
+        task_name: of its task.
+        body: the request that Pub/Sub would send.
+        attempts: how often it was delivered.
+        number: its place in the order of publishing.
+    """
 
     task_id: str
     task_name: str

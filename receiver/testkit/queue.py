@@ -60,7 +60,14 @@ class Pending(list[QueuedMessage]):
 
 
 class TaskQueue:
-    """A subscription and its receiver. Each method returns when its work is done."""
+    """A subscription and its receiver. Each method returns when its work is done.
+
+        def test_an_instance_dies(task_queue):
+            task_queue.crash_next()
+            task_queue.push(send_mail, 7)  # it dies before its end is recorded
+            task_queue.advance(60)  # its lease ends
+            assert task_queue.deliver_next().acked
+    """
 
     def __init__(self, receiver: Receiver, loop: LoopThread) -> None:
         self._receiver = receiver
