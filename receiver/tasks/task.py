@@ -96,9 +96,11 @@ class Task(Generic[P, R_co]):
 
     @as_aenqueue
     async def aenqueue(self, /, *args: Any, **kwargs: Any) -> TaskResult:
-        """Like `enqueue`, awaited. Calls of one event loop at the same time share statements and requests.
+        """Like `enqueue`, awaited.
 
             await send_mail.using(connection=session).aenqueue(7)
+
+        Calls of one event loop at the same time share statements and requests.
         """
         entry = self._entry(args, kwargs)
         return await (await ready()).aenqueue(entry)

@@ -67,6 +67,8 @@ class TaskQueue:
             task_queue.push(send_mail, 7)  # it dies before its end is recorded
             task_queue.advance(60)  # its lease ends
             assert task_queue.deliver_next().acked
+
+    What Pub/Sub has not been acked is in `pending`, and the record in `executions`.
     """
 
     def __init__(self, receiver: Receiver, loop: LoopThread) -> None:
