@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev docs docs-serve test test-all test-postgres coverage check storm soak model format bench lock lock-image image-check release image publish notes matrix clean
+.PHONY: help demo dev docs docs-serve test test-all test-postgres coverage check storm soak model format bench lock lock-image image-check release image publish notes matrix pictures clean
 
 # Bytecode is kept: without it each worker rewrites the assertions of all tests anew, ten seconds of CPU.
 unexport PYTHONDONTWRITEBYTECODE
@@ -120,6 +120,9 @@ matrix: $(STAMP) ## Run a part of the suite on each Python 3.11 to 3.14 that is 
 
 image-check: $(STAMP) ## Run the Dockerfile's install steps in a temporary folder
 	$(BIN)/python scripts/image_check.py
+
+pictures: $(STAMP) ## Draw the pictures of the documentation anew
+	$(BIN)/python -m scripts.pictures
 
 clean: ## Remove everything the other targets made
 	rm -rf $(VENV) .cache .receiver dist build .ruff_cache .mypy_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The pictures of the documentation: `python -m scripts.pictures` draws them all into docs/pictures."""
