@@ -17,6 +17,7 @@ PROMISED = {
         "Kill and takeover",
         "Fence",
         "Overrun",
+        "Revisions",
         "Restore",
         "Shutdown",
         "Database",
