@@ -68,7 +68,7 @@ class TaskQueue:
             task_queue.advance(60)  # its lease ends
             assert task_queue.deliver_next().acked
 
-    What Pub/Sub has not been acked is in `pending`, and the record in `executions`.
+    `pending` has the messages that are not acked, `executions` the record.
     """
 
     def __init__(self, receiver: Receiver, loop: LoopThread) -> None:

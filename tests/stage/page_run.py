@@ -8,7 +8,8 @@ project's packages and entry points known; `python -m venv` makes an `activate` 
 
 The default ports of `receiver dev`, and every port that a command names (`--port 8010`, `127.0.0.1:8010`), are free ones here.
 `postgresql://localhost/anything` is an empty database. The tests of a page use a database that is there already, unless its own
-conftest.py has another one; their tasks are those of the page's modules with a list `tasks`, and of the installed project.
+conftest.py has another one. Where pytest is run for the pages, `TASKS_MODULES` names their modules with a list `tasks`; a page that
+runs pytest itself says so itself, or has installed its project.
 """
 
 from __future__ import annotations
@@ -145,9 +146,9 @@ def play(texts: Iterable[str], place: Path, *, record: str, empty: str, patience
     if any(is_test(block) for block in found) and not any(
         "pytest" in block.code for block in found if block.language == "sh"
     ):
-        script += f"\nstopped\nshown {len(found)}\npytest -q\n"
+        script += f"\nstopped\nshown {len(found)}\n{modules_of(found)}pytest -q\n"
     output = place / "shown"
-    environ = programs(place, found) | {
+    environ = programs(place) | {
         "PAGE_DATABASE_URL": record,
         "DEV_PORTS": json.dumps(ports.of_dev),
         "HOME": str(folder),
@@ -200,6 +201,17 @@ def is_test(block: Block) -> bool:
     return block.language == "python" and Path(block.title or "").name.startswith("test_")
 
 
+def modules_of(found: list[Block]) -> str:
+    """What a reader writes before `pytest`, who has not installed the pages' modules; nothing where no page has tasks."""
+    names = [
+        Path(block.title).stem
+        for block in found
+        if block.language == "python" and block.title and "/" not in block.title
+        if re.search(r"^tasks\b", block.code, re.MULTILINE)
+    ]
+    return f"TASKS_MODULES=${{TASKS_MODULES-{','.join(dict.fromkeys(names))}}} " if names else ""
+
+
 def compare(found: list[Block], said: str, parts: Path) -> None:
     """Every text block below a command is what the command shows."""
     pieces = {
@@ -249,31 +261,22 @@ class Ports:
         return re.sub(r"postgresql://localhost/\w+", empty, text)
 
 
-def programs(place: Path, found: list[Block]) -> dict[str, str]:
+def programs(place: Path) -> dict[str, str]:
     """An environment in which `receiver`, `python`, `pytest` and `pip` are this suite's."""
     site = place / "installed"
     site.mkdir()
     (place / "conftest.py").write_text(CONFTEST)
-    modules = [
-        Path(block.title).stem
-        for block in found
-        if block.language == "python"
-        and block.title
-        and re.search(r"^tasks\b", block.code, re.MULTILINE)
-        and "/" not in block.title
-    ]
     known = any(point.value == "receiver.testing" for point in entry_points(group="pytest11"))
     options = ["" if known else "-p receiver.testing", f"--confcutdir={place}", f"--rootdir={place}"]
     options += ["-o asyncio_default_fixture_loop_scope=function"]
     options += [f"-p no:{name}" for name in ("cacheprovider", "randomly", "timeout", "xdist")]
-    given = f"TASKS_MODULES=${{TASKS_MODULES-{','.join(dict.fromkeys(modules))}}}" if modules else ""
     made = place / "bin"
     made.mkdir()
     for name, code in {
         "receiver": f'#!/bin/sh\nexec {sys.executable} -P -m receiver "$@"\n',
         "python": PYTHON.format(python=sys.executable),
         "python3": PYTHON.format(python=sys.executable),
-        "pytest": f'#!/bin/sh\n{given} exec {sys.executable} -m pytest {" ".join(options)} "$@"\n',
+        "pytest": f'#!/bin/sh\nexec {sys.executable} -m pytest {" ".join(options)} "$@"\n',
         "uvicorn": f'#!/bin/sh\nexec {sys.executable} -m uvicorn "$@"\n',
         "pip": PIP.format(python=sys.executable, site=str(site)),
         "page-await": AWAIT.format(python=sys.executable),
