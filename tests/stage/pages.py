@@ -26,11 +26,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 DOCS: Final = ROOT / "docs"
 BLOCK: Final = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILES: Final = {"python", "toml", "yaml", "dockerfile", "ini", "json", "sql", "html"}
-COMMANDS: Final = {"sh", "bash"}
 FIRST: Final = "first terminal"
-
-CHAINS: Final[tuple[tuple[str, ...], ...]] = ()
-"""Pages that a reader follows in this order, in one folder and one shell. A page that begins with what another one left goes here."""
 
 OWN_TESTS: Final = {
     "reference/commands.md": "unit/docs/test_commands.py::test_a_command_has_an_example_that_it_accepts",
@@ -44,8 +40,7 @@ OWN_TESTS: Final = {
         ],
         "acceptance/docs/test_tutorial.py::test_five_steps_lead_from_an_empty_folder_to_a_doctor_who_finds_nothing",
     ),
-    # rewritten now; the line goes with the page
-    "operate/provisioning.md": "acceptance/docs/test_pages.py::test_the_page_on_provisioning_works",
+    "operate/provisioning.md": "acceptance/docs/test_provisioning.py::test_the_page_on_provisioning_works",
 } | {
     f"operate/{page}.md": f"acceptance/docs/{test}"
     for test, pages in {
@@ -61,11 +56,8 @@ OWN_TESTS: Final = {
 }
 """Pages that a test of their own runs, because it does more than this one, or has other parts: page → test."""
 
-OLD: Final[frozenset[str]] = frozenset()
-"""Pages that are rewritten now, with blocks that nothing runs. Only shrinks."""
-
 CLOUD: Final[tuple[str, ...]] = ("howto/uploads.md", "howto/publish.md")
-"""Pages whose `bash` blocks `acceptance/docs/test_cloud_pages.py` runs, in this order, after those of the page on deploying."""
+"""Pages whose `bash` blocks `acceptance/docs/test_deploy.py` runs, in this order, after those of operate/."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +118,7 @@ def blocks(text: str, language: str) -> list[tuple[str, str]]:
 def commands(text: str, title: str) -> str:
     """The commands of all shell blocks with this title."""
     return "\n".join(
-        block.code for block in read(text) if block.language in COMMANDS and block.title == title
+        block.code for block in read(text) if block.language in {"sh", "bash"} and block.title == title
     )
 
 
@@ -139,17 +131,6 @@ def written(text: str, folder: Path) -> list[str]:
             (folder / block.title).write_text(block.code)
             names.append(block.title)
     return names
-
-
-def shown_in(text: str) -> list[tuple[str, list[str]]]:
-    """Each piece of shell, with the lines that the page says it shows."""
-    pieces: list[tuple[str, list[str]]] = []
-    for block in read(text):
-        if block.language == "sh":
-            pieces.append((block.code, []))
-        elif block.language == "text":
-            pieces[-1][1].extend(block.code.splitlines())
-    return pieces
 
 
 def missing(expected: str, output: str) -> list[str]:

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from tests.stage.pages import CHAINS, CLOUD, DOCS, OLD, OWN_TESTS, blocks, faults, missing, read
+from tests.stage.pages import CLOUD, DOCS, OWN_TESTS, blocks, faults, missing, read
 from tests.stage.promises import TESTS, functions
 
 PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page not in OLD])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_is_one_that_is_run(page: str) -> None:
     assert faults((DOCS / page).read_text(), page) == []
 
@@ -25,9 +25,7 @@ def test_every_fence_is_read() -> None:
 
 
 def test_the_tables_of_pages_name_what_there_is() -> None:
-    assert (
-        sorted({*OWN_TESTS, *OLD, *CLOUD, *(page for chain in CHAINS for page in chain)} - set(PAGES)) == []
-    )
+    assert sorted({*OWN_TESTS, *CLOUD} - set(PAGES)) == []
     for named in OWN_TESTS.values():
         file, _, name = named.partition("::")
         assert name in functions(TESTS / file), named

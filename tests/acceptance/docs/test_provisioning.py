@@ -11,7 +11,7 @@ import pytest
 
 from tests import google_fake
 from tests.stage.commands import clean_environ
-from tests.stage.pages import shown_in, written
+from tests.stage.pages import read, written
 
 pytestmark = pytest.mark.slow
 
@@ -46,6 +46,17 @@ def test_the_page_on_provisioning_works(project_root: Path, tmp_path: Path) -> N
             ) in google.pubsub.subscriptions.values():  # somebody's hand, before the next piece
                 if subscription["name"].endswith("send_welcome_email-sub"):
                     subscription["ackDeadlineSeconds"] = 10
+
+
+def shown_in(text: str) -> list[tuple[str, list[str]]]:
+    """Each piece of shell, with the lines that the page says it shows."""
+    pieces: list[tuple[str, list[str]]] = []
+    for block in read(text):
+        if block.language == "sh":
+            pieces.append((block.code, []))
+        elif block.language == "text":
+            pieces[-1][1].extend(block.code.splitlines())
+    return pieces
 
 
 def programs(folder: Path) -> Path:
