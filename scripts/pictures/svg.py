@@ -110,10 +110,14 @@ class Picture:
 
 
 def _style() -> str:
-    text = f"text {{ font-family: {FONT} }} .mono {{ font-family: {MONO} }} path, rect {{ stroke-width: 1.4 }}"
+    text = (
+        f"text {{ font-family: {FONT} }} .mono {{ font-family: {MONO} }} path, rect {{ stroke-width: 1.4 }}"
+    )
     rules = [
         f".f-{name} {{ fill: var(--{name}) }} .t-{name} {{ fill: var(--{name}) }} .s-{name} {{ stroke: var(--{name}) }}"
         for name in LIGHT
     ]
     light, dark = ("; ".join(f"--{name}: {value}" for name, value in of.items()) for of in (LIGHT, DARK))
-    return f":root {{ {light} }} @media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }} " + " ".join([text, *rules])
+    return f":root {{ {light} }} @media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }} " + " ".join(
+        [text, *rules]
+    )
