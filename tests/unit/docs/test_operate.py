@@ -24,6 +24,14 @@ def test_the_lines_of_the_log_that_lead_to_a_page_are_written() -> None:
     assert len(said) > 12
 
 
+def test_the_engine_of_an_application_is_that_of_a_new_project() -> None:
+    template = (ROOT / "receiver" / "init" / "templates" / "project_name" / "database.py").read_text()
+    (shown,) = re.findall(
+        r"^def engine.*?(?=^```)", (DOCS / "operate" / "web.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert template.endswith(shown)
+
+
 def test_the_findings_that_a_page_names_are_found() -> None:
     """What looks like a code on a line about the doctor, or in the list of what to look for."""
     known = set(
