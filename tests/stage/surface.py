@@ -11,6 +11,7 @@ import enum
 import importlib
 import inspect
 import json
+import pkgutil
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -31,6 +32,16 @@ from receiver.telemetry.formats import JsonFormatter
 
 MODULES = ("receiver", "receiver.app", "receiver.errors", "receiver.models", "receiver.testing")
 
+BESIDE = (
+    "receiver.enqueue.PubSubBackend",
+    "receiver.settings.Settings.from_environ",
+    "receiver.tasks.call.Backend",
+    "receiver.tasks.call.TaskError",
+    "receiver.tasks.call.TaskResultStatus",
+    "receiver.telemetry.formats.JsonFormatter",
+)
+"""What pages of the API list from other modules, because a how-to uses it: its name, and how it is called."""
+
 MADE_BY_USERS = ("receiver.TaskRoute", "receiver.PermanentError")
 """The classes of which the call is what people write; of the others it is the members."""
 
@@ -39,6 +50,11 @@ def surface() -> set[str]:
     """Every line of today's code."""
     return {
         *(line for name in MODULES for line in _module(name)),
+        *(
+            line
+            for path in BESIDE
+            for line in (f"name {path}", *_parameters(path, pkgutil.resolve_name(path)))
+        ),
         *_command("receiver", command),
         *(f"variable {one.name}" for one in VARIABLES),
         *(
