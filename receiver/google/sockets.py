@@ -40,8 +40,9 @@ class Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._reading: asyncio.Future[None] | None = None
 
     async def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
-        """Keeps the bytes until the answer is waited for."""
-        self._unsent.append(buffer)
+        """Keeps the bytes until the answer is waited for. The end of a body is none: asyncio would try to send it for ever."""
+        if buffer:
+            self._unsent.append(buffer)
 
     async def read(self, *_: Any, **__: Any) -> bytes:
         """What has arrived, as soon as there is something; b"" at the end. Raises ReadError."""

@@ -323,3 +323,25 @@ async def test_an_answer_is_sorted_by_its_kind() -> None:
     async with peer(in_pieces(text)) as made, client() as ours:
         with pytest.raises(GoogleUnavailable, match=r"127\.0\.0\.1 answers 503: away"):
             await publish(ours, made.url)
+
+
+async def test_the_end_of_a_body_is_nothing_to_send() -> None:
+    """Asyncio of Python 3.12 and newer keeps an empty piece, and tries to send it in every turn of the loop."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        transport, stream = await asyncio.get_running_loop().create_connection(Stream, sock=ours)
+        sent: list[bytes] = []
+
+        class Recorded:
+            def writelines(self, pieces: list[bytes]) -> None:
+                sent.extend(pieces)
+                transport.writelines(pieces)
+
+        stream._transport = Recorded()  # type: ignore[assignment]
+        for piece in (b"head", b"body", b""):
+            await stream.write(piece)
+        theirs.sendall(b"answer")
+        assert await stream.read() == b"answer"
+        assert sent == [b"head", b"body"]
+        assert theirs.recv(64) == b"headbody"
+        transport.abort()
