@@ -23,7 +23,7 @@ COUNTED_FROM: Final = 8 * 1024
 MAX_DEPTH: Final = 200
 """Levels of one message: far above real arguments, far below where PostgreSQL or a recursive function gives up."""
 
-_EXACT_FROM: Final = 50_000
+_OUTLINED_FROM: Final = 32 * 1024
 _NOT_BEGUN: Final = bytes(set(range(256)) - set(b",[{"))
 _BRACES_AS_BRACKETS: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_MARKS: Final = bytes(set(range(256)) - set(b',[]{}"'))
@@ -37,14 +37,15 @@ _STEPS: Final = {ord("["): 1, ord("]"): -1}
 
 
 def measure(*texts: bytes) -> tuple[int, int]:
-    """About how many values JSON texts have, and how many levels: never too few, and exact where it may be too many.
+    """About how many values JSON texts have, and how many levels: never too few, and exact for large ones.
 
-    Ordinary texts have so few commas and brackets that those in their strings need not be told from the others.
+    Small texts have so few commas and brackets that those in their strings need not be told from the others.
     """
-    begun = b"".join([text.translate(None, _NOT_BEGUN) for text in texts])
-    levels = len(begun) - begun.count(b",")
-    if levels <= MAX_DEPTH and len(begun) <= _EXACT_FROM:
-        return len(begun), levels
+    if sum(map(len, texts)) < _OUTLINED_FROM:
+        begun = b"".join([text.translate(None, _NOT_BEGUN) for text in texts])
+        levels = len(begun) - begun.count(b",")
+        if levels <= MAX_DEPTH:
+            return len(begun), levels
     marks = b"".join(map(outline, texts))
     return count_values(marks), count_levels(marks)
 
