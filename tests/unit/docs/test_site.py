@@ -46,6 +46,20 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(target), f"{link}: no such heading"
 
 
+def test_the_list_of_how_tos_has_each_by_its_title() -> None:
+    [groups] = [each["How to"] for each in NAV if "How to" in each]
+    wanted = [line for group in groups if isinstance(group, dict) for line in listed(group)]
+    page = (DOCS / "howto" / "index.md").read_text()
+    assert re.findall(r"^(?:## |- ).*$", page, re.MULTILINE) == wanted
+
+
+def listed(group: dict[str, list[str]]) -> list[str]:
+    """The lines of a group of pages."""
+    ((name, pages),) = group.items()
+    titles = {page: (DOCS / page).read_text().partition("\n")[0].removeprefix("# ") for page in pages}
+    return [f"## {name}", *(f"- [{title}]({page.removeprefix('howto/')})" for page, title in titles.items())]
+
+
 def test_a_page_begins_with_its_title() -> None:
     assert [page.name for page in PAGES if not page.read_text().startswith("# ")] == []
 
