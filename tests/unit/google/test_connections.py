@@ -303,6 +303,24 @@ async def test_an_idle_connection_whose_peer_speaks_or_ends_is_of_no_use(unasked
     theirs.close()
 
 
+def test_a_connection_that_ended_before_it_is_asked_has_no_answer() -> None:
+    """Its peer may close it between the look at it and the request. uvloop then refuses to write."""
+
+    async def ask() -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        _, stream = await asyncio.get_running_loop().create_connection(Stream, "127.0.0.1", port)
+        await eventually(lambda: stream.get_extra_info("is_readable"))
+        server.close()
+        await asyncio.sleep(0)  # for the end of its transport
+        await stream.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert await stream.read(1) == b""
+
+    for factory in (None, uvloop.new_event_loop):
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(ask())
+
+
 @pytest.mark.parametrize(
     ("answers", "why"), [(silent, "TimeoutError"), (ends, "ReadError|RemoteProtocolError")]
 )
