@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,13 +215,18 @@ async def test_after_a_sleep_of_the_machine_no_old_connection_is_used(
         await eventually(lambda: made.open == 0)
 
 
+def as_google(authority: Authority) -> ssl.SSLContext:
+    """A peer that this authority says is Google."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue(GOOGLE))
+    return context
+
+
 async def test_google_is_asked_over_tls_with_a_token_and_proves_who_it_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     authority = Authority(tmp_path, "ours")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.issue(GOOGLE))
-    async with peer(echo, tls=context) as made:
+    async with peer(echo, tls=as_google(authority)) as made:
         address = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", made.port))]
         monkeypatch.setattr(
             asyncio.get_running_loop(), "getaddrinfo", lambda *_, **__: asyncio.sleep(0, address)
@@ -244,6 +249,48 @@ async def test_a_proxy_of_the_environment_is_asked_for_google(monkeypatch: pytes
             with pytest.raises(GoogleUnavailable):
                 await publish(ours, f"https://{GOOGLE}/v1/t:publish")
         assert seen == [f"{GOOGLE}:443"]
+
+
+@pytest.mark.parametrize("factory", [None, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_google_is_asked_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, factory: Callable[[], asyncio.AbstractEventLoop] | None
+) -> None:
+    authority = Authority(tmp_path, "ours")
+    asked: list[bytes] = []
+
+    async def ask() -> None:
+        async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            back, there = await asyncio.open_connection("127.0.0.1", made.port)
+            writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+            await asyncio.gather(piped(reader, there), piped(back, writer))
+
+        async with peer(echo, tls=as_google(authority)) as made:
+            server = await asyncio.start_server(lead, "127.0.0.1")
+            port = server.sockets[0].getsockname()[1]
+            monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+            async with client() as ours:
+                values: list[Any] = ["one", "x" * 1_000_000, "next"]
+                for value in values:
+                    assert await publish(ours, f"https://{GOOGLE}/v1/t:publish", value) == value
+            server.close()
+            await eventually(lambda: made.open == 0)
+            assert made.connections == 1
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(ask())
+    assert [each.split(b"\r\n")[0] for each in asked] == [f"CONNECT {GOOGLE}:443 HTTP/1.1".encode()]
+
+
+async def piped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Hands on what comes, to its end."""
+    with suppress(OSError):
+        while part := await reader.read(65536):
+            writer.write(part)
+    writer.close()
 
 
 async def test_no_proxy_names_what_is_asked_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
