@@ -225,7 +225,9 @@ class GoogleClient:
         if proxy is None:
             return httpcore.AsyncConnectionPool(**options)
         parts = urlsplit(proxy)
-        login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+        login = None
+        if parts.username:
+            login = (unquote(parts.username).encode(), unquote(parts.password or "").encode())
         return _Proxied(proxy, login, **options)
 
 

@@ -308,6 +308,7 @@ async def _nobody(*_: Any, **__: Any) -> None:
 
 
 async def test_a_proxys_password_is_told_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have any character."""
     heads: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -319,13 +320,13 @@ async def test_a_proxys_password_is_told_to_it(monkeypatch: pytest.MonkeyPatch) 
     port = server.sockets[0].getsockname()[1]
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setenv("HTTPS_PROXY", f"me:a%40b@127.0.0.1:{port}")
+    monkeypatch.setenv("HTTPS_PROXY", f"me:a%40%C3%A4@127.0.0.1:{port}")
     async with client() as ours:
         with pytest.raises(GoogleUnavailable, match="ProxyError"):
             await publish(ours, f"https://{GOOGLE}/v1/t:publish")
     server.close()
     assert heads[0].startswith(f"CONNECT {GOOGLE}:443 HTTP/1.1\r\n".encode())
-    assert b"\r\nProxy-Authorization: Basic " + base64.b64encode(b"me:a@b") in heads[0]
+    assert b"\r\nProxy-Authorization: Basic " + base64.b64encode("me:a@ä".encode()) in heads[0]
 
 
 async def test_a_socks_proxy_is_refused_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
