@@ -57,14 +57,8 @@ IDLE: Final = 5.0
 MOST_CONNECTIONS: Final = 20
 """Of one client; further requests wait for one."""
 
-_NOT_SENT = (httpcore.ConnectError, httpcore.ConnectTimeout, httpcore.PoolTimeout, httpcore.ProxyError)
-_NO_ANSWER = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-    httpcore.TimeoutException,
-    TimeoutError,
-)
+_NOT_SENT = (httpcore.ConnectError, httpcore.ProxyError)
+_NO_ANSWER = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError, TimeoutError)
 _UNAUTHORIZED: Final = 401
 _CODES: Final = {"ALREADY_EXISTS": GoogleConflict, "ABORTED": GoogleConflict, "NOT_FOUND": GoogleMissing}
 _STATUSES: Final = {401: GoogleForbidden, 403: GoogleForbidden, 404: GoogleMissing, 409: GoogleConflict}

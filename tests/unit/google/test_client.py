@@ -122,7 +122,7 @@ async def test_one_that_says_so_to_the_end_is_unavailable() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [httpcore.ReadTimeout("."), httpcore.ReadError("."), httpcore.RemoteProtocolError(".")]
+    "error", [TimeoutError("."), httpcore.ReadError("."), httpcore.RemoteProtocolError(".")]
 )
 async def test_silence_is_asked_again_only_where_that_does_no_harm(error: Exception) -> None:
     assert (await asked(error, OK))[0] == {"name": "t"}
@@ -132,7 +132,7 @@ async def test_silence_is_asked_again_only_where_that_does_no_harm(error: Except
 
 
 async def test_what_was_never_sent_may_always_be_sent() -> None:
-    assert (await asked(httpcore.ConnectError("."), httpcore.ConnectTimeout("."), OK, method="POST"))[0]
+    assert (await asked(httpcore.ConnectError("."), httpcore.ProxyError("."), OK, method="POST"))[0]
 
 
 async def test_a_try_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ async def test_odd_characters_of_a_topic_are_escaped() -> None:
 
 
 async def test_a_lost_answer_is_published_again() -> None:
-    ids, network = await published(httpcore.ReadTimeout("."), accepted)
+    ids, network = await published(httpcore.ReadError("."), accepted)
     assert ids == ["0"]
     assert network.requests[0].content == network.requests[1].content
 
