@@ -55,9 +55,8 @@ def outline(text: bytes) -> bytes:
 
     Of a text with more than `MAX_VALUES` strings that hold a comma or a bracket only so many commas: strings are values too.
     """
-    if (
-        b"\\" in text
-    ):  # whatever may follow a backslash stays behind it: else a quote might come to stand there
+    if b"\\" in text:
+        # Whatever may follow a backslash stays behind it: else a quote might come to stand there.
         text = text.translate(None, _NEITHER_MARKS_NOR_ESCAPES).replace(b"\\\\", b"").replace(b'\\"', b"")
     # Without escapes quotes come in pairs. One with no mark in between goes; no other quote changes its place in a pair.
     marks = text.translate(_BRACES_AS_BRACKETS, _NOT_MARKS).replace(b'""', b"")
@@ -73,7 +72,7 @@ def count_values(marks: bytes) -> int:
 
 def count_levels(marks: bytes) -> int:
     """How deeply the text of this outline is nested: `{"a": [1]}` is 2. It is JSON: its brackets come in pairs."""
-    rest = marks.translate(None, b",")
+    rest = marks.translate(None, b",")[: 2 * MAX_VALUES]  # one with more has too many values, or is no JSON
     levels = 0
     while rest and levels < _PASSES:
         # One pass takes away the innermost level, which is most of a text that is wide.

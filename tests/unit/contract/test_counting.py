@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import sys
+import time
 from typing import Any
 
 import msgspec
@@ -109,6 +110,18 @@ def test_more_than_are_allowed_are_refused(unit: bytes) -> None:
     text = b"[" + b",".join([unit] * (MAX_VALUES + 2)) + b"]"
     with pytest.raises(Rejected, match="more than 500000 values"):
         check_arguments(text, b"{}")
+
+
+DEEP = b"[%b]" % b",".join([b"[" * 199 + b"]" * 199] * 20_000)
+
+
+@pytest.mark.parametrize("text", [DEEP, b"[" * 201 + b"]" * 9_000_000], ids=["many", "no JSON"])
+def test_nobody_waits_for_how_deep_a_text_is_that_is_refused_anyway(text: bytes) -> None:
+    """That took a second of CPU, on the loop."""
+    begun = time.process_time()
+    with pytest.raises(Rejected):
+        check_arguments(text, b"{}")
+    assert time.process_time() - begun < 0.5
 
 
 def test_as_many_as_are_allowed_are_read() -> None:
