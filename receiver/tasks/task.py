@@ -236,7 +236,7 @@ class Task(Generic[P, R_co]):
     def _own(self, result: TaskResult) -> TaskResult:
         # The name alone is enough: a task that was moved keeps it.
         path = result.task_path
-        if path not in {self.path, *self.former_paths} and path.rpartition(".")[2] != self.name:
+        if path not in {self.path, *self._original.former_paths} and path.rpartition(".")[2] != self.name:
             raise TaskResultMissing(f"execution {result.id} is one of {result.task_path}, not of {self.path}")
         return replace(result, task=self)
 

@@ -360,11 +360,12 @@ async def test_a_renamed_task_finds_the_results_of_its_former_name(backend: PubS
     @task
     async def letter(user: str) -> None: ...
 
+    labelled = letter.using(label="x")
     with pytest.raises(TaskResultMissing):
         await letter.aget_result(former.id)
     TaskRoute(letter, aliases=["mail", mail.path])
     assert (await letter.aget_result(former.id)).args == ["ada"]
-    assert (await letter.using(label="x").aget_result(former.id)).id == former.id
+    assert (await labelled.aget_result(former.id)).id == former.id
 
 
 @pytest.mark.parametrize("missing", ["DATABASE_URL", "GCP_PROJECT_ID"])
