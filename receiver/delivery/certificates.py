@@ -256,9 +256,9 @@ def _end_in_time(sender: AbstractHTTPHandler) -> None:
 
 def _break(made: list[HTTPConnection]) -> None:
     for connection in made:
-        if connection.sock is not None:
+        if (sock := connection.sock) is not None:
             with suppress(OSError):  # it has just ended
-                connection.sock.shutdown(socket.SHUT_RDWR)
+                sock.shutdown(socket.SHUT_RDWR)
 
 
 def _usable(body: bytes) -> dict[str, RSAPublicKey]:

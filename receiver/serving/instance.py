@@ -215,7 +215,7 @@ class Service:
 
     def _enqueue_backend(self) -> Backend:
         """The backend that tasks here enqueue with, made by the first that does."""
-        from receiver.enqueue import PubSubBackend  # noqa: PLC0415 - imports httpx and google-auth: slow, and only tasks that enqueue need it
+        from receiver.enqueue import PubSubBackend  # noqa: PLC0415 - imports httpcore and google-auth: slow, and only tasks that enqueue need it
 
         self._enqueuing = PubSubBackend(self.settings, emit=self.emit)
         return self._enqueuing

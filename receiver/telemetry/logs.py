@@ -66,7 +66,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> Emit:
     logger.propagate = False
     logger.setLevel(logging.INFO)
     root.setLevel(logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # INFO is a line for every fetch of certificates
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # INFO is a line for every request that a task sends
     logging.captureWarnings(True)  # noqa: FBT003 - the standard library's signature
     return handler.take
 

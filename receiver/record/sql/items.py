@@ -1,7 +1,7 @@
 """The items of a statement, as the rows of a table `i`: from arrays, or from plain parameters when there is one item.
 
-While little goes on, each delivery is alone. Arrays, and plans for many rows, would cost it a third of PostgreSQL's time. So the
-statements of a delivery have two forms, made of one text: only what stands for `i` differs.
+While little goes on, each delivery and each enqueue is alone. Arrays, and plans for many rows, would cost it a third of
+PostgreSQL's time. So their statements have two forms, made of one text: only what stands for `i` differs.
 """
 
 from __future__ import annotations

@@ -398,7 +398,7 @@ def test_lines_go_to_standard_error_by_default(capsys: pytest.CaptureFixture[str
     assert json.loads(err)["message"] == "here"
 
 
-def test_a_fetch_of_certificates_is_not_logged(cloud: Lines) -> None:
+def test_a_request_that_a_task_sends_by_httpx_is_no_line(cloud: Lines) -> None:
     logging.getLogger("httpx").info("HTTP Request: GET ...")
     assert cloud.text == ""
 
