@@ -73,10 +73,16 @@ class Peer:
 @asynccontextmanager
 async def peer(*answers: Answers, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
     made = Peer(*answers)
-    server = await asyncio.start_server(made.serve, "127.0.0.1", ssl=tls)
-    made.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(made.serve, tls) as made.port:
         yield made
+
+
+@asynccontextmanager
+async def listening(serve: Callable[..., Any], tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server; its port. One that is left open keeps uvloop from ending."""
+    server = await asyncio.start_server(serve, "127.0.0.1", ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
 
@@ -265,15 +271,12 @@ def test_google_is_asked_through_a_proxy(
             writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
             await asyncio.gather(piped(reader, there), piped(back, writer))
 
-        async with peer(echo, tls=as_google(authority)) as made:
-            server = await asyncio.start_server(lead, "127.0.0.1")
-            port = server.sockets[0].getsockname()[1]
+        async with peer(echo, tls=as_google(authority)) as made, listening(lead) as port:
             monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
             async with client() as ours:
                 values: list[Any] = ["one", "x" * 1_000_000, "next"]
                 for value in values:
                     assert await publish(ours, f"https://{GOOGLE}/v1/t:publish", value) == value
-            server.close()
             await eventually(lambda: made.open == 0)
             assert made.connections == 1
 
@@ -316,15 +319,12 @@ async def test_a_proxys_password_is_told_to_it(monkeypatch: pytest.MonkeyPatch) 
         writer.write(b"HTTP/1.1 403 No\r\ncontent-length: 0\r\n\r\n")
         writer.close()
 
-    server = await asyncio.start_server(proxy, "127.0.0.1")
-    port = server.sockets[0].getsockname()[1]
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.setenv("HTTPS_PROXY", f"me:a%40%C3%A4@127.0.0.1:{port}")
-    async with client() as ours:
+    async with listening(proxy) as port, client() as ours:
+        monkeypatch.setenv("HTTPS_PROXY", f"me:a%40%C3%A4@127.0.0.1:{port}")
         with pytest.raises(GoogleUnavailable, match="ProxyError"):
             await publish(ours, f"https://{GOOGLE}/v1/t:publish")
-    server.close()
     assert heads[0].startswith(f"CONNECT {GOOGLE}:443 HTTP/1.1\r\n".encode())
     assert b"\r\nProxy-Authorization: Basic " + base64.b64encode("me:a@ä".encode()) in heads[0]
 
@@ -355,11 +355,9 @@ def test_a_connection_that_ended_before_it_is_asked_has_no_answer() -> None:
     """Its peer may close it between the look at it and the request. uvloop then refuses to write."""
 
     async def ask() -> None:
-        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1")
-        port = server.sockets[0].getsockname()[1]
-        _, stream = await asyncio.get_running_loop().create_connection(Stream, "127.0.0.1", port)
-        await eventually(lambda: stream.get_extra_info("is_readable"))
-        server.close()
+        async with listening(lambda _, writer: writer.close()) as port:
+            _, stream = await asyncio.get_running_loop().create_connection(Stream, "127.0.0.1", port)
+            await eventually(lambda: stream.get_extra_info("is_readable"))
         await asyncio.sleep(0)  # for the end of its transport
         await stream.write(b"GET / HTTP/1.1\r\n\r\n")
         assert await stream.read(1) == b""
