@@ -197,9 +197,8 @@ class PubSubBackend:
             elif self._breaker.is_open or not self._patience:
                 self._start(self._publish_committed(rows))
             else:
-                with suppress(
-                    TimeoutError
-                ):  # the loop is busy: it publishes the rows later, or the sweeper does
+                # A loop that is busy publishes the rows later, or the sweeper does.
+                with suppress(TimeoutError):
                     self._run(self._publish_committed(rows), within=self._patience + THREAD_MARGIN)
         except Exception as error:  # noqa: BLE001 - the caller's transaction has succeeded
             self._left(rows, error)
