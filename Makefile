@@ -63,7 +63,6 @@ storm: $(STAMP) ## Kill, freeze, cut and flood receivers for ten minutes, and ba
 	@$(BIN)/python -m tests.storm $(STORM_ARGS)
 
 soak: $(STAMP) ## Half of a receiver's capacity for twenty minutes: what it holds stays flat (SOAK_ARGS="--minutes 2")
-	@$(PIP_INSTALL) --quiet --require-hashes -r requirements/bench.txt
 	@$(BIN)/python -m tests.soak $(SOAK_ARGS)
 
 model: $(STAMP) ## Explore the protocols of the record with larger bounds than the suite, for minutes (MODEL_ARGS="--rows 3")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from scripts.pictures.recording import RECORDED
+from scripts.pictures.screen import screen
 from scripts.pictures.sequence import Die, Pass, Tell, sequence
+from scripts.pictures.storms import storm
 from scripts.pictures.svg import Picture
 
 PUBSUB: Final = "Pub/Sub"
@@ -109,5 +112,20 @@ def states() -> Picture:
     return picture
 
 
-STORIES: Final = {"delivery": delivery, "crash": crash, "outbox": outbox, "states": states}
+def dev() -> Picture:
+    """docs/howto/local.md."""
+    return screen(
+        "receiver dev in a terminal: it starts, and runs a task that succeeds, one that fails and is tried again, and one by its schedule",
+        RECORDED.read_text(),
+    )
+
+
+STORIES: Final = {
+    "delivery": delivery,
+    "crash": crash,
+    "outbox": outbox,
+    "states": states,
+    "dev": dev,
+    "storm": storm,
+}
 """Each picture's name, and who draws it."""

@@ -32,7 +32,7 @@ def main(minutes: float, rate: float | None, out: Path) -> None:
         print(
             f"{what} grew in the second half by {grown(report.samples, what) / (MIB if what == 'memory' else 1):.2f}"
         )
-    print(f"results: {out}/soak.json, soak.png")
+    print(f"results: {out}/soak.json, soak.svg")
     for line in report.wrong:
         print(f"BROKEN: {line}")
     sys.exit(1 if report.wrong else 0)

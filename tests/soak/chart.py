@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from benchmarks.report import machine
+from scripts.pictures.svg import Picture
 from tests.soak.flat import BOUNDS, MIB, grown
 from tests.soak.soak import Report
 
+WIDTH: Final = 780
+TOP: Final = 44
+LEFT: Final = 60
+EACH: Final = 150
+HIGH: Final = 104
+"""Pixels: the picture, the head above its charts, where they begin, the room for each, and its height."""
+
 
 def write(folder: Path, report: Report) -> None:
-    """`soak.json` and `soak.png`."""
+    """`soak.json` and `soak.svg`."""
     folder.mkdir(parents=True, exist_ok=True)
     about = machine()
     found = {
@@ -28,32 +37,37 @@ def write(folder: Path, report: Report) -> None:
         "samples": [asdict(sample) for sample in report.samples],
     }
     (folder / "soak.json").write_text(json.dumps(found, indent=1) + "\n")
-    _draw(folder / "soak.png", report, f"{about['date']}, {about['cores']} cores, Python {about['python']}")
+    where = f"{about['date']}, {about['cores']} cores, Python {about['python']}"
+    (folder / "soak.svg").write_text(str(_draw(report, where)))
 
 
-def _draw(path: Path, report: Report, where: str) -> None:
-    import matplotlib as mpl  # noqa: PLC0415 - only who draws pays for it
-
-    mpl.use("svg" if path.suffix == ".svg" else "agg")
-    from matplotlib import pyplot as plt  # noqa: PLC0415 - after its backend is chosen
-
-    minutes = [sample.at / 60 for sample in report.samples]
+def _draw(report: Report, where: str) -> Picture:
     curves: dict[str, list[float]] = {
         "memory, MiB": [sample.memory / MIB for sample in report.samples],
         "connections to PostgreSQL": [sample.connections for sample in report.samples],
         "file descriptors": [sample.files for sample in report.samples],
         "threads": [sample.threads for sample in report.samples],
     }
-    figure, axes = plt.subplots(len(curves), 1, sharex=True, figsize=(8, 8))
-    for axis, (name, values) in zip(axes, curves.items(), strict=True):
-        axis.plot(minutes, values, linewidth=1.2)
-        axis.set_ylim(0, max(values) * 1.3)
-        axis.set_title(name, loc="left", fontsize=9)
-        axis.grid(visible=True, alpha=0.3)
-    axes[-1].set_xlabel("minutes")
-    figure.suptitle(
-        f"One receiver, {report.done} messages at {report.rate:.0f} a second ({where})", fontsize=10
-    )
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    title = f"One receiver, {report.done} messages at {report.rate:.0f} a second ({where})"
+    picture = Picture(WIDTH, TOP + EACH * len(curves) + 30, title)
+    picture.words(WIDTH / 2, 30, title, bold=True)
+    last = report.samples[-1].at
+    for number, (name, values) in enumerate(curves.items()):
+        bottom, most = TOP + EACH * (number + 1) - 20.0, max(values) * 1.3
+        picture.words(LEFT, bottom - HIGH - 8, name, size=12, at="start")
+        for share in (0.0, 0.5, 1.0):
+            y = bottom - HIGH * share
+            picture.line([(LEFT, y), (WIDTH - 20, y)], dashed=share > 0)
+            picture.words(LEFT - 8, y + 4, f"{most * share:.0f}", colour="dim", size=11, at="end")
+        picture.line(
+            [
+                (LEFT + (WIDTH - 20 - LEFT) * sample.at / last, bottom - HIGH * value / most)
+                for sample, value in zip(report.samples, values, strict=True)
+            ],
+            colour="blue",
+        )
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x = LEFT + (WIDTH - 20 - LEFT) * share
+        picture.words(x, picture.height - 32, f"{last * share / 60:.3g}", colour="dim", size=11)
+    picture.words(WIDTH / 2, picture.height - 12, "minutes", colour="dim", size=12)
+    return picture

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from tests.soak import pace
+from tests.soak.chart import write
 from tests.soak.flat import MIB, Sample, uneven
-from tests.soak.soak import SAMPLES, soak
+from tests.soak.soak import SAMPLES, Report, soak
 
 
 def steady(seconds: int = 1200) -> list[Sample]:
@@ -42,6 +45,16 @@ def test_what_grows_is_found(what: str, each_second: float) -> None:
     ]
     (line,) = uneven(samples)
     assert line.startswith(f"{what} grew by ")
+
+
+def test_the_chart_has_a_curve_for_each_of_the_four(tmp_path: Path) -> None:
+    write(tmp_path, Report(rate=500.0, seconds=1200.0, done=600_000, samples=steady()))
+    root = ET.fromstring((tmp_path / "soak.svg").read_text())  # noqa: S314 - our own
+    curves = [
+        path for path in root.iterfind(".//{*}path") if len(path.get("d", "").split(" L")) == len(steady())
+    ]
+    assert len(curves) == 4
+    assert "600000 messages at 500 a second" in root.get("aria-label", "")
 
 
 @pytest.mark.slow
