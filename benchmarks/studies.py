@@ -88,7 +88,7 @@ def peers(ground: Ground, plan: Plan) -> Rows:
 
 
 def concurrency(ground: Ground, plan: Plan) -> Rows:
-    """One request at a time to 500: a lone delivery pays nothing for the batches."""
+    """From one request at a time to 500 in flight: what the batches are worth."""
     rows: Rows = []
     with ExitStack() as stack:
         room = {"TASKS_MAX_CONCURRENCY": "500"}  # else it would shed what is above 80
