@@ -98,9 +98,16 @@ def inspect(settings: Settings) -> Report:
         else:
             kept.append(route)
     declared = frozenset(route.path for route in found.routes)
+    forgotten = plugins.undeclared(found.modules, declared)
     undeclared = tuple(
         f"{path} is a @task that no TaskRoute declares; add it to the list, or remove the decorator"
-        for path in plugins.undeclared(found.modules, declared)
+        for path in forgotten
+    )
+    homes = sorted({route.function.__module__ for route in found.routes})
+    beside = (
+        f"{path} is a @task that no TaskRoute declares; add it to the list if this project serves it"
+        for path in plugins.undeclared(homes, declared)
+        if path not in forgotten
     )
     problems = [
         (f"{route.path}: {line}", needed) for route in found.routes for line, needed in route.forms.problems()
@@ -112,7 +119,12 @@ def inspect(settings: Settings) -> Report:
         findings=(*findings, *tolerated),
         undeclared=undeclared,
         tolerated=tolerated,
-        warnings=(*doubts, *_clock_changes(found.routes), *(line for line, needed in problems if not needed)),
+        warnings=(
+            *beside,
+            *doubts,
+            *_clock_changes(found.routes),
+            *(line for line, needed in problems if not needed),
+        ),
         notes=tuple(_notes(found.routes, settings)),
     )
 

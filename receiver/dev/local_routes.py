@@ -58,6 +58,7 @@ class _Report(msgspec.Struct):
     routes: list[LocalRoute]
     findings: list[str]
     tolerated: list[str]
+    warnings: list[str]
 
 
 def load_routes(folder: Path, environ: Mapping[str, str], parent: ParentPipe) -> Loaded:
@@ -84,7 +85,7 @@ def load_routes(folder: Path, environ: Mapping[str, str], parent: ParentPipe) ->
     fatal = [finding for finding in report.findings if finding not in report.tolerated]
     if fatal:
         raise PluginError(fatal[0])
-    return Loaded(report.routes, report.tolerated)
+    return Loaded(report.routes, [*report.tolerated, *report.warnings])
 
 
 @dataclass(frozen=True, slots=True)

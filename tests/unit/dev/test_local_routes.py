@@ -80,7 +80,7 @@ def loaded(folder: Path, code: str, parent: ParentPipe) -> Loaded:
 
 
 def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, parent: ParentPipe) -> None:
-    """What they print is not taken for the report, and a task that was forgotten, or that no message can call, only warns."""
+    """What they print is not taken for the report, and a task that was forgotten, or that no message can call, only warns, as does what is doubtful."""
     code = (
         "print('{')\n@task\nasync def greet(on: complex = 1j): ...\n@task\nasync def forgotten(): ...\n"
         "@task\nasync def wants(it: complex): ...\n"
@@ -93,9 +93,19 @@ def test_plugins_are_loaded_in_a_process_of_their_own(tmp_path: Path, parent: Pa
     ]
     assert "dev--gyrinx.tasks--plug.hello" in found.routes[0].former_topic_names
     assert [one.name for one in found.routes if one.built_in] == ["receiver.maintenance.sweep"]
-    forgotten, wants = found.warnings
+    forgotten, wants, spare = found.warnings
     assert forgotten.startswith("plug.forgotten is a @task that no TaskRoute declares")
     assert wants.startswith("plug.wants: parameter it has a complex, which no message can carry")
+    assert spare.startswith("plug.greet: parameter on has a complex")
+
+
+def test_a_task_that_was_forgotten_beside_a_declared_one_warns(tmp_path: Path, parent: ParentPipe) -> None:
+    """The list is in one module, the tasks are in another, as in a project of `receiver init`."""
+    books = "from receiver import task\n@task\nasync def lend(): ...\n@task\nasync def remind(): ...\n"
+    (tmp_path / "books.py").write_text(books)
+    found = loaded(tmp_path, "from books import lend\ntasks = [TaskRoute(lend)]\n", parent)
+    (forgotten,) = found.warnings
+    assert forgotten.startswith("books.remind is a @task that no TaskRoute declares; add it to the list")
 
 
 @pytest.mark.parametrize(
