@@ -54,7 +54,7 @@ def text(pattern: str, allowed: str) -> Callable[[str], str]:
 
 
 project = text(
-    r"([a-z0-9.-]{1,63}:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "use a project id, such as gyrinx-prod"
+    r"([a-z0-9.-]{1,63}:)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", "use a project id, such as shop-prod"
 )
 account = text(
     r"[^@\s,;\"'<>\\\x00-\x1f\x7f-\U0010ffff]+@[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?",

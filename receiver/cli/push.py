@@ -83,6 +83,8 @@ def command(*, name: str, args: str, kwargs: str, task_id: str | None, url: str 
             "TASKS_OIDC_CERTS_URL; the receiver's log says what it missed",
             err=True,
         )
+    if answer.status_code == httpx.codes.BAD_REQUEST:
+        click.echo("hint: `receiver rejected list` says why", err=True)
     sys.exit(0 if answer.status_code == httpx.codes.OK else 1)
 
 

@@ -87,7 +87,10 @@ class Pubsub:
             answer = await self._client.request("POST", url, body=body, repeatable=True)
         except GoogleMissing as error:
             name = topic.rpartition("/")[2]
-            message = f"there is no topic {name}: run `receiver provision`"
+            message = (
+                f"there is no topic {name}: is the task in the list `tasks`? Then run `receiver provision`; "
+                "`receiver dev` does it when it has reloaded"
+            )
             raise GoogleMissing(error.status, error.reason, message) from error
         try:
             ids = msgspec.convert(answer, _Published).ids

@@ -67,7 +67,7 @@ class Scope:
         """
         if settings.project_id is None:
             raise SettingError(
-                "GCP_PROJECT_ID", None, "set it to the Google Cloud project, such as gyrinx-prod"
+                "GCP_PROJECT_ID", None, "set it to the Google Cloud project, such as shop-prod"
             )
         return cls(
             project=settings.project_id,

@@ -111,7 +111,10 @@ class Database:
         url = settings.database_url
         if url is None:
             raise SettingError(
-                "DATABASE_URL", None, "set it to the record's database, such as postgresql://user@host/name"
+                "DATABASE_URL",
+                None,
+                "set it to the record's database, such as postgresql://user@host/name; on your machine, work in the folder of a "
+                "running `receiver dev`",
             )
         if settings.database_auth is DatabaseAuth.IAM:
             url = encrypted(url)

@@ -251,7 +251,7 @@ def require_serving(settings: Settings) -> None:
         SettingError: names the first missing variable and what it is for.
     """
     needed = {
-        "GCP_PROJECT_ID": (settings.project_id, "the Google Cloud project, such as gyrinx-prod"),
+        "GCP_PROJECT_ID": (settings.project_id, "the Google Cloud project, such as shop-prod"),
         "CLOUD_RUN_SERVICE_URL": (settings.service_url, "this service's URL, the audience of push tokens"),
         "TASKS_SERVICE_ACCOUNT": (settings.service_account, "the service account in the tokens of pushes"),
     }

@@ -532,6 +532,7 @@ class TestPush:
         assert (again.returncode, again.stdout) == (0, "200 The task completed.\n")
         unknown = run("push", "no_such_task", **env)
         assert (unknown.returncode, unknown.stdout) == (1, "400 The message was rejected.\n")
+        assert "receiver rejected list" in unknown.stderr
 
     def test_a_push_waits_for_a_receiver_that_is_still_starting(
         self,

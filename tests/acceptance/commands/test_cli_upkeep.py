@@ -143,7 +143,9 @@ class TestSweep:
         await owe(record, "no topic", task_path="shop.gone")
         done = run("sweep")
         assert (done.returncode, done.stdout.strip()) == (1, "1 not published; still owed")
-        assert "there is no topic dev--gyrinx.tasks--shop.gone: run `receiver provision`" in done.stderr
+        assert (
+            "there is no topic dev--gyrinx.tasks--shop.gone: is the task in the list `tasks`?" in done.stderr
+        )
 
     async def test_without_plugins_it_sweeps_all_the_same(
         self, run: Run, record: Record, published: Callable[[], list[str]]
