@@ -114,12 +114,15 @@ def duration(low: timedelta, high: timedelta) -> Callable[[str], timedelta]:
 
 def size(low: int, high: int) -> Callable[[str], int]:
     """A parser for plain bytes, `64KiB`, `20MiB` or `1GiB`, from `low` to `high` bytes, both included."""
+    allowed = (
+        f"use a size such as 20MiB, 64KiB or plain bytes, from {_brief_size(low)} to {_brief_size(high)}"
+    )
 
     def parse(value: str) -> int:
         match = _SIZE.fullmatch(value)
         count = int(match[1]) * _BYTES[match[2]] if match else -1
         if not low <= count <= high:
-            raise Unreadable(f"use a size such as 20MiB, 64KiB or plain bytes, from {low} to {high} bytes")
+            raise Unreadable(allowed)
         return count
 
     return parse
@@ -275,3 +278,8 @@ def _brief(value: timedelta) -> str:
         if seconds and seconds % length == 0:
             return f"{seconds / length:g}{unit}"
     return f"{seconds:g}s"
+
+
+def _brief_size(count: int) -> str:
+    unit = max((unit for unit in _BYTES if unit and count % _BYTES[unit] == 0), key=_BYTES.__getitem__)
+    return f"{count // _BYTES[unit]}{unit}"

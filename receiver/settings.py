@@ -98,7 +98,7 @@ class Settings:
     environment: str = setting("TASKS_ENVIRONMENT", parsers.environment, "dev")
     """prefix of every resource name"""
     namespace: str = setting("TASKS_NAMESPACE", parsers.namespace, "gyrinx")
-    """middle part of every resource name"""
+    """middle part of every resource name; gyrinx is no more than the default: set your application's name, once"""
     scheduler_location: str = setting("SCHEDULER_LOCATION", parsers.region, "europe-west2")
     """region of the Cloud Scheduler jobs"""
     database_url: str | None = setting("DATABASE_URL", parsers.dsn, secret=True)
