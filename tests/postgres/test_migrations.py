@@ -400,7 +400,7 @@ OF_THE_APPLICATION = (
     ),
     ("INDEX searched ON task_executions USING gin (args)", "INDEX searched", "gin"),
 )
-"""What docs/operate/upgrade.md says that step 0005 is refused for: how it is made and dropped, and a word of the refusal."""
+"""What docs/operate/step-0005.md says that step 0005 is refused for: how it is made and dropped, and a word of the refusal."""
 
 
 async def test_what_the_application_made_of_a_document_keeps_the_table_as_it_is(
