@@ -6,21 +6,25 @@ The task is one of the plugins', so its arguments are checked here.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
+import httpx
 import msgspec
 from rich.console import Console
 
 from receiver import maintenance
-from receiver.cli import arguments, terminal
+from receiver.cli import arguments, here, terminal
 from receiver.contract.convert import Unfit
 from receiver.enqueue import PubSubBackend
 from receiver.errors import ConfigurationError, DatabaseUnavailable
+from receiver.google.endpoints import Endpoints
 from receiver.settings import Settings
+from receiver.tasks import naming
 from receiver.tasks.call import TaskResult, TaskResultStatus
 from receiver.tasks.registry import load
 from receiver.tasks.task import Task
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 FAILED, UNFINISHED = 1, 3
 INTERRUPTED = 130
 """Exit codes. Others are 0 for success, and 2 when nothing was enqueued."""
+
+RELOAD_TIMEOUT = 15.0
+"""Seconds to wait for a `receiver dev` that reloads; two are usual."""
 
 
 @click.command("enqueue")
@@ -58,6 +65,8 @@ def command(*, name: str, args: str, kwargs: str, run_after: str | None, wait: f
     try:
         task, positional, keywords = _found(settings, name, positional, keywords)
         entry = (task if delay is None else task.using(run_after=delay)).entry(*positional, **keywords)
+        if here.is_dev(os.environ):
+            _await_topic(settings, task.path)
         sys.exit(asyncio.run(_enqueue(backend, entry, wait)))
     except TypeError as error:
         raise ConfigurationError(str(error)) from None
@@ -78,6 +87,16 @@ def _found(
         return Task(route.function), *route.forms.received(args, kwargs)
     except Unfit as error:
         raise ConfigurationError(f"{route.path}: {error}") from None
+
+
+def _await_topic(settings: Settings, path: str) -> None:
+    """Waits while `receiver dev` reloads: it has no topic yet for a task that was just saved."""
+    topic = naming.topic_name(settings.environment, settings.namespace, path)
+    url = f"{Endpoints.of(settings).pubsub}/projects/{settings.project_id}/topics/{topic}"
+    end = time.monotonic() + RELOAD_TIMEOUT
+    with httpx.Client(trust_env=False) as client, suppress(httpx.TransportError):
+        while client.get(url).status_code == httpx.codes.NOT_FOUND and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 async def _enqueue(backend: PubSubBackend, entry: Entry, wait: float | None) -> int:

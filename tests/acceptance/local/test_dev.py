@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -237,6 +238,20 @@ class TestRunning:
             assert [one for one in report["findings"] if one["severity"] != "note"] == [], report
             assert "receiver-dev" in {one["code"] for one in report["findings"]}
             assert done.returncode == 0
+
+    def test_a_task_is_enqueued_right_after_its_save(self, running: Dev) -> None:
+        """Although `receiver dev`, which sets PYTHONUNBUFFERED, takes six seconds to load it."""
+        gate, reloads = running.folder / "loads", running.log().count("receiving pushes")
+        late = f"while os.environ.get('PYTHONUNBUFFERED') and not Path({str(gate)!r}).exists(): pass\n"
+        fresh = "@task\nasync def fresh() -> int:\n    return 7\ntasks.append(TaskRoute(fresh))\n"
+        opening = threading.Timer(6, gate.touch)
+        opening.start()
+        running.plugin.write_text(PLUGIN + late + fresh)
+        done = running.run("enqueue", "fresh", "--wait", "20", TASKS_MODULES="plug")
+        opening.join()
+        assert (done.returncode, "not published" in done.stderr) == (0, False), done.stderr
+        running.plugin.write_text(PLUGIN)
+        running.says("receiving pushes", reloads + 2)
 
     def test_a_save_reloads_and_a_syntax_error_keeps_the_tasks_from_before(self, running: Dev) -> None:
         reloads = running.log().count("receiving pushes")
