@@ -239,6 +239,7 @@ class TestRunning:
             assert "receiver-dev" in {one["code"] for one in report["findings"]}
             assert done.returncode == 0
 
+    @pytest.mark.slow
     def test_a_task_is_enqueued_right_after_its_save(self, running: Dev) -> None:
         """Although `receiver dev`, which sets PYTHONUNBUFFERED, takes six seconds to load it."""
         gate, reloads = running.folder / "loads", running.log().count("receiving pushes")
