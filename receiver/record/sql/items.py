@@ -39,7 +39,9 @@ class OneOrSeveral(NamedTuple):
     async def fetch(
         self, executor: Executor, items: Sequence[Any], *before: Any
     ) -> Sequence[Mapping[str, Any]]:
-        """Runs it for these items; `before` are the parameters before theirs."""
+        """Runs it for these items, if there are any; `before` are the parameters before theirs."""
+        if not items:
+            return []
         if len(items) == 1:
             return await executor.fetch(self.one, *before, *self.values(items[0]))
         return await executor.fetch(self.several, *before, *transposed(map(self.values, items)))
