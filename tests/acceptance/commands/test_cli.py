@@ -718,7 +718,7 @@ class TestDemo:
             stderr=subprocess.PIPE,
             text=True,
         )
-        found = wait_until(lambda: [exe for exe in map(exe_of, marked(temporary)) if exe.name == "postgres"])
+        found = wait_until(lambda: servers(marked(temporary)))
         output, errors = demo.communicate(timeout=60)
         assert (demo.returncode, errors) == (0, ""), output
         (program,) = set(found)
@@ -737,6 +737,18 @@ def exe_of(pid: int) -> Path:
         return Path(f"/proc/{pid}/exe").readlink()
     except OSError:
         return Path()
+
+
+def servers(pids: list[int]) -> list[Path]:
+    """The programs of those that are a PostgreSQL with data; one that is asked for its version is none."""
+    return [exe_of(pid) for pid in pids if exe_of(pid).name == "postgres" and "-D" in arguments_of(pid)]
+
+
+def arguments_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
 
 
 def environ_of(pid: int) -> str:
