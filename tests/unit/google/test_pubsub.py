@@ -56,7 +56,8 @@ async def test_a_lost_answer_is_published_again() -> None:
 
 async def test_a_topic_that_does_not_exist_says_what_to_run() -> None:
     with pytest.raises(
-        GoogleMissing, match=r"no topic dev--gyrinx\.tasks--shop\.mail: run `receiver provision`"
+        GoogleMissing,
+        match=r"no topic dev--gyrinx\.tasks--shop\.mail: is the task in the list `tasks`\? Then run `receiver provision`",
     ):
         await published(refusal(404, "NOT_FOUND"))
 
