@@ -1,6 +1,6 @@
 """`make bench`: runs the studies, prints their tables, and writes results and chart into an ignored folder.
 
-All of them take less than 25 minutes on two quiet cores. `BENCH_ARGS="--publish"` then puts tables and chart into `docs/`.
+All of them take about half an hour on two quiet cores. `BENCH_ARGS="--publish"` then puts tables and chart into `docs/`.
 """
 
 from __future__ import annotations
